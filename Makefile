@@ -1,0 +1,49 @@
+# Everything a person does here. `make run` and `make test` install what they need, and nothing else is required.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: run test lint unit bench container lock clean
+
+run: $(VENV)/installed            ## start the gateway on the embedded default, with a demo model, key and balance
+	@$(BIN)/gateway serve
+
+test: $(VENV)/installed-dev lint  ## everything a change must pass
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev       ## formatting of imports, bans, ranks, types
+	$(BIN)/ruff check gateway tests bench
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+unit: $(VENV)/installed-dev       ## the quick part of the suite
+	$(BIN)/python -m pytest tests/core tests/pricing tests/identity tests/metering tests/proxy
+
+bench: $(VENV)/installed-dev      ## CPU per request and per chunk, added latency, beside nginx
+	$(BIN)/python -m bench
+
+container:                        ## build the image, start it, ask it for an answer, stop it; CONTAINER names another builder than docker
+	sh deploy/check-container.sh
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || { echo "python3 needs its venv module: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@test -e $(VENV)/installed-dev || $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/installed
+
+lock:                             ## renew both lock files (needs uv); no index address is written
+	uv pip compile -q pyproject.toml --group build --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --no-header -o requirements.lock
+	uv pip compile -q pyproject.toml --group build --group dev --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --no-header -o requirements-dev.lock
+
+clean:                            ## remove the environment and caches; ./data stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,0 +1,68 @@
+"""`python -m bench`: measure everything. `python -m bench profile`: where the gateway's CPU time goes."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench import profile, report
+from bench.measure import Plan, Run
+from bench.processes import BenchError, Ground
+
+_RESULTS: Final = Path(__file__).parent / "results"
+_QUICK: Final = Plan(seconds=1.0, rounds=1, stream_seconds=2.0, drain_events=3000, postgres=False)
+
+
+def main() -> int:
+    """Exit status: 0 all figures inside their must, 1 some outside, 2 the run could not be made, 130 interrupted."""
+    given = _arguments()
+    try:
+        with Ground() as ground:
+            if given.what == "profile":
+                print(profile.run(ground, given.seconds or 5.0, given.case, _RESULTS))
+                return 0
+            run = Run(ground, _plan(given), _say)
+            results = run.everything()
+        print()
+        print(report.write(results, Path(given.out)))
+    except BenchError as failed:
+        print(f"bench: {failed}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything it started is stopped", file=sys.stderr)
+        return 130
+    return 0 if report.good(results) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    arguments.add_argument("what", nargs="?", choices=("run", "profile"), default="run")
+    arguments.add_argument("--quick", action="store_true", help="one short round: a check that the benchmark works, not a figure")
+    arguments.add_argument("--seconds", type=float, help="of one load; default 3")
+    arguments.add_argument("--rounds", type=int, help="turns of each contestant; default 3")
+    arguments.add_argument("--no-postgres", action="store_true", help="leave out the drain into Postgres")
+    arguments.add_argument("--out", default=str(_RESULTS), help="where latest.json and latest.md go")
+    arguments.add_argument("--case", choices=profile.CASES, default="plain", help="what `profile` drives")
+    return arguments.parse_args()
+
+
+def _plan(given: argparse.Namespace) -> Plan:
+    plan = _QUICK if given.quick else Plan()
+    changes = {name: value for name in ("seconds", "rounds") if (value := getattr(given, name)) is not None}
+    if given.no_postgres:
+        changes["postgres"] = False
+    return msgspec.structs.replace(plan, **changes)
+
+
+_BEGAN: Final = time.monotonic()
+
+
+def _say(line: str) -> None:
+    print(f"[{time.monotonic() - _BEGAN:5.0f} s] {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Where the gateway's CPU time goes, by function: py-spy where it is installed (`pip install py-spy`), else cProfile.
+
+py-spy looks from outside, 500 times a second, so its shares are true; cProfile counts every call from
+inside, so its shares favour small functions and its microseconds are inflated. The summary is a text
+file in `bench/results/`, and what is printed.
+"""
+
+import os
+import pstats
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench import plain_load, rivals
+from bench.processes import BenchError, Ground, Process, descendants
+from bench.stream_load import StreamLoad
+from bench.subject import END_USERS, MEASURED, PAID, Subject
+
+CASES: Final = ("plain", "measured", "stream")
+_ROOT: Final = Path(__file__).parent.parent
+_HZ: Final = 500
+_ROWS: Final = 45
+_STREAMS: Final = 200
+_STREAM_RATE: Final = 50
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What was done while the profiler looked: `count` of `unit`, and the CPU that each took."""
+
+    unit: str
+    count: int
+    cpu_us: float
+
+
+def run(ground: Ground, seconds: float, case: str, folder: Path) -> str:
+    """Drive one case and return the summary; it is also written to `profile-<case>.txt`."""
+    if set(rivals.missing()) & {"nginx", "wrk", "redis-server"}:
+        raise BenchError("nginx, wrk and redis-server (or valkey-server) are needed: apt-get install nginx wrk redis-server")
+    upstreams = rivals.start_upstreams(ground)
+    _, redis_url = rivals.start_redis(ground)
+    subject = Subject(ground, upstreams, redis_url)
+    spy = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
+    counted = ground.directory / "cprofile.out"
+    subject.start_web(None if spy else [sys.executable, "-m", "cProfile", "-o", str(counted), "-m", "gateway.cli.main", "serve"])
+    subject.start_worker()
+    subject.set_up()
+    _drive(ground, subject, case, 1.0)
+    if spy:
+        stacks = ground.directory / "stacks.txt"
+        pid = _busiest(subject.web)
+        command = [spy, "record", "--pid", str(pid), "-r", str(_HZ), "-d", str(round(seconds)), "-f", "raw", "-F", "-o", str(stacks)]
+        watcher = ground.start("py-spy", command)
+        work = _drive(ground, subject, case, seconds)
+        watcher.wait(30)
+        if not stacks.exists():
+            raise BenchError(f"py-spy wrote nothing:\n{watcher.tail()}")
+        said = _from_stacks(stacks.read_text(), work)
+    else:
+        work = _drive(ground, subject, case, seconds)
+        subject.web.stop()
+        said = _from_counts(counted, work)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"profile-{case}.txt").write_text(said + "\n")
+    return said
+
+
+def _busiest(web: Process) -> int:
+    """The process that serves: the one of the tree that has used the most CPU."""
+    own: Callable[[int], int] = lambda pid: sum(  # noqa: E731
+        int(field) for field in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    )
+    return max(descendants(web.pid), key=own)
+
+
+def _drive(ground: Ground, subject: Subject, case: str, seconds: float) -> Work:
+    before = subject.web.cpu_s()
+    if case == "stream":
+        chunks = round(seconds * _STREAM_RATE)
+        command = [
+            sys.executable, "-m", "bench.stream_load", "--port", str(subject.port), "--streams", str(_STREAMS), "--ramp", "0.5",
+            "--rate", str(_STREAM_RATE), "--chunks", str(chunks), "--key", subject.apps[PAID].key, "--end-users", str(END_USERS),
+        ]  # fmt: skip
+        finished = ground.run(command, 120, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+        if finished.returncode:
+            raise BenchError(f"the stream load failed: {finished.stderr[-2000:]}")
+        unit, count = "chunk", msgspec.json.decode(finished.stdout, type=StreamLoad).frames
+    else:
+        app = subject.apps[MEASURED if case == "measured" else PAID]
+        load = plain_load.run(ground, subject.port, connections=64, seconds=seconds, key=app.key, end_users=END_USERS)
+        unit, count = "request", load.served
+    if not count:
+        raise BenchError(f"the gateway answered nothing:\n{subject.web.tail()}")
+    return Work(unit, count, (subject.web.cpu_s() - before) * 1e6 / count)
+
+
+def _from_stacks(raw: str, work: Work) -> str:
+    """Lines are `outer (file:line);inner (file:line) samples`."""
+    own: Counter[str] = Counter()
+    within: Counter[str] = Counter()
+    samples = 0
+    for line in raw.splitlines():
+        stack, _, seen = line.rpartition(" ")
+        frames = [_short(frame) for frame in stack.split(";")]
+        samples += int(seen)
+        own[frames[-1]] += int(seen)
+        for frame in set(frames):
+            within[frame] += int(seen)
+    return "\n\n".join(
+        [
+            f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each; {samples} samples by py-spy",
+            _ranked("In the function itself", own, samples, work),
+            _ranked("In the function and what it calls", within, samples, work),
+        ]
+    )
+
+
+def _ranked(title: str, counted: Counter[str], samples: int, work: Work) -> str:
+    lines = [f"{title}: us a {work.unit}, share"]
+    for frame, seen in counted.most_common(_ROWS):
+        lines.append(f"  {seen / samples * work.cpu_us:7.1f}  {seen / samples:6.1%}  {frame}")
+    return "\n".join(lines)
+
+
+def _from_counts(counted: Path, work: Work) -> str:
+    stats = pstats.Stats(str(counted)).stats  # type: ignore[attr-defined]
+    total = sum(entry[2] for entry in stats.values())
+    rows = [(entry[2], entry[3], entry[1], f"{name} ({_path(file)}:{line})") for (file, line, name), entry in stats.items()]
+    head = f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each, inflated: every call was counted by cProfile"
+    parts = [head]
+    for title, column in (("In the function itself", 0), ("In the function and what it calls", 1)):
+        lines = [f"{title}: share of all CPU time, calls a {work.unit}"]
+        for row in sorted(rows, key=lambda row: float(row[column]), reverse=True)[:_ROWS]:
+            lines.append(f"  {float(row[column]) / total:6.1%}  {row[2] / work.count:7.2f}  {row[3]}")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _short(frame: str) -> str:
+    name, _, place = frame.partition(" (")
+    return f"{name} ({_path(place.rstrip(')'))})"
+
+
+def _path(path: str) -> str:
+    """A path as it is imported, without where it is installed."""
+    for mark in ("site-packages/", f"{_ROOT}/"):
+        path = path.rpartition(mark)[2]
+    return path

@@ -1,0 +1,185 @@
+"""The gateway under measurement: its web process on the measured core, its worker beside it, and its books.
+
+It is driven from outside only, as any client and operator would: the `gateway` command, HTTP, and the
+length of the event streams in Redis.
+"""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from redis import Redis
+
+from bench.processes import BenchError, Ground, Process, free_port, wait_for_200
+from bench.rivals import Upstreams
+
+END_USERS: Final = 50
+PAID: Final = "bench-paid"
+MEASURED: Final = "bench-measured"
+_OPERATOR_TOKEN: Final = "mzo_bench_only_operator_token_0123456789"
+_CREATOR: Final = "bench-creator"
+_RICH_MICRO: Final = 1_000_000_000_000
+_LIMITS: Final = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrency": 1_000_000}
+_ROOT: Final = Path(__file__).parent.parent
+
+
+class App(msgspec.Struct, frozen=True):
+    """One app and the key that the load uses."""
+
+    enterprise_id: str
+    key: str
+
+
+class Books(msgspec.Struct, frozen=True):
+    """What the gateway's own books say after a scenario, beside what the load counted."""
+
+    scenario: str
+    enterprise_id: str
+    served: int
+    in_books: int
+    audit_exit: int
+    audit_says: str
+
+    @property
+    def good(self) -> bool:
+        """Every served request is there once, and the audit found nothing."""
+        return self.served == self.in_books and self.audit_exit == 0
+
+
+class Subject:
+    """One gateway on stores of its own. `database` names the Postgres settings, or is empty for SQLite."""
+
+    def __init__(
+        self, ground: Ground, upstreams: Upstreams, redis_url: str, name: str = "gateway", database: dict[str, str] | None = None
+    ) -> None:
+        self._ground = ground
+        self._name = name
+        self._redis = Redis.from_url(redis_url)
+        self._served: dict[str, int] = {}
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.program = str(Path(sys.executable).with_name("gateway"))
+        self.apps: dict[str, App] = {}
+        config = ground.directory / f"{name}.yaml"
+        config.write_text(_config(upstreams))
+        self.env = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(ground.directory),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(_ROOT),
+            "MOZAIKS_CONFIG": str(config),
+            "MOZAIKS_PORT": str(self.port),
+            "MOZAIKS_WORKERS": "1",
+            "MOZAIKS_DATA_DIR": str(ground.directory / f"{name}-data"),
+            "MOZAIKS_REDIS_URL": redis_url,
+            "MOZAIKS_OPERATOR_TOKEN": _OPERATOR_TOKEN,
+            "MOZAIKS_KEY_PEPPER": "bench-only-pepper-of-enough-characters",
+            "MOZAIKS_INLINE_WORKER": "false",
+            "MOZAIKS_LOG_LEVEL": "warning",
+            **(database or {}),
+        }
+
+    # ---- processes -----------------------------------------------------------------------------
+
+    def start_web(self, command: list[str] | None = None, timeout_s: float = 60.0) -> float:
+        """Start the web process; returns the seconds until it first answered /healthz with 200."""
+        began = time.monotonic()
+        self.web = self._ground.start(f"{self._name}-web", command or [self.program, "serve"], subject=True, env=self.env)
+        wait_for_200(self.web, f"{self.url}/healthz", timeout_s)
+        return time.monotonic() - began
+
+    def start_worker(self) -> Process:
+        """Start a worker on the other cores; it yields to load, upstreams and Redis."""
+        self.worker = self._ground.start(f"{self._name}-worker", [self.program, "worker"], env=self.env, nice=10)
+        return self.worker
+
+    def backlog(self) -> int:
+        """Events that are not in the books yet."""
+        streams = self._redis.scan_iter(count=10_000, _type="stream")
+        pipe = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipe.xlen(stream)
+        lengths: list[int] = pipe.execute()
+        return sum(lengths)
+
+    def wait_until_drained(self, timeout_s: float = 180.0) -> None:
+        """Until every event is in the books; BenchError when that takes too long."""
+        deadline = time.monotonic() + timeout_s
+        while self.backlog():
+            if not self.worker.running or time.monotonic() > deadline:
+                raise BenchError(f"{self.backlog()} events are still waiting:\n{self.worker.tail()}")
+            time.sleep(0.05)
+
+    # ---- through its API -----------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """A creator, a prepaid app whose creator bears the cost, an app that only measures, keys and rich wallets."""
+        self._call("POST", "/api/v1/creators", {"user_id": _CREATOR, "name": "Bench"})
+        self._grant("creator", {"user_id": _CREATOR})
+        for enterprise_id, kind in (
+            (PAID, {"enforcement": "prepaid", "cost_policy": "creator_pays"}),
+            (MEASURED, {"enforcement": "analytics_only"}),
+        ):
+            app = {"enterprise_id": enterprise_id, "user_id": _CREATOR, "name": enterprise_id, "asset": "USD", **kind}
+            self._call("POST", "/api/v1/apps", app)
+            key = {"name": "bench", "level": "app_usage", "limits": _LIMITS}
+            made = self._call("POST", f"/api/v1/apps/{enterprise_id}/keys", key)
+            self.apps[enterprise_id] = App(enterprise_id, made["secret"])
+        for number in range(1, END_USERS + 1):
+            self._grant(str(number), {"enterprise_id": PAID, "platform_user_id": f"user-{number}"})
+
+    def _grant(self, key: str, wallet: dict[str, str]) -> None:
+        grant = {"wallet": wallet, "amount_micro": _RICH_MICRO, "source": "promo", "reason": "bench"}
+        self._call("POST", "/api/v1/grants", grant, {"Idempotency-Key": f"bench-{key}"})
+
+    def count(self, enterprise_id: str, served: int) -> None:
+        """Remember how many more requests of this app the load saw answered."""
+        self._served[enterprise_id] = self._served.get(enterprise_id, 0) + served
+
+    def check_books(self, scenario: str) -> list[Books]:
+        """Wait for the drain, then compare and audit."""
+        self.wait_until_drained()
+        audited = self._ground.run([self.program, "audit", "--json"], timeout_s=300, env=self.env)
+        says = " ".join((audited.stdout or audited.stderr).split())[-400:]
+        return [
+            Books(scenario, app, served, self._in_books(app), audited.returncode, says) for app, served in self._served.items()
+        ]
+
+    def _in_books(self, enterprise_id: str) -> int:
+        answer = self._call("GET", f"/api/v1/usage?enterprise_id={enterprise_id}")
+        return sum(int(row["requests"]) for row in answer["data"])
+
+    def _call(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+        asked = urllib.request.Request(
+            self.url + path,
+            data=json.dumps(body).encode() if body is not None else None,
+            method=method,
+            headers={"Authorization": f"Bearer {_OPERATOR_TOKEN}", "Content-Type": "application/json", **(headers or {})},
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as refused:
+            raise BenchError(f"{method} {path}: {refused.code} {refused.read().decode()}\n{self.web.tail()}") from refused
+
+
+def _config(upstreams: Upstreams) -> str:
+    prices = {"input": "0.15", "cached_input": "0.075", "output": "0.60"}
+    models = [
+        {
+            "name": name,
+            "deployments": [{"provider": "openai", "model": model, "api_base": f"http://127.0.0.1:{port}/v1"}],
+            "prices": prices,
+        }
+        for name, model, port in (
+            ("bench-model", "bench-model", upstreams.plain_port),
+            ("stream-*", "*", upstreams.streaming_port),
+        )
+    ]
+    return json.dumps({"models": models, "platform_markup_percent": "10"})  # JSON is YAML

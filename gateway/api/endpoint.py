@@ -1,0 +1,68 @@
+"""What a route of the management API is made of: its table row, the call it gets, and what handlers may use."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.api.shapes import NoQuery
+from gateway.balance.wallets import Wallets
+from gateway.core.clock import SYSTEM_CLOCK, Clock
+from gateway.db.engines import Databases
+from gateway.identity.model import Actor, Role
+from gateway.identity.registry import Registry
+from gateway.identity.service import Identity
+from gateway.pricing.catalog import Catalog
+
+OPERATOR: Final = frozenset({Role.OPERATOR})
+MANAGERS: Final = frozenset({Role.OPERATOR, Role.CREATOR})
+SERVERS: Final = MANAGERS | {Role.APP_SERVER}
+ANYONE_KNOWN: Final = SERVERS | {Role.END_USER}
+PUBLIC: Final = frozenset({Role.PUBLIC})
+
+
+class ApiContext(msgspec.Struct, frozen=True):
+    """The services behind the handlers. An empty `operator_token` lets no operator in."""
+
+    identity: Identity
+    wallets: Wallets
+    databases: Databases
+    catalog: Catalog
+    operator_token: str
+    clock: Clock = SYSTEM_CLOCK
+
+    @property
+    def registry(self) -> Registry:
+        """Creators, apps and keys."""
+        return self.identity.registry
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One authenticated request: `query` and `body` are of the types that the endpoint declares."""
+
+    actor: Actor
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    idempotency_key: str | None
+
+
+Handler = Callable[[ApiContext, Call], Awaitable[Any]]
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One row of the table, from which the routes and the OpenAPI description are made.
+
+    `query` and `body` are structs (None: no body), `answer` is the type of what `handler` returns.
+    """
+
+    method: str
+    path: str
+    roles: frozenset[str]
+    handler: Handler
+    answer: Any
+    summary: str
+    body: Any = None
+    query: Any = NoQuery
+    status: int = 200
+    idempotent: bool = False  # an Idempotency-Key is required

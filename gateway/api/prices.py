@@ -1,0 +1,89 @@
+"""Handlers: an app's own prices."""
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+
+from gateway.api.endpoint import ApiContext, Call
+from gateway.api.shapes import Listing, PriceBookAnswer, ms_of
+from gateway.api.wire import listing
+from gateway.core.clock import now_ms, rfc3339
+from gateway.core.errors import InvalidRequest
+from gateway.core.money import decimal_from_micro, micro_from_decimal
+from gateway.identity.model import App
+from gateway.identity.rules import page
+from gateway.pricing.catalog import MARKUP_BP_MAX
+from gateway.pricing.store import PriceRow
+
+_OWN_NAMES = {"rates": "prices", "markup_bp": "markup_percent"}
+
+
+async def add(context: ApiContext, call: Call) -> PriceBookAnswer:
+    """POST apps/{enterprise_id}/price-books."""
+    app = await context.registry.app(call.actor, call.path["enterprise_id"])
+    body = call.body
+    if (body.prices is None) == (body.markup_percent is None):
+        raise InvalidRequest("Give either `prices` or `markup_percent`.", param="prices")
+    try:
+        row = await context.catalog.add_app_price(
+            app.enterprise_id,
+            body.model,
+            now_ms(context.clock) if body.effective_at is None else ms_of(body.effective_at),
+            rates=_rates(body.prices),
+            markup_bp=markup_bp_of(body.markup_percent),
+            actor=call.actor.name,
+        )
+    except InvalidRequest as wrong:
+        wrong.param = _OWN_NAMES.get(wrong.param or "", wrong.param)
+        raise
+    return _shown(app, row)
+
+
+async def show(context: ApiContext, call: Call) -> Listing[PriceBookAnswer]:
+    """GET apps/{enterprise_id}/price-books, newest first: what was over keeps its price."""
+    app = await context.registry.app(call.actor, call.path["enterprise_id"])
+    count = page(call.query.cursor, call.query.limit)
+    rows = sorted(await context.catalog.app_prices(app.enterprise_id), key=lambda row: row.id, reverse=True)
+    if call.query.cursor is not None:
+        rows = [row for row in rows if row.id < call.query.cursor]
+    return listing(rows[:count], rows[count - 1].id if len(rows) > count else None, lambda row: _shown(app, row))
+
+
+def markup_bp_of(percent: str | int | float | None) -> int | None:
+    """Basis points of a percentage; InvalidRequest unless it is 0 to 10,000 with at most two decimals."""
+    if percent is None:
+        return None
+    try:
+        points = Decimal(str(percent)) * 100
+    except InvalidOperation as wrong:
+        raise InvalidRequest("`markup_percent` is not a number", param="markup_percent") from wrong
+    if not points.is_finite() or not 0 <= points <= MARKUP_BP_MAX or points != points.to_integral_value():
+        most = MARKUP_BP_MAX // 100
+        raise InvalidRequest(f"`markup_percent` must be 0 to {most} with at most two decimals", param="markup_percent")
+    return int(points)
+
+
+def _rates(prices: Mapping[str, str] | None) -> dict[str, int] | None:
+    if prices is None:
+        return None
+    rates = {}
+    for kind, price in prices.items():
+        try:
+            rates[kind] = micro_from_decimal(price)
+        except ValueError as wrong:
+            raise InvalidRequest(str(wrong), param=f"prices.{kind}") from wrong
+    return rates
+
+
+def _shown(app: App, row: PriceRow) -> PriceBookAnswer:
+    version = row.version
+    return PriceBookAnswer(
+        id=row.id,
+        enterprise_id=app.enterprise_id,
+        model=version.model,
+        asset=app.asset,
+        effective_at=rfc3339(version.effective_at_ms),
+        prices=None if version.rates is None else {kind: decimal_from_micro(rate) for kind, rate in version.rates.items()},
+        markup_percent=None if version.markup_bp is None else f"{Decimal(version.markup_bp) / 100:f}",
+        created_at=rfc3339(row.created_at_ms),
+        actor=row.actor,
+    )

@@ -1,0 +1,439 @@
+"""JSON of the management API: bodies, queries and answers. Times are RFC 3339, amounts micro-units with their asset.
+
+What a body may hold is closed: an unknown field is an error that names it. Field names are part of the
+contract with outside programs: they are added to, never renamed.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Generic, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core.limits import PAGE_ROWS_MAX
+from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level, LotSource
+from gateway.identity.model import END_USER_SOURCES, Limits
+
+T = TypeVar("T")
+
+Time = Annotated[datetime, Meta(tz=True)]  # what comes in
+Stamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # what goes out
+Micro = Annotated[int, Meta(description="Micro-units of the asset: 1 USD = 1,000,000.")]
+Percent = Annotated[str | int | float, Meta(description="Percentage with at most two decimals, as a string or a number.")]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def ms_of(moment: datetime) -> int:
+    """Unix milliseconds, exactly."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of everything that comes in."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Base of everything that goes out."""
+
+
+# ---- queries -----------------------------------------------------------------------------------
+
+
+class NoQuery(Body, frozen=True):
+    """No query parameters."""
+
+
+class PageQuery(Body, frozen=True):
+    """Which part of a list."""
+
+    limit: int = PAGE_ROWS_MAX
+    cursor: str | None = None
+
+
+class BookQuery(PageQuery, frozen=True):
+    """Which book, and which lines of it: without `enterprise_id` the platform's."""
+
+    enterprise_id: str | None = None
+    owner: str | None = None
+    kind: str | None = None
+
+
+class EventsQuery(PageQuery, frozen=True, rename={"from_": "from"}):
+    """Which usage events; from <= time < to."""
+
+    platform_user_id: str | None = None
+    level: Level | None = None
+    key_id: str | None = None
+    model: str | None = None
+    workflow_type: str | None = None
+    session_id: str | None = None
+    agent_name: str | None = None
+    from_: Time | None = None
+    to: Time | None = None
+
+
+class UsageQuery(Body, frozen=True, rename={"from_": "from"}):
+    """Which usage to add up, and by what: `group_by` is a comma list."""
+
+    enterprise_id: str
+    platform_user_id: str | None = None
+    level: Level | None = None
+    key_id: str | None = None
+    model: str | None = None
+    workflow_type: str | None = None
+    session_id: str | None = None
+    agent_name: str | None = None
+    from_: Time | None = None
+    to: Time | None = None
+    group_by: str = ""
+
+
+# ---- bodies ------------------------------------------------------------------------------------
+
+
+class CreatorBody(Body, frozen=True):
+    """A new creator."""
+
+    user_id: str
+    name: str
+
+
+class CreatorPatch(Body, frozen=True, omit_defaults=True):
+    """A change of a creator."""
+
+    name: str | UnsetType = UNSET
+    status: str | UnsetType = UNSET
+
+
+class AppBody(Body, frozen=True):
+    """A new app. `markup_percent` sets the app's prices to the provider's plus that much."""
+
+    enterprise_id: str
+    user_id: str
+    name: str
+    asset: str = "USD"
+    enforcement: Enforcement = Enforcement.PREPAID
+    cost_policy: CostPolicy = CostPolicy.PLATFORM_PAYS
+    hold_policy: HoldPolicy = HoldPolicy.STRICT
+    end_user_sources: tuple[str, ...] = END_USER_SOURCES
+    default_end_user: str | None = None
+    end_user_limits: Limits = Limits()
+    cors_origins: tuple[str, ...] = ()
+    markup_percent: Percent | None = None
+
+
+class KeyBody(Body, frozen=True):
+    """A new API key."""
+
+    level: Level
+    name: str = "key"
+    models: tuple[str, ...] | None = None
+    limits: Limits | None = None
+    expires_at: Time | None = None
+    test: bool = False
+
+
+class KeyPatch(Body, frozen=True, omit_defaults=True):
+    """A change of an API key; `null` takes a limit or the expiry away."""
+
+    name: str | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType | None = UNSET
+    limits: Limits | UnsetType | None = UNSET
+    expires_at: Time | UnsetType | None = UNSET
+
+
+class RotateBody(Body, frozen=True):
+    """How long the old key goes on."""
+
+    overlap_seconds: int = 0
+
+
+class TokenBody(Body, frozen=True):
+    """A new end-user token."""
+
+    platform_user_id: str
+    expires_in_seconds: int = 3600
+    models: tuple[str, ...] = ()
+    spend_micro_max: Micro | None = None
+    rpm: int | None = None
+    key_id: str | None = None
+
+
+class ManagementKeyBody(Body, frozen=True):
+    """A new management key; `user_id` may be left out by a creator."""
+
+    user_id: str | None = None
+    name: str = "management key"
+    expires_at: Time | None = None
+
+
+class WalletName(Body, frozen=True):
+    """A creator's wallet (`user_id`), or an end user's (`enterprise_id` and `platform_user_id`)."""
+
+    user_id: str | None = None
+    enterprise_id: str | None = None
+    platform_user_id: str | None = None
+
+
+class GrantBody(Body, frozen=True):
+    """Money into a wallet, in the wallet's asset. Lots of the lowest `priority` burn first."""
+
+    wallet: WalletName
+    amount_micro: Micro
+    source: LotSource = LotSource.PROMO
+    priority: int = 0
+    effective_at: Time | None = None
+    expires_at: Time | None = None
+    reason: str = ""
+
+
+class PriceBookBody(Body, frozen=True):
+    """New prices of an app from `effective_at` (default: now) on: decimals per million tokens, or a markup; not both.
+
+    `model` `*` is every model without prices of its own.
+    """
+
+    model: str = "*"
+    prices: dict[str, str] | None = None
+    markup_percent: Percent | None = None
+    effective_at: Time | None = None
+
+
+# ---- answers -----------------------------------------------------------------------------------
+
+
+class Listing(Answer, Generic[T], frozen=True):
+    """One page of a list; `next_cursor` goes into `cursor` of the next request."""
+
+    data: tuple[T, ...]
+    has_more: bool
+    next_cursor: str | None
+
+
+class ErrorDetail(Answer, frozen=True):
+    """What is wrong. Some codes add fields of their own."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(Answer, frozen=True):
+    """Every failure."""
+
+    error: ErrorDetail
+
+
+class CreatorAnswer(Answer, frozen=True):
+    """A creator."""
+
+    user_id: str
+    name: str
+    status: str
+    created_at: Stamp
+
+
+class AppAnswer(Answer, frozen=True):
+    """An app."""
+
+    enterprise_id: str
+    user_id: str
+    name: str
+    asset: str
+    enforcement: Enforcement
+    cost_policy: CostPolicy
+    hold_policy: HoldPolicy
+    end_user_sources: tuple[str, ...]
+    default_end_user: str | None
+    end_user_limits: Limits
+    cors_origins: tuple[str, ...]
+    status: str
+    created_at: Stamp
+
+
+class KeyAnswer(Answer, frozen=True, omit_defaults=True):
+    """An API key. `secret` is there once, in the answer that made the key."""
+
+    id: str
+    enterprise_id: str
+    name: str
+    level: Level
+    hint: str
+    models: tuple[str, ...]
+    limits: Limits
+    created_at: Stamp
+    expires_at: Stamp | None
+    revoked_at: Stamp | None
+    secret: str | UnsetType = UNSET
+
+
+class ManagementKeyAnswer(Answer, frozen=True, omit_defaults=True):
+    """A management key. `secret` is there once, in the answer that made the key."""
+
+    id: str
+    user_id: str
+    name: str
+    hint: str
+    created_at: Stamp
+    expires_at: Stamp | None
+    revoked_at: Stamp | None
+    secret: str | UnsetType = UNSET
+
+
+class TokenAnswer(Answer, frozen=True):
+    """An end-user token, shown once."""
+
+    id: str
+    token: str
+    enterprise_id: str
+    platform_user_id: str
+    key_id: str
+    expires_at: Stamp
+
+
+class LotAnswer(Answer, frozen=True):
+    """One grant; granted = spent + expired + refunded + frozen + left."""
+
+    id: str
+    source: str
+    priority: int
+    granted_micro: Micro
+    spent_micro: Micro
+    expired_micro: Micro
+    refunded_micro: Micro
+    frozen_micro: Micro
+    left_micro: Micro
+    effective_at: Stamp
+    expires_at: Stamp | None
+    created_at: Stamp
+
+
+class WalletAnswer(Answer, frozen=True):
+    """A wallet. `pending_micro` was granted but cannot be spent yet."""
+
+    asset: str
+    available_micro: Micro
+    held_micro: Micro
+    debt_micro: Micro
+    pending_micro: Micro
+    lots: tuple[LotAnswer, ...]
+
+
+class GrantAnswer(Answer, frozen=True):
+    """A grant: `id` is the ledger's transaction. A repeat of the same Idempotency-Key gives the same one."""
+
+    id: str
+    wallet: WalletName
+    asset: str
+    amount_micro: Micro
+    source: str
+    lot: LotAnswer
+
+
+class EntryAnswer(Answer, frozen=True):
+    """One line of a transaction: credits are positive, debits negative."""
+
+    owner: str
+    account: str
+    asset: str
+    amount_micro: Micro
+    lot_id: str | None
+
+
+class TransactionAnswer(Answer, frozen=True):
+    """A transaction of a book; its entries sum to zero per asset."""
+
+    id: str
+    op_id: str
+    kind: str
+    actor: str
+    reason: str
+    at: Stamp
+    reverses: str | None
+    entries: tuple[EntryAnswer, ...]
+
+
+class AccountAnswer(Answer, frozen=True):
+    """An account of a book; `owner` is empty for the book's own."""
+
+    owner: str
+    account: str
+    asset: str
+    balance_micro: Micro
+
+
+class UsageEventAnswer(Answer, frozen=True):
+    """One finished request. The first eight names are those of the platform's usage protocol."""
+
+    level: str
+    user_id: str
+    enterprise_id: str
+    platform_user_id: str | None
+    workflow_type: str
+    tokens_used: int
+    cost: str  # decimal, in `asset`
+    billing_target: str
+    request_id: str
+    at: Stamp
+    asset: str
+    amount_micro: Micro
+    creator_amount_micro: Micro
+    provider_cost_micro: Micro
+    model: str
+    provider: str
+    deployment: str
+    endpoint: str
+    key_id: str
+    session_id: str
+    agent_name: str
+    tags: tuple[str, ...]
+    input_tokens: int
+    output_tokens: int
+    units: dict[str, int]
+    usage_source: str
+    status: str
+    streamed: bool
+    latency_ms: int
+    ttft_ms: int
+    attempts: int
+    http_status: int
+    flags: tuple[str, ...]
+
+
+class UsageTotalAnswer(Answer, frozen=True):
+    """Sums of one group; assets are never mixed."""
+
+    group: dict[str, str]
+    asset: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    tokens_used: int
+    amount_micro: Micro
+    creator_amount_micro: Micro
+    provider_cost_micro: Micro
+
+
+class PriceBookAnswer(Answer, frozen=True):
+    """Prices of an app for a model, from a time on. Either `prices` or `markup_percent` is set."""
+
+    id: str
+    enterprise_id: str
+    model: str
+    asset: str
+    effective_at: Stamp
+    prices: dict[str, str] | None
+    markup_percent: str | None
+    created_at: Stamp
+    actor: str
+
+
+class OpenApi(Answer, frozen=True):
+    """An OpenAPI 3.1 description."""
+
+    openapi: str
+    info: dict[str, str]
+    paths: dict[str, dict[str, object]]
+    components: dict[str, dict[str, object]]

@@ -1,0 +1,193 @@
+"""The web process: an ASGI application made of the services, and what runs beside it.
+
+The hot routes stand first and are raw ASGI; the management API and the health checks are ordinary
+Starlette. The services are opened when the server starts the application (lifespan) and closed when it
+stops, after the requests in flight have been settled.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, Router
+
+from gateway import worker
+from gateway.api.routes import ApiContext
+from gateway.api.routes import routes as management_routes
+from gateway.compose import PRICES, Services, opened
+from gateway.balance.model import BalanceUnavailable
+from gateway.core.errors import GatewayError, InvalidRequest, NotFound
+from gateway.core.ids import new_id
+from gateway.core.limits import DRAIN_ON_SHUTDOWN_S
+from gateway.ledger import queries
+from gateway.metering.counting import Counter
+from gateway.providers.demo import DemoUpstream
+from gateway.providers.direct import DirectUpstream
+from gateway.providers.routing import DEMO, Upstreams
+from gateway.proxy import wire
+from gateway.proxy.account import Account
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.routes import AccountEndpoint, ModelEndpoint, Traffic, preflight
+from gateway.settings import Settings, load
+
+
+def create() -> Starlette:
+    """The application, from this process's settings; the server's factory."""
+    return application(load())
+
+
+def application(settings: Settings) -> Starlette:
+    """The application of one web process."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with opened(settings) as services:
+            upstream = Upstreams(DirectUpstream(), {DEMO: DemoUpstream()})
+            traffic = Traffic()
+            app.router.routes.extend(_routes(services, upstream, traffic))
+            following = services.tasks.spawn(services.follow_changes(), "follow changes")
+            stop = asyncio.Event()
+            working = services.tasks.spawn(_work(services, stop), "worker") if settings.inline_worker else None
+            # Everything made so far lives as long as the process: keep the collector from walking it again and again.
+            gc.collect()
+            gc.freeze()
+            yield
+            traffic.draining = True
+            following.cancel()
+            stop.set()
+            if working is not None:
+                await asyncio.wait([working], timeout=DRAIN_ON_SHUTDOWN_S)
+            await services.tasks.finish(DRAIN_ON_SHUTDOWN_S)
+            await upstream.close()
+
+    app = Starlette(routes=[], lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False
+    return app
+
+
+def management(services: Services) -> Router:
+    """The management API alone, for callers inside this process."""
+    return Router(routes=_management(services))
+
+
+def _management(services: Services) -> list[BaseRoute]:
+    async def price_changed(enterprise_id: str) -> None:
+        services.catalog.invalidate(enterprise_id)
+        await services.bus.publish(PRICES, enterprise_id)
+
+    return list(
+        management_routes(
+            ApiContext(
+                operator_token=services.settings.operator_token,
+                identity=services.identity,
+                wallets=services.wallets,
+                databases=services.databases,
+                catalog=services.catalog,
+                price_changed=price_changed,
+                clock=services.clock,
+            )
+        )
+    )
+
+
+def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> list[BaseRoute]:
+    gate = services.identity
+    exchange = Exchange(
+        gate=gate,
+        router=services.routing,
+        prices=services.catalog,
+        balance=services.balance,
+        opener=services.wallets,
+        upstream=upstream,
+        counter=Counter(),
+        tasks=services.tasks,
+        clock=services.clock,
+    )
+
+    async def find_usage(enterprise_id: str, request_id: str) -> Mapping[str, Any] | None:
+        row = await queries.usage_by_id(services.databases, enterprise_id, request_id)
+        return None if row is None else usage_event(row)
+
+    account = Account(gate, services.balance, services.wallets, services.model_names, find_usage)
+    surfaces = [wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS]
+    data_plane: list[BaseRoute] = [
+        Route("/v1" + surface, ModelEndpoint(surface, exchange, gate, traffic), methods=["POST"]) for surface in surfaces
+    ]
+    data_plane += [
+        Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),
+        Route("/v1/models/{model:path}", AccountEndpoint(account.model, gate, ("model",)), methods=["GET"]),
+        Route("/v1/balance", AccountEndpoint(account.balance, gate), methods=["GET"]),
+        Route("/v1/usage/{request_id}", AccountEndpoint(account.usage, gate, ("request_id",)), methods=["GET"]),
+        Route("/v1/{path:path}", _Preflight(), methods=["OPTIONS"]),
+    ]
+
+    async def healthz(_: Request) -> Response:
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    async def readyz(_: Request) -> Response:
+        found = await readiness(services, traffic)
+        ready = all(value is not False for value in found.values())
+        return Response(
+            wire.encode_json({"ready": ready, **found}), status_code=200 if ready else 503, media_type="application/json"
+        )
+
+    health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    return [*data_plane, *health, *_management(services)]
+
+
+class _Preflight:
+    """ASGI class, so that the router hands it the raw call."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await preflight(scope, receive, send)
+
+
+async def readiness(services: Services, traffic: Traffic) -> dict[str, Any]:
+    """Whether this process can serve: `balances` and `database` answer, not draining; and how many events wait."""
+    found: dict[str, Any] = {"balances": True, "database": True, "serving": not traffic.draining, "events_waiting": None}
+    try:
+        await services.balance.ping()
+        found["events_waiting"] = await services.events.depth()
+    except BalanceUnavailable:
+        found["balances"] = False
+    found["database"] = await services.databases.answers()
+    return found
+
+
+async def _work(services: Services, stop: asyncio.Event) -> None:
+    """The worker inside the web process: of several processes on one data directory, one at a time runs it."""
+    lock = os.open(services.settings.data_dir / "worker.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        while not stop.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _WORKER_TURN_S)
+                continue
+            await worker.run(services, stop)
+    finally:
+        os.close(lock)
+
+
+_WORKER_TURN_S: Final = 2.0
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """404 and 405 of the router, in the shape of every other error."""
+    assert isinstance(error, HTTPException)
+    request_id = new_id("req")
+    known: GatewayError = NotFound("There is nothing at this path.")
+    if error.status_code == 405:
+        known = InvalidRequest("This path does not take that method.", code="method_not_allowed")
+        known.status = 405
+    headers = {**(error.headers or {}), "x-request-id": request_id}
+    return Response(wire.error_body(known, request_id), known.status, headers, "application/json")

@@ -1,0 +1,242 @@
+-- reserve_v1: hold on every wallet and count on every limit of a request, or change nothing.
+--
+-- KEYS  1 hold, 2 deadlines, 3 events, then n wallets, then the limit hashes
+-- ARGV  1 n, 2 time to live of the hold in ms, 3 most undrained events, 4 context,
+--       then per wallet: ceiling, floor
+--       then per limit: number of its hash, kind, maximum, amount, number of its charge
+-- Reply {1, granted.., available.., remaining..}   admitted
+--       {2, charge, available, held}               a wallet does not cover its floor
+--       {3, limit, used, retry after ms}           a limit is reached
+--       {4, charge..}                              wallets that do not exist
+--       {5}                                        too many events wait for the drain
+-- Numbers of charges and limits in a reply count from 0.
+--
+-- Numbers are doubles here, exact below 2^53. '%.0f' writes them: Lua's own tostring would write 1e+15.
+--
+-- A repeat is found by SET NX, the first write, so that the usual case needs no read for it; every
+-- refusal looks for a stored result first.
+
+local LARGEST = 9007199254740991
+local MINUTE, DAY = 60000, 86400000
+
+local function stored()
+  local value = redis.call('GET', KEYS[1])
+  return value and cmsgpack.unpack(value)[3]
+end
+
+local wallets = tonumber(ARGV[1])
+
+if redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[3]) then
+  return stored() or {5}
+end
+
+-- 1. Wallets: read all of them, then decide.
+local available, held, granted, floors = {}, {}, {}, {}
+local missing
+for i = 1, wallets do
+  local row = redis.call('HMGET', KEYS[3 + i], 'a', 'h')
+  if row[1] then
+    available[i], held[i] = tonumber(row[1]), tonumber(row[2])
+  else
+    missing = missing or {4}
+    missing[#missing + 1] = i - 1
+  end
+end
+if missing then
+  return stored() or missing
+end
+for i = 1, wallets do
+  local ceiling = tonumber(ARGV[3 + 2 * i])
+  floors[i] = tonumber(ARGV[4 + 2 * i])
+  if available[i] < floors[i] then
+    return stored() or {2, i - 1, available[i], held[i]}
+  end
+  granted[i] = math.min(ceiling, available[i])
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local remaining = {}
+local counters = {}  -- what settle and release need: per limit hash number, kind, window, amount, charge
+local writes = {}    -- per limit hash: its key, what to write, when it may be forgotten
+
+-- 2. Limits. A hash holds one field a kind:
+--    rpm, tpm                  minute:count in it:count in the minute before it
+--    spend_day, spend_month    window:spent in it
+--    concurrency, spend_total  a number
+--    x                         when the hash expires, so that most requests need not say it again
+local first = 5 + 2 * wallets
+if ARGV[first] then
+  -- Month as year * 12 + month - 1, and the start of the next one; civil calendar from a day number
+  -- (Hinnant's days algorithms), as Redis gives Lua no calendar.
+  local function month_of(day)
+    local shifted = day + 719468
+    local era = math.floor(shifted / 146097)
+    local doe = shifted - era * 146097
+    local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+    local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+    local from_march = math.floor((5 * doy + 2) / 153)
+    return (yoe + era * 400) * 12 + from_march + 2
+  end
+  local function month_start(month)
+    local from_march = (month - 2) % 12
+    local year = math.floor((month - 2) / 12)
+    local era = math.floor(year / 400)
+    local yoe = year - era * 400
+    local doy = math.floor((153 * from_march + 2) / 5)
+    return (era * 146097 + yoe * 365 + math.floor(yoe / 4) - math.floor(yoe / 100) + doy - 719468) * DAY
+  end
+
+  -- Read each hash once: limits of one hash follow each other.
+  local count = (#ARGV - first + 1) / 5
+  local values = {}
+  local at = 1
+  while at <= count do
+    local hash = tonumber(ARGV[first + 5 * (at - 1)])
+    local fields, from = {'x'}, at
+    while at <= count and tonumber(ARGV[first + 5 * (at - 1)]) == hash do
+      fields[#fields + 1] = ARGV[first + 5 * (at - 1) + 1]
+      at = at + 1
+    end
+    local key = KEYS[3 + wallets + hash]
+    local row = redis.call('HMGET', key, unpack(fields))
+    writes[hash] = {key = key, expires = tonumber(row[1] or 0), keep = 0, fields = {}}
+    for i = from, at - 1 do
+      values[i] = row[2 + i - from]
+    end
+  end
+
+  -- Check. Spend limits lower a grant as a wallet that holds less would, down to the floor.
+  local state = {}
+  for i = 1, count do
+    local base = first + 5 * (i - 1)
+    local kind, value = ARGV[base + 1], values[i]
+    local maximum, amount, charge = tonumber(ARGV[base + 2]), tonumber(ARGV[base + 3]), tonumber(ARGV[base + 4])
+    local window, used, current, previous = 0, 0, 0, 0
+    if kind == 'rpm' or kind == 'tpm' then
+      window = math.floor(now / MINUTE)
+      local inside = MINUTE - (now - window * MINUTE)  -- the share of the minute before that still counts
+      if value then
+        local seen, a, b = string.match(value, '^(%d+):(%d+):(%d+)$')
+        seen = tonumber(seen)
+        if seen == window then
+          current, previous = tonumber(a), tonumber(b)
+        elseif seen == window - 1 then
+          previous = tonumber(a)
+        end
+      end
+      used = current + math.ceil(previous * inside / MINUTE)
+      if used + amount > maximum then
+        -- It fits when enough of the minute before has slid out: in this minute, or (as the count of
+        -- this minute slides out) in the next. 0 when it never fits.
+        local wait = 0
+        local room = maximum - amount - current
+        if room >= 0 then
+          wait = inside - math.floor(room * MINUTE / previous)
+        elseif amount <= maximum then
+          wait = inside + math.max(0, MINUTE - math.floor((maximum - amount) * MINUTE / current))
+        end
+        return stored() or {3, i - 1, used, wait}
+      end
+    else
+      local retry = 0
+      if kind == 'spend_day' then
+        window = math.floor(now / DAY)
+        retry = (window + 1) * DAY - now
+      elseif kind == 'spend_month' then
+        window = month_of(math.floor(now / DAY))
+        retry = month_start(window + 1) - now
+      end
+      if value and window > 0 then
+        local seen, spent = string.match(value, '^(%d+):(%d+)$')
+        used = tonumber(seen) == window and tonumber(spent) or 0
+      elseif value then
+        used = tonumber(value)
+      end
+      if kind == 'concurrency' then
+        if used + amount > maximum then
+          return stored() or {3, i - 1, used, 0}
+        end
+      elseif granted[charge] then
+        local room = maximum - used
+        if room < floors[charge] then
+          return stored() or {3, i - 1, used, retry}
+        end
+        granted[charge] = math.min(granted[charge], room)
+      end
+    end
+    state[i] = {kind, maximum, amount, charge, window, used, current, previous}
+  end
+
+  -- Only now is every grant final: what to write.
+  for i = 1, count do
+    local kind, maximum, amount, charge, window, used, current, previous = unpack(state[i])
+    local hash = tonumber(ARGV[first + 5 * (i - 1)])
+    local write = writes[hash]
+    local text, keep
+    if kind == 'rpm' or kind == 'tpm' then
+      text = string.format('%.0f:%.0f:%.0f', window, current + amount, previous)
+      keep = 3 * MINUTE
+    elseif kind == 'concurrency' then
+      text = string.format('%.0f', used + amount)
+      keep = tonumber(ARGV[2]) + DAY  -- a day past the last hold's deadline nobody is in flight
+    else
+      amount = granted[charge] or 0
+      text = string.format('%.0f', used + amount)
+      if kind == 'spend_total' then
+        -- A token lives a day at most; a key may rest for months and must not get its total back.
+        keep = string.find(write.key, ':l:t/', 1, true) and 2 * DAY or 400 * DAY
+      else
+        text = string.format('%.0f:', window) .. text
+        keep = kind == 'spend_day' and 2 * DAY or 33 * DAY
+      end
+    end
+    remaining[i] = maximum - used - amount
+    assert(used + amount <= LARGEST, 'counter out of range')
+    write.fields[#write.fields + 1] = kind
+    write.fields[#write.fields + 1] = text
+    write.keep = math.max(write.keep, keep)
+    local c = #counters
+    counters[c + 1], counters[c + 2], counters[c + 3], counters[c + 4], counters[c + 5] = hash, kind, window, amount, charge
+  end
+end
+
+-- 3. The hold, which is also the stored result. Nothing refuses from here on.
+local reply = {1}
+for i = 1, wallets do
+  reply[1 + i] = granted[i]
+  reply[1 + wallets + i] = available[i] - granted[i]
+  held[i] = held[i] + granted[i]
+  assert(held[i] <= LARGEST, 'held out of range')
+end
+for i = 1, #remaining do
+  reply[1 + 2 * wallets + i] = remaining[i]
+end
+local keys = {}
+for i = 4, #KEYS do
+  keys[i - 3] = KEYS[i]
+end
+local hold = cmsgpack.pack({'held', wallets, reply, keys, counters, ARGV[4]})
+if not redis.call('SET', KEYS[1], hold, 'NX') then
+  return stored()
+end
+redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[2]), KEYS[1])
+
+-- 4. Wallets and counters.
+for i = 1, wallets do
+  redis.call('HSET', KEYS[3 + i],
+    'a', string.format('%.0f', available[i] - granted[i]), 'h', string.format('%.0f', held[i]))
+end
+for i = 1, #writes do
+  local write = writes[i]
+  if write.expires < now + write.keep then
+    local expires = string.format('%.0f', now + write.keep + math.min(write.keep, DAY))
+    write.fields[#write.fields + 1] = 'x'
+    write.fields[#write.fields + 1] = expires
+    redis.call('HSET', write.key, unpack(write.fields))
+    redis.call('PEXPIREAT', write.key, expires)
+  else
+    redis.call('HSET', write.key, unpack(write.fields))
+  end
+end
+return reply

@@ -1,0 +1,210 @@
+"""Hot balances on Redis: each operation is one script call on the keys of one shard.
+
+Owns the key layout of wallets, holds, limits and credit markers. Every key carries the hash tag of its
+shard, so that the keys of one call share a slot:
+
+    mzk:{s007}:w:<wallet>      hash  a = available, h = held
+    mzk:{s007}:r:<request id>  the hold, then for RESULT_TTL_S its result (msgpack; see lua/hold_v1.lua)
+    mzk:{s007}:l:<subject>     hash  one field per kind of limit
+    mzk:{s007}:deadlines       sorted set of holds by deadline
+    mzk:{s007}:events          stream of usage events, field e
+    mzk:{s007}:c:<operation>   marker of a credit that was applied
+
+This is the hot path: commands are built from prefixes made once, and replies are flat arrays of integers.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gateway.balance.model import (
+    Admitted,
+    BalanceUnavailable,
+    Hold,
+    HoldRequest,
+    Limit,
+    RefusedByLimit,
+    RefusedByWallet,
+    Settled,
+    WalletMissing,
+    WalletState,
+)
+from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisReplyError, pack
+from gateway.balance.redis_scripts import Scripts, load_scripts
+from gateway.balance.rules import check_amounts, check_credit, check_request
+from gateway.core.ids import SHARDS
+from gateway.core.limits import CREDIT_MARKER_TTL_S, EVENT_BACKLOG_MAX, REDIS_ATTEMPTS, RESULT_TTL_S, SWEEP_BATCH
+
+_PREFIX: Final = tuple(f"mzk:{{s{shard:03d}}}:" for shard in range(SHARDS))
+_DEADLINES: Final = tuple(prefix + "deadlines" for prefix in _PREFIX)
+EVENT_STREAMS: Final = tuple(prefix + "events" for prefix in _PREFIX)
+
+_ADMITTED, _REFUSED_BY_WALLET, _REFUSED_BY_LIMIT, _MISSING, _BACKLOG = 1, 2, 3, 4, 5
+_RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
+_MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
+
+# The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
+_decode_hold = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_word = msgspec.msgpack.Decoder(str).decode
+_decode_keys = msgspec.msgpack.Decoder(list[str]).decode
+
+
+class RedisBalance:
+    """`Balance` on one Redis or Valkey server, version 7 or later."""
+
+    def __init__(self, url: str, *, scripts: Scripts | None = None, event_backlog_max: int = EVENT_BACKLOG_MAX) -> None:
+        """Connects on first use. `event_backlog_max` is per shard."""
+        used = scripts or load_scripts()
+        self.link = RedisLink(url, [script.text for script in used.all])
+        self._event_backlog_max = event_backlog_max
+        self._reserve = used.reserve.sha
+        self._settle = used.settle.sha
+        self._release = used.release.sha
+        self._abandon = used.abandon.sha
+        self._sweep = used.sweep.sha
+        self._credit = used.credit.sha
+        self._open = used.open.sha
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight fail."""
+        await self.link.close()
+
+    async def reserve(self, request: HoldRequest) -> Admitted | RefusedByWallet | RefusedByLimit | WalletMissing:
+        """One call of reserve_v1."""
+        check_request(request)
+        charges, limits, prefix = request.charges, request.limits, _PREFIX[request.shard]
+        parts: list[Part] = ["EVALSHA", self._reserve, 0]
+        parts += (prefix + "r:" + request.request_id, _DEADLINES[request.shard], EVENT_STREAMS[request.shard])
+        parts += [prefix + "w:" + charge.wallet for charge in charges]
+        numbers = _limit_keys(prefix, limits, parts) if limits else ()
+        parts[2] = len(parts) - 3
+        parts += (len(charges), request.ttl_ms, self._event_backlog_max, request.context)
+        for charge in charges:
+            parts += (charge.ceiling_micro, charge.floor_micro)
+        for number, limit in zip(numbers, limits, strict=True):
+            parts += (number, limit.kind, limit.maximum, limit.amount, limit.charge + 1)
+        reply = await self._run(pack(tuple(parts)))
+        word = reply[0]
+        if word == _ADMITTED:
+            n = 1 + len(charges)
+            return Admitted(tuple(reply[1:n]), tuple(reply[n : 2 * n - 1]), tuple(reply[2 * n - 1 :]))
+        if word == _REFUSED_BY_WALLET:
+            return RefusedByWallet(reply[1], reply[2], reply[3])
+        if word == _REFUSED_BY_LIMIT:
+            return RefusedByLimit(reply[1], reply[2], reply[3])
+        if word == _MISSING:
+            return WalletMissing(tuple([charges[i].wallet for i in reply[1:]]))
+        assert word == _BACKLOG
+        raise BalanceUnavailable(f"{self._event_backlog_max} usage events of shard {request.shard} wait to be drained")
+
+    async def settle(self, hold: Hold, amounts_micro: Sequence[int], tokens: int, event: bytes) -> Settled:
+        """One call of settle_v1."""
+        check_amounts(hold.wallets, amounts_micro, tokens)
+        parts = _hold_parts(self._settle, hold)
+        parts += (_RESULT_TTL_MS, tokens, event, *amounts_micro)
+        reply = await self._run(pack(tuple(parts)))
+        return Settled(tuple(reply[1:]), reply[0] == 1)
+
+    async def release(self, hold: Hold) -> bool:
+        """One call of release_v1."""
+        parts = _hold_parts(self._release, hold)
+        parts.append(_RESULT_TTL_MS)
+        return bool(await self._run(pack(tuple(parts))))
+
+    async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
+        """One call of credit_v1; a repeat answers with the wallet as it is now."""
+        check_credit(delta_micro)
+        prefix = _PREFIX[shard]
+        keys = (prefix + "w:" + wallet, prefix + "c:" + op_id)
+        reply = await self._run(pack(("EVALSHA", self._credit, 2, *keys, delta_micro, _MARKER_TTL_MS)))
+        return None if reply is None else WalletState(reply[0], reply[1])
+
+    async def open(self, shard: int, wallet: str, available_micro: int) -> bool:
+        """One call of open_v1."""
+        check_credit(available_micro)
+        return bool(await self._run(pack(("EVALSHA", self._open, 1, _PREFIX[shard] + "w:" + wallet, available_micro))))
+
+    async def read(self, shard: int, wallets: Sequence[str]) -> list[WalletState | None]:
+        """One HMGET a wallet, in one write."""
+        prefix = _PREFIX[shard] + "w:"
+        rows = await asyncio.gather(*[self._run(pack(("HMGET", prefix + wallet, "a", "h"))) for wallet in wallets])
+        return [None if a is None else WalletState(int(a), int(h)) for a, h in rows]
+
+    async def sweep(self, shard: int) -> int:
+        """List expired holds, read which keys each touched, end each: three round trips a batch."""
+        ended = 0
+        while True:
+            expired: list[bytes] = await self._run(pack(("EVALSHA", self._sweep, 1, _DEADLINES[shard], SWEEP_BATCH)))
+            values = await asyncio.gather(*[self._run(pack(("GET", key))) for key in expired])
+            commands = []
+            for key, value in zip(expired, values, strict=True):
+                # Without a live hold there is nothing but the deadline to remove.
+                touched = _keys_of_hold(value) if value is not None else []
+                keys: tuple[Part, ...] = (key, _DEADLINES[shard], EVENT_STREAMS[shard], *touched)
+                commands.append(pack(("EVALSHA", self._abandon, len(keys), *keys, _RESULT_TTL_MS)))
+            replies: list[int] = await asyncio.gather(*[self._run(command) for command in commands])
+            ended += sum(replies)
+            if len(expired) < SWEEP_BATCH:
+                return ended
+
+    async def ping(self) -> None:
+        """One PING."""
+        await self._run(pack(("PING",)))
+
+    async def _run(self, command: bytes) -> Any:
+        """Send a command; repeat it, which its idempotency allows, when its reply was lost."""
+        if not self.link.is_up:
+            return await self._repeat(command, REDIS_ATTEMPTS, None)
+        try:
+            return await self.link.send(command)
+        except (RedisLinkLost, RedisReplyError) as failed:
+            return await self._repeat(command, REDIS_ATTEMPTS - 1, failed)
+
+    async def _repeat(self, command: bytes, attempts: int, failed: RedisLinkLost | RedisReplyError | None) -> Any:
+        for _ in range(attempts):
+            try:
+                await self.link.connect()
+                if isinstance(failed, RedisReplyError):
+                    if not failed.args[0].startswith("NOSCRIPT"):
+                        break
+                    await self.link.load_scripts()
+            except (RedisLinkLost, RedisReplyError) as down:
+                raise BalanceUnavailable(str(down)) from down
+            try:
+                return await self.link.send(command)
+            except (RedisLinkLost, RedisReplyError) as again:
+                failed = again
+        raise BalanceUnavailable(str(failed)) from failed
+
+
+def _limit_keys(prefix: str, limits: Sequence[Limit], parts: list[Part]) -> list[int]:
+    """Append the hash of each subject to `parts`, once for limits that follow each other; number each limit's hash."""
+    numbers: list[int] = []
+    number, subject = 0, None
+    for limit in limits:
+        if limit.subject != subject:
+            subject = limit.subject
+            number += 1
+            parts.append(prefix + "l:" + subject)
+        numbers.append(number)
+    return numbers
+
+
+def _hold_parts(sha: str, hold: Hold) -> list[Part]:
+    """EVALSHA with the keys of a hold, as reserve named them."""
+    prefix = _PREFIX[hold.shard]
+    parts: list[Part] = ["EVALSHA", sha, 0]
+    parts += (prefix + "r:" + hold.request_id, _DEADLINES[hold.shard], EVENT_STREAMS[hold.shard])
+    parts += [prefix + "w:" + wallet for wallet in hold.wallets]
+    if hold.limits:
+        _limit_keys(prefix, hold.limits, parts)
+    parts[2] = len(parts) - 3
+    return parts
+
+
+def _keys_of_hold(value: bytes) -> list[str]:
+    """The wallet and limit keys that a live hold names; none of a hold that ended."""
+    fields = _decode_hold(value)
+    return _decode_keys(fields[3]) if _decode_word(fields[0]) == "held" else []

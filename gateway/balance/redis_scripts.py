@@ -1,0 +1,64 @@
+"""The versioned Lua scripts of this room, read from `lua/` once and named by their SHA-1 as Redis does.
+
+A script never changes under its name: another behaviour is another version, so that old and new
+gateways can share one Redis while they are replaced.
+
+Settle, release and abandon share a front part (`hold_v1.lua`) and carry `allow-oom`: what ends a hold
+must run even when Redis has reached its memory limit, or money would stay held. Needs Redis 7 or Valkey.
+"""
+
+import hashlib
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Final
+
+import msgspec
+
+_ENDS_A_HOLD: Final = "#!lua flags=allow-oom\n"
+
+
+class Script(msgspec.Struct, frozen=True):
+    """One script: its text and the name EVALSHA knows it by."""
+
+    text: str
+    sha: str
+
+
+class Scripts(msgspec.Struct, frozen=True):
+    """Every script, by what it does."""
+
+    reserve: Script
+    settle: Script
+    release: Script
+    abandon: Script
+    sweep: Script
+    credit: Script
+    open: Script
+
+    @property
+    def all(self) -> tuple[Script, ...]:
+        """For loading them on a new connection."""
+        return (self.reserve, self.settle, self.release, self.abandon, self.sweep, self.credit, self.open)
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+def load_scripts(edit: Callable[[str], str] = _unchanged) -> Scripts:
+    """The scripts as shipped. `edit` lets a test exchange the clock inside them."""
+    folder = files("gateway.balance") / "lua"
+
+    def script(*names: str, head: str = "") -> Script:
+        text = edit(head + "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names))
+        return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    return Scripts(
+        reserve=script("reserve_v1"),
+        settle=script("hold_v1", "settle_v1", head=_ENDS_A_HOLD),
+        release=script("hold_v1", "release_v1", head=_ENDS_A_HOLD),
+        abandon=script("hold_v1", "abandon_v1", head=_ENDS_A_HOLD),
+        sweep=script("sweep_v1"),
+        credit=script("credit_v1"),
+        open=script("open_v1"),
+    )

@@ -1,0 +1,40 @@
+"""What the model of a hold promises, asserted once for every adapter, before anything is sent.
+
+A failure here is a mistake in the caller's code, never a fact of the caller's request.
+"""
+
+from collections.abc import Sequence
+
+from gateway.balance.model import HoldRequest
+from gateway.core.ids import SHARDS
+from gateway.core.money import AMOUNT_MICRO_MAX
+
+
+def check_request(request: HoldRequest) -> None:
+    """A request has each wallet once, each kind once a subject, amounts in range and a future deadline."""
+    assert 0 <= request.shard < SHARDS
+    assert request.ttl_ms > 0
+    charges = request.charges
+    for charge in charges:
+        assert 0 <= charge.floor_micro <= charge.ceiling_micro <= AMOUNT_MICRO_MAX
+    if len(charges) > 1:
+        assert len({charge.wallet for charge in charges}) == len(charges)
+    limits = request.limits
+    if limits:
+        for limit in limits:
+            assert 0 <= limit.amount <= AMOUNT_MICRO_MAX
+            assert 0 <= limit.maximum <= AMOUNT_MICRO_MAX
+        assert len({(limit.subject, limit.kind) for limit in limits}) == len(limits)
+
+
+def check_amounts(wallets: Sequence[str], amounts_micro: Sequence[int], tokens: int) -> None:
+    """A settlement has one amount in range per wallet of the hold."""
+    assert len(amounts_micro) == len(wallets)
+    assert 0 <= tokens <= AMOUNT_MICRO_MAX
+    for amount_micro in amounts_micro:
+        assert 0 <= amount_micro <= AMOUNT_MICRO_MAX
+
+
+def check_credit(delta_micro: int) -> None:
+    """A credit, of either sign, in range."""
+    assert -AMOUNT_MICRO_MAX <= delta_micro <= AMOUNT_MICRO_MAX

@@ -1,0 +1,151 @@
+"""Wallets over both stores: the books in SQL, which are right, and the hot balances, which decide.
+
+Money in goes through the books first: a grant is committed there together with a waiting credit, then
+the credit is applied to the hot wallet under the transaction's id, then marked applied. Whatever dies
+in between, `apply_waiting_credits` finishes: applying twice changes nothing.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from gateway.balance.model import Balance, BalanceUnavailable, WalletState
+from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
+from gateway.core.errors import NotFound
+from gateway.core.limits import DRAIN_BATCH
+from gateway.db.faults import SqlDown
+from gateway.ledger.model import Credit, Granted, GrantRequest, Lot, WalletKey, wallet_from_name
+from gateway.ledger.service import Ledger
+
+_log = logging.getLogger(__name__)
+
+AppIds = Callable[[], Awaitable[Sequence[str]]]
+
+
+class WalletStatus(msgspec.Struct, frozen=True):
+    """A wallet as its owner sees it; micro-units of `asset`.
+
+    `available_micro`, `held_micro` and `debt_micro` are the hot store's, to the moment (the books' while
+    the wallet has not been used yet). `pending_micro` was granted but cannot be spent yet. `lots` are the
+    books' and follow a moment later, in the order in which they burn.
+    """
+
+    asset: str
+    available_micro: int
+    held_micro: int
+    debt_micro: int
+    pending_micro: int
+    lots: tuple[Lot, ...]
+
+
+class Wallets:
+    """Grants, openings and views. Stateless: any number of processes may have one."""
+
+    def __init__(self, balance: Balance, ledger: Ledger, app_ids: AppIds, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`app_ids` lists every app: each has a book of its own whose credits may wait."""
+        self._balance = balance
+        self._ledger = ledger
+        self._app_ids = app_ids
+        self._clock = clock
+
+    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
+        """Open wallets (by name) that the hot store does not know; False when one may not be opened.
+
+        That is so for a wallet of nobody, for one that was open before (the hot store lost it, and only
+        a rebuild knows what was spent since), and while the database is down. Raises BalanceUnavailable.
+        """
+        for name in wallets:
+            key = wallet_from_name(name)
+            try:
+                if key is None or not await self._open(shard, key):
+                    return False
+            except NotFound:
+                return False
+            except SqlDown as down:
+                _log.warning("wallet %s cannot be opened: %s", name, down)
+                return False
+        return True
+
+    async def grant(self, request: GrantRequest, fingerprint: str | None = None) -> Granted:
+        """Put money into a wallet, once per `op_id`; errors as `Ledger.grant`.
+
+        When it returns, the books have it. Whether the hot store has it too depends on the hot store:
+        if that is down, or lost the wallet, the credit waits and the grant still stands.
+        """
+        granted = await self._ledger.grant(request, fingerprint)
+        if not granted.first:
+            if granted.wallet.pending_micro:
+                await self._apply_unless_down(await self._waiting(request.wallet.enterprise_id))
+        elif granted.credit.due_at_ms <= now_ms(self._clock):
+            await self._apply_unless_down([granted.credit])
+        return granted
+
+    async def apply_waiting_credits(self) -> int:
+        """Apply what crashes, or grants that take effect later, left waiting in any book; how many were applied.
+
+        Raises BalanceUnavailable, SqlDown.
+        """
+        applied = 0
+        for book in (None, *await self._app_ids()):
+            applied += await self._apply(await self._waiting(book))
+        return applied
+
+    async def view(self, wallet: WalletKey) -> WalletStatus:
+        """A wallet; NotFound when there is no such creator or app. Raises BalanceUnavailable, SqlDown."""
+        opening = await self._ledger.opening(wallet)
+        books = await self._ledger.wallet(wallet)
+        hot = (await self._balance.read(opening.shard, [opening.wallet]))[0]
+        if hot is None:
+            hot = WalletState(available_micro=books.available_micro - books.debt_micro - books.pending_micro, held_micro=0)
+        return WalletStatus(
+            asset=books.asset,
+            available_micro=max(hot.available_micro, 0),
+            held_micro=hot.held_micro,
+            debt_micro=max(-hot.available_micro, 0),
+            pending_micro=books.pending_micro,
+            lots=books.lots,
+        )
+
+    async def _waiting(self, enterprise_id: str | None) -> list[Credit]:
+        return await self._ledger.waiting_credits(enterprise_id, DRAIN_BATCH)
+
+    async def _apply_unless_down(self, waiting: Sequence[Credit]) -> None:
+        try:
+            await self._apply(waiting)
+        except (BalanceUnavailable, SqlDown) as down:
+            _log.warning("%d credits wait: %s", len(waiting), down)
+
+    async def _apply(self, waiting: Sequence[Credit]) -> int:
+        """Apply credits of one book, then mark them; those of lost wallets stay. How many were applied."""
+        done: list[str] = []
+        try:
+            for credit in waiting:
+                if await self._credited(credit):
+                    done.append(credit.txn_id)  # noqa: PERF401  known also when a later one fails
+        finally:
+            if done:
+                await self._ledger.mark_applied(waiting[0].enterprise_id, done)
+        return len(done)
+
+    async def _credited(self, credit: Credit) -> bool:
+        """Whether the hot wallet has this credit now; a wallet that was never open is opened first."""
+        if await self._balance.credit(credit.txn_id, credit.shard, credit.wallet, credit.delta_micro) is not None:
+            return True
+        key = wallet_from_name(credit.wallet)
+        assert key is not None, "the books name no malformed wallet"
+        if not await self._open(credit.shard, key):
+            _log.error("wallet %s is missing in the hot store though it was open: its credit waits for a rebuild", credit.wallet)
+            return False
+        return await self._balance.credit(credit.txn_id, credit.shard, credit.wallet, credit.delta_micro) is not None
+
+    async def _open(self, shard: int, key: WalletKey) -> bool:
+        """Open a wallet from the books, without the credits that wait. False when it was open before."""
+        opening = await self._ledger.opening(key)
+        assert opening.shard == shard, "a wallet lies in its creator's shard"
+        if not opening.may_open:
+            # Another process may have opened it between the caller's look and ours.
+            return (await self._balance.read(shard, [opening.wallet]))[0] is not None
+        await self._balance.open(shard, opening.wallet, opening.amount_micro)
+        await self._ledger.mark_opened(key)
+        return True

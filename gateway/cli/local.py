@@ -1,0 +1,99 @@
+"""The management API, called in this process by the operator."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, MutableMapping
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import click
+import msgspec
+
+from gateway.app import management
+from gateway.compose import Services, opened
+from gateway.core.ids import new_id
+from gateway.settings import Settings, SettingsError, load
+
+T = TypeVar("T")
+
+
+def settings() -> Settings:
+    """Settings of this process; a wrong one ends the command with its sentence."""
+    try:
+        return load()
+    except SettingsError as wrong:
+        raise click.ClickException(str(wrong)) from wrong
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run one coroutine to its end."""
+    return asyncio.run(work)
+
+
+def request(
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    query: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+) -> Any:
+    """Answer of one call; a refusal ends the command with its message and status 1.
+
+    Fields and parameters that are None are left out. Without an Idempotency-Key a fresh one is sent.
+    """
+
+    async def once(config: Settings) -> Any:
+        async with opened(config) as services:
+            return await call(services, config.operator_token, method, path, body, query, idempotency_key)
+
+    return run(once(settings()))
+
+
+async def call(
+    services: Services,
+    token: str,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    query: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+) -> Any:
+    """One call through the ASGI application of the management API."""
+    app = management(services)
+    given = {name: value for name, value in (body or {}).items() if value is not None}
+    asked = {name: value for name, value in (query or {}).items() if value is not None}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": urlencode(asked, doseq=True).encode(),
+        "headers": [
+            (b"host", b"gateway"),
+            (b"authorization", b"Bearer " + token.encode()),
+            (b"content-type", b"application/json"),
+            (b"idempotency-key", (idempotency_key or new_id("cli")).encode()),
+        ],
+        "client": None,
+        "server": None,
+    }
+    sent: list[MutableMapping[str, Any]] = []
+    message = {"type": "http.request", "body": msgspec.json.encode(given) if body is not None else b"", "more_body": False}
+
+    async def receive() -> MutableMapping[str, Any]:
+        return message
+
+    async def send(part: MutableMapping[str, Any]) -> None:
+        sent.append(part)
+
+    await app(scope, receive, send)
+    payload = b"".join(part.get("body", b"") for part in sent if part["type"] == "http.response.body")
+    answer = msgspec.json.decode(payload) if payload else None
+    if sent[0]["status"] >= 400:
+        error = answer["error"]
+        where = f" ({error['param']})" if error.get("param") else ""
+        raise click.ClickException(f"{error['message']}{where}")
+    return answer

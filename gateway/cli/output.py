@@ -1,0 +1,54 @@
+"""What commands print: rows for people, JSON with `--json`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+
+def show(answer: Any, *, as_json: bool) -> None:
+    """Print an answer of the management API."""
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
+    elif isinstance(answer, Mapping) and isinstance(answer.get("data"), list):
+        rows(answer["data"])
+        if answer.get("has_more"):
+            click.echo(f"... more: --cursor {answer.get('next_cursor')}")
+    elif isinstance(answer, Mapping):
+        fields(answer)
+    elif isinstance(answer, list):
+        rows(answer)
+    elif answer is not None:
+        click.echo(str(answer))
+
+
+def rows(data: Sequence[Mapping[str, Any]]) -> None:
+    """A table with one column a field; nested values as compact JSON, fields that no row fills left out."""
+    if not data:
+        click.echo("(none)")
+        return
+    names = [name for name in data[0] if any(row.get(name) not in (None, "", [], {}) for row in data)]
+    table = [names, *[[_cell(row.get(name)) for name in names] for row in data]]
+    widths = [max(len(line[column]) for line in table) for column in range(len(names))]
+    for line in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def fields(answer: Mapping[str, Any]) -> None:
+    """One field a line."""
+    width = max((len(name) for name in answer), default=0)
+    for name, value in answer.items():
+        click.echo(f"{name.ljust(width)}  {_cell(value)}".rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return str(value)
+    return msgspec.json.encode(value).decode()

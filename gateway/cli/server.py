@@ -1,0 +1,131 @@
+"""Commands that run the gateway: serve, worker, migrate, audit."""
+
+import asyncio
+import logging
+import signal
+import sys
+import click
+import msgspec
+import uvicorn
+
+from gateway import demo
+from gateway import worker as worker_loops
+from gateway.balance import embedded_redis
+from gateway.cli.local import run, settings
+from gateway.compose import opened
+from gateway.core.limits import DRAIN_ON_SHUTDOWN_S
+from gateway.ledger.audit import AuditReport
+from gateway.settings import Settings
+
+
+def _log(config: Settings) -> None:
+    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+@click.command()
+def serve() -> None:
+    """Run the web process (and, on one machine, the worker inside it)."""
+    config = settings()
+    _log(config)
+
+    async def prepare() -> embedded_redis.EmbeddedRedis | None:
+        # Started here, so that the store outlives every web process and is stopped after the last of them.
+        kept = None if config.redis_url else await embedded_redis.start(config.data_dir)
+        async with opened(config) as services:
+            account = await demo.prepare(services) if config.demo else None
+        click.echo(banner(config, account))
+        return kept
+
+    # uvicorn raises the signal that stopped it once more when it has finished; the default handler would
+    # end this process before the store is stopped.
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: None)
+    kept = run(prepare())
+    try:
+        uvicorn.run(
+            "gateway.app:create",
+            factory=True,
+            host=config.host,
+            port=config.port,
+            workers=config.workers,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            backlog=2048,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(DRAIN_ON_SHUTDOWN_S),
+        )
+    finally:
+        if kept is not None:
+            run(kept.stop())
+
+
+def banner(config: Settings, account: demo.Account | None) -> str:
+    """What a person needs to know at start: the addresses, and with the demo a line to try."""
+    lines = [
+        "",
+        f"  Gateway       {config.public_url}/v1",
+        f"  Management    {config.public_url}/api/v1   (OpenAPI: {config.public_url}/api/openapi.json)",
+        f"  Data          {config.data_dir}",
+    ]
+    if account is not None:
+        lines += ["", *demo.lines(config, account)]
+    return "\n".join([*lines, ""])
+
+
+@click.command()
+def worker() -> None:
+    """Run the worker alone: usage into the books, abandoned holds, waiting credits."""
+    config = settings()
+    _log(config)
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, stop.set)
+        async with opened(config) as services:
+            await worker_loops.run(services, stop)
+
+    run(work())
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the platform's database and every app's to the newest schema."""
+    config = settings()
+
+    async def work() -> int:
+        async with opened(config) as services:
+            enterprise_ids = await services.enterprise_ids()
+            for enterprise_id in enterprise_ids:
+                await services.databases.migrate_app(enterprise_id)
+            return len(enterprise_ids)
+
+    click.echo(f"The platform's database and {run(work())} app databases are at the newest schema.")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def audit(as_json: bool) -> None:
+    """Check every invariant of the books and the hot balances; exit status 1 when one is violated."""
+    config = settings()
+
+    async def work() -> AuditReport:
+        async with opened(config) as services:
+            return await services.audited()
+
+    report = run(work())
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode({"ok": report.ok, "checks": report.checks}), indent=2).decode())
+    else:
+        for check in report.checks:
+            click.echo(f"{'ok      ' if check.ok else 'VIOLATED'}  {check.name}  ({check.counted} checked)")
+            for violation in check.violations:
+                click.echo(f"          {violation}")
+    sys.exit(0 if report.ok else 1)
+

@@ -1,0 +1,144 @@
+"""Every service of one process, made from the settings: with `app` and `worker`, where adapters are named.
+
+Opening order: the hot store (started here on the embedded default), the databases (migrated), the
+services on them, the upstreams. Closing is the reverse, so the last settle still finds its store.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.balance import embedded_redis
+from gateway.balance.redis_balance import RedisBalance
+from gateway.balance.redis_events import Claimed, RedisEvents
+from gateway.balance.wallets import Wallets
+from gateway.core.clock import SYSTEM_CLOCK
+from gateway.core.tasks import Tasks
+from gateway.db.engines import Databases
+from gateway.identity.cache import InvalidationBus
+from gateway.identity.service import Identity
+from gateway.identity.store import Store as IdentityStore
+from gateway.ledger.audit import AuditReport, audit
+from gateway.ledger.service import Ledger
+from gateway.metering.drain import Drain
+from gateway.pricing.catalog import Catalog, PriceOverride
+from gateway.pricing.shipped import shipped_names, shipped_sizes
+from gateway.providers.model import Deployment, ModelEntry
+from gateway.providers.routing import DEMO, Routing
+from gateway.settings import DeploymentConfig, ModelConfig, Settings, SettingsError
+
+PRICES: Final = "prices"  # the kind of an invalidation: an app's price book changed
+DEMO_MODEL: Final = ModelConfig(
+    name="demo",
+    deployments=[DeploymentConfig(provider=DEMO, model="demo", input_tokens_max=128_000, output_tokens_max=4_096)],
+    prices={"input": "0.50", "output": "2"},
+)
+
+
+class Services:
+    """What the processes of the gateway are built of. Made and closed by `opened`."""
+
+    def __init__(self, settings: Settings, redis_url: str) -> None:
+        self.settings = settings
+        self.tasks = Tasks()
+        self.clock = SYSTEM_CLOCK
+        self.databases = Databases(settings.database_url, settings.app_database_url)
+        self.balance = RedisBalance(redis_url)
+        self.bus = InvalidationBus(redis_url)
+        self.events = RedisEvents(redis_url)
+        self.identity = Identity(IdentityStore(self.databases.platform), settings.key_pepper.encode(), self.bus, self.clock)
+        self.ledger = Ledger(self.databases, self.clock)
+        self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock)
+        models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models
+        entries = [_entry(model) for model in models]
+        overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
+        self.catalog = Catalog(self.databases.platform, overrides, settings.platform_markup_bp, self.clock)
+        self.routing = Routing(entries, sizes=shipped_sizes)
+
+    def drain(self, consumer: str) -> Drain[Claimed]:
+        """A drain of usage events into the books; `consumer` names it to the other drains."""
+        return Drain(self.events, self.ledger, consumer)
+
+    async def enterprise_ids(self) -> list[str]:
+        """Every app's id."""
+        return await self.identity.registry.enterprise_ids()
+
+    async def audited(self) -> AuditReport:
+        """The books and the hot balances, checked."""
+        return await audit(self.databases, await self.enterprise_ids(), self.balance)
+
+    async def follow_changes(self) -> None:
+        """Forget what other processes changed, until cancelled."""
+
+        def changed(kind: str, subject: str) -> None:
+            self.identity.forget(kind, subject)
+            if kind == PRICES:
+                self.catalog.invalidate(subject)
+
+        def connected() -> None:
+            self.identity.forget_all()
+            self.catalog.invalidate_all()
+
+        await self.bus.run(changed, connected)
+
+    def model_names(self) -> list[tuple[str, str]]:
+        """(name, provider) of every model that can be listed: those configured, and those that a pattern stands for."""
+        names = {name: self.routing.route(name).deployments[0].provider for name in self.routing.models()}
+        for pattern, provider in self.routing.patterns():
+            for name in shipped_names(provider, pattern):
+                names.setdefault(name, provider)
+        return list(names.items())
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Services]:
+    """Services on open, migrated stores; closed at the end. Raises EmbeddedRedisFailed, SettingsError, SqlDown."""
+    async with AsyncExitStack() as stack:
+        redis_url = settings.redis_url
+        if not redis_url:
+            server = await embedded_redis.start(settings.data_dir)
+            stack.push_async_callback(server.stop)
+            redis_url = server.url
+        try:
+            services = Services(settings, redis_url)
+        except ValueError as wrong:
+            raise SettingsError(f"models: {wrong}.") from wrong
+        stack.push_async_callback(services.databases.close)
+        stack.push_async_callback(services.balance.close)
+        stack.push_async_callback(services.events.close)
+        stack.push_async_callback(services.bus.close)
+        await services.databases.migrate()
+        yield services
+
+
+def _entry(model: ModelConfig) -> ModelEntry:
+    deployments = [_deployment(model, index, config) for index, config in enumerate(model.deployments)]
+    return ModelEntry(name=model.name, deployments=tuple(deployments))
+
+
+def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Deployment:
+    # OpenAI's own newer models refuse `max_tokens`; other servers of the dialect may not know the new name.
+    own_field = "max_completion_tokens" if urlsplit(config.api_base).hostname == "api.openai.com" else "max_tokens"
+    return Deployment(
+        id=f"{model.name}/{config.provider}/{index}",
+        provider=config.provider,
+        model=config.model or model.name,
+        api_base=config.api_base,
+        api_key=config.api_key,
+        weight=config.weight,
+        output_cap_field=config.output_cap_field or own_field,
+        cached_inside=config.cached_tokens == "inside",
+        input_tokens_max=config.input_tokens_max,
+        output_tokens_max=config.output_tokens_max,
+        headers=tuple(config.headers.items()),
+        first_byte_timeout_s=config.first_byte_timeout_s,
+        chunk_timeout_s=config.chunk_timeout_s,
+    )
+
+
+def _overrides(model: ModelConfig, entry: ModelEntry) -> list[PriceOverride]:
+    return [
+        PriceOverride(deployment.id, deployment.provider, deployment.model, config.prices or model.prices, model.charge)
+        for deployment, config in zip(entry.deployments, model.deployments, strict=True)
+    ]

@@ -1,0 +1,57 @@
+"""Ids: the caller's own strings are checked here, ours are made here.
+
+An id of ours is a prefix and 26 characters of Crockford base32: 48 bits of Unix milliseconds, then
+80 random bits (the ULID layout), so ids of one kind sort by the time they were made.
+"""
+
+import re
+import time
+import zlib
+from secrets import randbits
+from typing import Final
+
+SHARDS: Final = 256
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
+_OUTSIDE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+
+
+def new_id(prefix: str) -> str:
+    """A fresh time-ordered id such as `req_01k...`; prefixes: key req hold txn lot evt plan whk mgk tok."""
+    bits = (time.time_ns() // 1_000_000) << 80 | randbits(80)
+    pairs = _PAIRS
+    # 130 bits are thirteen ten-bit groups; a 128-bit value leaves the top two bits zero.
+    return f"{prefix}_" + "".join([pairs[bits >> shift & 1023] for shift in _SHIFTS])
+
+
+_SHIFTS: Final = tuple(range(120, -1, -10))
+
+
+def is_outside_id(text: str) -> bool:
+    """True for an id that callers may choose: 1 to 128 of `A-Z a-z 0-9 . _ : @ -`."""
+    return _OUTSIDE_ID.fullmatch(text) is not None
+
+
+def shard_of(user_id: str) -> int:
+    """The creator's shard, 0 to 255: stable over versions and machines (CRC-32 modulo 256).
+
+    Every Redis key of a creator carries the hash tag of this shard, so that the wallets, holds,
+    limits and events of one request share a slot of a Redis Cluster.
+    """
+    return zlib.crc32(user_id.encode()) % SHARDS
+
+
+def platform_wallet(user_id: str) -> str:
+    """Wallet of a creator towards the platform. `/` cannot occur in an outside id."""
+    return f"p/{user_id}"
+
+
+def app_wallet(enterprise_id: str, platform_user_id: str) -> str:
+    """Wallet of an end user towards one app."""
+    return f"a/{enterprise_id}/{platform_user_id}"
+
+
+def expanded_id(deployment_id: str, model: str) -> str:
+    """Id of a `*` deployment once it serves a model: "gpt-*/openai/0=gpt-4o". Its prices are that model's."""
+    return f"{deployment_id}={model}"

@@ -1,0 +1,56 @@
+"""A limit on everything, in one place. Each value says what it protects."""
+
+from typing import Final
+
+# Wire
+BODY_BYTES_MAX: Final = 16 * 1024 * 1024  # a 1M-token prompt is about 5 MB; images travel as base64
+MANAGEMENT_BODY_BYTES_MAX: Final = 1024 * 1024
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024  # a non-streamed upstream answer held in memory
+SSE_FRAME_BYTES_MAX: Final = 8 * 1024 * 1024  # one event of a stream; beyond it the upstream is broken
+JSON_DEPTH_MAX: Final = 128
+TAGS_MAX: Final = 16
+TAG_CHARS_MAX: Final = 128
+MESSAGES_MAX: Final = 10_000
+CHOICES_MAX: Final = 128
+
+# Time
+CONNECT_TIMEOUT_S: Final = 5.0
+FIRST_BYTE_TIMEOUT_S: Final = 300.0
+CHUNK_TIMEOUT_S: Final = 120.0  # silence in mid-stream
+STREAM_SECONDS_MAX: Final = 3600.0
+HOLD_MARGIN_S: Final = 60.0  # a hold outlives the longest request by this
+DRAIN_ON_SHUTDOWN_S: Final = 30.0
+RESULT_TTL_S: Final = 300  # how long Redis remembers the result of a finished hold
+REDIS_TIMEOUT_S: Final = 2.0
+REDIS_ATTEMPTS: Final = 3
+
+# Numbers a caller may name
+OUTPUT_TOKENS_MAX: Final = 10_000_000
+RATE_LIMIT_MAX: Final = 1_000_000_000
+KEY_NAME_CHARS_MAX: Final = 200
+REASON_CHARS_MAX: Final = 500
+
+# Queues and pages
+IN_FLIGHT_MAX: Final = 10_000  # requests one web process works on at once
+PAGE_ROWS_MAX: Final = 200
+DRAIN_BATCH: Final = 500
+APP_ENGINES_MAX: Final = 64  # app databases that one process keeps open
+KEY_CACHE_MAX: Final = 50_000
+KEY_CACHE_TTL_S: Final = 30.0  # bounds a missed invalidation
+UNKNOWN_KEY_TTL_S: Final = 5.0
+END_USER_TOKEN_SECONDS_MAX: Final = 24 * 3600
+
+# Identity
+CREDENTIAL_CHARS_MAX: Final = 8192  # longer than any key or token of ours: not worth hashing
+KEY_STALE_MAX_S: Final = 900.0  # how long a key that was known stays usable while the platform database is down
+KEY_OVERLAP_SECONDS_MAX: Final = 30 * 24 * 3600  # how long a rotated key may go on
+MODELS_PER_KEY_MAX: Final = 200
+MODEL_CHARS_MAX: Final = 200
+CORS_ORIGINS_MAX: Final = 50
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+
+# Hot balances
+EVENT_BACKLOG_MAX: Final = 1_000_000  # undrained usage events of one shard; beyond it reserving fails closed
+EVENT_BLOCK_S_MAX: Final = 5.0  # longest blocking read of the event streams: bounds how late a dead connection is seen
+CREDIT_MARKER_TTL_S: Final = 40 * 24 * 3600  # how long the hot store remembers that a credit was applied
+SWEEP_BATCH: Final = 100  # expired holds ended per round trip

@@ -1,0 +1,51 @@
+"""What a request consumed, in disjoint buckets that can each be priced on their own.
+
+Providers report overlapping numbers (OpenAI counts cached tokens inside the prompt, Anthropic
+beside it; reasoning is inside the output). A provider mapping takes them apart once; after that
+`amount = ceil(sum(bucket * rate) / 1,000,000)` holds with no bucket counted twice.
+"""
+
+from typing import Final
+
+import msgspec
+
+KINDS: Final = (
+    "input",
+    "cached_input",
+    "cache_write",
+    "cache_write_1h",
+    "output",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "image_input",
+)
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Token counts of one request; every bucket is disjoint from the others and never negative."""
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    reasoning: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+    image_input: int = 0
+
+    @property
+    def input_total(self) -> int:
+        """Every token the model read, cached or not."""
+        return self.input + self.cached_input + self.cache_write + self.cache_write_1h + self.audio_input + self.image_input
+
+    @property
+    def output_total(self) -> int:
+        """Every token the model wrote, shown or not."""
+        return self.output + self.reasoning + self.audio_output
+
+    @property
+    def total(self) -> int:
+        """`tokens_used` of the usage event."""
+        return self.input_total + self.output_total

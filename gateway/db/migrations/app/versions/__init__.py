@@ -1,0 +1,1 @@
+"""Revisions of an app database."""

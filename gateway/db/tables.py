@@ -1,0 +1,277 @@
+"""Both schemas. Times are Unix milliseconds, amounts integer micro-units (64 bit), ids text.
+
+`PLATFORM` is the platform's database; `APP` is the database that each app has for itself. The books
+(accounts, txns, entries, lots, credits) stand in both, made by one function, and balance on their own.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+_NAMES: Final = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+PLATFORM: Final = MetaData(naming_convention=_NAMES)
+APP: Final = MetaData(naming_convention=_NAMES)
+
+# SQLite counts up by itself only in a column of type INTEGER.
+_SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
+
+creators: Final = Table(
+    "creators",
+    PLATFORM,
+    Column("user_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+apps: Final = Table(
+    "apps",
+    PLATFORM,
+    Column("enterprise_id", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("creators.user_id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("asset", Text, nullable=False),
+    Column("enforcement", Text, nullable=False),
+    Column("cost_policy", Text, nullable=False),
+    Column("hold_policy", Text, nullable=False),
+    Column("end_user_sources", JSON, nullable=False),
+    Column("default_end_user", Text),
+    Column("end_user_limits", JSON, nullable=False),
+    Column("cors_origins", JSON, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+api_keys: Final = Table(
+    "api_keys",
+    PLATFORM,
+    Column("id", Text, primary_key=True),
+    Column("enterprise_id", Text, ForeignKey("apps.enterprise_id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("digest", Text, nullable=False),  # HMAC-SHA-256 of the whole key under the pepper, hex
+    Column("hint", Text, nullable=False),
+    Column("models", JSON, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("rotated_to", Text),
+)
+
+management_keys: Final = Table(
+    "management_keys",
+    PLATFORM,
+    Column("id", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("creators.user_id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+# An app's own prices: rows are only added, so the past keeps its price. `rates` (kind -> micro-units
+# per million, in the app's asset) or `markup_bp` (basis points on the provider's price), not both.
+# model "*" is the app's default.
+app_prices: Final = Table(
+    "app_prices",
+    PLATFORM,
+    Column("id", Text, primary_key=True),
+    Column("enterprise_id", Text, ForeignKey("apps.enterprise_id"), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("effective_at", BigInteger, nullable=False),
+    Column("rates", JSON(none_as_null=True)),
+    Column("markup_bp", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    CheckConstraint("(rates IS NULL) <> (markup_bp IS NULL)", name="rates_or_markup"),
+    CheckConstraint("markup_bp >= 0", name="markup_not_negative"),
+    UniqueConstraint("enterprise_id", "model", "effective_at"),
+)
+
+# Roll-up of usage by hour, without end users. One row a combination; sums only grow.
+usage_hours: Final = Table(
+    "usage_hours",
+    PLATFORM,
+    Column("hour", BigInteger, primary_key=True),  # Unix milliseconds of the hour's start
+    Column("enterprise_id", Text, primary_key=True),
+    Column("level", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("workflow_type", Text, primary_key=True),
+    Column("asset", Text, primary_key=True),  # of end_user_micro: the app's asset
+    Column("user_id", Text, nullable=False, index=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("end_user_micro", BigInteger, nullable=False),
+    Column("creator_micro", BigInteger, nullable=False),
+    Column("provider_cost_micro", BigInteger, nullable=False),
+)
+
+
+def _books(metadata: MetaData) -> dict[str, Table]:
+    """The double-entry tables. Entries are signed: a liability (what we owe a wallet's owner) is positive."""
+    accounts = Table(
+        "accounts",
+        metadata,
+        Column("id", _SERIAL, primary_key=True),
+        Column("owner", Text, nullable=False),  # user_id, platform_user_id, or "" for the book's own
+        Column("kind", Text, nullable=False),  # user.available, revenue.usage, expense.promo, ...
+        Column("asset", Text, nullable=False),
+        Column("balance_micro", BigInteger, nullable=False),
+        Column("opened_at", BigInteger),  # first opening of the hot wallet; NULL = never
+        UniqueConstraint("owner", "kind", "asset"),
+    )
+    txns = Table(
+        "txns",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("op_id", Text, nullable=False, unique=True),
+        Column("kind", Text, nullable=False),
+        Column("actor", Text, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("reverses", Text),
+        Column("fingerprint", Text),  # of the request behind op_id: the same op_id with another body is a conflict
+        Column("at", BigInteger, nullable=False, index=True),
+    )
+    lots = Table(
+        "lots",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False),
+        Column("source", Text, nullable=False),
+        Column("priority", BigInteger, nullable=False),
+        Column("effective_at", BigInteger, nullable=False),
+        Column("expires_at", BigInteger),
+        Column("external_ref", Text, unique=True),
+        Column("granted_micro", BigInteger, nullable=False),
+        Column("spent_micro", BigInteger, nullable=False),
+        Column("expired_micro", BigInteger, nullable=False),
+        Column("refunded_micro", BigInteger, nullable=False),
+        Column("frozen_micro", BigInteger, nullable=False),
+        Column("left_micro", BigInteger, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+        CheckConstraint(
+            "granted_micro >= 0 AND spent_micro >= 0 AND expired_micro >= 0"
+            " AND refunded_micro >= 0 AND frozen_micro >= 0 AND left_micro >= 0",
+            name="not_negative",
+        ),
+        CheckConstraint(
+            "granted_micro = spent_micro + expired_micro + refunded_micro + frozen_micro + left_micro",
+            name="adds_up",
+        ),
+    )
+    Index("ix_lots_open", lots.c.account_id, lots.c.left_micro)
+    entries = Table(
+        "entries",
+        metadata,
+        Column("id", _SERIAL, primary_key=True),
+        Column("txn_id", Text, ForeignKey("txns.id"), nullable=False, index=True),
+        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
+        Column("lot_id", Text, ForeignKey("lots.id")),
+        Column("asset", Text, nullable=False),
+        Column("amount_micro", BigInteger, nullable=False),
+    )
+    # Money that the books have and the hot store may not have yet: written in the posting's own commit.
+    waiting = Table(
+        "credits",
+        metadata,
+        Column("txn_id", Text, ForeignKey("txns.id"), primary_key=True),
+        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
+        Column("shard", Integer, nullable=False),
+        Column("wallet", Text, nullable=False),
+        Column("delta_micro", BigInteger, nullable=False),
+        Column("due_at", BigInteger, nullable=False),  # not to be applied sooner: the lot's effective_at
+        Column("applied_at", BigInteger),
+    )
+    Index("ix_credits_waiting", waiting.c.applied_at, waiting.c.due_at)
+    return {"accounts": accounts, "txns": txns, "lots": lots, "entries": entries, "credits": waiting}
+
+
+PLATFORM_BOOKS: Final = _books(PLATFORM)
+APP_BOOKS: Final = _books(APP)
+
+# Usage events that cannot be posted. The platform's row says where and why; it has no end user in it.
+# The event's bytes, which may name one, lie in the app's database, or, when no app can be told from
+# them, in a database of their own (`Databases.unattributed`) with the schema of an app's.
+dead_events: Final = Table(
+    "dead_events",
+    PLATFORM,
+    Column("shard", Integer, primary_key=True),
+    Column("entry_id", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),  # SHA-256 of the bytes, hex
+    Column("at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("enterprise_id", Text, nullable=False),  # "" when it cannot be told: the bytes lie in the unattributed database
+    Column("size_bytes", BigInteger, nullable=False),
+)
+dead_event_bytes: Final = Table(
+    "dead_event_bytes",
+    APP,
+    Column("shard", Integer, primary_key=True),
+    Column("entry_id", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+# One row a request that was served, in the database of its app.
+usage: Final = Table(
+    "usage",
+    APP,
+    Column("request_id", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("platform_user_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("workflow_type", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("agent_name", Text, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("deployment", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("usage_source", Text, nullable=False),
+    Column("units", JSON, nullable=False),  # the buckets of core.units.Usage that are not zero
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("asset", Text, nullable=False),  # of amount_micro
+    Column("amount_micro", BigInteger, nullable=False),  # what the paying wallet of the level was charged
+    Column("creator_micro", BigInteger, nullable=False),  # what the creator's wallet was charged, in USD
+    Column("provider_cost_micro", BigInteger, nullable=False),
+    Column("streamed", Integer, nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
+    Column("ttft_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("http_status", Integer, nullable=False),
+    Column("flags", JSON, nullable=False),
+)
+Index("ix_usage_at", usage.c.at)
+Index("ix_usage_end_user", usage.c.platform_user_id, usage.c.at)

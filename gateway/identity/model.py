@@ -1,0 +1,218 @@
+"""Frozen values of identity. Parsed once at the edge, trusted inside."""
+
+from typing import Final, Generic, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level
+
+ACTIVE: Final = "active"
+SUSPENDED: Final = "suspended"
+
+# Where a request may name its end user, in the order of precedence.
+END_USER_SOURCES: Final = (
+    "token",
+    "x-platform-user-id",
+    "x-litellm-end-user-id",
+    "x-litellm-customer-id",
+    "helicone-user-id",
+    "x-portkey-metadata",
+    "safety_identifier",
+    "user",
+    "metadata",
+)
+
+Row = TypeVar("Row")
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Limits of a key, an end user or a token; None is no limit. Spend is in micro-units of the payer's asset."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    spend_micro_per_day: int | None = None
+    spend_micro_per_month: int | None = None
+    spend_micro_total: int | None = None
+
+
+class Creator(msgspec.Struct, frozen=True):
+    """The platform's customer. `status` is `active` or `suspended`."""
+
+    user_id: str
+    name: str
+    status: str
+    created_at_ms: int
+
+
+class App(msgspec.Struct, frozen=True):
+    """One app of one creator: the unit of keys, prices and data isolation."""
+
+    enterprise_id: str
+    user_id: str
+    name: str
+    asset: str
+    enforcement: Enforcement
+    cost_policy: CostPolicy
+    hold_policy: HoldPolicy
+    end_user_sources: tuple[str, ...]
+    default_end_user: str | None
+    end_user_limits: Limits
+    cors_origins: tuple[str, ...]
+    status: str
+    created_at_ms: int
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A key's record; the secret itself is not kept. `hint` is its last four characters."""
+
+    id: str
+    enterprise_id: str
+    name: str
+    level: Level
+    hint: str
+    models: tuple[str, ...]
+    limits: Limits
+    created_at_ms: int
+    expires_at_ms: int | None
+    revoked_at_ms: int | None
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """A verified credential of the data plane.
+
+    `models` are names or `*` patterns, empty = every model. With an end-user token
+    `platform_user_id` and `token_id` are set and `token_limits` is the token's own.
+    """
+
+    key_id: str
+    level: Level
+    app: App
+    shard: int
+    models: tuple[str, ...]
+    limits: Limits
+    platform_user_id: str | None = None
+    token_id: str | None = None
+    token_limits: Limits = Limits()
+
+
+class ManagementKey(msgspec.Struct, frozen=True):
+    """A creator's credential for the management plane; only a digest of the secret is kept."""
+
+    id: str
+    user_id: str
+    name: str
+    hint: str
+    created_at_ms: int
+    expires_at_ms: int | None
+    revoked_at_ms: int | None
+
+
+class EndUserToken(msgspec.Struct, frozen=True):
+    """A minted end-user token, shown once: nothing of it is stored."""
+
+    id: str
+    token: str
+    enterprise_id: str
+    platform_user_id: str
+    key_id: str
+    expires_at_ms: int
+
+
+class NewApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the making of an app asks for."""
+
+    enterprise_id: str
+    user_id: str
+    name: str
+    asset: str = "USD"
+    enforcement: Enforcement = Enforcement.PREPAID
+    cost_policy: CostPolicy = CostPolicy.PLATFORM_PAYS
+    hold_policy: HoldPolicy = HoldPolicy.STRICT
+    end_user_sources: tuple[str, ...] = END_USER_SOURCES
+    default_end_user: str | None = None
+    end_user_limits: Limits = Limits()
+    cors_origins: tuple[str, ...] = ()
+
+
+class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the making of an API key asks for. `models` empty = every model; `test` only changes the prefix."""
+
+    name: str
+    level: Level
+    models: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    expires_at_ms: int | None = None
+    test: bool = False
+
+
+class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the minting of an end-user token asks for. `key_id` None = the caller's own key, or the newest that can serve."""
+
+    platform_user_id: str
+    expires_in_seconds: int = 3600
+    models: tuple[str, ...] = ()
+    spend_micro_max: int | None = None
+    rpm: int | None = None
+    key_id: str | None = None
+
+
+class CreatorChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A change of a creator; what is unset stays."""
+
+    name: str | UnsetType = UNSET
+    status: str | UnsetType = UNSET
+
+
+class AppChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A change of an app; what is unset stays. Asset, owner and enforcement never change: books depend on them."""
+
+    name: str | UnsetType = UNSET
+    status: str | UnsetType = UNSET
+    hold_policy: HoldPolicy | UnsetType = UNSET
+    end_user_sources: tuple[str, ...] | UnsetType = UNSET
+    default_end_user: str | UnsetType | None = UNSET
+    end_user_limits: Limits | UnsetType = UNSET
+    cors_origins: tuple[str, ...] | UnsetType = UNSET
+
+
+class KeyChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A change of an API key; what is unset stays. The level, and so the payer, never changes."""
+
+    name: str | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType = UNSET
+    limits: Limits | UnsetType = UNSET
+    expires_at_ms: int | UnsetType | None = UNSET
+
+
+class Page(msgspec.Struct, Generic[Row], frozen=True):
+    """Some rows of a list, and the cursor that goes on after them (None at the end)."""
+
+    rows: tuple[Row, ...]
+    next_cursor: str | None = None
+
+
+class Role:
+    """Roles of the management plane, for the route table."""
+
+    PUBLIC = "public"
+    OPERATOR = "operator"
+    CREATOR = "creator"
+    APP_SERVER = "app_server"
+    END_USER = "end_user"
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who acts on the management plane: `role`, a name for the trail, and what it is confined to.
+
+    `user_id` is set for a creator, `enterprise_id` and `key_id` too for an app server, and
+    `platform_user_id` besides for an end user.
+    """
+
+    role: str
+    name: str
+    user_id: str | None = None
+    enterprise_id: str | None = None
+    key_id: str | None = None
+    platform_user_id: str | None = None

@@ -1,0 +1,253 @@
+"""Identity's rows in the platform's database: the only SQL of this room.
+
+A database that does not answer is `Unavailable`, so that no caller sees an engine's own error.
+Every change is one transaction of its own, committed before the method returns.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Select, Table, and_, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.core.errors import Unavailable
+from gateway.db.faults import SqlDown, SqlRefused, named_faults
+from gateway.db.tables import api_keys, apps, creators, management_keys
+from gateway.identity.model import ApiKey, App, Creator, ManagementKey, Page
+
+Value = TypeVar("Value", bound=msgspec.Struct)
+_Query = Select[*tuple[Any, ...]]
+
+
+class Taken(Exception):
+    """The primary key exists already."""
+
+
+class KeyRecord(msgspec.Struct, frozen=True):
+    """All that authentication needs, from one query."""
+
+    digest: str
+    key: ApiKey
+    app: App
+    creator_status: str
+
+
+_CREATOR = [creators.c.user_id, creators.c.name, creators.c.status, creators.c.created_at]
+_APP = [column for column in apps.c if column.name != "updated_at"]
+_KEY = [column for column in api_keys.c if column.name not in ("digest", "rotated_to")]
+_MANAGEMENT = [column for column in management_keys.c if column.name != "digest"]
+_FIELD = {"created_at": "created_at_ms", "expires_at": "expires_at_ms", "revoked_at": "revoked_at_ms"}
+
+
+class Store:
+    """Reads and writes of creators, apps and keys. Amounts and times as in `model.py`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def key_record(self, key_id: str) -> KeyRecord | None:
+        """A key with its app and its creator's status."""
+        # Names of the three tables overlap, so the columns are told apart by place.
+        query = (
+            select(api_keys.c.digest, creators.c.status, *_KEY, *_APP)
+            .join_from(api_keys, apps, api_keys.c.enterprise_id == apps.c.enterprise_id)
+            .join(creators, apps.c.user_id == creators.c.user_id)
+            .where(api_keys.c.id == key_id)
+        )
+        async with self._connection() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        split = 2 + len(_KEY)
+        return KeyRecord(
+            digest=row[0],
+            creator_status=row[1],
+            key=_value(ApiKey, [column.name for column in _KEY], row[2:split]),
+            app=_value(App, [column.name for column in _APP], row[split:]),
+        )
+
+    async def management_record(self, key_id: str) -> tuple[str, ManagementKey, str] | None:
+        """A management key: its digest, its record, its creator's status."""
+        query = (
+            select(management_keys.c.digest, creators.c.status, *_MANAGEMENT)
+            .join_from(management_keys, creators, management_keys.c.user_id == creators.c.user_id)
+            .where(management_keys.c.id == key_id)
+        )
+        async with self._connection() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        return row[0], _value(ManagementKey, [column.name for column in _MANAGEMENT], row[2:]), row[1]
+
+    async def add_creator(self, creator: Creator) -> None:
+        """Insert; raises Taken."""
+        await self._add(creators, _columns(creator))
+
+    async def add_app(self, app: App) -> None:
+        """Insert; raises Taken. The creator must exist."""
+        await self._add(apps, {**_columns(app), "updated_at": app.created_at_ms})
+
+    async def add_key(self, key: ApiKey, digest: str) -> None:
+        """Insert; the app must exist."""
+        await self._add(api_keys, {**_columns(key), "digest": digest})
+
+    async def add_management_key(self, key: ManagementKey, digest: str) -> None:
+        """Insert; the creator must exist."""
+        await self._add(management_keys, {**_columns(key), "digest": digest})
+
+    async def creator(self, user_id: str) -> Creator | None:
+        """One creator."""
+        return await self._one(Creator, select(*_CREATOR).where(creators.c.user_id == user_id))
+
+    async def app(self, enterprise_id: str) -> App | None:
+        """One app."""
+        return await self._one(App, select(*_APP).where(apps.c.enterprise_id == enterprise_id))
+
+    async def key(self, enterprise_id: str, key_id: str) -> ApiKey | None:
+        """One key of one app."""
+        where = and_(api_keys.c.id == key_id, api_keys.c.enterprise_id == enterprise_id)
+        return await self._one(ApiKey, select(*_KEY).where(where))
+
+    async def management_key(self, key_id: str) -> ManagementKey | None:
+        """One management key."""
+        return await self._one(ManagementKey, select(*_MANAGEMENT).where(management_keys.c.id == key_id))
+
+    async def creators(self, after: str | None, count: int) -> Page[Creator]:
+        """Creators by id, upwards."""
+        query = select(*_CREATOR).order_by(creators.c.user_id)
+        if after is not None:
+            query = query.where(creators.c.user_id > after)
+        return await self._page(Creator, query, count, "user_id")
+
+    async def apps(self, user_id: str | None, after: str | None, count: int) -> Page[App]:
+        """Apps by id, upwards; of one creator, or all."""
+        query = select(*_APP).order_by(apps.c.enterprise_id)
+        if user_id is not None:
+            query = query.where(apps.c.user_id == user_id)
+        if after is not None:
+            query = query.where(apps.c.enterprise_id > after)
+        return await self._page(App, query, count, "enterprise_id")
+
+    async def app_ids(self) -> list[str]:
+        """Every app's id."""
+        async with self._connection() as connection:
+            return list((await connection.execute(select(apps.c.enterprise_id))).scalars())
+
+    async def keys(self, enterprise_id: str, after: str | None, count: int, level: str | None = None) -> Page[ApiKey]:
+        """Keys of an app, newest first."""
+        query = select(*_KEY).where(api_keys.c.enterprise_id == enterprise_id).order_by(api_keys.c.id.desc())
+        if level is not None:
+            query = query.where(api_keys.c.level == level)
+        if after is not None:
+            query = query.where(api_keys.c.id < after)
+        return await self._page(ApiKey, query, count, "id")
+
+    async def management_keys(self, user_id: str | None, after: str | None, count: int) -> Page[ManagementKey]:
+        """Management keys, newest first; of one creator, or all."""
+        query = select(*_MANAGEMENT).order_by(management_keys.c.id.desc())
+        if user_id is not None:
+            query = query.where(management_keys.c.user_id == user_id)
+        if after is not None:
+            query = query.where(management_keys.c.id < after)
+        return await self._page(ManagementKey, query, count, "id")
+
+    async def change_creator(self, user_id: str, changes: Mapping[str, Any]) -> None:
+        """Set fields, named as in `model.Creator`."""
+        async with self._transaction() as connection:
+            await connection.execute(update(creators).where(creators.c.user_id == user_id).values(_renamed(changes)))
+
+    async def change_app(self, enterprise_id: str, changes: Mapping[str, Any], at_ms: int) -> None:
+        """Set fields, named as in `model.App`."""
+        values = {**_renamed(changes), "updated_at": at_ms}
+        async with self._transaction() as connection:
+            await connection.execute(update(apps).where(apps.c.enterprise_id == enterprise_id).values(values))
+
+    async def change_key(self, key_id: str, changes: Mapping[str, Any]) -> bool:
+        """Set fields, named as in `model.ApiKey`, of a key that is not revoked; False when it is."""
+        statement = update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+        async with self._transaction() as connection:
+            done = await connection.execute(statement.values(_renamed(changes)))
+        return done.rowcount == 1
+
+    async def revoke_key(self, key_id: str, at_ms: int) -> None:
+        """Mark revoked; the first time stays."""
+        await self._revoke(api_keys, key_id, at_ms)
+
+    async def revoke_management_key(self, key_id: str, at_ms: int) -> None:
+        """Mark revoked; the first time stays."""
+        await self._revoke(management_keys, key_id, at_ms)
+
+    async def rotate_key(self, old_id: str, old_expires_at_ms: int, new: ApiKey, digest: str) -> bool:
+        """Add the successor and end the old key, in one transaction.
+
+        False, and no change, when the old key is revoked or has a successor already.
+        """
+        statement = update(api_keys).where(
+            api_keys.c.id == old_id, api_keys.c.revoked_at.is_(None), api_keys.c.rotated_to.is_(None)
+        )
+        async with self._transaction() as connection:
+            done = await connection.execute(statement.values(rotated_to=new.id, expires_at=old_expires_at_ms))
+            if done.rowcount != 1:
+                return False
+            await connection.execute(insert(api_keys).values({**_columns(new), "digest": digest}))
+        return True
+
+    async def _revoke(self, table: Table, key_id: str, at_ms: int) -> None:
+        async with self._transaction() as connection:
+            statement = update(table).where(table.c.id == key_id, table.c.revoked_at.is_(None))
+            await connection.execute(statement.values(revoked_at=at_ms))
+
+    async def _add(self, table: Table, values: Mapping[str, Any]) -> None:
+        try:
+            async with self._transaction() as connection:
+                await connection.execute(insert(table).values(**values))
+        except SqlRefused as taken:
+            raise Taken from taken
+
+    async def _one(self, kind: type[Value], query: _Query) -> Value | None:
+        async with self._connection() as connection:
+            found = (await connection.execute(query)).first()
+        return None if found is None else _value(kind, [column.name for column in query.selected_columns], found)
+
+    async def _page(self, kind: type[Value], query: _Query, count: int, cursor: str) -> Page[Value]:
+        async with self._connection() as connection:
+            found = (await connection.execute(query.limit(count + 1))).all()
+        names = [column.name for column in query.selected_columns]
+        rows = tuple(_value(kind, names, row) for row in found[:count])
+        return Page(rows, getattr(rows[-1], cursor) if len(found) > count else None)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        with _translated():
+            async with self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        with _translated():
+            async with self._engine.begin() as connection:
+                yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        with named_faults():
+            yield
+    except SqlDown as down:
+        raise Unavailable("The platform database does not answer. Try again shortly.", retry_after_s=1) from down
+
+
+def _columns(value: msgspec.Struct) -> dict[str, Any]:
+    return _renamed(msgspec.to_builtins(value))
+
+
+def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removesuffix("_at_ms") + "_at" if name.endswith("_at_ms") else name: fields[name] for name in fields}
+
+
+def _value(kind: type[Value], names: Sequence[str], row: Sequence[Any]) -> Value:
+    # Column names are a subclass of str, which msgspec does not take for one.
+    return msgspec.convert({_FIELD.get(name, str(name)): cell for name, cell in zip(names, row, strict=True)}, kind)

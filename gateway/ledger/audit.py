@@ -1,0 +1,238 @@
+"""The audit of live books: every invariant that can be checked from outside, over streamed rows.
+
+Takes the same memory for books of any size: rows are read as they come, and only the first violations
+of each check are kept. Each book is read in one snapshot. Checks that compare two stores (app and
+platform, SQL and hot) hold once every usage event is drained; while requests run they may be ahead of
+each other by what is on its way.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from itertools import groupby
+from typing import Final, Protocol
+
+import msgspec
+
+from gateway.core.ids import shard_of
+from gateway.core.limits import DRAIN_BATCH
+from gateway.db.engines import Databases
+from gateway.ledger import invariants, journal, queries, store
+from gateway.ledger.model import PLATFORM_ASSET, AppFacts, WalletKey, wallet_from_name
+
+VIOLATIONS_SHOWN: Final = 20
+
+
+class HotWallet(Protocol):
+    """One wallet of the hot store."""
+
+    @property
+    def available_micro(self) -> int:
+        """Spendable now."""
+        ...
+
+    @property
+    def held_micro(self) -> int:
+        """Set aside for requests in flight."""
+        ...
+
+
+class HotBalances(Protocol):
+    """What the audit reads of the hot store."""
+
+    async def read(self, shard: int, wallets: Sequence[str]) -> Sequence[HotWallet | None]:
+        """The wallets, in the order asked; None where there is none."""
+        ...
+
+    def names(self) -> AsyncIterator[str]:
+        """The name of every wallet there is."""
+        ...
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One invariant. `counted` is how many things were looked at; `violations` are the first of `violated`."""
+
+    name: str
+    ok: bool
+    counted: int
+    violated: int
+    violations: tuple[str, ...]
+
+
+class AuditReport(msgspec.Struct, frozen=True):
+    """Every check that was made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing is violated."""
+        return all(check.ok for check in self.checks)
+
+
+class _Tally:
+    """A check being made."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._counted = 0
+        self._violated = 0
+        self._shown: list[str] = []
+
+    def see(self, violation: str | None, where: str = "") -> None:
+        """Count one thing that was looked at."""
+        self._counted += 1
+        if violation is not None:
+            self._violated += 1
+            if len(self._shown) < VIOLATIONS_SHOWN:
+                self._shown.append(f"{where}: {violation}" if where else violation)
+
+    def done(self) -> Check:
+        return Check(self._name, not self._violated, self._counted, self._violated, tuple(self._shown))
+
+
+class _Tallies:
+    def __init__(self) -> None:
+        self.balanced = _Tally("1 every transaction sums to zero per asset")
+        self.sums = _Tally("2 every balance is the sum of its entries")
+        self.lots = _Tally("3 every lot adds up and no part is negative")
+        self.lots_left = _Tally("3 what the lots have left is what is available")
+        self.signs = _Tally("4 nothing available is below zero, no debt above it")
+        self.revenue = _Tally("11 revenue is what the usage rows charged")
+        self.posted = _Tally("11 every usage row is posted in the platform's book, and nothing else is")
+        self.hot = _Tally("12 the hot balances are those of the books")
+        self.owners = _Tally("14 no end user is in the platform's database")
+        self.places = _Tally("14 every app's database is its own")
+
+    def report(self, with_hot: bool) -> AuditReport:
+        tallies = [tally for tally in vars(self).values() if with_hot or tally is not self.hot]
+        return AuditReport(tuple(tally.done() for tally in tallies))
+
+
+async def audit(databases: Databases, enterprise_ids: Sequence[str], hot: HotBalances | None) -> AuditReport:
+    """Check the platform's book and those of the apps; with `hot`, the hot balances too.
+
+    SqlDown when a database does not answer. `enterprise_ids` has to be all apps for check 11 of the platform's book
+    and for wallets that only the hot store has.
+    """
+    tallies = _Tallies()
+    _places(databases, enterprise_ids, tallies)
+    async with store.reading(databases.platform) as conn:
+        facts = await store.app_facts(conn, enterprise_ids)
+    creator_micro = 0
+    for enterprise_id in enterprise_ids:
+        async with store.snapshot(await databases.app(enterprise_id)) as conn:
+            await _book(conn, enterprise_id, tallies)
+            creator_micro += await _app_usage(conn, databases, enterprise_id, tallies)
+    async with store.snapshot(databases.platform) as conn:
+        await _book(conn, None, tallies)
+        stands = (await queries.revenue(conn, store.books_of(None))).get(PLATFORM_ASSET, 0)
+        tallies.revenue.see(invariants.revenue_is_usage("platform", PLATFORM_ASSET, stands, creator_micro))
+        async for account, owner, is_creator in queries.platform_owners(conn):
+            tallies.owners.see(invariants.owner_is_creator(str(account), owner, bool(is_creator)))
+    if hot is not None:
+        for book in (None, *enterprise_ids):
+            await _hot_of_sql(databases, book, facts, hot, tallies.hot)
+        await _sql_of_hot(databases, set(enterprise_ids), hot, tallies.hot)
+    return tallies.report(with_hot=hot is not None)
+
+
+def _places(databases: Databases, enterprise_ids: Sequence[str], tallies: _Tallies) -> None:
+    taken = {databases.place(None): "the platform"}
+    for enterprise_id in enterprise_ids:
+        place = databases.place(enterprise_id)
+        tallies.places.see(invariants.database_is_own(enterprise_id, place, taken.get(place)))
+        taken[place] = f"app {enterprise_id}"
+
+
+async def _book(conn: store.Connection, enterprise_id: str | None, tallies: _Tallies) -> None:
+    books = store.books_of(enterprise_id)
+    where = "platform" if enterprise_id is None else f"app {enterprise_id}"
+    async for txn_id, asset, total in queries.txn_sums(conn, books):
+        tallies.balanced.see(invariants.txn_sums_to_zero(txn_id, asset, int(total)), where)
+    async for _, owner, kind, asset, balance, total in queries.account_sums(conn, books):
+        name = f"{owner}/{kind}/{asset}"
+        tallies.sums.see(invariants.balance_is_sum(name, balance, int(total)), where)
+        tallies.signs.see(invariants.right_side_of_zero(name, kind, balance), where)
+    async for lot_id, *parts in queries.lot_parts(conn, books):
+        tallies.lots.see(invariants.lot_adds_up(lot_id, *parts), where)
+    async for owner, asset, available, left in queries.lot_sums(conn, books):
+        tallies.lots_left.see(invariants.lots_make_available(f"{owner}/{asset}", available, int(left)), where)
+
+
+async def _app_usage(conn: store.Connection, databases: Databases, enterprise_id: str, tallies: _Tallies) -> int:
+    """Check 11 of one app; returns what its usage rows charged the creator."""
+    count, charged, creator_micro = await queries.usage_sums(conn)
+    stands = await queries.revenue(conn, store.books_of(enterprise_id))
+    for asset in charged.keys() | stands.keys():
+        violation = invariants.revenue_is_usage(f"app {enterprise_id}", asset, stands.get(asset, 0), charged.get(asset, 0))
+        tallies.revenue.see(violation)
+    batch: list[str] = []
+    async for (request_id,) in queries.request_ids(conn):
+        batch.append(request_id)
+        if len(batch) == DRAIN_BATCH:
+            await _posted(databases, enterprise_id, batch, tallies.posted)
+            batch = []
+    await _posted(databases, enterprise_id, batch, tallies.posted)
+    async with store.reading(databases.platform) as platform:
+        posted = (await queries.posted_requests(platform)).get(enterprise_id, 0)
+    tallies.posted.see(invariants.every_request_posted(enterprise_id, count, posted))
+    return creator_micro
+
+
+async def _posted(databases: Databases, enterprise_id: str, request_ids: list[str], tally: _Tally) -> None:
+    async with store.reading(databases.platform) as conn:
+        known = await store.known_ops(conn, store.books_of(None), [journal.usage_op(request) for request in request_ids])
+    for request_id in request_ids:
+        there = journal.usage_op(request_id) in known
+        tally.see(None if there else f"request {request_id} of app {enterprise_id} is not in the platform's book")
+
+
+async def _hot_of_sql(
+    databases: Databases, enterprise_id: str | None, facts: dict[str, AppFacts], hot: HotBalances, tally: _Tally
+) -> None:
+    """Every wallet that the books opened, against the hot store."""
+    batch: list[tuple[int, str, int]] = []
+    engine = databases.platform if enterprise_id is None else await databases.app(enterprise_id)
+    async with store.snapshot(engine) as conn:
+        async for owner, owed_micro in queries.wallets_owed(conn, store.books_of(enterprise_id)):
+            creator = owner if enterprise_id is None else facts[enterprise_id].user_id
+            batch.append((shard_of(creator), WalletKey(owner, enterprise_id).name, int(owed_micro)))
+            if len(batch) == DRAIN_BATCH:
+                await _compare(batch, hot, tally)
+                batch = []
+    await _compare(batch, hot, tally)
+
+
+async def _compare(batch: list[tuple[int, str, int]], hot: HotBalances, tally: _Tally) -> None:
+    for shard, group in groupby(sorted(batch), key=lambda wallet: wallet[0]):
+        wallets = list(group)
+        states = await hot.read(shard, [name for _, name, _ in wallets])
+        for (_, name, owed_micro), state in zip(wallets, states, strict=True):
+            has = None if state is None else state.available_micro + state.held_micro
+            tally.see(invariants.hot_is_sql(name, has, owed_micro))
+
+
+async def _sql_of_hot(databases: Databases, enterprise_ids: set[str], hot: HotBalances, tally: _Tally) -> None:
+    """Every wallet of the hot store, against the books: each must have been opened from them."""
+    batch: dict[str | None, list[WalletKey]] = {}
+    async for name in hot.names():
+        wallet = wallet_from_name(name)
+        if wallet is None or (wallet.enterprise_id is not None and wallet.enterprise_id not in enterprise_ids):
+            tally.see(f"wallet {name} is in the hot store, but there is no such app or creator")
+            continue
+        waiting = batch.setdefault(wallet.enterprise_id, [])
+        waiting.append(wallet)
+        if sum(map(len, batch.values())) >= DRAIN_BATCH:
+            await _opened(databases, batch, tally)
+            batch = {}
+    await _opened(databases, batch, tally)
+
+
+async def _opened(databases: Databases, batch: dict[str | None, list[WalletKey]], tally: _Tally) -> None:
+    for enterprise_id, wallets in batch.items():
+        engine = databases.platform if enterprise_id is None else await databases.app(enterprise_id)
+        async with store.reading(engine) as conn:
+            books = store.books_of(enterprise_id)
+            opened = await queries.opened_owners(conn, books, [wallet.owner for wallet in wallets])
+        for wallet in wallets:
+            there = wallet.owner in opened
+            tally.see(None if there else f"wallet {wallet.name} is in the hot store, but the books never opened it")

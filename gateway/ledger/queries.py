@@ -1,0 +1,342 @@
+"""Reading the books and the usage rows. Every list is paged, newest first unless said otherwise.
+
+Cursors are opaque to callers: InvalidRequest for one that no page gave out.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from gateway.core.errors import InvalidRequest
+from gateway.core.limits import PAGE_ROWS_MAX
+from gateway.core.units import Usage
+from gateway.db import bulk
+from gateway.db.engines import Databases
+from gateway.db.tables import PLATFORM_BOOKS, creators, usage
+from gateway.ledger import store
+from gateway.ledger.journal import burn_order
+from gateway.ledger.model import (
+    AVAILABLE,
+    DEBT,
+    REVENUE,
+    USAGE,
+    Account,
+    AccountKey,
+    Credit,
+    Entry,
+    Page,
+    Txn,
+    UsageFilter,
+    UsageRow,
+    UsageTotal,
+    WalletKey,
+    WalletView,
+)
+
+GROUPS_MAX: Final = 10_000  # rows of one `usage_totals`
+_DAY_MS: Final = 86_400_000
+_HOUR_MS: Final = 3_600_000
+_TEXTS: Final = ("platform_user_id", "level", "key_id", "model", "workflow_type", "session_id", "agent_name")
+GROUPS: Final = ("day", "hour", *_TEXTS)
+_SUMS: Final = ("input_tokens", "output_tokens", "amount_micro", "creator_micro", "provider_cost_micro")
+
+
+async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> WalletView:
+    """A wallet with its open lots; empty when it has no account."""
+    books = store.books_of(wallet.enterprise_id)
+    row = (await conn.execute(store.owed(books, asset, wallet.owner))).first()
+    available, debt, waiting, _ = (0, 0, 0, None) if row is None else row
+    lots = (await store.open_lots(conn, books, [wallet.owner])).get(AccountKey(wallet.owner, AVAILABLE, asset), [])
+    return WalletView(asset, int(available), -int(debt), int(waiting), tuple(sorted(lots, key=burn_order)))
+
+
+async def waiting_credits(conn: store.Connection, enterprise_id: str | None, now_ms: int, limit: int) -> list[Credit]:
+    """Credits that are due and not marked applied, oldest first."""
+    credit = store.books_of(enterprise_id)["credits"]
+    query = (
+        sa.select(credit.c.txn_id, credit.c.shard, credit.c.wallet, credit.c.delta_micro, credit.c.due_at)
+        .where(credit.c.applied_at.is_(None), credit.c.due_at <= now_ms)
+        .order_by(credit.c.due_at, credit.c.txn_id)
+        .limit(limit)
+    )
+    return [Credit(row[0], enterprise_id, row[1], row[2], row[3], row[4]) for row in await conn.execute(query)]
+
+
+async def transactions(
+    databases: Databases,
+    enterprise_id: str | None = None,
+    *,
+    owner: str | None = None,
+    kind: str | None = None,
+    limit: int = PAGE_ROWS_MAX,
+    cursor: str | None = None,
+) -> Page[Txn]:
+    """Transactions with their entries, of the platform's book (None) or an app's; `owner`: those that touch their accounts."""
+    books = store.books_of(enterprise_id)
+    txns, entries, accounts = books["txns"], books["entries"], books["accounts"]
+    query = sa.select(txns).order_by(txns.c.id.desc()).limit(_rows(limit) + 1)
+    if cursor is not None:
+        query = query.where(txns.c.id < cursor)
+    if kind is not None:
+        query = query.where(txns.c.kind == kind)
+    if owner is not None:
+        theirs = sa.select(entries.c.txn_id).join(accounts, entries.c.account_id == accounts.c.id)
+        query = query.where(txns.c.id.in_(theirs.where(accounts.c.owner == owner)))
+    async with store.reading(await _engine(databases, enterprise_id)) as conn:
+        found = (await conn.execute(query)).mappings().all()
+        shown = found[:limit]
+        lines = (
+            sa.select(
+                entries.c.txn_id, accounts.c.owner, accounts.c.kind, accounts.c.asset, entries.c.amount_micro, entries.c.lot_id
+            )
+            .join(accounts, entries.c.account_id == accounts.c.id)
+            .where(bulk.is_in(conn, entries.c.txn_id, [row["id"] for row in shown]))
+            .order_by(entries.c.id)
+        )
+        by_txn: dict[str, list[Entry]] = {}
+        for txn_id, who, what, asset, amount, lot_id in await conn.execute(lines):
+            by_txn.setdefault(txn_id, []).append(Entry(AccountKey(who, what, asset), amount, lot_id))
+    rows = tuple(
+        Txn(
+            id=row["id"],
+            op_id=row["op_id"],
+            kind=row["kind"],
+            actor=row["actor"],
+            reason=row["reason"],
+            at_ms=row["at"],
+            entries=tuple(by_txn.get(row["id"], ())),
+            fingerprint=row["fingerprint"],
+            reverses=row["reverses"],
+        )
+        for row in shown
+    )
+    return Page(rows, rows[-1].id if len(found) > limit else None)
+
+
+async def accounts(
+    databases: Databases,
+    enterprise_id: str | None = None,
+    *,
+    owner: str | None = None,
+    kind: str | None = None,
+    limit: int = PAGE_ROWS_MAX,
+    cursor: str | None = None,
+) -> Page[Account]:
+    """Accounts with their balances, of the platform's book (None) or an app's, oldest first."""
+    table = store.books_of(enterprise_id)["accounts"]
+    query = sa.select(table).order_by(table.c.id).limit(_rows(limit) + 1)
+    if cursor is not None:
+        query = query.where(table.c.id > _number(cursor))
+    if owner is not None:
+        query = query.where(table.c.owner == owner)
+    if kind is not None:
+        query = query.where(table.c.kind == kind)
+    async with store.reading(await _engine(databases, enterprise_id)) as conn:
+        found = (await conn.execute(query)).all()
+    rows = tuple(Account(row.id, row.owner, row.kind, row.asset, row.balance_micro, row.opened_at) for row in found[:limit])
+    return Page(rows, str(rows[-1].id) if len(found) > limit else None)
+
+
+async def usage_rows(
+    databases: Databases,
+    enterprise_id: str,
+    wanted: UsageFilter | None = None,
+    *,
+    limit: int = PAGE_ROWS_MAX,
+    cursor: str | None = None,
+) -> Page[UsageRow]:
+    """Usage rows of an app, the latest request first."""
+    query = sa.select(usage).where(*_matches(wanted or UsageFilter()))
+    query = query.order_by(usage.c.at.desc(), usage.c.request_id.desc()).limit(_rows(limit) + 1)
+    if cursor is not None:
+        at_text, _, request_id = cursor.partition(".")
+        at = _number(at_text)
+        query = query.where(sa.or_(usage.c.at < at, sa.and_(usage.c.at == at, usage.c.request_id < request_id)))
+    async with store.reading(await databases.app(enterprise_id)) as conn:
+        found = (await conn.execute(query)).all()
+    rows = tuple(_usage_row(row) for row in found[:limit])
+    return Page(rows, f"{rows[-1].at}.{rows[-1].request_id}" if len(found) > limit else None)
+
+
+async def usage_by_id(databases: Databases, enterprise_id: str, request_id: str) -> UsageRow | None:
+    """One request of an app; None when it is not in the books (yet)."""
+    async with store.reading(await databases.app(enterprise_id)) as conn:
+        row = (await conn.execute(sa.select(usage).where(usage.c.request_id == request_id))).first()
+    return None if row is None else _usage_row(row)
+
+
+async def usage_totals(
+    databases: Databases, enterprise_id: str, group_by: Sequence[str] = (), wanted: UsageFilter | None = None
+) -> list[UsageTotal]:
+    """Sums of an app's usage by any of GROUPS, and always by asset, in order of the groups.
+
+    InvalidRequest for another name, or when there are more than GROUPS_MAX groups.
+    """
+    unknown = [name for name in group_by if name not in GROUPS]
+    if unknown:
+        raise InvalidRequest(f"cannot group by {unknown[0]!r}: one of {', '.join(GROUPS)}", param="group_by")
+    names = list(dict.fromkeys(group_by))
+    keys = [_group(name).label(f"group_{name}") for name in names]
+    # By place: an expression with parameters in GROUP BY is not the one in the select list to Postgres.
+    places: list[sa.ColumnElement[int]] = [sa.literal_column(str(at)) for at in range(1, len(keys) + 2)]
+    sums = [sa.func.sum(usage.c[name]) for name in _SUMS]
+    query = sa.select(*keys, usage.c.asset, sa.func.count(), *sums).where(*_matches(wanted or UsageFilter()))
+    query = query.group_by(*places).order_by(*places).limit(GROUPS_MAX + 1)
+    async with store.reading(await databases.app(enterprise_id)) as conn:
+        found = (await conn.execute(query)).all()
+    if len(found) > GROUPS_MAX:
+        raise InvalidRequest(f"more than {GROUPS_MAX} groups: ask for less time or fewer groups", param="group_by")
+    cut = len(names)
+    return [
+        UsageTotal(tuple(zip(names, row[:cut], strict=True)), row[cut], *[int(value) for value in row[cut + 1 :]])
+        for row in found
+    ]
+
+
+async def _engine(databases: Databases, enterprise_id: str | None) -> store.Engine:
+    return databases.platform if enterprise_id is None else await databases.app(enterprise_id)
+
+
+def _group(name: str) -> sa.ColumnElement[Any]:
+    if name == "day":
+        return usage.c.at - usage.c.at % sa.literal_column(str(_DAY_MS))
+    if name == "hour":
+        return usage.c.at - usage.c.at % sa.literal_column(str(_HOUR_MS))
+    return usage.c[name]
+
+
+def _matches(wanted: UsageFilter) -> list[sa.ColumnElement[bool]]:
+    rules = [usage.c[name] == value for name in _TEXTS if (value := getattr(wanted, name)) is not None]
+    if wanted.from_ms is not None:
+        rules.append(usage.c.at >= wanted.from_ms)
+    if wanted.to_ms is not None:
+        rules.append(usage.c.at < wanted.to_ms)
+    return rules
+
+
+def _usage_row(row: Any) -> UsageRow:
+    values = dict(row._mapping)
+    values["tags"] = tuple(values["tags"])
+    values["flags"] = tuple(values["flags"])
+    values["units"] = msgspec.convert(values["units"], Usage)
+    values["streamed"] = bool(values["streamed"])
+    return UsageRow(**values)
+
+
+def _rows(limit: int) -> int:
+    if not 1 <= limit <= PAGE_ROWS_MAX:
+        raise InvalidRequest(f"limit must be from 1 to {PAGE_ROWS_MAX}", param="limit")
+    return limit
+
+
+def _number(cursor: str) -> int:
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise InvalidRequest("unknown cursor", param="cursor")
+    return int(cursor)
+
+
+# Streams for the audit: rows arrive as they are read, so a book of any size takes the same memory.
+
+
+async def txn_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
+    """(txn_id, asset, sum of entries)."""
+    entries = books["entries"]
+    query = sa.select(entries.c.txn_id, entries.c.asset, sa.func.sum(entries.c.amount_micro))
+    async for row in await conn.stream(query.group_by(entries.c.txn_id, entries.c.asset)):
+        yield row
+
+
+async def account_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
+    """(id, owner, kind, asset, balance, sum of entries in the account's asset)."""
+    table, entries = books["accounts"], books["entries"]
+    same = sa.and_(entries.c.account_id == table.c.id, entries.c.asset == table.c.asset)
+    total = sa.func.coalesce(sa.func.sum(entries.c.amount_micro), 0)
+    query = sa.select(table.c.id, table.c.owner, table.c.kind, table.c.asset, table.c.balance_micro, total)
+    async for row in await conn.stream(query.outerjoin(entries, same).group_by(table.c.id)):
+        yield row
+
+
+async def lot_parts(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
+    """(id, granted, spent, expired, refunded, frozen, left)."""
+    lots = books["lots"]
+    parts = [lots.c[f"{name}_micro"] for name in ("granted", "spent", "expired", "refunded", "frozen", "left")]
+    async for row in await conn.stream(sa.select(lots.c.id, *parts)):
+        yield row
+
+
+async def lot_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
+    """(owner, asset, available balance, sum of what the lots have left) of every wallet, and of an account with lots."""
+    table, lots = books["accounts"], books["lots"]
+    total = sa.func.coalesce(sa.func.sum(lots.c.left_micro), 0)
+    query = sa.select(table.c.owner, table.c.asset, table.c.balance_micro, total)
+    query = query.outerjoin(lots, lots.c.account_id == table.c.id).group_by(table.c.id)
+    async for row in await conn.stream(query.having(sa.or_(table.c.kind == AVAILABLE, sa.func.count(lots.c.id) > 0))):
+        yield row
+
+
+async def revenue(conn: store.Connection, books: store.Books) -> dict[str, int]:
+    """revenue.usage of a book, by asset."""
+    table = books["accounts"]
+    query = sa.select(table.c.asset, sa.func.sum(table.c.balance_micro)).where(table.c.kind == REVENUE).group_by(table.c.asset)
+    return {row[0]: int(row[1]) for row in await conn.execute(query)}
+
+
+async def usage_sums(conn: store.Connection) -> tuple[int, dict[str, int], int]:
+    """Of an app's usage rows: how many, what end users were charged by asset, what the creator was charged."""
+    charged = sa.func.sum(sa.case((usage.c.level == "app_usage", usage.c.amount_micro), else_=0))
+    query = sa.select(usage.c.asset, sa.func.count(), charged, sa.func.sum(usage.c.creator_micro)).group_by(usage.c.asset)
+    rows = (await conn.execute(query)).all()
+    return sum(row[1] for row in rows), {row[0]: int(row[2]) for row in rows}, sum(int(row[3]) for row in rows)
+
+
+async def request_ids(conn: store.Connection) -> AsyncIterator[Any]:
+    """(request_id,) of an app's usage rows."""
+    async for row in await conn.stream(sa.select(usage.c.request_id)):
+        yield row
+
+
+async def posted_requests(conn: store.Connection) -> dict[str, int]:
+    """How many requests of each app the platform's book has."""
+    txns = PLATFORM_BOOKS["txns"]
+    query = sa.select(txns.c.reason, sa.func.count()).where(txns.c.kind == USAGE).group_by(txns.c.reason)
+    return {row[0]: row[1] for row in await conn.execute(query)}
+
+
+async def wallets_owed(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
+    """(owner, available + debt - credits not applied) of every wallet that was opened; a debt is below zero."""
+    table, credit = books["accounts"], books["credits"]
+    debts = table.alias()
+    same = sa.and_(debts.c.owner == table.c.owner, debts.c.asset == table.c.asset, debts.c.kind == DEBT)
+    waiting = (
+        sa.select(credit.c.account_id, sa.func.sum(credit.c.delta_micro).label("delta"))
+        .where(credit.c.applied_at.is_(None))
+        .group_by(credit.c.account_id)
+        .subquery()
+    )
+    owes = table.c.balance_micro + sa.func.coalesce(debts.c.balance_micro, 0) - sa.func.coalesce(waiting.c.delta, 0)
+    query = sa.select(table.c.owner, owes).outerjoin(debts, same).outerjoin(waiting, waiting.c.account_id == table.c.id)
+    async for row in await conn.stream(query.where(table.c.kind == AVAILABLE, table.c.opened_at.is_not(None))):
+        yield row
+
+
+async def opened_owners(conn: store.Connection, books: store.Books, owners: Sequence[str]) -> set[str]:
+    """Those of the owners whose hot wallet was opened."""
+    table = books["accounts"]
+    rule = bulk.is_in(conn, table.c.owner, owners)
+    query = sa.select(table.c.owner).where(rule, table.c.kind == AVAILABLE, table.c.opened_at.is_not(None))
+    return set((await conn.execute(query)).scalars())
+
+
+async def platform_owners(conn: store.Connection) -> AsyncIterator[Any]:
+    """(account id, owner, True when a creator) of the platform's book; then its outbox as (wallet, owner, ...)."""
+    table, credit = PLATFORM_BOOKS["accounts"], PLATFORM_BOOKS["credits"]
+    known = creators.c.user_id.is_not(None)
+    query = sa.select(table.c.id, table.c.owner, known).outerjoin(creators, creators.c.user_id == table.c.owner)
+    async for row in await conn.stream(query):
+        yield row
+    named = sa.literal("p/") + creators.c.user_id == credit.c.wallet
+    outbox = sa.select(credit.c.txn_id, credit.c.wallet, known).outerjoin(creators, named)
+    async for row in await conn.stream(outbox):
+        yield row

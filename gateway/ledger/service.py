@@ -1,0 +1,298 @@
+"""The ledger's rules over its two kinds of book: grants, the outbox of credits, opening wallets, posting usage.
+
+Money enters the books first and the hot store second: a grant commits its transaction, its lot and a
+line of the outbox (`credits`) together; whoever drives the hot store applies the line under the
+transaction's id, which makes a repeat harmless, and marks it applied.
+
+All methods raise SqlDown while a database cannot serve; nothing was committed then.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
+from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.ids import new_id, shard_of
+from gateway.core.limits import DRAIN_BATCH, REASON_CHARS_MAX
+from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.words import LotSource
+from gateway.db.engines import Databases
+from gateway.db.faults import SqlRefused
+from gateway.ledger import journal, queries, store
+from gateway.ledger.model import (
+    AVAILABLE,
+    DEBT,
+    PLATFORM_ASSET,
+    AccountKey,
+    AppFacts,
+    Credit,
+    DeadEvent,
+    Granted,
+    GrantRequest,
+    Opening,
+    Txn,
+    UsagePosting,
+    WalletKey,
+    WalletView,
+)
+
+_OP_ID_CHARS_MAX: Final = 300
+_PRIORITY_MAX: Final = 1_000_000
+_TIME_MAX_MS: Final = 253_402_300_800_000  # the year 10000: beyond it RFC 3339 has no name for it
+
+
+class Ledger:
+    """The books. Stateless: any number of processes may have one."""
+
+    def __init__(self, databases: Databases, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`clock` gives the time of postings."""
+        self._databases = databases
+        self._clock = clock
+
+    async def grant(self, request: GrantRequest, fingerprint: str | None = None) -> Granted:
+        """Put money into a wallet, once per `op_id` and book; a debt is paid from it first.
+
+        Repeating an `op_id` with the same `fingerprint` (default: a digest of the request) returns the first result.
+        Raises InvalidRequest, NotFound (no such creator or app), Conflict (the `op_id` was another request's, or the
+        payment `external_ref` has its grant already).
+        """
+        _check_shape(request)
+        owner = await self._owner_of(request.wallet)
+        if request.asset != owner.asset:
+            raise InvalidRequest(f"the wallet holds {owner.asset}, not {request.asset}", param="asset")
+        fingerprint = fingerprint or hashlib.sha256(msgspec.json.encode(request)).hexdigest()
+        books = store.books_of(request.wallet.enterprise_id)
+        async with store.writing(await self._engine(request.wallet.enterprise_id)) as conn:
+            done = await store.txn_of_op(conn, books, request.op_id)
+            if done is not None:
+                if done[1] != fingerprint:
+                    raise Conflict("this idempotency key was used for another request", param="op_id")
+                return await self._granted(conn, done[0], request.wallet, owner, first=False)
+            now = now_ms(self._clock)
+            await self._check_state(conn, request, now)
+            txn_id = new_id("txn")
+            stands = await store.balances(conn, books, request.wallet.owner, request.asset)
+            txn, lot = journal.grant(txn_id, new_id("lot"), request, fingerprint, -stands.get(DEBT, 0), now)
+            ids = await store.account_ids(conn, books, {entry.account for entry in txn.entries})
+            account_id = ids[AccountKey(request.wallet.owner, AVAILABLE, request.asset)]
+            await store.add_lot(conn, books, lot, account_id)
+            await store.post(conn, books, [txn], ids)
+            await store.add_balances(conn, books, journal.changes([txn]), ids)
+            due = lot.effective_at_ms
+            credit = Credit(
+                txn_id, request.wallet.enterprise_id, shard_of(owner.user_id), request.wallet.name, request.amount_micro, due
+            )
+            await store.add_credit(conn, books, credit, account_id)
+            return await self._granted(conn, txn_id, request.wallet, owner, first=True)
+
+    async def waiting_credits(self, enterprise_id: str | None, limit: int = DRAIN_BATCH) -> list[Credit]:
+        """Credits of one book that are due and not marked applied, oldest first. Applying one again is harmless."""
+        async with store.reading(await self._engine(enterprise_id)) as conn:
+            return await queries.waiting_credits(conn, enterprise_id, now_ms(self._clock), limit)
+
+    async def mark_applied(self, enterprise_id: str | None, txn_ids: Sequence[str]) -> None:
+        """The hot store has these credits of one book."""
+        async with store.writing(await self._engine(enterprise_id)) as conn:
+            await store.mark_applied(conn, store.books_of(enterprise_id), txn_ids, now_ms(self._clock))
+
+    async def opening(self, wallet: WalletKey) -> Opening:
+        """With which amount a wallet that the hot store does not have may be opened, from one SQL snapshot.
+
+        The amount leaves out credits that are not marked applied: each is still applied on its own, and the order
+        of the two does not matter. A wallet that was open before (`may_open` False) was lost by the hot store:
+        usage that is not drained yet is missing from the amount, so it is not for a request to open it again.
+        NotFound when there is no such creator or app.
+        """
+        owner = await self._owner_of(wallet)
+        async with store.reading(await self._engine(wallet.enterprise_id)) as conn:
+            query = store.owed(store.books_of(wallet.enterprise_id), owner.asset, wallet.owner)
+            row = (await conn.execute(query)).first()
+        available, debt, waiting, opened_at = (0, 0, 0, None) if row is None else row
+        # A debt stands below zero, so adding it takes it off.
+        return Opening(wallet.name, shard_of(owner.user_id), int(available + debt - waiting), opened_at)
+
+    async def mark_opened(self, wallet: WalletKey) -> None:
+        """The hot store has this wallet now. Call it after opening, also when the wallet turned out to exist already."""
+        owner = await self._owner_of(wallet)
+        books = store.books_of(wallet.enterprise_id)
+        async with store.writing(await self._engine(wallet.enterprise_id)) as conn:
+            await store.mark_opened(conn, books, wallet, owner.asset, now_ms(self._clock))
+
+    async def wallet(self, wallet: WalletKey) -> WalletView:
+        """A wallet as the books have it; empty for one never used. NotFound when there is no such creator or app."""
+        owner = await self._owner_of(wallet)
+        async with store.reading(await self._engine(wallet.enterprise_id)) as conn:
+            return await queries.wallet_view(conn, wallet, owner.asset)
+
+    async def apps(self, enterprise_ids: Sequence[str]) -> dict[str, AppFacts]:
+        """Those of the apps that exist."""
+        async with store.reading(self._databases.platform) as conn:
+            return await store.app_facts(conn, enterprise_ids)
+
+    async def post_app_usage(self, enterprise_id: str, postings: Sequence[UsagePosting]) -> int:
+        """Usage rows and end users' charges into one app's book, in one commit; returns how many were new.
+
+        Exactly once by request id: a row that is there already is skipped together with its charge. SqlRefused
+        (and nothing posted) when the database refuses one of the values.
+        """
+        async with store.writing(await self._databases.app(enterprise_id)) as conn:
+            known = await store.known_requests(conn, [posting.row.request_id for posting in postings])
+            fresh = _fresh(postings, known, str)
+            await store.add_usage(conn, [posting.row for posting in fresh])
+            charged = [posting for posting in fresh if posting.end_user_micro]
+            payers = [(posting.row.platform_user_id, posting.row.asset) for posting in charged]
+            purses = await self._purses(conn, enterprise_id, payers)
+            now = now_ms(self._clock)
+            txns = [
+                journal.usage(new_id("txn"), posting.row.request_id, "", now, purses[payer], posting.end_user_micro)
+                for posting, payer in zip(charged, payers, strict=True)
+            ]
+            await self._post(conn, enterprise_id, txns, purses)
+        return len(fresh)
+
+    async def post_platform_usage(self, postings: Sequence[UsagePosting]) -> int:
+        """Creators' charges, provider cost and the roll-up by hour into the platform's book; returns how many were new.
+
+        Exactly once by request id: a request always leaves a transaction here, be it without entries. No end user's
+        id is written. SqlRefused (and nothing posted) when the database refuses one of the values.
+        """
+        async with store.writing(self._databases.platform) as conn:
+            ops = [journal.usage_op(posting.row.request_id) for posting in postings]
+            fresh = _fresh(postings, await store.known_ops(conn, store.books_of(None), ops), journal.usage_op)
+            await store.add_hours(conn, fresh)
+            payers = [(posting.row.user_id, PLATFORM_ASSET) for posting in fresh if posting.row.creator_micro]
+            purses = await self._purses(conn, None, payers)
+            now = now_ms(self._clock)
+            txns = [
+                journal.usage(
+                    new_id("txn"),
+                    posting.row.request_id,
+                    posting.enterprise_id,
+                    now,
+                    purses.get((posting.row.user_id, PLATFORM_ASSET)),
+                    posting.row.creator_micro,
+                    posting.row.provider_cost_micro if posting.bears_cost else 0,
+                )
+                for posting in fresh
+            ]
+            await self._post(conn, None, txns, purses)
+        return len(fresh)
+
+    async def set_aside(self, dead: DeadEvent) -> None:
+        """Keep an event that cannot be posted where an operator finds it; once, however often it is delivered.
+
+        Its bytes may name an end user, so they go to the app's database, or to the unattributed one when no app can be
+        told from them; the platform's `dead_events` says that it exists, where it came from and why.
+        """
+        digest = hashlib.sha256(dead.data).hexdigest()
+        engine = await self._keeper_of(dead)
+        now = now_ms(self._clock)
+        async with store.writing(engine) as conn:
+            await store.add_dead_bytes(conn, dead, digest, now)
+        async with store.writing(self._databases.platform) as conn:
+            await store.add_dead(conn, dead, digest, now)
+
+    async def _keeper_of(self, dead: DeadEvent) -> store.Engine:
+        if dead.enterprise_id is not None:
+            with contextlib.suppress(SqlRefused):  # an app that cannot have a database
+                return await self._databases.app(dead.enterprise_id)
+        return await self._databases.unattributed()
+
+    async def _engine(self, enterprise_id: str | None) -> store.Engine:
+        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
+
+    async def _owner_of(self, wallet: WalletKey) -> AppFacts:
+        """Whose shard and which asset a wallet has."""
+        if not wallet.is_valid:
+            raise InvalidRequest("malformed id in the wallet", param="wallet")
+        async with store.reading(self._databases.platform) as conn:
+            if wallet.enterprise_id is None:
+                if not await store.creator_exists(conn, wallet.owner):
+                    raise NotFound(f"no creator {wallet.owner}", param="user_id")
+                return AppFacts("", wallet.owner, PLATFORM_ASSET)
+            facts = (await store.app_facts(conn, [wallet.enterprise_id])).get(wallet.enterprise_id)
+        if facts is None:
+            raise NotFound(f"no app {wallet.enterprise_id}", param="enterprise_id")
+        return facts
+
+    async def _check_state(self, conn: store.Connection, request: GrantRequest, now: int) -> None:
+        """What can be wrong with a new grant only: a repeat of an old one stays right when time has moved on."""
+        if request.expires_at_ms is not None and request.expires_at_ms <= max(now, request.effective_at_ms or 0):
+            raise InvalidRequest("expires_at must be in the future, and after effective_at", param="expires_at")
+        view = await queries.wallet_view(conn, request.wallet, request.asset)
+        if view.available_micro + request.amount_micro > AMOUNT_MICRO_MAX:
+            raise InvalidRequest("the wallet cannot hold that much", param="amount_micro")
+        if request.external_ref is not None:
+            books = store.books_of(request.wallet.enterprise_id)
+            if await store.lot_of_ref(conn, books, request.external_ref) is not None:
+                raise Conflict("this payment has its grant already", param="external_ref")
+
+    async def _granted(self, conn: store.Connection, txn_id: str, wallet: WalletKey, owner: AppFacts, *, first: bool) -> Granted:
+        books = store.books_of(wallet.enterprise_id)
+        lot = await store.lot_of_txn(conn, books, txn_id)
+        shard = shard_of(owner.user_id)
+        credit = Credit(txn_id, wallet.enterprise_id, shard, wallet.name, lot.granted_micro, lot.effective_at_ms)
+        return Granted(txn_id, lot, credit, await queries.wallet_view(conn, wallet, owner.asset), first)
+
+    async def _purses(
+        self, conn: store.Connection, enterprise_id: str | None, payers: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], journal.Purse]:
+        """A purse for each paying (owner, asset)."""
+        wanted = set(payers)
+        if not wanted:
+            return {}
+        lots = await store.open_lots(conn, store.books_of(enterprise_id), sorted({owner for owner, _ in wanted}))
+        now = now_ms(self._clock)
+        return {
+            (owner, asset): journal.Purse(owner, asset, lots.get(AccountKey(owner, AVAILABLE, asset), ()), now)
+            for owner, asset in wanted
+        }
+
+    async def _post(
+        self,
+        conn: store.Connection,
+        enterprise_id: str | None,
+        txns: Sequence[Txn],
+        purses: dict[tuple[str, str], journal.Purse],
+    ) -> None:
+        books = store.books_of(enterprise_id)
+        sums = journal.changes(txns)
+        ids = await store.account_ids(conn, books, sums)
+        await store.post(conn, books, txns, ids)
+        await store.add_balances(conn, books, sums, ids)
+        spent = {lot_id: part for purse in purses.values() for lot_id, part in purse.spent.items()}
+        await store.spend_lots(conn, books, spent)
+
+
+def _fresh(postings: Sequence[UsagePosting], known: set[str], name: Callable[[str], str]) -> list[UsagePosting]:
+    """Those whose request the book does not have, each once; `name` makes the book's name of a request id."""
+    fresh: dict[str, UsagePosting] = {}
+    for posting in postings:
+        key = name(posting.row.request_id)
+        if key not in known:
+            fresh.setdefault(key, posting)
+    return list(fresh.values())
+
+
+def _check_shape(request: GrantRequest) -> None:
+    """What is wrong with a grant whatever the books say."""
+    if not 0 < request.amount_micro <= AMOUNT_MICRO_MAX:
+        raise InvalidRequest(f"amount_micro must be from 1 to {AMOUNT_MICRO_MAX}", param="amount_micro")
+    if request.source not in tuple(LotSource):
+        raise InvalidRequest("source must be paid, promo, trial or rollover", param="source")
+    if not 0 < len(request.op_id) <= _OP_ID_CHARS_MAX:
+        raise InvalidRequest(f"an idempotency key has 1 to {_OP_ID_CHARS_MAX} characters", param="op_id")
+    if len(request.reason) > REASON_CHARS_MAX:
+        raise InvalidRequest(f"reason has at most {REASON_CHARS_MAX} characters", param="reason")
+    if "\0" in request.reason + request.op_id + request.actor + (request.external_ref or ""):
+        raise InvalidRequest("a text cannot hold a NUL character", param="reason")
+    if abs(request.priority) > _PRIORITY_MAX:
+        raise InvalidRequest(f"priority must be from -{_PRIORITY_MAX} to {_PRIORITY_MAX}", param="priority")
+    for name in ("effective_at_ms", "expires_at_ms"):
+        moment = getattr(request, name)
+        if moment is not None and not 0 <= moment < _TIME_MAX_MS:
+            raise InvalidRequest(f"{name.removesuffix('_ms')} is out of range", param=name.removesuffix("_ms"))

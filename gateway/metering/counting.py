@@ -1,0 +1,129 @@
+"""Counting tokens ourselves, off the event loop: for wallets that the strict bound would refuse, and for
+answers whose upstream does not say.
+
+The counts are tiktoken's: exact for OpenAI's texts, an estimate for models with a tokenizer of their
+own. The frame of a chat (3 tokens a message, 1 for a name, 3 to open the answer) is OpenAI's published
+recipe; tool definitions and schemas are counted as their JSON, which is longer than what models are
+shown. What has no text counts as in `usage.input_bound`.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.limits import JSON_DEPTH_MAX
+from gateway.metering.usage import (
+    AUDIO_REFERENCE_TOKENS_MAX,
+    TOOLS_TOKENS,
+    UNBOUNDED_PART_TOKENS,
+    count_ids,
+    image_tokens_max,
+)
+from gateway.providers.tokenizer import encode, encoding_name
+
+_MESSAGE_TOKENS: Final = 3
+_NAME_TOKENS: Final = 1
+_ANSWER_TOKENS: Final = 3
+# An image at `detail: low`: 85 tokens in the families that have it; gpt-4o-mini's count is 2,833.
+_LOW_DETAIL_TOKENS: Final = 2_833
+# One token for each 100 ms at OpenAI, up to 50 a second elsewhere; mp3 needs at least 1,000 bytes a second.
+_AUDIO_BYTES_A_TOKEN: Final = 20
+_AT_ONCE_MAX: Final = 2  # long prompts must not take every thread that other work needs
+
+
+class Counter:
+    """Counts in worker threads, a few at a time. Make it inside the event loop that uses it."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(_AT_ONCE_MAX)
+
+    async def count_input(self, model: str, body: Mapping[str, Any]) -> int:
+        """Tokens of a chat's, completion's or embedding's prompt."""
+        async with self._slots:
+            return await asyncio.to_thread(input_tokens, model, body)
+
+    async def count_text(self, model: str, text: str) -> int:
+        """Tokens of a text."""
+        async with self._slots:
+            return await asyncio.to_thread(text_tokens, model, text)
+
+
+def text_tokens(model: str, text: str) -> int:
+    """Tokens of a text. Takes a second for a few megabytes."""
+    return len(encode(encoding_name(model), text)) if text else 0
+
+
+def input_tokens(model: str, body: Mapping[str, Any]) -> int:
+    """Tokens of a prompt; see the module on what is exact."""
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        total = _ANSWER_TOKENS + sum(_message_tokens(model, message) for message in messages)
+    else:
+        total = _prompt_tokens(model, body.get("prompt", body.get("input")))
+        suffix = body.get("suffix")
+        total += text_tokens(model, suffix) if isinstance(suffix, str) else 0
+    for field in ("tools", "functions"):
+        if body.get(field):
+            total += TOOLS_TOKENS + text_tokens(model, _json(body[field]))
+    if body.get("response_format"):
+        total += text_tokens(model, _json(body["response_format"]))
+    return total
+
+
+def _prompt_tokens(model: str, prompt: Any) -> int:
+    if isinstance(prompt, str):
+        return text_tokens(model, prompt)
+    if not isinstance(prompt, list):
+        return 0
+    ids = count_ids(prompt)
+    return ids if ids is not None else sum(text_tokens(model, text) for text in prompt if isinstance(text, str))
+
+
+def _message_tokens(model: str, message: Any) -> int:
+    if not isinstance(message, dict):
+        return 0
+    total = _MESSAGE_TOKENS
+    for key, value in message.items():
+        if key == "content" and isinstance(value, list):
+            total += sum(_part_tokens(model, part) for part in value)
+        elif key == "audio":
+            total += AUDIO_REFERENCE_TOKENS_MAX
+        else:
+            total += sum(text_tokens(model, text) for text in _texts(value))
+            total += _NAME_TOKENS if key == "name" else 0
+    return total
+
+
+def _part_tokens(model: str, part: Any) -> int:
+    if not isinstance(part, dict):
+        return 0
+    kind = part.get("type")
+    if kind in ("image_url", "input_image", "image"):
+        url = part.get("image_url")
+        low = isinstance(url, dict) and url.get("detail") == "low"
+        return min(_LOW_DETAIL_TOKENS, image_tokens_max(model)) if low else image_tokens_max(model)
+    if kind == "input_audio":
+        audio = part.get("input_audio")
+        data = audio.get("data") if isinstance(audio, dict) else None
+        return len(data) // _AUDIO_BYTES_A_TOKEN + 1 if isinstance(data, str) else 0
+    if kind in ("text", "input_text", "output_text", "refusal"):
+        return sum(text_tokens(model, text) for key, text in part.items() if key != "type" and isinstance(text, str))
+    return UNBOUNDED_PART_TOKENS
+
+
+def _texts(value: Any, depth: int = 0) -> Iterator[str]:
+    """Every string inside a value, such as the calls of an earlier answer."""
+    if isinstance(value, str):
+        yield value
+    elif depth < JSON_DEPTH_MAX and isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner, depth + 1)
+    elif depth < JSON_DEPTH_MAX and isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, depth + 1)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

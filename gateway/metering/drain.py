@@ -1,0 +1,354 @@
+"""The drain: usage events out of the hot store's streams, exactly once into the books, then acknowledged.
+
+    claim -> decode -> each app's book (usage rows, end users' charges)
+                    -> the platform's book (creators' charges, provider cost, roll-up) -> acknowledge
+
+Delivery is at least once and the two commits are apart, so each book knows by request id what it has:
+after a crash anywhere the event comes again and what is there already is skipped. An event that cannot
+be posted is set aside (`Ledger.set_aside`) and acknowledged, so that it stops nobody. While a database
+does not answer, its events are neither posted nor acknowledged: a batch of them is kept at hand for the
+next try, the rest come again from the source. One app's database being down does not hold up the others.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from gateway.core.ids import app_wallet, is_outside_id, platform_wallet
+from gateway.core.limits import DRAIN_BATCH
+from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.words import CostPolicy, Level
+from gateway.db.faults import SqlDown, SqlRefused
+from gateway.ledger.model import PLATFORM_ASSET, AppFacts, DeadEvent, UsagePosting, UsageRow
+from gateway.ledger.service import Ledger
+from gateway.metering.event import EventCharge, UsageEvent, decode_event
+
+_log = logging.getLogger(__name__)
+
+_BLOCK_MS: Final = 1000
+_APPS_AT_ONCE: Final = 4  # app databases written side by side: their waits for the disk overlap
+_RETRY_S: Final = 2.0  # how long an app's database that did not answer is left alone
+_BACKOFF_FIRST_S: Final = 0.1
+_BACKOFF_MAX_S: Final = 5.0
+
+
+class Claimed(Protocol):
+    """One event in hand."""
+
+    @property
+    def shard(self) -> int:
+        """Which stream."""
+        ...
+
+    @property
+    def entry_id(self) -> bytes:
+        """Its place in the stream."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """A UsageEvent in JSON."""
+        ...
+
+
+C = TypeVar("C", bound=Claimed)
+
+
+class EventSource(Protocol[C]):
+    """Where usage events wait. Delivery is at least once: what is not acknowledged comes again after a while."""
+
+    async def claim(self, consumer: str, count: int, block_ms: int) -> list[C]:
+        """About `count` events for `consumer`; waits up to `block_ms` for a first one, else empty."""
+        ...
+
+    async def ack(self, claimed: Sequence[C]) -> None:
+        """These events are in the books."""
+        ...
+
+
+class DrainCounts(msgspec.Struct, frozen=True):
+    """Since the start. `repeated` were in the books already; `put_off` met a database that was down."""
+
+    claimed: int = 0
+    posted: int = 0
+    repeated: int = 0
+    dead: int = 0
+    put_off: int = 0
+
+
+class Poison(Exception):
+    """An event that cannot be posted: `reason` is one word for operators and names nobody, `detail` may."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+_Post = Callable[[Sequence[UsagePosting]], Awaitable[int]]
+
+
+class _Item(Generic[C]):
+    """An event on its way."""
+
+    __slots__ = ("claimed", "posting")
+
+    def __init__(self, claimed: C, posting: UsagePosting) -> None:
+        self.claimed = claimed
+        self.posting = posting
+
+
+class Drain(Generic[C]):
+    """Moves events from the source into the books. Any number of processes may run one, each with its own `consumer`."""
+
+    def __init__(
+        self,
+        source: EventSource[C],
+        ledger: Ledger,
+        consumer: str,
+        *,
+        batch: int = DRAIN_BATCH,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._ledger = ledger
+        self._consumer = consumer
+        self._batch = batch
+        self._monotonic = monotonic
+        self._kept: list[C] = []
+        self._down_until: dict[str, float] = {}
+        self._counts = dict.fromkeys(DrainCounts.__struct_fields__, 0)
+
+    @property
+    def counts(self) -> DrainCounts:
+        """For metrics."""
+        return DrainCounts(**self._counts)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Drain until `stop` is set; whatever fails is waited out, since nothing is acknowledged before it is in the books."""
+        wait_s = _BACKOFF_FIRST_S
+        while not stop.is_set():
+            try:
+                await self.step(_BLOCK_MS)
+                wait_s = _BACKOFF_FIRST_S
+            except Exception as failed:  # noqa: BLE001 - edge of the worker: the drain outlives any failure of a store
+                _log.warning("drain waits %.1f s: %s: %s", wait_s, type(failed).__name__, failed)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), wait_s)
+                wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
+
+    async def step(self, block_ms: int = 0) -> int:
+        """One batch: claim, post, acknowledge. Returns how many events were acknowledged.
+
+        SqlDown when the platform's database does not answer, and whatever the source raises; nothing is lost then.
+        """
+        done = 0
+        if self._kept:
+            kept, self._kept = self._kept, []
+            done += await self._drain(kept)
+            block_ms = 0 if done else block_ms
+        claimed = await self._source.claim(self._consumer, self._batch, block_ms)
+        self._counts["claimed"] += len(claimed)
+        return done + (await self._drain(claimed) if claimed else 0)
+
+    async def _drain(self, claimed: list[C]) -> int:
+        try:
+            return await self._deliver(claimed)
+        except SqlDown:
+            self._put_off(claimed)
+            raise
+
+    async def _deliver(self, claimed: list[C]) -> int:
+        by_app, dead = await self._sorted(claimed)
+        free = asyncio.Semaphore(_APPS_AT_ONCE)
+        outcomes = await asyncio.gather(*[self._post_app(name, items, free) for name, items in by_app.items()])
+        posted: list[_Item[C]] = []
+        down: list[C] = []
+        for items, killed, waits in outcomes:
+            posted += items
+            dead += killed
+            down += waits
+        in_books, killed = await self._bisected(posted, self._ledger.post_platform_usage)
+        self._counts["posted"] += in_books
+        dead += killed
+        self._counts["repeated"] += len(posted) - len(killed) - in_books
+        for event, letter in dead:
+            await self._ledger.set_aside(letter)
+            self._counts["dead"] += 1
+            _log.error("usage event %s of shard %d was set aside: %s", letter.entry_id, event.shard, letter.reason)
+        killed_ids = {id(event) for event, _ in killed}
+        finished = [item.claimed for item in posted if id(item.claimed) not in killed_ids] + [event for event, _ in dead]
+        if finished:
+            await self._source.ack(finished)
+        self._put_off(down)
+        return len(finished)
+
+    def _put_off(self, claimed: Sequence[C]) -> None:
+        """Keep a batch at hand; what is beyond comes again from the source."""
+        self._counts["put_off"] += len(claimed)
+        self._kept += claimed[: max(0, self._batch - len(self._kept))]
+
+    async def _sorted(self, claimed: Sequence[C]) -> tuple[dict[str, list[_Item[C]]], list[tuple[C, DeadEvent]]]:
+        """The events by app, and those that cannot be posted."""
+        read = [(event, *_read(event.data)) for event in claimed]
+        names = sorted({name for _, _, name in read if name is not None})
+        facts = await self._ledger.apps(names)
+        by_app: dict[str, list[_Item[C]]] = {}
+        dead: list[tuple[C, DeadEvent]] = []
+        for event, decoded, name in read:
+            try:
+                if isinstance(decoded, Poison):
+                    raise decoded
+                posting = posting_of(decoded, facts)
+            except Poison as poison:
+                dead.append((event, _dead(event, poison, name if name in facts else None)))
+            else:
+                by_app.setdefault(posting.enterprise_id, []).append(_Item(event, posting))
+        return by_app, dead
+
+    async def _post_app(
+        self, enterprise_id: str, items: list[_Item[C]], free: asyncio.Semaphore
+    ) -> tuple[list[_Item[C]], list[tuple[C, DeadEvent]], list[C]]:
+        """One app's events into its book: (those that are in it, those that never can be, those to try again)."""
+        if self._monotonic() < self._down_until.get(enterprise_id, 0.0):
+            return [], [], [item.claimed for item in items]
+
+        async def post(postings: Sequence[UsagePosting]) -> int:
+            return await self._ledger.post_app_usage(enterprise_id, postings)
+
+        try:
+            async with free:
+                _, dead = await self._bisected(items, post)
+        except SqlDown as down:
+            _log.warning("the database of app %s is down: %s", enterprise_id, down)
+            self._down_until[enterprise_id] = self._monotonic() + _RETRY_S
+            return [], [], [item.claimed for item in items]
+        self._down_until.pop(enterprise_id, None)
+        killed = {id(event) for event, _ in dead}
+        return [item for item in items if id(item.claimed) not in killed], dead, []
+
+    async def _bisected(self, items: Sequence[_Item[C]], post: _Post) -> tuple[int, list[tuple[C, DeadEvent]]]:
+        """Post all at once; when the database refuses, halve until the refused ones stand alone. (new ones, refused ones)."""
+        if not items:
+            return 0, []
+        try:
+            return await post([item.posting for item in items]), []
+        except SqlRefused as refused:
+            if len(items) == 1:
+                poison = Poison("refused_by_database", str(refused))
+                return 0, [(items[0].claimed, _dead(items[0].claimed, poison, items[0].posting.enterprise_id))]
+        half = len(items) // 2
+        first, dead = await self._bisected(items[:half], post)
+        second, more = await self._bisected(items[half:], post)
+        return first + second, dead + more
+
+
+def _read(data: bytes) -> tuple[UsageEvent | Poison, str | None]:
+    """An event and the app it names."""
+    # Postgres has no NUL in text, and a stray one in a tag is no reason to lose a request's books.
+    data = data.replace(b"\\u0000", b"\\ufffd")
+    try:
+        event = decode_event(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as broken:
+        return Poison("undecodable", str(broken)), _app_in(data)
+    return event, event.enterprise_id if is_outside_id(event.enterprise_id) else None
+
+
+class _Label(msgspec.Struct):
+    """All that is needed to know whose a broken event is."""
+
+    enterprise_id: str
+
+
+def _app_in(data: bytes) -> str | None:
+    try:
+        name = msgspec.json.decode(data, type=_Label).enterprise_id
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return name if is_outside_id(name) else None
+
+
+def _dead(event: Claimed, poison: Poison, enterprise_id: str | None) -> DeadEvent:
+    entry_id = event.entry_id.decode("ascii", "replace")
+    return DeadEvent(event.shard, entry_id, event.data, poison.reason, poison.detail, enterprise_id)
+
+
+def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting:
+    """What an event means for the books; Poison when it contradicts itself or the app.
+
+    A charge must be on the wallet that the event's own ids name, in that wallet's asset: whatever it says else, no
+    event moves money of another creator or app.
+    """
+    app = facts.get(event.enterprise_id)
+    if app is None:
+        raise Poison("unknown_app", event.enterprise_id)
+    if event.level not in (Level.PLATFORM, Level.APP_USAGE):
+        raise Poison("unknown_level", event.level)
+    if not is_outside_id(event.user_id) or not is_outside_id(event.request_id):
+        raise Poison("malformed_id", f"{event.user_id} {event.request_id}")
+    creator = end_user = 0
+    for charge in event.charges:
+        _check_charge(charge, event, app)
+        if charge.role == "creator":
+            creator += charge.amount_micro
+        else:
+            end_user += charge.amount_micro
+    for amount in (event.provider_cost_micro, creator, end_user):
+        if not 0 <= amount <= AMOUNT_MICRO_MAX:
+            raise Poison("amount_out_of_range", str(amount))
+    by_platform = event.level == Level.PLATFORM
+    if by_platform and end_user:
+        raise Poison("wrong_wallet", "an end user pays nothing at level platform")
+    usage = event.usage
+    row = UsageRow(
+        request_id=event.request_id,
+        at=event.at_ms,
+        level=event.level,
+        user_id=event.user_id,
+        platform_user_id=event.platform_user_id,
+        key_id=event.key_id,
+        workflow_type=event.workflow_type,
+        session_id=event.session_id,
+        agent_name=event.agent_name,
+        tags=event.tags,
+        endpoint=event.endpoint,
+        model=event.model,
+        provider=event.provider,
+        deployment=event.deployment,
+        status=event.status,
+        usage_source=event.usage_source,
+        units=usage,
+        input_tokens=usage.input_total,
+        output_tokens=usage.output_total,
+        asset=PLATFORM_ASSET if by_platform else app.asset,
+        amount_micro=creator if by_platform else end_user,
+        creator_micro=creator,
+        provider_cost_micro=event.provider_cost_micro,
+        streamed=event.streamed,
+        latency_ms=event.latency_ms,
+        ttft_ms=event.ttft_ms,
+        attempts=event.attempts,
+        http_status=event.http_status,
+        flags=event.flags,
+    )
+    return UsagePosting(event.enterprise_id, app.asset, event.cost_policy != CostPolicy.OWN_KEYS, row)
+
+
+def _check_charge(charge: EventCharge, event: UsageEvent, app: AppFacts) -> None:
+    if charge.role == "creator":
+        wallet, asset = platform_wallet(event.user_id), PLATFORM_ASSET
+    elif charge.role == "end_user":
+        wallet, asset = app_wallet(event.enterprise_id, event.platform_user_id), app.asset
+    else:
+        raise Poison("unknown_role", charge.role)
+    if charge.wallet != wallet:
+        raise Poison("wrong_wallet", f"{charge.role} charge on {charge.wallet}, not {wallet}")
+    if charge.asset != asset:
+        raise Poison("wrong_asset", f"{charge.role} charge in {charge.asset}, the wallet holds {asset}")
+    if charge.amount_micro < 0:
+        raise Poison("amount_out_of_range", str(charge.amount_micro))

@@ -1,0 +1,312 @@
+"""Every price there is: what providers take, what the platform takes from creators, what apps take from end users.
+
+Provider prices come from the configuration, else from the shipped list. Platform prices come from the
+configuration (`charge`), else are the provider's plus the platform's markup. App prices are the app's
+own book; without one an app in TOK takes 1 TOK a token, an app in USD takes the provider's price, and an
+app in another asset has no price (so it refuses, rather than serve for free).
+
+Reading is synchronous and from memory; an app's book is loaded once with `load_app` and again after
+`BOOK_TTL_MS`, which bounds how late a process learns of a price that another one added.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, TypeVar
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
+from gateway.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from gateway.core.ids import expanded_id, new_id
+from gateway.core.money import TOK, USD, micro_from_decimal
+from gateway.core.units import KINDS
+from gateway.db.faults import SqlDown
+from gateway.pricing.book import ANY_MODEL, Book, Version
+from gateway.pricing.rates import Rates, marked_up, rates_from
+from gateway.pricing.shipped import shipped
+from gateway.pricing.store import PriceRow, SameInstant, Store
+
+_log = logging.getLogger(__name__)
+
+BOOK_TTL_MS: Final = 30_000
+BOOKS_MAX: Final = 10_000
+RATE_MICRO_MAX: Final = 10**15  # a billion units per million tokens
+MARKUP_BP_MAX: Final = 1_000_000  # a hundredfold
+BACKDATE_MS_MAX: Final = 60_000  # clocks differ; within it a price holds from now
+AHEAD_MS_MAX: Final = 10 * 366 * 24 * 3_600_000
+MODEL_CHARS_MAX: Final = 256
+_RESOLVED_MAX: Final = 10_000
+_READS_MAX: Final = 3
+_TOK_A_TOKEN_MICRO: Final = 10**12  # 1 TOK a token, in micro-TOK per million tokens
+_FOR_EVER_MS: Final = 2**62
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class PriceOverride(msgspec.Struct, frozen=True):
+    """What the configuration says of one deployment's prices. Give one for every deployment.
+
+    `prices` (what the provider takes) and `charge` (what the platform takes) are decimal strings of USD per
+    million units, by kind ("input": "0.15"; kinds as in `core.units` and "request"). `model` "*" is a
+    deployment that is asked for many models.
+    """
+
+    deployment_id: str
+    provider: str
+    model: str
+    prices: Mapping[str, str] | None = None
+    charge: Mapping[str, str] | None = None
+
+
+class ListedPrice(msgspec.Struct, frozen=True):
+    """One line of `gateway prices list`; micro-USD per million units. `source` is `configuration` or `shipped list`."""
+
+    deployment_id: str
+    provider: str
+    model: str
+    kind: str
+    rate_micro: int
+    source: str
+
+
+class _Provided(msgspec.Struct, frozen=True):
+    """The prices of one deployment that serves one model."""
+
+    cost: Rates | None
+    charge: Rates | None
+    source: str
+
+
+class _AppBook(msgspec.Struct):
+    book: Book
+    loaded_at_ms: int
+    # (asset, model, deployment) -> rates, and from when until when they hold
+    resolved: dict[tuple[str, str, str], tuple[Rates | None, int, int]]
+
+
+class Catalog:
+    """The prices of one process."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        deployments: Iterable[PriceOverride],
+        platform_markup_bp: int = 0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Raises ValueError, naming the deployment, for a price that is not a decimal or of an unknown kind."""
+        assert 0 <= platform_markup_bp <= MARKUP_BP_MAX
+        self._store = Store(engine)
+        self._markup_bp = platform_markup_bp
+        self._clock = clock
+        self._configured = {given.deployment_id: given for given in deployments}
+        self._prices = {given.deployment_id: _parsed(given) for given in self._configured.values()}
+        self._provided: dict[str, _Provided] = {}
+        self._books: dict[str, _AppBook] = {}
+        self._changes = 0
+
+    # ---- reading, on the path of a request ------------------------------------------------------
+
+    def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
+        """What the provider takes, in USD; None when nobody knows. Not dated: the configuration holds while it runs."""
+        found = self._provided.get(deployment_id)
+        return (found or self._provide(deployment_id)).cost
+
+    def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        """What the platform takes from a creator, in USD; None when there is no price."""
+        found = self._provided.get(deployment_id)
+        return (found or self._provide(deployment_id)).charge
+
+    def app_cached(
+        self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int
+    ) -> Rates | Literal[False] | None:
+        """What the app takes from its end users, in its asset; None when it has no price; False while `load_app` is due."""
+        app = self._books.get(enterprise_id)
+        if app is None or at_ms - app.loaded_at_ms > BOOK_TTL_MS:
+            return False
+        found = app.resolved.get((asset, model, deployment_id))
+        if found is not None and found[1] <= at_ms < found[2]:
+            return found[0]
+        rates = self._resolve(app.book, asset, model, deployment_id, at_ms)
+        until = app.book.until(model, at_ms)
+        entry = (rates, at_ms, _FOR_EVER_MS if until is None else until)
+        _keep(app.resolved, (asset, model, deployment_id), entry, _RESOLVED_MAX)
+        return rates
+
+    async def load_app(self, enterprise_id: str) -> None:
+        """Bring an app's book into memory, or up to date. Raises Unavailable; an old book is kept in use instead."""
+        for _ in range(_READS_MAX):
+            changes = self._changes
+            try:
+                rows = await self._store.prices(enterprise_id)
+            except SqlDown as down:
+                old = self._books.get(enterprise_id)
+                if old is None:
+                    raise _unavailable() from down
+                _log.warning("the price book of %s could not be read again; the old one stays", enterprise_id)
+                old.loaded_at_ms = now_ms(self._clock)
+                return
+            if changes == self._changes:  # else a price was added while we read
+                break
+        book = _AppBook(Book(row.version for row in rows), now_ms(self._clock), {})
+        self._books.pop(enterprise_id, None)
+        if len(self._books) >= BOOKS_MAX:
+            del self._books[next(iter(self._books))]  # the one loaded longest ago
+        self._books[enterprise_id] = book
+
+    async def app(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        """As `app_cached`, loading the book first where needed. Raises Unavailable."""
+        rates = self.app_cached(enterprise_id, asset, model, deployment_id, at_ms)
+        if rates is False:
+            await self.load_app(enterprise_id)
+            app = self._books.get(enterprise_id)
+            rates = None if app is None else self._resolve(app.book, asset, model, deployment_id, at_ms)
+        return rates
+
+    def invalidate(self, enterprise_id: str) -> None:
+        """Forget an app's book: its prices changed."""
+        self._changes += 1
+        self._books.pop(enterprise_id, None)
+
+    # ---- management -------------------------------------------------------------------------------
+
+    async def add_app_price(
+        self,
+        enterprise_id: str,
+        model: str,
+        effective_at_ms: int,
+        *,
+        rates: Mapping[str, int] | None = None,
+        markup_bp: int | None = None,
+        actor: str,
+    ) -> PriceRow:
+        """Add a price that holds from `effective_at_ms`: `rates` in the app's asset, or a markup on the provider's price.
+
+        Never for the past: what is over keeps its price. Raises NotFound, InvalidRequest, Conflict (the
+        model has a price from that very moment), Unavailable.
+        """
+        at_ms = now_ms(self._clock)
+        if not AHEAD_MS_MAX > effective_at_ms - at_ms >= -BACKDATE_MS_MAX:
+            raise InvalidRequest("A price holds from now or later, at most ten years ahead.", param="effective_at")
+        if not 0 < len(model) <= MODEL_CHARS_MAX or ("*" in model and model != ANY_MODEL):
+            raise InvalidRequest("model must be a model's name, or * for every model.", param="model")
+        try:
+            asset = await self._store.asset(enterprise_id)
+            if asset is None:
+                raise NotFound("There is no such app.", param="enterprise_id")
+            _check(asset, rates, markup_bp)
+            version = Version(model, max(effective_at_ms, at_ms), dict(rates) if rates is not None else None, markup_bp)
+            row = PriceRow(new_id("prc"), version, at_ms, actor)
+            await self._store.add(enterprise_id, row)
+        except SameInstant as taken:
+            raise Conflict("The model has a price from that moment already.", param="effective_at") from taken
+        except SqlDown as down:
+            raise _unavailable() from down
+        finally:
+            self.invalidate(enterprise_id)  # also after a failure: the row may have been written
+        return row
+
+    async def app_prices(self, enterprise_id: str) -> Sequence[PriceRow]:
+        """Every price that the app ever set, by model and time. Raises Unavailable."""
+        try:
+            return await self._store.prices(enterprise_id)
+        except SqlDown as down:
+            raise _unavailable() from down
+
+    def listing(self) -> list[ListedPrice]:
+        """The provider prices of every deployment; one that stands for many models is listed only where configured."""
+        lines = []
+        for given in self._configured.values():
+            provided = self._provide(given.deployment_id)
+            if provided.cost is not None:
+                lines += [
+                    ListedPrice(
+                        given.deployment_id, given.provider, given.model, kind, getattr(provided.cost, kind), provided.source
+                    )
+                    for kind in (*KINDS, "request")
+                ]
+        return lines
+
+    # ---- within -----------------------------------------------------------------------------------
+
+    def _provide(self, deployment_id: str) -> _Provided:
+        given, model = self._given(deployment_id)
+        if given is None:
+            return _Provided(None, None, "")
+        cost, charge = self._prices[given.deployment_id]
+        source = "configuration"
+        if cost is None:
+            listed = shipped(given.provider, model)
+            cost, source = (listed.rates if listed is not None else None), "shipped list"
+        if charge is None and cost is not None:
+            charge = marked_up(cost, self._markup_bp)
+        provided = _Provided(cost, charge, source)
+        _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
+        return provided
+
+    def _given(self, deployment_id: str) -> tuple[PriceOverride | None, str]:
+        """The configuration of a deployment and the model it serves; a `*` deployment's id tells the model."""
+        given = self._configured.get(deployment_id)
+        if given is not None:
+            return given, given.model
+        for given in self._configured.values():
+            stem = expanded_id(given.deployment_id, "")
+            if given.model == "*" and deployment_id.startswith(stem):
+                return given, deployment_id.removeprefix(stem)
+        return None, ""
+
+    def _resolve(self, book: Book, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        version = book.at(model, at_ms)
+        if version is not None and version.rates is not None:
+            return rates_from(asset, dict(version.rates))
+        if asset == TOK and version is None:
+            return _ONE_TOK
+        cost = self.cost(deployment_id, at_ms) if asset == USD else None
+        if cost is None:
+            return None
+        return marked_up(cost, version.markup_bp or 0) if version is not None else cost
+
+
+_ONE_TOK: Final = rates_from(TOK, dict.fromkeys(KINDS, _TOK_A_TOKEN_MICRO))
+
+
+def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
+    found: list[Rates | None] = []
+    for name, prices in (("prices", given.prices), ("charge", given.charge)):
+        try:
+            micro = {kind: micro_from_decimal(text) for kind, text in prices.items()} if prices is not None else None
+            found.append(rates_from(USD, micro) if micro is not None else None)
+        except ValueError as wrong:
+            raise ValueError(f"{name} of {given.deployment_id}: {wrong}") from wrong
+    return found[0], found[1]
+
+
+def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -> None:
+    if (rates is None) == (markup_bp is None):
+        raise InvalidRequest("Give rates or a markup, not both.", param="rates")
+    if markup_bp is not None:
+        if asset != USD:
+            raise InvalidRequest(f"Providers' prices are in USD: an app in {asset} needs rates, not a markup.", param="markup_bp")
+        if not 0 <= markup_bp <= MARKUP_BP_MAX:
+            raise InvalidRequest(f"markup_bp must be from 0 to {MARKUP_BP_MAX}.", param="markup_bp")
+    if rates is not None:
+        if any(type(rate) is not int or not 0 <= rate <= RATE_MICRO_MAX for rate in rates.values()):
+            raise InvalidRequest(f"Rates are whole micro-units per million, from 0 to {RATE_MICRO_MAX}.", param="rates")
+        if not {"input", "output"} <= rates.keys():
+            raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
+        try:
+            rates_from(asset, dict(rates))
+        except ValueError as wrong:
+            raise InvalidRequest(f"{wrong}.", param="rates") from wrong
+
+
+def _keep(cache: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    """Names that clients choose are among the keys, so a cache is emptied before it grows without bound."""
+    if len(cache) >= most:
+        cache.clear()
+    cache[key] = value
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("The platform database does not answer. Try again shortly.", retry_after_s=1)

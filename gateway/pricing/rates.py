@@ -1,0 +1,107 @@
+"""Rates and the only price arithmetic there is.
+
+A rate is an integer of micro-units of one asset per million units. amount = ceil(sum(units * rate) /
+1,000,000): every bucket is summed first, then rounded once, up.
+"""
+
+import msgspec
+
+from gateway.core.units import KINDS, Usage
+
+MILLION = 1_000_000
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Rates of one model in one asset, per million units, every kind filled in.
+
+    Use `rates_from` to build one: kinds that a price list leaves out take the rate of the kind that
+    they are part of (cached input and audio input that of input, reasoning and audio output that of
+    output), never zero. `request` is micro-units per million requests.
+    """
+
+    asset: str
+    input: int
+    cached_input: int
+    cache_write: int
+    cache_write_1h: int
+    output: int
+    reasoning: int
+    audio_input: int
+    audio_output: int
+    image_input: int
+    request: int = 0
+
+    def price(self, usage: Usage) -> int:
+        """What `usage` costs, in micro-units of `asset`: exact sum, one rounding, up."""
+        total = (
+            usage.input * self.input
+            + usage.cached_input * self.cached_input
+            + usage.cache_write * self.cache_write
+            + usage.cache_write_1h * self.cache_write_1h
+            + usage.output * self.output
+            + usage.reasoning * self.reasoning
+            + usage.audio_input * self.audio_input
+            + usage.audio_output * self.audio_output
+            + usage.image_input * self.image_input
+            + self.request
+        )
+        return -(-total // MILLION)
+
+    @property
+    def dearest_input(self) -> int:
+        """The highest rate that an input token can be billed at: what a ceiling must assume."""
+        return max(self.input, self.cached_input, self.cache_write, self.cache_write_1h, self.audio_input, self.image_input)
+
+    @property
+    def dearest_output(self) -> int:
+        """The highest rate that an output token can be billed at."""
+        return max(self.output, self.reasoning, self.audio_output)
+
+    def ceiling(self, input_tokens: int, output_tokens: int) -> int:
+        """The most that this many tokens can cost."""
+        return -(-(input_tokens * self.dearest_input + output_tokens * self.dearest_output + self.request) // MILLION)
+
+    def output_covered(self, amount_micro: int, input_tokens: int) -> int:
+        """How many output tokens `amount_micro` still covers after `input_tokens`; at least 0."""
+        left = amount_micro * MILLION - input_tokens * self.dearest_input - self.request
+        if left <= 0:
+            return 0
+        dearest = self.dearest_output
+        return left // dearest if dearest else 2**31
+
+
+def rates_from(asset: str, given: dict[str, int]) -> Rates:
+    """Rates from the kinds that a list names (micro-units per million); `input` or `output` must be among them.
+
+    Raises ValueError for an unknown kind, a negative rate, or neither input nor output.
+    """
+    unknown = set(given) - set(KINDS) - {"request"}
+    if unknown:
+        raise ValueError(f"unknown price kind {min(unknown)!r}")
+    if any(rate < 0 for rate in given.values()):
+        raise ValueError("a price cannot be negative")
+    if "input" not in given and "output" not in given and "request" not in given:
+        raise ValueError("a price needs input, output or request")
+    base_input = given.get("input", 0)
+    base_output = given.get("output", 0)
+    return Rates(
+        asset=asset,
+        input=base_input,
+        cached_input=given.get("cached_input", base_input),
+        cache_write=given.get("cache_write", base_input),
+        cache_write_1h=given.get("cache_write_1h", given.get("cache_write", base_input)),
+        output=base_output,
+        reasoning=given.get("reasoning", base_output),
+        audio_input=given.get("audio_input", base_input),
+        audio_output=given.get("audio_output", base_output),
+        image_input=given.get("image_input", base_input),
+        request=given.get("request", 0),
+    )
+
+
+def marked_up(rates: Rates, percent_bp: int) -> Rates:
+    """Every rate raised by `percent_bp` basis points (2000 = 20 %), each rounded up."""
+    assert percent_bp >= 0
+    factor = 10_000 + percent_bp
+    raised = {kind: -(-getattr(rates, kind) * factor // 10_000) for kind in (*KINDS, "request")}
+    return Rates(asset=rates.asset, **raised)

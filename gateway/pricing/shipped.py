@@ -1,0 +1,136 @@
+"""The shipped price list: litellm's `model_prices_and_context_window_backup.json`, read without importing litellm.
+
+Its numbers are USD per token, written as 1.5e-07: they are read as decimals, never as floats, and
+become integer micro-USD per million tokens, a finer price rounded up. A model is taken as priced only
+where the list prices every token of it: entries of zeros (local or subscription models), chat
+models without an output price and models sold by the image, second or page are not.
+
+Not in the list's terms here: tiers above a context size, batch, flex and priority tiers, search fees.
+"""
+
+import functools
+import importlib.util
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.core.money import USD
+from gateway.pricing.rates import Rates, rates_from
+
+_FILE: Final = "model_prices_and_context_window_backup.json"
+_EXAMPLE: Final = "sample_spec"
+_MICRO_PER_MILLION: Final = 10**12  # USD per token -> micro-USD per million tokens
+_GENERATES: Final = ("chat", "completion", "responses")
+_EMBEDS: Final = ("embedding",)
+_Price = Decimal | None
+_Size = int | str | None
+
+
+class PriceListMissing(Exception):
+    """litellm's package is not installed whole."""
+
+
+class _Entry(msgspec.Struct):
+    litellm_provider: str = ""
+    mode: str | None = None
+    input_cost_per_token: _Price = None
+    output_cost_per_token: _Price = None
+    cache_read_input_token_cost: _Price = None
+    cache_creation_input_token_cost: _Price = None
+    cache_creation_input_token_cost_above_1hr: _Price = None
+    output_cost_per_reasoning_token: _Price = None
+    input_cost_per_audio_token: _Price = None
+    output_cost_per_audio_token: _Price = None
+    input_cost_per_image_token: _Price = None
+    input_cost_per_request: _Price = None
+    max_tokens: _Size = None
+    max_input_tokens: _Size = None
+    max_output_tokens: _Size = None
+
+
+_KIND: Final = {
+    "input": "input_cost_per_token",
+    "cached_input": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+    "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
+    "output": "output_cost_per_token",
+    "reasoning": "output_cost_per_reasoning_token",
+    "audio_input": "input_cost_per_audio_token",
+    "audio_output": "output_cost_per_audio_token",
+    "image_input": "input_cost_per_image_token",
+    "request": "input_cost_per_request",
+}
+
+
+class Shipped(msgspec.Struct, frozen=True):
+    """What the list says of one model. `rates` are in USD, None where the list does not price its tokens."""
+
+    mode: str
+    rates: Rates | None
+    input_tokens_max: int | None
+    output_tokens_max: int | None
+
+
+def shipped(provider: str, model: str) -> Shipped | None:
+    """The list's entry for a provider's model; a fine-tune without its own takes its base model's fine-tuned one.
+
+    An entry of another provider is never taken: the same name costs differently elsewhere. The first
+    call reads the list (some 60 ms). Raises PriceListMissing.
+    """
+    entries = _entries()
+    for name in _names(provider, model):
+        entry = entries.get(name)
+        if entry is not None and _is_of(provider, entry.litellm_provider):
+            return _converted(entry)
+    return None
+
+
+def _names(provider: str, model: str) -> list[str]:
+    names = [f"{provider}/{model}", model]
+    if model.startswith("ft:") and model.count(":") > 1:
+        names.append(":".join(model.split(":")[:2]))
+    return names
+
+
+def _is_of(provider: str, listed: str) -> bool:
+    """The list splits some providers by kind of model: "text-completion-openai", "vertex_ai-language-models"."""
+    return listed == provider or listed.startswith(f"{provider}-") or listed == f"text-completion-{provider}"
+
+
+def _converted(entry: _Entry) -> Shipped:
+    mode = entry.mode or ""
+    given = {kind: micro_per_million(price) for kind, field in _KIND.items() if (price := getattr(entry, field)) is not None}
+    priced = bool(given.get("input")) and (bool(given.get("output")) or mode in _EMBEDS) and mode in (*_GENERATES, *_EMBEDS)
+    most_output = entry.max_output_tokens if entry.max_output_tokens is not None else entry.max_tokens
+    return Shipped(
+        mode=mode,
+        rates=rates_from(USD, given) if priced else None,
+        input_tokens_max=_size(entry.max_input_tokens),
+        output_tokens_max=_size(most_output) if mode in _GENERATES else None,
+    )
+
+
+def micro_per_million(usd_per_token: Decimal) -> int:
+    """Integer micro-USD per million tokens, rounded up."""
+    numerator, denominator = usd_per_token.as_integer_ratio()
+    return -(-numerator * _MICRO_PER_MILLION // denominator)
+
+
+def _size(value: _Size) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
+@functools.cache
+def _entries() -> dict[str, _Entry]:
+    package = importlib.util.find_spec("litellm")
+    if package is None or package.origin is None:
+        raise PriceListMissing("litellm is not installed")
+    try:
+        content = (Path(package.origin).parent / _FILE).read_bytes()
+        entries = msgspec.json.decode(content, type=dict[str, _Entry])
+    except (OSError, msgspec.DecodeError) as broken:
+        raise PriceListMissing(f"litellm's {_FILE} cannot be read") from broken
+    entries.pop(_EXAMPLE, None)
+    return entries

@@ -1,0 +1,102 @@
+"""Deployments, upstream replies, upstream faults, and the `Upstream` port."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+import msgspec
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """One place that serves a model.
+
+    `id` is unique in the configuration ("gpt-4o-mini/openai/0") and is the key of its cost prices.
+    `output_cap_field` is the body field that caps output there. `cached_inside` says whether the
+    provider counts cached tokens inside the prompt count (OpenAI) or beside it (Anthropic).
+    """
+
+    id: str
+    provider: str
+    model: str
+    api_base: str
+    api_key: str
+    weight: int = 1
+    output_cap_field: str = "max_tokens"
+    cached_inside: bool = True
+    input_tokens_max: int | None = None
+    output_tokens_max: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    first_byte_timeout_s: float = 300.0
+    chunk_timeout_s: float = 120.0
+
+
+class ModelEntry(msgspec.Struct, frozen=True):
+    """One entry of the configuration: a name that clients ask for, and where it is served.
+
+    The name may hold one or more `*` (any run of characters). A deployment of such an entry whose
+    `model` is "*" is asked for the name that the client gave.
+    """
+
+    name: str
+    deployments: tuple[Deployment, ...]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a request for `model` goes: `deployments` in the order to try, at least one."""
+
+    model: str
+    deployments: tuple[Deployment, ...]
+
+
+class UpstreamFault(Exception):
+    """The upstream could not be reached or broke. `reason` is safe to show (no address, no key).
+
+    `sent` is False when the request certainly did not reach it, so another try cannot double it.
+    """
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+class UpstreamSilent(UpstreamFault):
+    """A time-out: connecting, waiting for the first byte, or in mid-stream."""
+
+
+class Reply(Protocol):
+    """An upstream's answer. Exactly one of `read` and `chunks` is used, then `close` always."""
+
+    status: int
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The answer's headers, names in lower case."""
+        ...
+
+    async def read(self) -> bytes:
+        """The whole body, at most `ANSWER_BYTES_MAX`; UpstreamFault when it breaks off."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives; UpstreamFault when it breaks off, UpstreamSilent after `chunk_timeout_s`."""
+        ...
+
+    async def close(self) -> None:
+        """Give the connection back, or drop it when the body was not read to its end. Never raises."""
+        ...
+
+
+class Upstream(Protocol):
+    """Talks to deployments. One instance serves a whole process."""
+
+    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+        """POST `body` (JSON) to the deployment's `path` (such as "/chat/completions") and return at the first byte.
+
+        A reused connection that dies before any answer byte is replaced by a fresh one, once, without
+        counting as an attempt. Raises UpstreamFault or UpstreamSilent.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...

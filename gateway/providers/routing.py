@@ -1,0 +1,161 @@
+"""Which deployments serve a model, in the order to try; and which adapter talks to a provider."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from random import Random, SystemRandom
+from typing import Final
+
+import msgspec
+
+from gateway.core.errors import NotFound
+from gateway.core.ids import expanded_id
+from gateway.providers.model import Deployment, ModelEntry, Reply, Route, Upstream, UpstreamFault
+
+DEMO: Final = "demo"
+Sizes = Callable[[str, str], tuple[int | None, int | None]]
+_NAMES_CACHED_MAX: Final = 10_000
+_MODEL_CHARS_MAX: Final = 256
+
+
+class Routing:
+    """The routes of one configuration. Exact names win over patterns, longer patterns over shorter."""
+
+    def __init__(self, entries: Sequence[ModelEntry], random: Random | None = None, sizes: Sizes | None = None) -> None:
+        """Raises ValueError for a name given twice, an entry without deployments, an id given twice or a weight below 1.
+
+        `sizes` tells (input, output) tokens at most of a provider's model; it fills in what the
+        configuration leaves open, above all for the models that a pattern stands for.
+        """
+        _check(entries)
+        self._sizes = sizes
+        self._entries = tuple(entries)
+        self._exact = {entry.name: entry for entry in entries if "*" not in entry.name}
+        patterns = sorted((entry for entry in entries if "*" in entry.name), key=lambda entry: (-len(entry.name), entry.name))
+        self._patterns = [(_compiled(entry.name), entry) for entry in patterns]
+        self._random = (random or SystemRandom()).random
+        # Names that clients ask for are theirs to choose, so only a bounded number is remembered.
+        self._found: dict[str, _Choice] = {}
+
+    def route(self, model: str) -> Route:
+        """Where to send a request for `model`: a weighted random first choice, then the others by the same lot.
+
+        Raises NotFound `model_not_found`.
+        """
+        choice = self._found.get(model)
+        if choice is None:
+            choice = self._find(model)
+        if choice.only is not None:
+            return choice.only
+        return Route(model=model, deployments=choice.draw(self._random))
+
+    def models(self) -> list[str]:
+        """The names of the configuration that are not patterns, in its order: what `/v1/models` lists."""
+        return [entry.name for entry in self._entries if "*" not in entry.name]
+
+    def deployments(self) -> list[Deployment]:
+        """Every deployment as configured, patterns included."""
+        return [deployment for entry in self._entries for deployment in entry.deployments]
+
+    def _find(self, model: str) -> "_Choice":
+        entry = self._exact.get(model)
+        if entry is None and len(model) <= _MODEL_CHARS_MAX:
+            entry = next((entry for pattern, entry in self._patterns if pattern.fullmatch(model)), None)
+        if entry is None:
+            shown = model if len(model) <= _MODEL_CHARS_MAX else model[:_MODEL_CHARS_MAX] + "..."
+            raise NotFound(f"The model {shown!r} does not exist here.", code="model_not_found", param="model")
+        if len(self._found) >= _NAMES_CACHED_MAX:
+            self._found.clear()
+        choice = self._found[model] = _Choice(model, tuple(self._placed(deployment, model) for deployment in entry.deployments))
+        return choice
+
+    def _placed(self, deployment: Deployment, model: str) -> Deployment:
+        if deployment.model == "*":
+            deployment = msgspec.structs.replace(deployment, model=model, id=expanded_id(deployment.id, model))
+        if self._sizes is None or (deployment.input_tokens_max is not None and deployment.output_tokens_max is not None):
+            return deployment
+        most_input, most_output = self._sizes(deployment.provider, deployment.model)
+        return msgspec.structs.replace(
+            deployment,
+            input_tokens_max=most_input if deployment.input_tokens_max is None else deployment.input_tokens_max,
+            output_tokens_max=most_output if deployment.output_tokens_max is None else deployment.output_tokens_max,
+        )
+
+
+class _Choice:
+    """The deployments of one asked name, ready to draw from."""
+
+    __slots__ = ("deployments", "only")
+
+    def __init__(self, model: str, deployments: tuple[Deployment, ...]) -> None:
+        self.deployments = deployments
+        self.only = Route(model=model, deployments=deployments) if len(deployments) == 1 else None
+
+    def draw(self, random: Callable[[], float]) -> tuple[Deployment, ...]:
+        # Efraimidis and Spirakis: sorting by u ** (1 / weight) draws without replacement by weight.
+        return tuple(sorted(self.deployments, key=lambda deployment: random() ** (1 / deployment.weight), reverse=True))
+
+
+class Upstreams:
+    """The adapters by provider. A provider without one of its own speaks the OpenAI dialect: `default`.
+
+    Is itself an `Upstream`: it sends to the adapter of the deployment's provider.
+    """
+
+    def __init__(self, default: Upstream, by_provider: Mapping[str, Upstream]) -> None:
+        self._default = default
+        self._by_provider = dict(by_provider)
+
+    def of(self, deployment: Deployment) -> Upstream:
+        """The adapter that talks to this deployment."""
+        return self._by_provider.get(deployment.provider, self._default)
+
+    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+        """As `Upstream.send`."""
+        return await self._by_provider.get(deployment.provider, self._default).send(deployment, path, body)
+
+    async def close(self) -> None:
+        """Close every adapter once."""
+        for upstream in {id(each): each for each in (self._default, *self._by_provider.values())}.values():
+            await upstream.close()
+
+
+async def send_first(
+    upstreams: Upstream, deployments: Sequence[Deployment], path: str, body_for: Callable[[Deployment], bytes]
+) -> tuple[Deployment, Reply, int]:
+    """Send to the first deployment that the request reaches: (deployment, reply, attempts).
+
+    Only a fault that certainly did not reach an upstream (`sent` is False) moves on to the next one,
+    so no request is ever doubled. Raises the last fault.
+    """
+    assert deployments
+    for attempt, deployment in enumerate(deployments, 1):
+        try:
+            return deployment, await upstreams.send(deployment, path, body_for(deployment)), attempt
+        except UpstreamFault as fault:
+            if fault.sent or attempt == len(deployments):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # Runs of `*` would backtrack exponentially; one says the same.
+    return re.compile(".*".join(re.escape(part) for part in re.split(r"\*+", pattern)), re.DOTALL)
+
+
+def _check(entries: Sequence[ModelEntry]) -> None:
+    names: set[str] = set()
+    ids: set[str] = set()
+    for entry in entries:
+        if not entry.name or entry.name in names:
+            raise ValueError(f"model {entry.name!r} is named twice or has no name")
+        names.add(entry.name)
+        if not entry.deployments:
+            raise ValueError(f"model {entry.name!r} has no deployment")
+        for deployment in entry.deployments:
+            if deployment.id in ids:
+                raise ValueError(f"deployment {deployment.id!r} is named twice")
+            ids.add(deployment.id)
+            if deployment.weight < 1:
+                raise ValueError(f"deployment {deployment.id!r}: weight must be at least 1")
+            if deployment.model == "*" and "*" not in entry.name:
+                raise ValueError(f"deployment {deployment.id!r}: model '*' needs a model name with '*'")

@@ -1,0 +1,114 @@
+"""What a caller may ask about itself: its models, its balance and limits, one request's record."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.balance.model import Balance, BalanceUnavailable, WalletState
+from gateway.core.errors import MissingEndUser, NotFound
+from gateway.core.ids import app_wallet, platform_wallet
+from gateway.core.money import USD, decimal_from_micro
+from gateway.core.words import Enforcement, Level
+from gateway.identity.model import Limits, Principal
+from gateway.proxy import refusals, wire
+from gateway.proxy.exchange import Call, Gate, Opener
+
+ModelNames = Callable[[], list[tuple[str, str]]]
+FindUsage = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
+_RECORD_WAITS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)  # the drain is a moment behind the answer
+_CREATED: Final = 1_767_225_600  # OpenAI's `created` of a model; ours have no birthday but the gateway's own year
+
+
+class Account:
+    """Handlers of `routes.AccountEndpoint`; each returns JSON."""
+
+    def __init__(self, gate: Gate, balance: Balance, opener: Opener, model_names: ModelNames, find_usage: FindUsage) -> None:
+        """`model_names` gives (name, provider); `find_usage(enterprise_id, request_id)` the record as JSON-ready fields."""
+        self._gate = gate
+        self._balance = balance
+        self._opener = opener
+        self._model_names = model_names
+        self._find_usage = find_usage
+
+    async def models(self, _: Call, principal: Principal) -> bytes:
+        """OpenAI's list of models, those that this key may use."""
+        data = [_model(name, owner) for name, owner in self._model_names() if self._gate.may_use(principal, name)]
+        return wire.encode_json({"object": "list", "data": data})
+
+    async def model(self, call: Call, principal: Principal) -> bytes:
+        """One model; NotFound when it is not listed for this key."""
+        asked = call.raw.decode()
+        for name, owner in self._model_names():
+            if name == asked and self._gate.may_use(principal, name):
+                return wire.encode_json(_model(name, owner))
+        raise NotFound(f"The model {asked!r} does not exist here.", code="model_not_found", param="model")
+
+    async def balance(self, call: Call, principal: Principal) -> bytes:
+        """The wallet that this caller's requests draw on, and the caller's limits."""
+        app = principal.app
+        end_user: str | None = None
+        if principal.level == Level.PLATFORM:
+            wallet, role, asset = platform_wallet(app.user_id), "creator", USD
+        else:
+            end_user = self._gate.resolve_end_user(principal, call.headers, {})
+            if end_user is None:
+                raise MissingEndUser("name the end user, for example with X-Platform-User-Id")
+            wallet, role, asset = app_wallet(app.enterprise_id, end_user), "end_user", app.asset
+        answer: dict[str, Any] = {
+            "object": "balance",
+            "level": principal.level,
+            "enterprise_id": app.enterprise_id,
+            "platform_user_id": end_user,
+            "enforcement": app.enforcement,
+            "wallet": None,
+            "limits": _named(principal.limits),
+        }
+        if principal.token_id is not None:
+            answer["token_limits"] = _named(principal.token_limits)
+        if end_user is not None:
+            answer["end_user_limits"] = _named(app.end_user_limits)
+        if app.enforcement != Enforcement.ANALYTICS_ONLY:
+            state = await self._wallet(principal.shard, wallet)
+            answer["wallet"] = {
+                "role": role,
+                "asset": asset,
+                "available": decimal_from_micro(state.available_micro),
+                "available_micro": state.available_micro,
+                "held_micro": state.held_micro,
+            }
+        return wire.encode_json(answer)
+
+    async def usage(self, call: Call, principal: Principal) -> bytes:
+        """One request's record; NotFound while it is not in the books, and for requests of others."""
+        request_id = call.raw.decode()
+        for wait_s in (*_RECORD_WAITS, None):
+            record = await self._find_usage(principal.app.enterprise_id, request_id)
+            own = record is not None and principal.platform_user_id in (None, record["platform_user_id"])
+            if record is not None and own and record["level"] == principal.level:
+                return wire.encode_json(record)
+            if record is not None or wait_s is None:
+                break
+            await asyncio.sleep(wait_s)
+        raise NotFound("There is no record of that request (yet).", code="usage_not_found", param="request_id")
+
+    async def _wallet(self, shard: int, wallet: str) -> WalletState:
+        try:
+            state = (await self._balance.read(shard, [wallet]))[0]
+            if state is None and await self._opener.open_missing(shard, (wallet,)):
+                state = (await self._balance.read(shard, [wallet]))[0]
+        except BalanceUnavailable as broken:
+            raise refusals.balance_unavailable() from broken
+        if state is None:
+            raise refusals.balance_unavailable()
+        return state
+
+
+def _model(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": owner}
+
+
+def _named(limits: Limits) -> dict[str, int]:
+    """The limits that are set."""
+    return {name: value for name, value in msgspec.structs.asdict(limits).items() if value is not None}

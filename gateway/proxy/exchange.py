@@ -1,0 +1,456 @@
+"""The straight line of one exchange: who, where, how much, hold, send, relay, price, settle.
+
+Every way out after the hold ends it exactly once: `settle` when the provider produced something,
+`release` when it did not. A started request finishes its metering: when the client leaves, writing
+stops, counting does not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from gateway.balance.model import (
+    Admitted,
+    Balance,
+    BalanceUnavailable,
+    Hold,
+    HoldRequest,
+    RefusedByLimit,
+    RefusedByWallet,
+    Settled,
+    WalletMissing,
+)
+from gateway.core import limits
+from gateway.core.clock import Clock
+from gateway.core.errors import Forbidden, GatewayError, UpstreamFailed
+from gateway.core.money import decimal_from_micro
+from gateway.core.tasks import Tasks
+from gateway.core.units import Usage
+from gateway.core.words import CostPolicy, HoldPolicy, Level, RequestStatus, UsageSource
+from gateway.identity.model import Principal
+from gateway.metering.counting import Counter
+from gateway.metering.event import EventCharge, UsageEvent, encode_event
+from gateway.metering.usage import input_bound, read_usage
+from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
+from gateway.proxy import quote, refusals, wire
+from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
+
+_log = logging.getLogger(__name__)
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
+_HOLD_TTL_MS: Final = int((limits.FIRST_BYTE_TIMEOUT_S + limits.STREAM_SECONDS_MAX + limits.HOLD_MARGIN_S) * 1000)
+_REPLAY_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60)  # a settle that Redis did not take is repeated: its hold still stands
+
+
+class Gate(Protocol):
+    """Identity, as the data plane needs it."""
+
+    def cached(self, credential: str) -> Principal | None: ...
+    async def authenticate(self, credential: str) -> Principal: ...
+    def resolve_end_user(self, principal: Principal, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None: ...
+    def may_use(self, principal: Principal, model: str) -> bool: ...
+
+
+class Router(Protocol):
+    """Where a model is served."""
+
+    def route(self, model: str) -> Route: ...
+
+
+class Opener(Protocol):
+    """Opens wallets that the hot store does not know, from the ledger; False when it may not."""
+
+    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool: ...
+
+
+class Call(msgspec.Struct):
+    """One HTTP request, its headers parsed, and the way to answer it."""
+
+    request_id: str
+    endpoint: str
+    headers: dict[bytes, bytes]
+    raw: bytes
+    receive: Receive
+    send: Send
+    started: float
+    extra_headers: list[tuple[bytes, bytes]]
+    answered: bool = False
+
+
+class Ticket(msgspec.Struct):
+    """One admitted request, until it is settled or released."""
+
+    call: Call
+    request: wire.Request
+    principal: Principal
+    deployment: Deployment
+    paying: tuple[quote.Payer, ...]
+    hold: Hold
+    admitted: Admitted
+    cap: int | None
+    event: UsageEvent
+    sent_at: float = 0.0
+    first_byte_at: float = 0.0
+    attempts: int = 1
+
+
+class Exchange:
+    """Serves one request after another; holds no state of theirs."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        router: Router,
+        prices: quote.Prices,
+        balance: Balance,
+        opener: Opener,
+        upstream: Upstream,
+        counter: Counter,
+        tasks: Tasks,
+        clock: Clock,
+    ) -> None:
+        self._gate = gate
+        self._router = router
+        self._prices = prices
+        self._balance = balance
+        self._opener = opener
+        self._upstream = upstream
+        self._counter = counter
+        self._tasks = tasks
+        self._clock = clock
+
+    async def run(self, call: Call, principal: Principal) -> None:
+        """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
+        request = wire.parse(call.endpoint, call.raw, call.headers.get(b"content-type", b""))
+        end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
+        deployment = self._router.route(request.model).deployments[0]
+        if not self._gate.may_use(principal, request.model):
+            raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
+        ticket = await self._admit(call, request, principal, end_user, deployment)
+        try:
+            ticket.sent_at = perf_counter()
+            body = wire.outgoing(request, deployment.model, deployment.output_cap_field, ticket.cap)
+            reply = await self._upstream.send(deployment, call.endpoint, body)
+        except UpstreamFault as fault:
+            await self._release(ticket)
+            raise refusals.fault_error(fault, deployment, ticket.attempts) from fault
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._release(ticket), "release")
+            raise
+        ticket.first_byte_at = perf_counter()
+        try:
+            if reply.status != 200:
+                await self._refuse(ticket, reply)
+            elif request.streamed and reply.headers.get("content-type", "").startswith("text/event-stream"):
+                await self._stream(ticket, reply)
+            else:
+                await self._whole(ticket, reply)
+        finally:
+            await reply.close()
+
+    # ---- before the provider: price it and hold the money -------------------------------------
+
+    async def _admit(
+        self, call: Call, request: wire.Request, principal: Principal, end_user: str | None, deployment: Deployment
+    ) -> Ticket:
+        tags = wire.read_tags(call.headers, request.body)
+        at_ms = self._clock() // 1_000_000
+        paying = quote.payers(self._prices, principal, end_user, request.model, deployment.id, at_ms)
+        if paying is None:
+            await self._prices.load_app(principal.app.enterprise_id)
+            paying = quote.payers(self._prices, principal, end_user, request.model, deployment.id, at_ms)
+            assert paying is not None
+        app = principal.app
+        event = UsageEvent(
+            request_id=call.request_id,
+            at_ms=at_ms,
+            level=principal.level,
+            user_id=app.user_id,
+            enterprise_id=app.enterprise_id,
+            key_id=principal.key_id,
+            endpoint=request.endpoint,
+            model=request.model,
+            status=RequestStatus.ABANDONED,
+            usage_source=UsageSource.NONE,
+            platform_user_id=end_user or "",
+            workflow_type=tags.workflow_type,
+            session_id=tags.session_id,
+            agent_name=tags.agent_name,
+            tags=tags.tags,
+            provider=deployment.provider,
+            deployment=deployment.id,
+            charges=tuple([EventCharge(p.wallet, p.role, p.rates.asset, 0) for p in paying]),
+            cost_policy=app.cost_policy if principal.level == Level.APP_USAGE else CostPolicy.PLATFORM_PAYS,
+            streamed=request.streamed,
+            attempts=1,
+        )
+        return await self._reserve(call, request, principal, deployment, paying, event)
+
+    async def _reserve(
+        self,
+        call: Call,
+        request: wire.Request,
+        principal: Principal,
+        deployment: Deployment,
+        paying: tuple[quote.Payer, ...],
+        event: UsageEvent,
+    ) -> Ticket:
+        """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left."""
+        embedding = request.endpoint == wire.EMBEDDINGS
+        bound = input_bound(request.body, request.body_bytes)
+        if deployment.input_tokens_max is not None and not embedding:
+            bound = min(bound, deployment.input_tokens_max)
+        most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
+        total, shard = most * request.choices, principal.shard
+        context = encode_event(event)
+        exact = False
+        least = total
+        opened = False
+        while True:
+            asked = quote.charges(paying, bound, least, total)
+            counted = quote.limits_of(principal, event.platform_user_id or None, bound + total, bool(paying))
+            outcome = await self._try_reserve(HoldRequest(call.request_id, shard, asked, counted, _HOLD_TTL_MS, context))
+            if type(outcome) is Admitted:
+                break
+            if type(outcome) is WalletMissing:
+                if opened or not await self._opener.open_missing(shard, outcome.wallets):
+                    raise refusals.balance_unavailable()
+                opened = True
+            elif type(outcome) is RefusedByLimit:
+                raise refusals.limit_error(outcome, counted[outcome.limit], principal.level)
+            elif type(outcome) is RefusedByWallet:
+                if exact:
+                    raise refusals.wallet_error(
+                        outcome, paying[outcome.charge], principal.level, asked[outcome.charge].floor_micro
+                    )
+                exact = True
+                bound = min(bound, await self._counter.count_input(request.model, request.body))
+                if not embedding and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
+                    least = request.choices
+        cap = None
+        if paying and least < total:
+            cap = min(most, quote.output_covered(paying, outcome.granted, bound) // request.choices)
+        elif request.output_cap is None and not embedding and deployment.output_tokens_max is None and paying:
+            cap = most
+        hold = Hold(call.request_id, shard, tuple([charge.wallet for charge in asked]), counted)
+        return Ticket(call, request, principal, deployment, paying, hold, outcome, cap, event)
+
+    async def _try_reserve(self, wanted: HoldRequest) -> Admitted | RefusedByWallet | RefusedByLimit | WalletMissing:
+        try:
+            return await self._balance.reserve(wanted)
+        except BalanceUnavailable as broken:
+            raise refusals.balance_unavailable() from broken
+
+    # ---- after the provider's first byte ------------------------------------------------------
+
+    async def _refuse(self, ticket: Ticket, reply: Reply) -> None:
+        try:
+            body = await reply.read()
+        except UpstreamFault:
+            body = b""
+        await self._release(ticket)
+        raise refusals.answer_error(reply.status, reply.headers, body, ticket.deployment, ticket.attempts)
+
+    async def _whole(self, ticket: Ticket, reply: Reply) -> None:
+        try:
+            body = await reply.read()
+            answer = _decode_answer(body)
+        except UpstreamFault as fault:
+            await self._release(ticket)
+            raise refusals.fault_error(fault, ticket.deployment, ticket.attempts) from fault
+        except (msgspec.DecodeError, RecursionError) as garbage:
+            await self._release(ticket)
+            details = {"deployment": ticket.deployment.id, "attempts": ticket.attempts}
+            raise UpstreamFailed("The provider's answer is not JSON.", details=details) from garbage
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._release(ticket), "release")
+            raise
+        settled, cost = await self._settle(ticket, answer.usage, lambda: generated_text(body), RequestStatus.SERVED)
+        headers = self._headers(ticket, reply.headers.get("content-type", "application/json").encode())
+        headers += _money_headers(ticket, settled, cost)
+        headers.append((b"content-length", str(len(body)).encode()))
+        await _start(ticket.call, headers)
+        await ticket.call.send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, ticket: Ticket, reply: Reply) -> None:
+        relay, call = Relay(), ticket.call
+        status, trouble = RequestStatus.SERVED, None
+        left = self._tasks.spawn(_until_left(call.receive), "watch client")
+        try:
+            async with asyncio.timeout(limits.STREAM_SECONDS_MAX):
+                async for chunk in reply.chunks():
+                    forward = relay.feed(chunk)
+                    if not call.answered:
+                        await _start(call, self._headers(ticket, EVENT_STREAM))
+                    if forward and not left.done():
+                        await call.send({"type": "http.response.body", "body": forward, "more_body": True})
+            forward = relay.end()
+            if not relay.complete:
+                trouble = UpstreamFault("it ended the stream early", sent=True)
+        except UpstreamFault as fault:
+            trouble, forward = fault, b""
+        except (BrokenStream, TimeoutError) as broken:
+            trouble, forward = UpstreamFault(str(broken) or "the stream took too long", sent=True), b""
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, RequestStatus.ABANDONED), "settle")
+            raise
+        finally:
+            client_left = left.done()
+            left.cancel()
+        if trouble is not None:
+            status = RequestStatus.UPSTREAM_BROKE
+            if not call.answered:
+                await self._release(ticket)
+                raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
+        elif client_left:
+            status = RequestStatus.CLIENT_LEFT
+        settled, cost = await self._settle(ticket, relay.usage, relay.text, status)
+        last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
+        await call.send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _last_frames(
+        self, ticket: Ticket, relay: Relay, trouble: UpstreamFault | None, settled: Settled | None, cost: int
+    ) -> bytes:
+        """The usage chunk with its cost for those who asked, then the end; or the error event that ends a broken stream."""
+        if trouble is not None:
+            if relay.error:  # the provider's own error event has been relayed
+                return b""
+            return error_event(refusals.fault_error(trouble, ticket.deployment, ticket.attempts), ticket.call.request_id)
+        include_cost = ticket.call.headers.get(b"x-include-cost", b"").lower() == b"true"
+        if not (ticket.request.wants_usage or include_cost):
+            return DONE
+        chunk = relay.usage_chunk
+        if chunk is None:
+            chunk = {"id": ticket.call.request_id, "object": "chat.completion.chunk", "model": ticket.request.model, "choices": []}
+        usage = dict(relay.usage or {})
+        if settled is not None and settled.available and ticket.paying:
+            usage["cost"] = msgspec.Raw(decimal_from_micro(cost).encode())
+            usage["balance"] = msgspec.Raw(decimal_from_micro(settled.available[0]).encode())
+        return b"data: " + wire.encode_json({**chunk, "usage": usage}) + b"\n\n" + DONE
+
+    # ---- the end of the hold -------------------------------------------------------------------
+
+    async def _settle(
+        self, ticket: Ticket, raw_usage: Mapping[str, Any] | None, text: Callable[[], str], status: RequestStatus
+    ) -> tuple[Settled | None, int]:
+        """Price what was used and debit it; returns the result (None when Redis must be asked again later) and the cost."""
+        deployment = ticket.deployment
+        read = read_usage(raw_usage, deployment.cached_inside) if raw_usage is not None else None
+        if read is not None:
+            (usage, flags), source = read, UsageSource.UPSTREAM
+        else:
+            usage, flags, source = await self._counted(ticket, text()), (), UsageSource.COUNTED
+        amounts = [payer.rates.price(usage) for payer in ticket.paying]
+        now_ms, now = self._clock() // 1_000_000, perf_counter()
+        cost_rates = self._prices.cost(deployment.id, ticket.event.at_ms)
+        bears_cost = cost_rates is not None and ticket.event.cost_policy != CostPolicy.OWN_KEYS
+        event = msgspec.structs.replace(
+            ticket.event,
+            at_ms=now_ms,
+            status=status,
+            usage_source=source,
+            usage=usage,
+            flags=flags,
+            charges=tuple(
+                [
+                    EventCharge(payer.wallet, payer.role, payer.rates.asset, amount, held)
+                    for payer, amount, held in zip(ticket.paying, amounts, ticket.admitted.granted, strict=True)
+                ]
+            ),
+            provider_cost_micro=cost_rates.price(usage) if cost_rates is not None and bears_cost else 0,
+            latency_ms=round((now - ticket.call.started) * 1000),
+            ttft_ms=round((ticket.first_byte_at - ticket.call.started) * 1000),
+            attempts=ticket.attempts,
+            http_status=499 if status == RequestStatus.CLIENT_LEFT else 200,
+        )
+        encoded = encode_event(event)
+        cost = amounts[0] if amounts else 0
+        try:
+            return await self._balance.settle(ticket.hold, amounts, usage.total, encoded), cost
+        except BalanceUnavailable:
+            _log.warning("settle of %s is waiting for the balance store", ticket.hold.request_id)
+            self._tasks.spawn(self._settle_later(ticket.hold, amounts, usage.total, encoded), "settle later")
+            return None, cost
+
+    async def _settle_later(self, hold: Hold, amounts: list[int], tokens: int, event: bytes) -> None:
+        for pause_s in _REPLAY_S:
+            await asyncio.sleep(pause_s)
+            try:
+                await self._balance.settle(hold, amounts, tokens, event)
+            except BalanceUnavailable:
+                continue
+            return
+        _log.error("settle of %s was not taken; the sweeper ends its hold", hold.request_id)
+
+    async def _counted(self, ticket: Ticket, text: str) -> Usage:
+        """Usage that we count ourselves, because the upstream did not say."""
+        model = ticket.request.model
+        counted_input = await self._counter.count_input(model, ticket.request.body)
+        return Usage(input=counted_input, output=await self._counter.count_text(model, text) if text else 0)
+
+    async def _release(self, ticket: Ticket) -> None:
+        try:
+            await self._balance.release(ticket.hold)
+        except BalanceUnavailable:
+            _log.warning("release of %s is left to the sweeper", ticket.hold.request_id)
+
+    def _headers(self, ticket: Ticket, content_type: bytes) -> list[tuple[bytes, bytes]]:
+        upstream_s = ticket.first_byte_at - ticket.sent_at
+        overhead_ms = (perf_counter() - ticket.call.started - upstream_s) * 1000
+        headers = [
+            (b"content-type", content_type),
+            (b"x-request-id", ticket.call.request_id.encode()),
+            (b"x-mozaiks-level", ticket.principal.level.encode()),
+            (b"x-mozaiks-model", ticket.deployment.id.encode("utf-8")),
+            (b"x-mozaiks-attempts", b"%d" % ticket.attempts),
+            (b"x-mozaiks-overhead-ms", b"%.2f" % overhead_ms),
+        ]
+        if ticket.cap is not None and ticket.request.output_cap is not None:
+            headers.append((b"x-mozaiks-output-cap", b"%d" % ticket.cap))
+        for limit, remaining in zip(ticket.hold.limits, ticket.admitted.remaining, strict=True):
+            name = _LIMIT_HEADERS.get(limit.kind)
+            if name is not None:
+                headers.append((b"x-ratelimit-limit-" + name, b"%d" % limit.maximum))
+                headers.append((b"x-ratelimit-remaining-" + name, b"%d" % remaining))
+        return headers + ticket.call.extra_headers
+
+
+_LIMIT_HEADERS: Final = {"rpm": b"requests", "tpm": b"tokens", "concurrency": b"concurrency"}
+
+
+class _Answer(msgspec.Struct):
+    usage: dict[str, Any] | None = None
+
+
+_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
+
+
+def error_event(error: GatewayError, request_id: str) -> bytes:
+    """The SSE event that ends a stream in trouble."""
+    return b"event: error\ndata: " + wire.error_body(error, request_id) + b"\n\n"
+
+
+def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[tuple[bytes, bytes]]:
+    if not ticket.paying:
+        return []
+    headers = [(b"x-mozaiks-cost", decimal_from_micro(cost).encode())]
+    if settled is not None and settled.available:
+        headers.append((b"x-mozaiks-balance", decimal_from_micro(settled.available[0]).encode()))
+    return headers
+
+
+async def _start(call: Call, headers: list[tuple[bytes, bytes]]) -> None:
+    call.answered = True
+    await call.send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def _until_left(receive: Receive) -> None:
+    """Returns when the client has gone; the request's body has been read, so nothing else can come."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,124 @@
+"""Who pays for a request, at which rates, and the most it can cost: pure, before anything is held.
+
+Level 1 is one payer, the creator's wallet at platform prices. Level 2 is the end user's wallet at the
+app's prices and, under `creator_pays`, the creator's wallet at platform prices as well. An
+`analytics_only` app has no payer: the request is measured, never refused for money.
+"""
+
+from typing import Final, Protocol
+
+import msgspec
+
+from gateway.balance.model import Charge, Limit, LimitKind
+from gateway.core.errors import PaymentRequired
+from gateway.core.ids import app_wallet, platform_wallet
+from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.words import CostPolicy, Enforcement, Level
+from gateway.identity.model import Limits, Principal
+from gateway.pricing.rates import Rates
+
+OUTPUT_TOKENS_DEFAULT: Final = 16_384  # of a model whose own limit nobody states; it is sent upstream as the cap
+
+
+class Prices(Protocol):
+    """Rates now, from books already in memory; `pricing.catalog.Catalog` is the one there is."""
+
+    def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
+        """What the provider takes, None when nobody knows."""
+        ...
+
+    def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        """What the platform takes from a creator."""
+        ...
+
+    def app_cached(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None | bool:
+        """What the app takes from its end users; False while its book is not in memory."""
+        ...
+
+    async def load_app(self, enterprise_id: str) -> None:
+        """Bring the app's book into memory."""
+        ...
+
+
+class Payer(msgspec.Struct, frozen=True):
+    """One wallet that pays, and its rates. `role` is `creator` or `end_user`."""
+
+    wallet: str
+    role: str
+    rates: Rates
+
+
+def payers(
+    prices: Prices, principal: Principal, end_user: str | None, model: str, deployment_id: str, at_ms: int
+) -> tuple[Payer, ...] | None:
+    """The payers of a request, the level's own payer first; None while the app's price book must be loaded.
+
+    Raises PaymentRequired `unpriced_model`: a charged request is never free by accident.
+    """
+    app = principal.app
+    if app.enforcement == Enforcement.ANALYTICS_ONLY:
+        return ()
+    if principal.level == Level.PLATFORM:
+        return (Payer(platform_wallet(app.user_id), "creator", _priced(prices.platform(model, deployment_id, at_ms), model)),)
+    rates = prices.app_cached(app.enterprise_id, app.asset, model, deployment_id, at_ms)
+    if rates is False:
+        return None
+    assert end_user is not None and rates is not True
+    user = Payer(app_wallet(app.enterprise_id, end_user), "end_user", _priced(rates, model))
+    if app.cost_policy != CostPolicy.CREATOR_PAYS:
+        return (user,)
+    creator = Payer(platform_wallet(app.user_id), "creator", _priced(prices.platform(model, deployment_id, at_ms), model))
+    return (user, creator)
+
+
+def _priced(rates: Rates | None, model: str) -> Rates:
+    if rates is None:
+        raise PaymentRequired(f"{model} has no price here, so it cannot be charged for", code="unpriced_model", param="model")
+    return rates
+
+
+def charges(paying: tuple[Payer, ...], input_tokens: int, least_output: int, most_output: int) -> tuple[Charge, ...]:
+    """What each wallet must cover: the ceiling of the most output, or at the least that of `least_output`."""
+    made = []
+    for payer in paying:
+        ceiling = min(payer.rates.ceiling(input_tokens, most_output), AMOUNT_MICRO_MAX)
+        floor = ceiling if least_output == most_output else min(payer.rates.ceiling(input_tokens, least_output), ceiling)
+        made.append(Charge(payer.wallet, ceiling, floor))
+    return tuple(made)
+
+
+def output_covered(paying: tuple[Payer, ...], granted: tuple[int, ...], input_tokens: int) -> int:
+    """How many output tokens every one of the holds covers."""
+    return min(payer.rates.output_covered(amount, input_tokens) for payer, amount in zip(paying, granted, strict=True))
+
+
+def limits_of(principal: Principal, end_user: str | None, tokens: int, charged: bool) -> tuple[Limit, ...]:
+    """Every limit that this request counts on: the key's, the end-user token's, the app's for each end user."""
+    made: list[Limit] = []
+    if principal.limits != _NONE:
+        _add(made, f"k/{principal.key_id}", principal.limits, tokens, charged)
+    if principal.token_limits != _NONE:
+        _add(made, f"t/{principal.token_id}", principal.token_limits, tokens, charged)
+    if end_user is not None and principal.app.end_user_limits != _NONE:
+        _add(made, f"u/{principal.app.enterprise_id}/{end_user}", principal.app.end_user_limits, tokens, charged)
+    return tuple(made)
+
+
+_NONE: Final = Limits()
+
+
+def _add(made: list[Limit], subject: str, limits: Limits, tokens: int, charged: bool) -> None:
+    if limits.rpm is not None:
+        made.append(Limit(subject, LimitKind.REQUESTS_PER_MINUTE, limits.rpm))
+    if limits.tpm is not None:
+        # A request whose ceiling is above the whole limit takes the whole minute, or it could never run.
+        made.append(Limit(subject, LimitKind.TOKENS_PER_MINUTE, limits.tpm, min(tokens, limits.tpm)))
+    if limits.concurrency is not None:
+        made.append(Limit(subject, LimitKind.CONCURRENCY, limits.concurrency))
+    if charged:
+        if limits.spend_micro_per_day is not None:
+            made.append(Limit(subject, LimitKind.SPEND_PER_DAY, limits.spend_micro_per_day))
+        if limits.spend_micro_per_month is not None:
+            made.append(Limit(subject, LimitKind.SPEND_PER_MONTH, limits.spend_micro_per_month))
+        if limits.spend_micro_total is not None:
+            made.append(Limit(subject, LimitKind.SPEND_TOTAL, limits.spend_micro_total))

@@ -1,0 +1,112 @@
+"""Why a request was refused or failed, in the words of `api.md`: balances, limits and upstream faults as errors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.balance.model import Limit, LimitKind, RefusedByLimit, RefusedByWallet
+from gateway.core.errors import GatewayError, InvalidRequest, PaymentRequired, RateLimited, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.core.money import decimal_from_micro
+from gateway.core.words import Level
+from gateway.providers.model import Deployment, UpstreamFault, UpstreamSilent
+from gateway.proxy.quote import Payer
+
+_CALLERS_TO_FIX = frozenset({400, 404, 409, 413, 415, 422})
+_OWNER = {"k": "key", "t": "token", "u": "end_user"}
+
+
+def wallet_error(refused: RefusedByWallet, payer: Payer, level: Level, required_micro: int) -> PaymentRequired:
+    """402: which wallet, how much it has and what was needed; the creator's figures are not for an end user."""
+    details: dict[str, Any] = {"level": str(level), "limit_source": payer.role}
+    if payer.role == "end_user" or level == Level.PLATFORM:
+        details |= {
+            "asset": payer.rates.asset,
+            "balance": decimal_from_micro(refused.available_micro),
+            "held": decimal_from_micro(refused.held_micro),
+            "required": decimal_from_micro(required_micro),
+        }
+    only_held = refused.available_micro + refused.held_micro >= required_micro
+    message = "The balance does not cover this request."
+    if only_held:
+        message = "The balance covers this request only when requests in flight have ended."
+    return PaymentRequired(message, details=details, retry_after_s=2.0 if only_held else None)
+
+
+def limit_error(refused: RefusedByLimit, limit: Limit, level: Level) -> GatewayError:
+    """429 for a rate, 402 for a spend limit; with the wait, where it can be told."""
+    owner = _OWNER[limit.subject[0]]
+    details = {"level": str(level), "limit_source": owner}
+    wait_s = refused.retry_after_ms / 1000 if refused.retry_after_ms else None
+    shown_owner = owner.replace("_", " ")
+    match limit.kind:
+        case LimitKind.CONCURRENCY:
+            text = f"The {shown_owner} has {limit.maximum} requests in flight, which is its limit."
+            return RateLimited(text, code="concurrency_limit_exceeded", retry_after_s=wait_s or 1.0, details=details)
+        case LimitKind.REQUESTS_PER_MINUTE | LimitKind.TOKENS_PER_MINUTE:
+            unit = "requests" if limit.kind == LimitKind.REQUESTS_PER_MINUTE else "tokens"
+            text = f"The {shown_owner} may use {limit.maximum} {unit} a minute."
+            return RateLimited(text, retry_after_s=wait_s or 1.0, details=details)
+        case _:
+            window = {LimitKind.SPEND_PER_DAY: " for today", LimitKind.SPEND_PER_MONTH: " for this month"}.get(limit.kind, "")
+            text = f"The {shown_owner}'s spend limit{window} does not cover this request."
+            spent = {"limit": decimal_from_micro(limit.maximum), "spent": decimal_from_micro(refused.used)}
+            return PaymentRequired(text, code="spend_limit_reached", retry_after_s=wait_s, details={**details, **spent})
+
+
+def balance_unavailable() -> Unavailable:
+    """503: balances cannot be read, so nothing may be spent. Clients are told not to hammer."""
+    return Unavailable(
+        "Balances cannot be checked right now, so no request is admitted.",
+        code="balance_unavailable",
+        retry_after_s=5.0,
+        should_retry=False,
+    )
+
+
+def fault_error(fault: UpstreamFault, deployment: Deployment, attempts: int) -> UpstreamFailed:
+    """502 or 504: which deployment and how many attempts."""
+    details = {"deployment": deployment.id, "attempts": attempts}
+    kind = UpstreamTimeout if isinstance(fault, UpstreamSilent) else UpstreamFailed
+    return kind(f"The provider failed: {fault.reason}.", details=details)
+
+
+def answer_error(status: int, headers: Mapping[str, str], body: bytes, deployment: Deployment, attempts: int) -> GatewayError:
+    """A provider's error answer.
+
+    What the caller can mend comes back with the provider's own words; a provider that refuses the
+    gateway's own key or quota is the operator's trouble, and is a 502 without them.
+    """
+    details: dict[str, Any] = {"deployment": deployment.id, "attempts": attempts, "upstream_status": status}
+    said = _error_object(body)
+    message = said.get("message")
+    if status in _CALLERS_TO_FIX:
+        code, param = said.get("code"), said.get("param")
+        error: GatewayError = InvalidRequest(
+            message if type(message) is str else f"The provider refused the request with status {status}.",
+            code=code if type(code) is str else None,
+            param=param if type(param) is str else None,
+            details=details,
+        )
+        error.status = status
+        return error
+    if status == 429 and said.get("code") != "insufficient_quota":
+        text = "The provider is limiting requests to this model."
+        return RateLimited(text, retry_after_s=_retry_after_s(headers) or 1.0, details={**details, "limit_source": "provider"})
+    if status in (408, 504):
+        return UpstreamTimeout(f"The provider timed out with status {status}.", details=details)
+    return UpstreamFailed(f"The provider failed with status {status}.", retry_after_s=_retry_after_s(headers), details=details)
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    error = answer.get("error") if type(answer) is dict else None
+    return error if type(error) is dict else {}
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("retry-after", "")
+    return min(float(text), 3600.0) if text.isdigit() else None

@@ -1,0 +1,185 @@
+"""ASGI endpoints of the data plane. Raw ASGI on purpose: a Request and a Response object would cost
+a fifth of the whole request's CPU, a middleware class twice the request.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
+from typing import Any, Final
+
+from gateway.core import limits
+from gateway.core.errors import BodyTooLarge, GatewayError, Unauthenticated, Unavailable
+from gateway.core.ids import new_id
+from gateway.identity.model import Principal
+from gateway.proxy import wire
+from gateway.proxy.exchange import Call, Exchange, Gate, Receive, Send, error_event
+
+_log = logging.getLogger(__name__)
+Scope = MutableMapping[str, Any]
+_EXPOSED: Final = (
+    b"x-request-id, x-mozaiks-cost, x-mozaiks-balance, x-mozaiks-model, x-mozaiks-output-cap, retry-after, x-should-retry"
+)
+
+
+class Traffic:
+    """What one web process is working on: bounded, and refused once the process drains."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.draining = False
+
+    def check(self) -> None:
+        """Unavailable when no further request may start."""
+        if self.draining:
+            raise Unavailable("The gateway is shutting down.", code="draining", retry_after_s=1.0)
+        if self.in_flight >= limits.IN_FLIGHT_MAX:
+            raise Unavailable("The gateway has as many requests in flight as it takes.", retry_after_s=1.0)
+
+
+class ModelEndpoint:
+    """POST of one model surface, such as `/v1/chat/completions`."""
+
+    def __init__(self, endpoint: str, exchange: Exchange, gate: Gate, traffic: Traffic) -> None:
+        self._endpoint = endpoint
+        self._exchange = exchange
+        self._gate = gate
+        self._traffic = traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its first byte to its last; every failure is one JSON error."""
+        call = Call(new_id("req"), self._endpoint, dict(scope["headers"]), b"", receive, send, perf_counter(), [])
+        self._traffic.in_flight += 1
+        try:
+            self._traffic.check()
+            principal = await identify(self._gate, call.headers)
+            call.extra_headers = cors_headers(principal, call.headers)
+            call.raw = await read_body(call.headers, receive, limits.BODY_BYTES_MAX)
+            await self._exchange.run(call, principal)
+        except GatewayError as error:
+            await answer_error(call, error)
+        except ClientGone:
+            _log.debug("%s: the client left before its request was complete", call.request_id)
+        except Exception:  # process edge: a bug answers 500 and is logged with its trace, the server lives on
+            _log.exception("request %s failed", call.request_id)
+            await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
+        finally:
+            self._traffic.in_flight -= 1
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+async def identify(gate: Gate, headers: dict[bytes, bytes]) -> Principal:
+    """The principal behind `Authorization: Bearer` or `x-api-key`."""
+    header = headers.get(b"authorization")
+    if header is not None and header[:7].lower() == b"bearer ":
+        credential = header[7:].strip().decode("latin-1")
+    else:
+        credential = headers.get(b"x-api-key", b"").decode("latin-1")
+    if not credential:
+        raise Unauthenticated("Send an API key as `Authorization: Bearer <key>`.")
+    return gate.cached(credential) or await gate.authenticate(credential)
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, bytes_max: int) -> bytes:
+    """The whole body; BodyTooLarge before it is read where its length is declared, and while it is read."""
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > bytes_max:
+        raise BodyTooLarge(f"the body is larger than {bytes_max} bytes")
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body"):
+        if len(body) > bytes_max:
+            raise BodyTooLarge(f"the body is larger than {bytes_max} bytes")
+        return body
+    parts, size = [body], len(body)
+    while message["type"] == "http.request" and message.get("more_body"):
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > bytes_max:
+            raise BodyTooLarge(f"the body is larger than {bytes_max} bytes")
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return b"".join(parts)
+
+
+def cors_headers(principal: Principal, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Lets a browser page of the app read the answer; only for end-user tokens, as an API key is no browser's business."""
+    origin = headers.get(b"origin")
+    if origin is None or principal.token_id is None:
+        return []
+    allowed = principal.app.cors_origins
+    if "*" not in allowed and origin.decode("latin-1") not in allowed:
+        return []
+    return [
+        (b"access-control-allow-origin", origin),
+        (b"vary", b"origin"),
+        (b"access-control-expose-headers", _EXPOSED),
+    ]
+
+
+async def preflight(_: Scope, __: Receive, send: Send) -> None:
+    """OPTIONS: which app is asking is unknown until the token comes, so the answer itself decides who may read it."""
+    headers = [
+        (b"access-control-allow-origin", b"*"),
+        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-headers", b"authorization, content-type, x-workflow-type, x-session-id, x-agent-name, x-tags, *"),
+        (b"access-control-max-age", b"600"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def answer_error(call: Call, error: GatewayError) -> None:
+    """The error as a JSON answer, or as the last event of a stream that has begun."""
+    if call.answered:
+        await call.send({"type": "http.response.body", "body": error_event(error, call.request_id), "more_body": False})
+        return
+    body = wire.error_body(error, call.request_id)
+    headers = [
+        *wire.error_headers(error),
+        (b"x-request-id", call.request_id.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *call.extra_headers,
+    ]
+    await call.send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await call.send({"type": "http.response.body", "body": body})
+
+
+Handler = Callable[[Call, Principal], Awaitable[bytes]]
+
+
+class AccountEndpoint:
+    """GET of something about the caller: `handler` returns the JSON."""
+
+    def __init__(self, handler: Handler, gate: Gate, path_names: tuple[str, ...] = ()) -> None:
+        self._handler = handler
+        self._gate = gate
+        self._path_names = path_names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; path parameters reach the handler as the call's `raw`."""
+        path = scope.get("path_params", {})
+        raw = "/".join(str(path[name]) for name in self._path_names).encode()
+        call = Call(new_id("req"), scope["path"], dict(scope["headers"]), raw, receive, send, perf_counter(), [])
+        try:
+            principal = await identify(self._gate, call.headers)
+            call.extra_headers = cors_headers(principal, call.headers)
+            body = await self._handler(call, principal)
+        except GatewayError as error:
+            await answer_error(call, error)
+            return
+        except Exception:  # process edge, as above
+            _log.exception("request %s failed", call.request_id)
+            await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-request-id", call.request_id.encode()),
+            (b"content-length", str(len(body)).encode()),
+            *call.extra_headers,
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,199 @@
+"""Requests as clients write them, and errors as clients read them.
+
+A body is parsed once and sent upstream as it was understood: a body with a key twice
+(`{"max_tokens": 1, "max_tokens": 100000}`) would otherwise be priced by one and run by the other.
+Fields that are not ours pass through untouched.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core import limits
+from gateway.core.errors import GatewayError, InvalidRequest, UnsupportedMedia
+
+CHAT: Final = "/chat/completions"
+COMPLETIONS: Final = "/completions"
+EMBEDDINGS: Final = "/embeddings"
+_CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
+_PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
+
+_decode = msgspec.json.Decoder().decode
+encode_json = msgspec.json.Encoder().encode
+
+
+class Tags(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a request says about itself for analytics."""
+
+    workflow_type: str = ""
+    session_id: str = ""
+    agent_name: str = ""
+    tags: tuple[str, ...] = ()
+
+
+NO_TAGS: Final = Tags()
+
+
+class Request(msgspec.Struct):
+    """One parsed request. `output_cap` is per choice, None where the client set none."""
+
+    endpoint: str
+    body: dict[str, Any]
+    body_bytes: int
+    model: str
+    streamed: bool
+    wants_usage: bool
+    output_cap: int | None
+    choices: int
+
+
+def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
+    """The request, checked as far as money and routing depend on it; InvalidRequest names the field."""
+    if content_type and b"json" not in content_type:
+        raise UnsupportedMedia("send the request as application/json", param="content-type")
+    try:
+        body = _decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as broken:
+        raise InvalidRequest(f"the body is not valid JSON: {broken}") from broken
+    if type(body) is not dict:
+        raise InvalidRequest("the body must be a JSON object")
+    model = body.get("model")
+    if type(model) is not str or not 0 < len(model) <= 256:
+        raise InvalidRequest("model must be a string of 1 to 256 characters", param="model")
+    _check_prompt(endpoint, body)
+    streamed = wants_usage = False
+    cap, choices = None, 1
+    if endpoint != EMBEDDINGS:
+        streamed, wants_usage = _stream_options(body)
+        cap = _output_cap(body)
+        choices = _whole(body, "n", 1, limits.CHOICES_MAX, 1)
+        if endpoint == COMPLETIONS:
+            choices = max(choices, _whole(body, "best_of", 1, limits.CHOICES_MAX, 1))
+            if type(body["prompt"]) is list and body["prompt"] and type(body["prompt"][0]) is not int:
+                choices *= len(body["prompt"])  # one completion for each prompt of the batch
+    return Request(endpoint, body, len(raw), model, streamed, wants_usage, cap, choices)
+
+
+def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:
+    field = _PROMPT_FIELD[endpoint]
+    prompt = body.get(field)
+    if endpoint == CHAT:
+        if type(prompt) is not list or not 0 < len(prompt) <= limits.MESSAGES_MAX:
+            raise InvalidRequest(f"messages must be a list of 1 to {limits.MESSAGES_MAX} messages", param="messages")
+        for index, message in enumerate(prompt):
+            if type(message) is not dict or type(message.get("role")) is not str:
+                raise InvalidRequest("a message is an object with a role", param=f"messages[{index}]")
+    elif type(prompt) not in (str, list) or not prompt:
+        raise InvalidRequest(f"{field} must be a string or a list, and not empty", param=field)
+    elif type(prompt) is list and len(prompt) > limits.MESSAGES_MAX and type(prompt[0]) is not int:
+        raise InvalidRequest(f"{field} has more than {limits.MESSAGES_MAX} items", param=field)
+
+
+def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
+    streamed = body.get("stream")
+    if streamed is not None and type(streamed) is not bool:
+        raise InvalidRequest("stream must be true or false", param="stream")
+    options = body.get("stream_options")
+    if options is None:
+        return bool(streamed), False
+    if type(options) is not dict:
+        raise InvalidRequest("stream_options must be an object", param="stream_options")
+    if not streamed:
+        raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    return True, options.get("include_usage") is True
+
+
+def _output_cap(body: dict[str, Any]) -> int | None:
+    caps = [_whole(body, field, 1, limits.OUTPUT_TOKENS_MAX, 0) for field in _CAP_FIELDS if body.get(field) is not None]
+    # An upstream may honour either field, so the hold must cover the larger.
+    return max(caps) if caps else None
+
+
+def _whole(body: dict[str, Any], field: str, least: int, most: int, default: int) -> int:
+    value = body.get(field)
+    if value is None:
+        return default
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidRequest(f"{field} must be a whole number from {least} to {most}", param=field)
+    return value
+
+
+def read_tags(headers: Mapping[bytes, bytes], body: dict[str, Any]) -> Tags:
+    """Tags from `X-Workflow-Type`, `X-Session-Id`, `X-Agent-Name`, `X-Tags`, else the same names in `metadata`.
+
+    Names that are ours leave `metadata`, so that a provider never sees them.
+    """
+    metadata = body.get("metadata")
+    own: dict[str, Any] = {}
+    if type(metadata) is dict:
+        own = {name: metadata.pop(name) for name in _METADATA_NAMES if name in metadata}
+        if not metadata:
+            del body["metadata"]
+    workflow, session = headers.get(b"x-workflow-type"), headers.get(b"x-session-id")
+    agent, listed = headers.get(b"x-agent-name"), headers.get(b"x-tags")
+    if not (own or workflow or session or agent or listed):
+        return NO_TAGS
+    tags = listed.decode("latin-1").split(",") if listed else own.get("tags", ())
+    if type(tags) is str:
+        tags = tags.split(",")
+    if type(tags) not in (list, tuple) or len(tags) > limits.TAGS_MAX:
+        raise InvalidRequest(f"tags must be a list of at most {limits.TAGS_MAX}", param="tags")
+    return Tags(
+        _tag("workflow_type", workflow, own),
+        _tag("session_id", session, own),
+        _tag("agent_name", agent, own),
+        tuple(_tag("tags", None, {"tags": tag.strip() if type(tag) is str else tag}) for tag in tags),
+    )
+
+
+_METADATA_NAMES: Final = ("workflow_type", "session_id", "agent_name", "tags", "platform_user_id")
+
+
+def _tag(name: str, header: bytes | None, own: dict[str, Any]) -> str:
+    value = header.decode("latin-1") if header is not None else own.get(name, "")
+    if type(value) is not str or len(value) > limits.TAG_CHARS_MAX:
+        raise InvalidRequest(f"{name} must be a string of at most {limits.TAG_CHARS_MAX} characters", param=name)
+    return value
+
+
+def outgoing(request: Request, upstream_model: str, cap_field: str, cap: int | None) -> bytes:
+    """The body to send: the deployment's model name, usage asked for, the output cap where the hold needs one.
+
+    `cap` None leaves the client's own cap alone; a number replaces it.
+    """
+    body = request.body
+    body["model"] = upstream_model
+    if request.streamed:
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    if cap is not None:
+        given = [field for field in _CAP_FIELDS if body.get(field) is not None]
+        for field in given or (cap_field,):
+            body[field] = cap
+    return encode_json(body)
+
+
+def error_body(error: GatewayError, request_id: str) -> bytes:
+    """The OpenAI error object; `request_id` is inside too, because people paste bodies, not headers."""
+    return encode_json(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+                "request_id": request_id,
+                **error.details,
+            }
+        }
+    )
+
+
+def error_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
+    """Retry-After and x-should-retry, where the error has an opinion."""
+    headers = [(b"content-type", b"application/json")]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s + 0.499))).encode()))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    return headers

@@ -1,0 +1,280 @@
+"""Settings: the environment first, then the YAML file named by `MOZAIKS_CONFIG`. The only reader of either.
+
+A wrong or unknown setting stops the start with one sentence that names it. In the file the same
+settings stand in lower case without the prefix (`port: 8080`), beside `models` and
+`platform_markup_percent`; `${NAME}` in any of its strings is replaced from the environment.
+"""
+
+import os
+import re
+import secrets
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+PREFIX: Final = "MOZAIKS_"
+NAMES: Final = {
+    "host": "address to listen on; default 127.0.0.1",
+    "port": "port to listen on; default 8080",
+    "workers": "web processes; default 1",
+    "data_dir": "where the embedded stores and generated secrets live; default ./data",
+    "database_url": "SQLAlchemy URL of the platform's database; empty: SQLite under the data directory",
+    "app_database_url": "URL template of each app's database, with {enterprise_id}; empty: SQLite under the data directory",
+    "redis_url": "Redis-protocol server; empty: the gateway starts its own under the data directory",
+    "operator_token": "bearer token of the management API; empty: generated and kept under the data directory",
+    "key_pepper": "secret under which keys are hashed and end-user tokens signed; empty: generated, as above",
+    "public_url": "the URL clients reach the gateway at; default http://host:port",
+    "mode": "hosted",
+    "demo": "true: a demo model, app, key and funded end user; default: true without a config file and database URL",
+    "inline_worker": "true: one web process also drains usage into the books; default true",
+    "log_level": "debug, info, warning or error; default info",
+}
+_TOKEN_CHARS_MIN: Final = 24
+_SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class SettingsError(Exception):
+    """One sentence that names the wrong setting."""
+
+
+class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One place that serves a model. `prices`: see `ModelConfig`; a deployment's own come first."""
+
+    provider: str = "openai"
+    model: str | None = None
+    api_base: str = ""
+    api_key: str = ""
+    weight: int = 1
+    headers: dict[str, str] = {}
+    output_cap_field: str | None = None
+    cached_tokens: str = "inside"  # whether the provider counts them inside or beside the prompt
+    input_tokens_max: int | None = None
+    output_tokens_max: int | None = None
+    first_byte_timeout_s: float = 300.0
+    chunk_timeout_s: float = 120.0
+    prices: dict[str, str] | None = None
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that clients may ask for; `*` in the name matches anything.
+
+    `prices` are what the provider takes, in USD per million units, as decimal strings by kind;
+    default: the shipped price list. `charge` is what the platform takes from creators; default: the
+    provider's price and the platform's markup.
+    """
+
+    name: str
+    deployments: list[DeploymentConfig]
+    prices: dict[str, str] | None = None
+    charge: dict[str, str] | None = None
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything the gateway is told from outside. `database_url` and `redis_url` may be empty: embedded."""
+
+    host: str
+    port: int
+    workers: int
+    data_dir: Path
+    database_url: str
+    app_database_url: str
+    redis_url: str
+    operator_token: str
+    key_pepper: str
+    public_url: str
+    demo: bool
+    inline_worker: bool
+    log_level: str
+    models: tuple[ModelConfig, ...]
+    platform_markup_bp: int
+
+
+def load(environment: dict[str, str] | None = None) -> Settings:
+    """Settings from the environment (of this process unless given) and the file it names; SettingsError."""
+    env = dict(os.environ) if environment is None else environment  # noqa: TID251 - this is the one home
+    known = {PREFIX + name.upper() for name in NAMES} | {PREFIX + "CONFIG"}
+    for name in sorted(env):
+        if name.startswith(PREFIX) and name not in known:
+            raise SettingsError(f"{name} is not a setting of this gateway.")
+    path = env.get(PREFIX + "CONFIG", "")
+    file = _read_file(Path(path), env) if path else {}
+    in_file = {name: file.pop(name, "") for name in NAMES}
+    given = {name: env.get(PREFIX + name.upper(), "") or in_file[name] for name in NAMES}
+    models = _models(file.pop("models", []), env, configured=bool(path))
+    markup_bp = _percent("platform_markup_percent", file.pop("platform_markup_percent", "0"))
+    if file:
+        raise SettingsError(f"{min(file)} in {path} is not a setting of this gateway.")
+    return _build(given, models, markup_bp, configured=bool(path))
+
+
+def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, *, configured: bool) -> Settings:
+    embedded = not given["database_url"]
+    data_dir = Path(given["data_dir"] or "data").absolute()
+    if str(given["mode"] or "hosted") != "hosted":
+        raise SettingsError(f"{PREFIX}MODE must be hosted.")
+    app_url = str(given["app_database_url"])
+    if bool(app_url) == embedded:
+        raise SettingsError(f"{PREFIX}DATABASE_URL and {PREFIX}APP_DATABASE_URL are set together or not at all.")
+    if app_url and "{enterprise_id}" not in app_url:
+        raise SettingsError(f"{PREFIX}APP_DATABASE_URL must contain {{enterprise_id}}: each app has a database of its own.")
+    for name in ("database_url", "app_database_url"):
+        scheme = str(given[name]).partition(":")[0]
+        if given[name] and scheme not in ("sqlite+aiosqlite", "postgresql+asyncpg"):
+            raise SettingsError(f"{PREFIX}{name.upper()} must start with sqlite+aiosqlite: or postgresql+asyncpg:.")
+    if given["redis_url"] and urlsplit(str(given["redis_url"])).scheme not in ("redis", "rediss", "unix"):
+        raise SettingsError(f"{PREFIX}REDIS_URL must start with redis://, rediss:// or unix://.")
+    host = str(given["host"] or "127.0.0.1")
+    port = _whole("port", given["port"] or 8080, 0, 65535)
+    shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    log_level = str(given["log_level"] or "info").lower()
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise SettingsError(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
+    operator_token, key_pepper = str(given["operator_token"]), str(given["key_pepper"])
+    for name, secret in (("operator_token", operator_token), ("key_pepper", key_pepper)):
+        if not secret and not embedded:
+            raise SettingsError(f"{PREFIX}{name.upper()} must be set when {PREFIX}DATABASE_URL is.")
+        if secret and len(secret) < _TOKEN_CHARS_MIN:
+            raise SettingsError(f"{PREFIX}{name.upper()} must have at least {_TOKEN_CHARS_MIN} characters.")
+    if not (operator_token and key_pepper):
+        kept = kept_secrets(data_dir)
+        operator_token, key_pepper = operator_token or kept["operator_token"], key_pepper or kept["key_pepper"]
+    return Settings(
+        host=host,
+        port=port,
+        workers=_whole("workers", given["workers"] or 1, 1, 256),
+        data_dir=data_dir,
+        database_url=str(given["database_url"]) or f"sqlite+aiosqlite:///{data_dir}/platform.sqlite",
+        app_database_url=app_url or f"sqlite+aiosqlite:///{data_dir}/apps/{{enterprise_id}}.sqlite",
+        redis_url=str(given["redis_url"]),
+        operator_token=operator_token,
+        key_pepper=key_pepper,
+        public_url=str(given["public_url"] or f"http://{shown_host}:{port}").rstrip("/"),
+        demo=_flag("demo", given["demo"], embedded and not configured),
+        inline_worker=_flag("inline_worker", given["inline_worker"], True),
+        log_level=log_level,
+        models=models,
+        platform_markup_bp=markup_bp,
+    )
+
+
+def kept_secrets(data_dir: Path) -> dict[str, str]:
+    """Secrets of the embedded default, made once and kept in `secrets.json` (mode 0600)."""
+    path = data_dir / "secrets.json"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    fresh = {"operator_token": f"mzo_{secrets.token_urlsafe(32)}", "key_pepper": secrets.token_urlsafe(48)}
+    scratch = data_dir / f"secrets.{os.getpid()}.tmp"
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(fresh))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(scratch, path)  # of several processes starting at once, exactly one makes the file
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink()
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+
+
+def _read_file(path: Path, env: dict[str, str]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as broken:
+        raise SettingsError(f"{PREFIX}CONFIG: {path} cannot be read: {broken}.") from broken
+    except yaml.YAMLError as broken:
+        raise SettingsError(f"{PREFIX}CONFIG: {path} is not valid YAML: {' '.join(str(broken).split())}.") from broken
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise SettingsError(f"{PREFIX}CONFIG: {path} must be a mapping of settings.")
+    return {name: _substituted(value, name, env) for name, value in content.items()}
+
+
+def _substituted(value: Any, where: str, env: dict[str, str]) -> Any:
+    if isinstance(value, str):
+
+        def replace(found: re.Match[str]) -> str:
+            name = found.group(1)
+            if name not in env:
+                raise SettingsError(f"{where} refers to ${{{name}}}, which is not set.")
+            return env[name]
+
+        return _SUBSTITUTE.sub(replace, value)
+    if isinstance(value, list):
+        return [_substituted(item, f"{where}[{index}]", env) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {name: _substituted(item, f"{where}.{name}", env) for name, item in value.items()}
+    return value
+
+
+def _models(given: Any, env: dict[str, str], *, configured: bool) -> tuple[ModelConfig, ...]:
+    if not configured:
+        return _default_models(env)
+    try:
+        models = msgspec.convert(given, tuple[ModelConfig, ...])
+    except msgspec.ValidationError as wrong:
+        raise SettingsError(f"models: {wrong}.") from wrong
+    seen: set[str] = set()
+    for model in models:
+        where = f"models: {model.name!r}"
+        if model.name in seen:
+            raise SettingsError(f"{where} is there twice.")
+        seen.add(model.name)
+        if not model.deployments:
+            raise SettingsError(f"{where} has no deployments.")
+        for deployment in model.deployments:
+            _check_deployment(where, deployment)
+    return models
+
+
+def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
+    if deployment.provider != "demo" and urlsplit(deployment.api_base).scheme not in ("http", "https"):
+        raise SettingsError(f"{where}: api_base must be an http or https URL.")
+    if deployment.weight < 1:
+        raise SettingsError(f"{where}: weight must be at least 1.")
+    if deployment.cached_tokens not in ("inside", "beside"):
+        raise SettingsError(f"{where}: cached_tokens must be inside or beside.")
+    if deployment.first_byte_timeout_s <= 0 or deployment.chunk_timeout_s <= 0:
+        raise SettingsError(f"{where}: time-outs must be above zero.")
+
+
+_OPENAI_PATTERNS: Final = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "text-embedding-*")
+
+
+def _default_models(env: dict[str, str]) -> tuple[ModelConfig, ...]:
+    """Without a file: OpenAI's models, when `OPENAI_API_KEY` is set. (The demo model comes with `demo`.)"""
+    api_key = env.get("OPENAI_API_KEY", "")
+    if not api_key:
+        return ()
+    api_base = env.get("OPENAI_BASE_URL", "") or "https://api.openai.com/v1"
+    deployment = DeploymentConfig(provider="openai", model="*", api_base=api_base, api_key=api_key)
+    return tuple(ModelConfig(name=pattern, deployments=[deployment]) for pattern in _OPENAI_PATTERNS)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    text = str(value).strip()
+    if not text.isdigit() or not least <= int(text) <= most:
+        raise SettingsError(f"{PREFIX}{name.upper()} must be a whole number from {least} to {most}, not {text!r}.")
+    return int(text)
+
+
+def _flag(name: str, value: Any, default: bool) -> bool:
+    text = str(value).strip().lower()
+    if text not in ("", "1", "0", "true", "false"):
+        raise SettingsError(f"{PREFIX}{name.upper()} must be true or false, not {text!r}.")
+    return default if not text else text in ("1", "true")
+
+
+def _percent(name: str, value: Any) -> int:
+    try:
+        points = Decimal(str(value)) * 100
+    except ArithmeticError:
+        points = Decimal(-1)
+    if not points.is_finite() or points != points.to_integral_value() or not 0 <= points <= 1_000_000:
+        raise SettingsError(f"{name} must be a percentage from 0 to 10000 with at most two decimals, not {value!r}.")
+    return int(points)

@@ -1,0 +1,67 @@
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.db import migrate
+from gateway.db.engines import Databases
+from gateway.db.faults import SqlDown
+from gateway.db.tables import APP, PLATFORM
+
+TREES = {"platform": PLATFORM, "app": APP}
+
+
+async def engine_of(databases: Databases, tree: str) -> AsyncEngine:
+    return databases.platform if tree == "platform" else await databases.app("shop")
+
+
+@pytest.mark.parametrize("tree", TREES)
+async def test_the_migrations_make_what_the_tables_say(databases: Databases, tree: str) -> None:
+    async with (await engine_of(databases, tree)).connect() as conn:
+        assert await conn.run_sync(migrate.differences, tree) == []
+        # What alembic does not compare: the rules of the rows.
+        made = await conn.run_sync(lambda sync: {
+            (table, check["name"]) for table in sa.inspect(sync).get_table_names() for check in sa.inspect(sync).get_check_constraints(table)
+        })  # fmt: skip
+    wanted = {
+        (table.name, f"ck_{table.name}_{rule.name}" if not str(rule.name).startswith("ck_") else rule.name)
+        for table in TREES[tree].tables.values()
+        for rule in table.constraints
+        if isinstance(rule, sa.CheckConstraint)
+    }
+    assert made == wanted
+
+
+@pytest.mark.parametrize("tree", TREES)
+async def test_the_comparison_sees_a_column_that_is_missing(databases: Databases, tree: str) -> None:
+    async with (await engine_of(databases, tree)).begin() as conn:
+        await conn.exec_driver_sql("ALTER TABLE accounts DROP COLUMN opened_at")
+        assert await conn.run_sync(migrate.differences, tree) != []
+
+
+@pytest.mark.parametrize("tree", TREES)
+async def test_down_leaves_nothing_and_up_brings_it_back(databases: Databases, tree: str) -> None:
+    engine = await engine_of(databases, tree)
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.downgrade, tree, "base")
+        left = await conn.run_sync(lambda sync: sa.inspect(sync).get_table_names())
+        assert left == ["alembic_version"]
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.upgrade, tree)
+        assert await conn.run_sync(migrate.differences, tree) == []
+
+
+async def test_an_upgrade_that_fails_leaves_the_old_schema(databases: Databases) -> None:
+    engine = databases.platform
+    with pytest.raises(RuntimeError):
+        async with engine.begin() as conn:
+            await conn.run_sync(migrate.downgrade, "platform", "base")
+            raise RuntimeError
+    async with engine.connect() as conn:
+        assert await conn.run_sync(migrate.differences, "platform") == []
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(databases: Databases) -> None:
+    async with databases.platform.begin() as conn:
+        await conn.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SqlDown, match="9999"):
+        await databases.migrate()

@@ -1,0 +1,206 @@
+"""A whole gateway as its users meet it: `gateway serve` in a process of its own, a scripted provider behind it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+OPERATOR = "operator-token-made-up-for-tests"
+PEPPER = "pepper-made-up-for-tests-only"
+# What clients ask for, the prices (USD per million) and the sizes of each scripted model.
+PRICED = {"input": "1", "cached_input": "0.5", "output": "10"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A child with its output in a file; ended by its own id."""
+
+    def __init__(self, args: list[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.child = subprocess.Popen(args, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+
+    def wait_for(self, pattern: str, timeout_s: float = 20.0) -> re.Match[str]:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            found = re.search(pattern, self.log.read_text("utf-8", "replace"))
+            if found:
+                return found
+            if self.child.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern!r} did not appear:\n{self.log.read_text('utf-8', 'replace')}")
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout_s: float = 20.0) -> int:
+        if self.child.poll() is None:
+            self.child.send_signal(sign)
+        try:
+            return self.child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait(5)
+            raise
+
+
+def plain_env(**extra: str) -> dict[str, str]:
+    """This environment less anything that would configure the gateway."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MOZAIKS_", "OPENAI_"))}
+    return {**env, **extra}
+
+
+@dataclass
+class Stack:
+    """A running gateway and what a test needs to use it."""
+
+    url: str
+    data_dir: Path
+    upstream_url: str
+    env: dict[str, str]
+    process: Process
+    admin: httpx.Client = field(init=False)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.admin = httpx.Client(base_url=self.url + "/api/v1", headers={"authorization": f"Bearer {OPERATOR}"}, timeout=20)
+
+    def post(self, path: str, body: dict[str, Any], status: int = 201, **headers: str) -> dict[str, Any]:
+        answer = self.admin.post(path, json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def get(self, path: str, **params: Any) -> Any:
+        answer = self.admin.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def app(self, **fields: Any) -> str:
+        """A fresh app of a fresh creator."""
+        self.count += 1
+        enterprise_id = f"app-{self.count}"
+        user_id = f"creator-{self.count}"
+        self.post("/creators", {"user_id": user_id, "name": user_id})
+        body = {"enterprise_id": enterprise_id, "user_id": user_id, "name": enterprise_id, "asset": "USD", **fields}
+        self.post("/apps", body)
+        return enterprise_id
+
+    def key(self, enterprise_id: str, level: str = "app_usage", **fields: Any) -> str:
+        made = self.post(f"/apps/{enterprise_id}/keys", {"name": "k", "level": level, **fields})
+        secret: str = made["secret"]
+        return secret
+
+    def grant(self, wallet: dict[str, str], amount_micro: int, key: str | None = None) -> dict[str, Any]:
+        self.count += 1
+        body = {"wallet": wallet, "amount_micro": amount_micro, "source": "promo", "reason": "test"}
+        return self.post("/grants", body, **{"idempotency-key": key or f"grant-{self.count}"})
+
+    def fund(self, enterprise_id: str, end_user: str, amount_micro: int) -> None:
+        self.grant({"enterprise_id": enterprise_id, "platform_user_id": end_user}, amount_micro)
+
+    def wallet(self, enterprise_id: str, end_user: str) -> dict[str, Any]:
+        result: dict[str, Any] = self.get(f"/apps/{enterprise_id}/wallets/{end_user}")
+        return result
+
+    def events(self, enterprise_id: str, count: int, timeout_s: float = 10.0) -> list[dict[str, Any]]:
+        """The app's usage rows once there are `count` of them."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            rows: list[dict[str, Any]] = self.get(f"/apps/{enterprise_id}/usage-events", limit=200)["data"]
+            if len(rows) >= count or time.monotonic() > deadline:
+                assert len(rows) == count, rows
+                return rows
+            time.sleep(0.05)
+
+    def cli(self, *args: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli.main", *args],
+            env=self.env, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+
+def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
+    deployment = {"provider": "openai", "model": "*", "api_base": upstream_url, "api_key": "sk-made-up-upstream-key"}
+    sized = {**deployment, "output_tokens_max": 1000, "first_byte_timeout_s": 1.0, "chunk_timeout_s": 1.0}
+    dead = {**sized, "api_base": f"http://127.0.0.1:{free_port()}/v1"}
+    config = {
+        **settings,
+        "models": [
+            {"name": "*", "deployments": [sized], "prices": PRICED},
+            {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
+            {"name": "unreachable-model", "deployments": [{**dead, "model": "ok"}], "prices": PRICED},
+            {"name": "unsized-model", "deployments": [{**deployment, "model": "echo"}], "prices": PRICED},
+        ],
+    }
+    path = folder / "gateway.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start_gateway(folder: Path, upstream_url: str, *, log: str = "gateway.log", **env: str) -> Stack:
+    port = free_port()
+    config = write_config(folder, upstream_url)
+    full = plain_env(
+        MOZAIKS_CONFIG=str(config),
+        MOZAIKS_PORT=str(port),
+        MOZAIKS_DATA_DIR=str(folder / "data"),
+        MOZAIKS_OPERATOR_TOKEN=OPERATOR,
+        MOZAIKS_KEY_PEPPER=PEPPER,
+        **env,
+    )
+    process = Process([sys.executable, "-m", "gateway.cli.main", "serve"], full, folder / log)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            if httpx.get(url + "/readyz", timeout=1).status_code == 200:
+                break
+        except httpx.TransportError:
+            pass
+        if process.child.poll() is not None or time.monotonic() > deadline:
+            process.stop()
+            raise AssertionError(process.log.read_text())
+        time.sleep(0.05)
+    return Stack(url, folder / "data", upstream_url, full, process)
+
+
+@pytest.fixture(scope="session")
+def upstream_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The scripted provider, in a process of its own; its base URL."""
+    log = tmp_path_factory.mktemp("upstream") / "log"
+    process = Process([sys.executable, "-m", "tests.scripted_upstream", "--port", "0"], plain_env(), log)
+    try:
+        yield f"http://127.0.0.1:{process.wait_for(r'port (\d+)').group(1)}/v1"
+    finally:
+        process.stop(signal.SIGINT)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, upstream_url: str) -> Iterator[Stack]:
+    """One gateway for the whole session; audited clean when everything has run."""
+    stack = start_gateway(tmp_path_factory.mktemp("stack"), upstream_url)
+    try:
+        yield stack
+        print(stack.cli("audit"))
+    finally:
+        stack.admin.close()
+        stack.process.stop()

@@ -1,0 +1,211 @@
+"""Wallets, levels, limits and prices over the wire."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.path.conftest import Stack
+
+BODY = {"model": "ok:tokens=10", "messages": [{"role": "user", "content": "one two three"}]}
+# A short body's strict bound and the real cost, both at 1 micro an input and 10 micro an output token.
+
+
+def post(stack: Stack, key: str, end_user: str | None = "ann", path: str = "/chat/completions", **fields: Any) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"} | ({"x-platform-user-id": end_user} if end_user else {})
+    return httpx.post(stack.url + "/v1" + path, json={**BODY, **fields}, headers=headers, timeout=30)
+
+
+def test_level_1_is_paid_by_the_creator_and_has_no_end_user(stack: Stack) -> None:
+    app = stack.app()
+    creator = app.replace("app", "creator")
+    key = stack.key(app, "platform")
+    assert post(stack, key, None).status_code == 402
+    stack.grant({"user_id": creator}, 1_000_000)
+    answer = post(stack, key, None)
+    assert answer.status_code == 200, answer.text
+    [event] = stack.events(app, 1)
+    assert (event["level"], event["billing_target"], event["platform_user_id"]) == ("platform", "mozaiks_user", "")
+    wallet = stack.get(f"/wallets/{creator}")
+    assert wallet["available_micro"] == 1_000_000 - event["amount_micro"]
+
+
+def test_creator_pays_takes_from_both_wallets_or_from_none(stack: Stack) -> None:
+    app = stack.app(cost_policy="creator_pays", markup_percent="50")
+    creator = app.replace("app", "creator")
+    key = stack.key(app)
+    stack.fund(app, "ann", 1_000_000)
+    refused = post(stack, key)
+    assert refused.status_code == 402
+    assert refused.json()["error"]["limit_source"] == "creator"
+    assert "balance" not in refused.json()["error"]
+    assert stack.wallet(app, "ann")["available_micro"] == 1_000_000
+    stack.grant({"user_id": creator}, 1_000_000)
+    assert post(stack, key).status_code == 200
+    [event] = stack.events(app, 1)
+    provider = event["input_tokens"] + 10 * event["output_tokens"]
+    assert event["amount_micro"] == -(-provider * 150 // 100)
+    assert event["provider_cost_micro"] == provider
+    assert stack.get(f"/wallets/{creator}")["available_micro"] == 1_000_000 - provider
+    assert stack.wallet(app, "ann")["available_micro"] == 1_000_000 - event["amount_micro"]
+
+
+def test_an_analytics_only_app_is_measured_and_never_refused_for_money(stack: Stack) -> None:
+    app = stack.app(enforcement="analytics_only")
+    answer = post(stack, stack.key(app))
+    assert answer.status_code == 200
+    assert "x-mozaiks-cost" not in answer.headers
+    [event] = stack.events(app, 1)
+    assert event["amount_micro"] == 0
+    assert event["provider_cost_micro"] > 0
+    assert event["output_tokens"] == 10
+
+
+def test_app_tokens_are_an_asset_of_their_own(stack: Stack) -> None:
+    app = stack.app(asset="TOK")
+    stack.fund(app, "ann", 2_000 * 1_000_000)
+    answer = post(stack, stack.key(app), max_tokens=10)
+    assert answer.status_code == 200, answer.text
+    [event] = stack.events(app, 1)
+    assert event["asset"] == "TOK"
+    assert event["amount_micro"] == event["tokens_used"] * 1_000_000
+
+
+def test_own_prices_of_an_app_count_from_their_date(stack: Stack) -> None:
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app)
+    assert post(stack, key).status_code == 200
+    stack.post(f"/apps/{app}/price-books", {"model": "*", "rates": {"input": "2", "output": "40"}})
+    deadline = time.monotonic() + 5
+    while True:
+        answer = post(stack, key)
+        micro = round(float(answer.headers["x-mozaiks-cost"]) * 1e6)
+        usage = answer.json()["usage"]
+        if micro == 2 * usage["prompt_tokens"] + 40 * usage["completion_tokens"]:
+            break
+        assert time.monotonic() < deadline, answer.headers
+    first = stack.get(f"/apps/{app}/usage-events", limit=200)["data"][-1]
+    assert first["amount_micro"] == first["input_tokens"] + 10 * first["output_tokens"]
+
+
+def test_a_wallet_that_covers_k_requests_admits_k_of_many_at_once(stack: Stack) -> None:
+    app = stack.app()
+    # 40 requests run at once against a wallet that covers 7 holds of a request with a cap of 100 tokens.
+    body_bytes = len(httpx.Request("POST", "http://x", json={**BODY, "model": "slow:700", "max_tokens": 100}).content)
+    hold = body_bytes + 100 * 10
+    stack.fund(app, "ann", 7 * hold)
+    key = stack.key(app)
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda _: post(stack, key, model="slow:700", max_tokens=100), range(40)))
+    statuses = [answer.status_code for answer in answers]
+    # The strict bound admits 7; a refused request is counted exactly and may fit into what the bound left over.
+    assert 7 <= statuses.count(200) <= 8
+    assert set(statuses) == {200, 402}
+    refused = next(answer for answer in answers if answer.status_code == 402).json()["error"]
+    assert refused["code"] == "insufficient_balance"
+    events = stack.events(app, statuses.count(200))
+    wallet = stack.wallet(app, "ann")
+    assert wallet["held_micro"] == 0
+    assert wallet["available_micro"] == 7 * hold - sum(event["amount_micro"] for event in events)
+
+
+def test_a_poor_wallet_gets_the_output_that_it_covers(stack: Stack) -> None:
+    app = stack.app()
+    stack.fund(app, "ann", 200)
+    answer = post(stack, stack.key(app), model="ok:tokens=500")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["finish_reason"] == "length"
+    assert 0 < answer.json()["usage"]["completion_tokens"] < 20
+    assert stack.wallet(app, "ann")["available_micro"] >= 0
+
+
+def test_strict_refuses_and_clamp_lowers_a_cap_that_is_not_covered(stack: Stack) -> None:
+    strict, clamp = stack.app(hold_policy="strict"), stack.app(hold_policy="clamp")
+    for app in (strict, clamp):
+        stack.fund(app, "ann", 300)
+    refused = post(stack, stack.key(strict), max_tokens=500)
+    assert refused.status_code == 402
+    error = refused.json()["error"]
+    assert error["balance"] == "0.0003"
+    assert float(error["required"]) > 0.005
+    lowered = post(stack, stack.key(clamp), model="ok:tokens=500", max_tokens=500)
+    assert lowered.status_code == 200, lowered.text
+    assert lowered.json()["usage"]["completion_tokens"] == int(lowered.headers["x-mozaiks-output-cap"]) < 30
+
+
+def test_a_revoked_key_ends_at_once(stack: Stack) -> None:
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    made = stack.post(f"/apps/{app}/keys", {"name": "k", "level": "app_usage"})
+    assert post(stack, made["secret"]).status_code == 200
+    assert stack.admin.delete(f"/apps/{app}/keys/{made['id']}").status_code == 200
+    refused = post(stack, made["secret"])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "revoked_api_key")
+
+
+def test_an_end_user_token_spends_for_its_own_user_only(stack: Stack) -> None:
+    app = stack.app(cors_origins=["https://app.example"])
+    stack.fund(app, "ann", 1_000_000)
+    stack.key(app)
+    made = stack.post(f"/apps/{app}/end-user-tokens", {"platform_user_id": "ann", "expires_in_seconds": 600, "spend_micro_max": 1200})
+    token = made["token"]
+    answer = httpx.post(
+        stack.url + "/v1/chat/completions",
+        json={**BODY, "max_tokens": 10},
+        headers={"authorization": f"Bearer {token}", "origin": "https://app.example"},
+        timeout=20,
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    wrong = post(stack, token, "bob")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (403, "end_user_mismatch")
+    capped = post(stack, token, None, max_tokens=500)
+    assert (capped.status_code, capped.json()["error"]["code"]) == (402, "spend_limit_reached")
+    balance = httpx.get(stack.url + "/v1/balance", headers={"authorization": f"Bearer {token}"}, timeout=20).json()
+    assert balance["platform_user_id"] == "ann"
+    assert balance["wallet"]["available_micro"] == stack.wallet(app, "ann")["available_micro"]
+
+
+def test_a_request_can_be_looked_up_by_its_own_app_only(stack: Stack) -> None:
+    app, other = stack.app(), stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app)
+    request_id = post(stack, key).headers["x-request-id"]
+    found = httpx.get(f"{stack.url}/v1/usage/{request_id}", headers={"authorization": f"Bearer {key}"}, timeout=20)
+    assert found.status_code == 200, found.text
+    assert found.json()["request_id"] == request_id
+    hidden = httpx.get(f"{stack.url}/v1/usage/{request_id}", headers={"authorization": f"Bearer {stack.key(other)}"}, timeout=20)
+    assert hidden.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "code"),
+    [({"rpm": 2}, 429, "rate_limit_exceeded"), ({"spend_micro_per_day": 2000}, 402, "spend_limit_reached"), ({"tpm": 60}, 429, "rate_limit_exceeded")],
+)
+def test_limits_of_a_key_hold(stack: Stack, limits: dict[str, int], status: int, code: str) -> None:
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app, limits=limits)
+    answers = [post(stack, key, max_tokens=100) for _ in range(8)]
+    assert answers[0].status_code == 200, answers[0].text
+    refused = next(answer for answer in answers if answer.status_code != 200)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+    assert refused.json()["error"]["limit_source"] == "key"
+    if "rpm" in limits:
+        assert answers[0].headers["x-ratelimit-limit-requests"] == "2"
+        assert answers[0].headers["x-ratelimit-remaining-requests"] == "1"
+
+
+def test_a_grant_is_made_once_under_one_idempotency_key(stack: Stack) -> None:
+    app = stack.app()
+    wallet = {"enterprise_id": app, "platform_user_id": "ann"}
+    first = stack.grant(wallet, 500, key="same-" + app)
+    again = stack.grant(wallet, 500, key="same-" + app)
+    assert first == again
+    assert stack.wallet(app, "ann")["available_micro"] == 500
+    body = {"wallet": wallet, "amount_micro": 501, "source": "promo", "reason": "test"}
+    stack.post("/grants", body, 409, **{"idempotency-key": "same-" + app})
+    assert stack.wallet(app, "ann")["available_micro"] == 500

@@ -1,0 +1,107 @@
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.proxy.relay import BrokenStream, Relay, generated_text
+
+
+def frame(choices: list[Any], **fields: Any) -> bytes:
+    return b"data: " + msgspec.json.encode({"id": "c", "choices": choices, **fields}) + b"\n\n"
+
+
+def delta(text: str, finish: str | None = None) -> bytes:
+    return frame([{"index": 0, "delta": {"content": text}, "finish_reason": finish}], usage=None)
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+STREAM = delta('he said "usage": {') + delta("\n\n[DONE] ünï") + delta("", "stop") + frame([], usage=USAGE) + b"data: [DONE]\n\n"
+SHOWN = delta('he said "usage": {') + delta("\n\n[DONE] ünï") + delta("", "stop")
+
+
+def relayed(chunks: list[bytes]) -> tuple[bytes, Relay]:
+    relay = Relay()
+    out = b"".join(relay.feed(chunk) for chunk in chunks) + relay.end()
+    return out, relay
+
+
+def test_the_usage_chunk_and_the_end_are_kept_back() -> None:
+    out, relay = relayed([STREAM])
+    assert out == SHOWN
+    assert relay.usage == USAGE
+    assert relay.usage_chunk == {"id": "c", "choices": [], "usage": USAGE}
+    assert relay.done
+    assert relay.complete
+    assert relay.text() == 'he said "usage": {\n\n[DONE] ünï'
+
+
+def test_any_cut_of_the_bytes_gives_the_same_answer() -> None:
+    seed = 77
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    for _ in range(500):
+        cuts = sorted(source.sample(range(1, len(STREAM)), source.randint(0, 12)))
+        pieces = [STREAM[a:b] for a, b in zip([0, *cuts], [*cuts, len(STREAM)], strict=True)]
+        out, relay = relayed(pieces)
+        assert out == SHOWN, cuts
+        assert relay.usage == USAGE
+        assert relay.text() == 'he said "usage": {\n\n[DONE] ünï'
+
+
+def test_carriage_returns_are_understood() -> None:
+    out, relay = relayed([STREAM.replace(b"\n\n", b"\r\n\r\n")])
+    assert out == SHOWN.replace(b"\n\n", b"\r\n\r\n")
+    assert relay.usage == USAGE
+
+
+def test_usage_beside_choices_passes_and_the_last_counts() -> None:
+    first = frame([{"delta": {"content": "a"}}], usage={"prompt_tokens": 1, "completion_tokens": 1})
+    last = frame([{"delta": {"content": "b"}, "finish_reason": "stop"}], usage={"prompt_tokens": 1, "completion_tokens": 2})
+    out, relay = relayed([first, last])
+    assert out == first + last
+    assert relay.usage == {"prompt_tokens": 1, "completion_tokens": 2}
+    assert relay.usage_chunk is None
+    assert relay.text() == "ab"
+
+
+def test_half_a_stream_is_not_complete() -> None:
+    out, relay = relayed([delta("a"), delta("b")[:-20]])
+    assert out == delta("a")
+    assert not relay.complete
+
+
+def test_a_stream_that_only_lacks_its_end_mark_is_complete() -> None:
+    _, relay = relayed([delta("a"), delta("", "stop")])
+    assert relay.complete
+
+
+def test_an_error_of_the_provider_passes_and_makes_the_stream_incomplete() -> None:
+    error = b'data: {"error": {"message": "overloaded"}}\n\n'
+    out, relay = relayed([delta("a"), error])
+    assert out == delta("a") + error
+    assert relay.error
+    assert not relay.complete
+
+
+def test_a_frame_without_end_is_broken() -> None:
+    relay = Relay()
+    with pytest.raises(BrokenStream):
+        for _ in range(10):
+            relay.feed(b"x" * 1_000_000)
+
+
+def test_a_usage_event_that_is_no_json_is_broken() -> None:
+    with pytest.raises(BrokenStream):
+        Relay().feed(b'data: {"usage": {nope\n\n')
+
+
+def test_the_text_of_a_whole_answer_is_found_with_its_tool_calls() -> None:
+    body = msgspec.json.encode(
+        {
+            "choices": [
+                {"message": {"role": "assistant", "content": "a \"b\"\n", "tool_calls": [{"function": {"arguments": '{"x":1}'}}]}}
+            ]
+        }
+    )
+    assert generated_text(body) == 'a "b"\n{"x":1}'

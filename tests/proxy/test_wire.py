@@ -1,0 +1,126 @@
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.core.errors import GatewayError, InvalidRequest, RateLimited
+from gateway.proxy import wire
+
+GOOD = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def parse(body: Any, endpoint: str = wire.CHAT) -> wire.Request:
+    return wire.parse(endpoint, msgspec.json.encode(body), b"application/json")
+
+
+BAD: list[tuple[str, Any, str | None]] = [
+    ("a list", [], None),
+    ("a number", 7, None),
+    ("no model", {"messages": GOOD["messages"]}, "model"),
+    ("model of another type", {**GOOD, "model": 7}, "model"),
+    ("an empty model", {**GOOD, "model": ""}, "model"),
+    ("an endless model", {**GOOD, "model": "m" * 300}, "model"),
+    ("no messages", {"model": "m"}, "messages"),
+    ("empty messages", {"model": "m", "messages": []}, "messages"),
+    ("messages as text", {"model": "m", "messages": "hi"}, "messages"),
+    ("a message as text", {"model": "m", "messages": ["hi"]}, "messages[0]"),
+    ("a message without a role", {"model": "m", "messages": [{"content": "hi"}]}, "messages[0]"),
+    ("too many messages", {"model": "m", "messages": [{"role": "user"}] * 10_001}, "messages"),
+    ("stream as a number", {**GOOD, "stream": 1}, "stream"),
+    ("stream options without a stream", {**GOOD, "stream_options": {"include_usage": True}}, "stream_options"),
+    ("stream options as a list", {**GOOD, "stream": True, "stream_options": []}, "stream_options"),
+    ("a negative cap", {**GOOD, "max_tokens": -1}, "max_tokens"),
+    ("a cap of zero", {**GOOD, "max_tokens": 0}, "max_tokens"),
+    ("a cap as text", {**GOOD, "max_completion_tokens": "5"}, "max_completion_tokens"),
+    ("an absurd cap", {**GOOD, "max_tokens": 10**12}, "max_tokens"),
+    ("a true cap", {**GOOD, "max_tokens": True}, "max_tokens"),
+    ("zero choices", {**GOOD, "n": 0}, "n"),
+    ("too many choices", {**GOOD, "n": 129}, "n"),
+    ("fractional choices", {**GOOD, "n": 1.5}, "n"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), [(b, p) for _, b, p in BAD], ids=[name for name, _, _ in BAD])
+def test_a_malformed_request_is_one_error_that_names_the_field(body: Any, param: str | None) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(body)
+    assert refused.value.status == 400
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"nope", b'{"model": "\xff"}', b"\x00", b'{"model":"m"} trailing', b"[" * 100_000])
+def test_a_body_that_is_not_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="JSON"):
+        wire.parse(wire.CHAT, raw, b"")
+
+
+def test_another_media_type_is_refused() -> None:
+    with pytest.raises(GatewayError) as refused:
+        wire.parse(wire.CHAT, msgspec.json.encode(GOOD), b"multipart/form-data; boundary=x")
+    assert refused.value.status == 415
+
+
+def test_what_is_sent_upstream_is_what_was_understood() -> None:
+    raw = b'{"model":"cheap","max_tokens":1,"messages":[{"role":"user","content":"x"}],"max_tokens":100000,"model":"dear"}'
+    request = wire.parse(wire.CHAT, raw, b"")
+    sent = wire.outgoing(request, request.model, "max_tokens", None)
+    assert sent.count(b'"max_tokens"') == 1
+    assert msgspec.json.decode(sent)["max_tokens"] == request.output_cap
+    assert msgspec.json.decode(sent)["model"] == request.model
+
+
+def test_the_larger_of_two_caps_counts() -> None:
+    assert parse({**GOOD, "max_tokens": 5, "max_completion_tokens": 9}).output_cap == 9
+
+
+def test_a_batch_of_prompts_is_that_many_choices() -> None:
+    body = {"model": "m", "prompt": ["a", "b", "c"], "n": 2}
+    assert parse(body, wire.COMPLETIONS).choices == 6
+    assert parse({"model": "m", "prompt": [1, 2, 3]}, wire.COMPLETIONS).choices == 1
+    assert parse({"model": "m", "prompt": "a", "best_of": 4}, wire.COMPLETIONS).choices == 4
+
+
+def test_unknown_fields_reach_the_upstream_and_usage_is_asked_for() -> None:
+    body = {**GOOD, "stream": True, "stream_options": {"x": 1}, "logit_bias": {"5": -100}, "vendor": [1, 2.5, None]}
+    request = parse(body)
+    sent = msgspec.json.decode(wire.outgoing(request, "upstream-name", "max_tokens", None))
+    assert sent == {**body, "model": "upstream-name", "stream_options": {"x": 1, "include_usage": True}}
+    assert not request.wants_usage
+
+
+def test_a_cap_replaces_the_clients_own_field_or_takes_the_deployments() -> None:
+    assert msgspec.json.decode(wire.outgoing(parse({**GOOD, "max_tokens": 9}), "m", "max_completion_tokens", 4))["max_tokens"] == 4
+    assert msgspec.json.decode(wire.outgoing(parse(GOOD), "m", "max_completion_tokens", 4))["max_completion_tokens"] == 4
+
+
+def test_tags_come_from_headers_first_and_leave_the_metadata() -> None:
+    body: dict[str, Any] = {"metadata": {"workflow_type": "a", "agent_name": "b", "tags": "x, y", "platform_user_id": "u", "own": "1"}}
+    tags = wire.read_tags({b"x-workflow-type": b"from-header"}, body)
+    assert tags == wire.Tags("from-header", "", "b", ("x", "y"))
+    assert body == {"metadata": {"own": "1"}}
+    body = {"metadata": {"session_id": "s"}}
+    assert wire.read_tags({}, body).session_id == "s"
+    assert body == {}
+
+
+@pytest.mark.parametrize(
+    "body", [{"metadata": {"tags": ["x"] * 17}}, {"metadata": {"tags": [1]}}, {"metadata": {"agent_name": "x" * 129}}]
+)
+def test_absurd_tags_are_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        wire.read_tags({}, body)
+
+
+def test_an_error_renders_with_its_details_and_its_wait() -> None:
+    error = RateLimited("slow down", retry_after_s=1.2, should_retry=False, details={"limit_source": "key"})
+    assert msgspec.json.decode(wire.error_body(error, "req_1"))["error"] == {
+        "message": "slow down",
+        "type": "rate_limit_error",
+        "param": None,
+        "code": "rate_limit_exceeded",
+        "request_id": "req_1",
+        "limit_source": "key",
+    }
+    headers = dict(wire.error_headers(error))
+    assert headers[b"retry-after"] == b"2"
+    assert headers[b"x-should-retry"] == b"false"

@@ -1,0 +1,80 @@
+"""The house rules that no linter has: sizes, names, floats near money."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "gateway").rglob("*.py"))
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 500
+MONEY_WORDS = ("cost", "price", "balance", "amount", "spend", "fee", "micro", "rate")
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_a_room_a_person_can_hold(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
+    if "migrations" not in path.parts:
+        long = [f.name for f in functions(path) if (f.end_lineno or 0) - f.lineno + 1 > FUNCTION_LINES_MAX]
+        assert not long
+
+
+def test_no_room_is_a_junk_drawer() -> None:
+    names = {path.name for path in SOURCES}
+    assert not names & {"utils.py", "helpers.py", "manager.py", "common.py", "misc.py"}
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [str(path.relative_to(ROOT)) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent
+
+
+def test_no_money_is_a_float() -> None:
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                name, annotation = node.target.id, ast.unparse(node.annotation)
+            elif isinstance(node, ast.arg) and node.annotation is not None:
+                name, annotation = node.arg, ast.unparse(node.annotation)
+            else:
+                continue
+            if "float" in annotation and any(word in name.split("_") for word in MONEY_WORDS):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}: {annotation}")
+    assert not found
+
+
+def test_no_module_is_dead() -> None:
+    text = "\n".join(path.read_text() for path in SOURCES)
+    project = (ROOT / "pyproject.toml").read_text()
+    dead = []
+    for path in SOURCES:
+        if path.stem == "__init__" or "versions" in path.parts or path.stem in ("__main__", "env"):
+            continue
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        package, _, name = module.rpartition(".")
+        used = (
+            f"import {module}" in text
+            or f"from {module} import" in text
+            or any(line.startswith(f"from {package} import") and name in line for line in text.splitlines())
+            or module in project
+            or f'"{module}' in text
+        )
+        if not used:
+            dead.append(module)
+    assert not dead
+
+
+def test_commits_name_no_machine_and_no_registry() -> None:
+    words = ("pypi" + ".org", "python" + "hosted", "registry." + "npmjs", "/ro" + "ot/", "/wo" + "rk/")
+    for path in [*SOURCES, *(ROOT / "tests").rglob("*.py"), *ROOT.glob("*.lock"), ROOT / "Makefile"]:
+        text = path.read_text()
+        assert not [word for word in words if word in text], path
