@@ -14,7 +14,7 @@ import msgspec
 from bench import plain_load, rivals
 from bench.machine import describe
 from bench.postgres import start_postgres
-from bench.processes import BenchError, Ground, Process
+from bench.processes import BenchError, Ground, Process, Strangers
 from bench.results import Drain, Memory, PlainRound, Results, StreamRound, added_ms, contestants, of
 from bench.stream_load import FRAMES_AROUND, StreamLoad
 from bench.subject import END_USERS, MEASURED, PAID, Subject
@@ -146,6 +146,7 @@ class Run:
         ours = bool(contestant.enterprise_id)
         if ours:
             self._subject.wait_until_drained()
+        strangers = Strangers()
         cpu, redis = contestant.plain.cpu_s(), self._redis.cpu_s()
         load = plain_load.run(
             self._ground,
@@ -156,14 +157,16 @@ class Run:
             end_users=END_USERS if ours else 0,
             pause_ms=pause_ms,
         )
-        cpu, redis = contestant.plain.cpu_s() - cpu, self._redis.cpu_s() - redis
+        cpu, redis, share = contestant.plain.cpu_s() - cpu, self._redis.cpu_s() - redis, strangers.share()
         if not load.served:
             raise BenchError(f"{contestant.name} answered nothing: {load}\n{contestant.plain.tail()}")
         if ours:
             self._subject.count(contestant.enterprise_id, load.served)
-        made = PlainRound(contestant.name, _each(cpu, load.served), _each(redis, load.served) if ours else 0.0, load)
+        redis_us = _each(redis, load.served) if ours else 0.0
+        made = PlainRound(contestant.name, _each(cpu, load.served), redis_us, load, share)
         self._say(
-            f"{where}: {contestant.name}: {made.cpu_us:.1f} us CPU, {load.requests_per_s:.0f}/s, p50 {load.p50_us} us, p99 {load.p99_us} us"
+            f"{where}: {contestant.name}: {made.cpu_us:.1f} us CPU, {load.requests_per_s:.0f}/s, "
+            f"p50 {load.p50_us} us, p99 {load.p99_us} us, others {share:.0%}"
             + (f", REFUSED {load.refused}, BROKEN {load.broken}" if load.refused or load.broken else "")
         )
         return made
@@ -196,10 +199,11 @@ class Run:
             command += [f"--{name}", str(value)]
         if contestant.key:
             command += ["--key", contestant.key]
+        strangers = Strangers()
         cpu = contestant.streaming.cpu_s()
         with _Watermark(contestant.streaming) as highest:
             finished = self._ground.run(command, timeout_s=120, env={**os.environ, "PYTHONPATH": str(_ROOT)})
-        cpu = contestant.streaming.cpu_s() - cpu
+        cpu, share = contestant.streaming.cpu_s() - cpu, strangers.share()
         if finished.returncode or not finished.stdout:
             raise BenchError(f"the stream load failed: {finished.stderr[-2000:]}")
         load = msgspec.json.decode(finished.stdout, type=StreamLoad)
@@ -209,7 +213,7 @@ class Run:
             self._subject.count(contestant.enterprise_id, load.served)
         late_s = round(load.seconds - ramp_s - self._plan.stream_seconds, 2)
         chunks_seen = load.frames - FRAMES_AROUND * load.streams
-        return StreamRound(contestant.name, rate, _each(cpu, max(chunks_seen, 1)), round(highest.mb, 1), late_s, load)
+        return StreamRound(contestant.name, rate, _each(cpu, max(chunks_seen, 1)), round(highest.mb, 1), late_s, load, share)
 
     def _drain(self, subject: Subject, store: str) -> Drain:
         """Stop the worker, serve until so many events wait, start a worker, and time it once it is at work."""
@@ -294,8 +298,9 @@ def _each(seconds: float, count: int) -> float:
 def _stream_line(made: StreamRound) -> str:
     load = made.load
     return (
-        f"{load.streams} streams at {made.rate}/s: {made.contestant}: {made.cpu_us:.1f} us CPU a chunk, dropped {load.dropped}, "
-        f"served {load.served}, late {made.late_s} s, delay p50 {load.delay_p50_us} us p99 {load.delay_p99_us} us, {made.rss_mb} MB"
+        f"{load.streams} streams at {made.rate}/s: {made.contestant}: {made.cpu_us:.1f} us CPU a chunk, "
+        f"dropped {load.dropped}, served {load.served}, late {made.late_s} s, "
+        f"delay p50 {load.delay_p50_us} us p99 {load.delay_p99_us} us, {made.rss_mb} MB, others {made.strangers:.0%}"
     )
 
 

@@ -65,6 +65,24 @@ def rss_bytes(pid: int) -> int:
     return sum(int(fields[21]) * _PAGE_BYTES for one in descendants(pid) if (fields := _stat(one)))
 
 
+class Strangers:
+    """How much of the machine others use while we measure: made at the beginning, read at the end."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+        self._before = _busy_s() - cpu_s(os.getpid())
+
+    def share(self) -> float:
+        """0 to 1 of all cores; a few hundredths are the kernel's own work for us."""
+        used = _busy_s() - cpu_s(os.getpid()) - self._before
+        return round(max(0.0, used / ((time.monotonic() - self._at) * (os.cpu_count() or 1))), 3)
+
+
+def _busy_s() -> float:
+    user, nice, system, _, _, *others = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    return sum(int(field) for field in (user, nice, system, *others)) / _TICKS
+
+
 class Process:
     """One child and its log."""
 
@@ -112,9 +130,12 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._popen.kill()
                 self._popen.wait()
+        deadline = time.monotonic() + _STOP_S
         for pid in tree[1:]:
             if _started_by(pid, self.pid):
                 os.kill(pid, signal.SIGKILL)
+            while _started_by(pid, self.pid) and time.monotonic() < deadline:
+                time.sleep(0.001)
 
 
 def _started_by(pid: int, session: int) -> bool:
@@ -176,7 +197,9 @@ class Ground:
         self._stack.callback(process.stop)
         return process
 
-    def run(self, command: Sequence[str], timeout_s: float, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, command: Sequence[str], timeout_s: float, env: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a short-lived child on the other cores and return what it printed."""
         return subprocess.run(
             list(command),

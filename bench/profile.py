@@ -53,7 +53,8 @@ def run(ground: Ground, seconds: float, case: str, folder: Path) -> str:
     if spy:
         stacks = ground.directory / "stacks.txt"
         pid = _busiest(subject.web)
-        command = [spy, "record", "--pid", str(pid), "-r", str(_HZ), "-d", str(round(seconds)), "-f", "raw", "-F", "-o", str(stacks)]
+        command = [spy, "record", "--pid", str(pid), "-r", str(_HZ), "-d", str(round(seconds)), "-f", "raw", "-F", "--threads"]
+        command += ["-o", str(stacks)]
         watcher = ground.start("py-spy", command)
         work = _drive(ground, subject, case, seconds)
         watcher.wait(30)
@@ -105,14 +106,16 @@ def _from_stacks(raw: str, work: Work) -> str:
     samples = 0
     for line in raw.splitlines():
         stack, _, seen = line.rpartition(" ")
-        frames = [_short(frame) for frame in stack.split(";")]
+        thread, *frames = [_short(frame) for frame in stack.split(";")]
+        if "MainThread" not in thread:  # SQLite's threads wait for work, which py-spy takes for work
+            continue
         samples += int(seen)
         own[frames[-1]] += int(seen)
         for frame in set(frames):
             within[frame] += int(seen)
     return "\n\n".join(
         [
-            f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each; {samples} samples by py-spy",
+            f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each; {samples} samples of the main thread by py-spy",
             _ranked("In the function itself", own, samples, work),
             _ranked("In the function and what it calls", within, samples, work),
         ]
@@ -129,14 +132,14 @@ def _ranked(title: str, counted: Counter[str], samples: int, work: Work) -> str:
 def _from_counts(counted: Path, work: Work) -> str:
     stats = pstats.Stats(str(counted)).stats  # type: ignore[attr-defined]
     total = sum(entry[2] for entry in stats.values())
-    rows = [(entry[2], entry[3], entry[1], f"{name} ({_path(file)}:{line})") for (file, line, name), entry in stats.items()]
-    head = f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each, inflated: every call was counted by cProfile"
-    parts = [head]
-    for title, column in (("In the function itself", 0), ("In the function and what it calls", 1)):
-        lines = [f"{title}: share of all CPU time, calls a {work.unit}"]
-        for row in sorted(rows, key=lambda row: float(row[column]), reverse=True)[:_ROWS]:
-            lines.append(f"  {float(row[column]) / total:6.1%}  {row[2] / work.count:7.2f}  {row[3]}")
-        parts.append("\n".join(lines))
+    parts = [f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each, inflated: every call was counted by cProfile"]
+    for title, column in (("In the function itself", 2), ("In the function and what it calls", 3)):
+        ranked = sorted(stats.items(), key=lambda item: float(item[1][column]), reverse=True)[:_ROWS]
+        lines = [
+            f"  {entry[column] / total:6.1%}  {entry[1] / work.count:7.2f}  {name} ({_path(file)}:{line})"
+            for (file, line, name), entry in ranked
+        ]
+        parts.append("\n".join([f"{title}: share of all CPU time, calls a {work.unit}", *lines]))
     return "\n\n".join(parts)
 
 

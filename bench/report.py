@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from bench import budget
-from bench.results import PlainRound, Results, added_ms, contestants, of, plain_cpu_us, plain_ms
+from bench.results import PlainRound, Results, added_ms, contestants, of, plain_cpu_us, plain_ms, strangers
 
 Rows = list[tuple[str, ...]]
 _PLAIN_HEAD: Final = (
@@ -140,6 +140,8 @@ def _process_rows(results: Results) -> Rows:
     for drain in results.drains:
         rate = f"{drain.per_s:.0f} events/s, worker {drain.cpu_us:.0f} us CPU an event"
         rows.append((f"backlog of {drain.events} events into {drain.store}", rate))
+    middle, most = strangers(results)
+    rows.append(("share of the machine that other programs used meanwhile, median / most", f"{middle:.0%} / {most:.0%}"))
     rows += [("skipped", reason) for reason in results.skipped]
     return rows
 

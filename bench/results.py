@@ -10,12 +10,13 @@ from bench.subject import Books
 
 
 class PlainRound(msgspec.Struct, frozen=True):
-    """One load of plain requests on one contestant."""
+    """One load of plain requests on one contestant. `strangers`: the share of the machine that others used meanwhile."""
 
     contestant: str
     cpu_us: float
     redis_cpu_us: float
     load: PlainLoad
+    strangers: float = 0.0
 
 
 class StreamRound(msgspec.Struct, frozen=True):
@@ -27,6 +28,7 @@ class StreamRound(msgspec.Struct, frozen=True):
     rss_mb: float
     late_s: float
     load: StreamLoad
+    strangers: float = 0.0
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -63,6 +65,13 @@ class Results(msgspec.Struct):
     drains: list[Drain] = []
     worker_cpu_us: float = 0.0
     books: list[Books] = []
+
+
+def strangers(results: Results) -> tuple[float, float]:
+    """Median and most of the share of the machine that others used, over all rounds."""
+    plain = [*results.full_load, *results.one_connection, *results.half_load]
+    shares = [each.strangers for each in plain] + [each.strangers for each in (*results.streams, *results.many_streams)]
+    return (statistics.median(shares), max(shares)) if shares else (0.0, 0.0)
 
 
 def contestants(rounds: list[PlainRound] | list[StreamRound]) -> list[str]:

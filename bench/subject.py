@@ -64,7 +64,7 @@ class Subject:
         self._served: dict[str, int] = {}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.program = str(Path(sys.executable).with_name("gateway"))
+        self.program = [sys.executable, "-m", "gateway.cli.main"]
         self.apps: dict[str, App] = {}
         config = ground.directory / f"{name}.yaml"
         config.write_text(_config(upstreams))
@@ -90,13 +90,13 @@ class Subject:
     def start_web(self, command: list[str] | None = None, timeout_s: float = 60.0) -> float:
         """Start the web process; returns the seconds until it first answered /healthz with 200."""
         began = time.monotonic()
-        self.web = self._ground.start(f"{self._name}-web", command or [self.program, "serve"], subject=True, env=self.env)
+        self.web = self._ground.start(f"{self._name}-web", command or [*self.program, "serve"], subject=True, env=self.env)
         wait_for_200(self.web, f"{self.url}/healthz", timeout_s)
         return time.monotonic() - began
 
     def start_worker(self) -> Process:
         """Start a worker on the other cores; it yields to load, upstreams and Redis."""
-        self.worker = self._ground.start(f"{self._name}-worker", [self.program, "worker"], env=self.env, nice=10)
+        self.worker = self._ground.start(f"{self._name}-worker", [*self.program, "worker"], env=self.env, nice=10)
         return self.worker
 
     def backlog(self) -> int:
@@ -145,7 +145,7 @@ class Subject:
     def check_books(self, scenario: str) -> list[Books]:
         """Wait for the drain, then compare and audit."""
         self.wait_until_drained()
-        audited = self._ground.run([self.program, "audit", "--json"], timeout_s=300, env=self.env)
+        audited = self._ground.run([*self.program, "audit", "--json"], timeout_s=300, env=self.env)
         says = " ".join((audited.stdout or audited.stderr).split())[-400:]
         return [
             Books(scenario, app, served, self._in_books(app), audited.returncode, says) for app, served in self._served.items()

@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,9 +21,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 
 from gateway import worker
-from gateway.api.routes import ApiContext
+from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes as management_routes
-from gateway.compose import PRICES, Services, opened
+from gateway.api.usage import usage_event
+from gateway.compose import Services, opened
 from gateway.balance.model import BalanceUnavailable
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
@@ -79,23 +81,15 @@ def management(services: Services) -> Router:
 
 
 def _management(services: Services) -> list[BaseRoute]:
-    async def price_changed(enterprise_id: str) -> None:
-        services.catalog.invalidate(enterprise_id)
-        await services.bus.publish(PRICES, enterprise_id)
-
-    return list(
-        management_routes(
-            ApiContext(
-                operator_token=services.settings.operator_token,
-                identity=services.identity,
-                wallets=services.wallets,
-                databases=services.databases,
-                catalog=services.catalog,
-                price_changed=price_changed,
-                clock=services.clock,
-            )
-        )
+    context = ApiContext(
+        identity=services.identity,
+        wallets=services.wallets,
+        databases=services.databases,
+        catalog=services.catalog,
+        operator_token=services.settings.operator_token,
+        clock=services.clock,
     )
+    return list(management_routes(context))
 
 
 def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> list[BaseRoute]:
@@ -112,9 +106,9 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> list[B
         clock=services.clock,
     )
 
-    async def find_usage(enterprise_id: str, request_id: str) -> Mapping[str, Any] | None:
+    async def find_usage(enterprise_id: str, request_id: str, whole: bool) -> Mapping[str, Any] | None:
         row = await queries.usage_by_id(services.databases, enterprise_id, request_id)
-        return None if row is None else usage_event(row)
+        return None if row is None else msgspec.to_builtins(usage_event(enterprise_id, row, whole=whole))
 
     account = Account(gate, services.balance, services.wallets, services.model_names, find_usage)
     surfaces = [wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS]

@@ -16,7 +16,7 @@ from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
-from gateway.identity.cache import InvalidationBus
+from gateway.identity.cache import PRICES, InvalidationBus
 from gateway.identity.service import Identity
 from gateway.identity.store import Store as IdentityStore
 from gateway.ledger.audit import AuditReport, audit
@@ -28,7 +28,6 @@ from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.settings import DeploymentConfig, ModelConfig, Settings, SettingsError
 
-PRICES: Final = "prices"  # the kind of an invalidation: an app's price book changed
 DEMO_MODEL: Final = ModelConfig(
     name="demo",
     deployments=[DeploymentConfig(provider=DEMO, model="demo", input_tokens_max=128_000, output_tokens_max=4_096)],
@@ -46,7 +45,9 @@ class Services:
         self.databases = Databases(settings.database_url, settings.app_database_url)
         self.balance = RedisBalance(redis_url)
         self.bus = InvalidationBus(redis_url)
-        self.events = RedisEvents(redis_url)
+        # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
+        # With several, an event that a slow one still holds is given out twice now and then, and posted once.
+        self.events = RedisEvents(redis_url, min_idle_ms=60_000 if settings.redis_url else 0)
         self.identity = Identity(IdentityStore(self.databases.platform), settings.key_pepper.encode(), self.bus, self.clock)
         self.ledger = Ledger(self.databases, self.clock)
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock)

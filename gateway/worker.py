@@ -13,7 +13,7 @@ from typing import Final
 from gateway.balance.model import BalanceUnavailable
 from gateway.compose import Services
 from gateway.core.ids import SHARDS
-from gateway.db.faults import DatabaseDown
+from gateway.db.faults import SqlDown
 
 _log = logging.getLogger(__name__)
 _SWEEP_EVERY_S: Final = 5.0
@@ -47,7 +47,7 @@ async def _apply_credits(services: Services, stop: asyncio.Event) -> None:
             applied = await services.wallets.apply_waiting_credits()
             if applied:
                 _log.warning("%d credits that had been waiting were applied", applied)
-        except (BalanceUnavailable, DatabaseDown) as down:
+        except (BalanceUnavailable, SqlDown) as down:
             _log.warning("waiting credits: %s", down)
         if await _stopped(stop, _CREDITS_EVERY_S):
             return

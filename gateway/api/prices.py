@@ -1,7 +1,7 @@
 """Handlers: an app's own prices."""
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from gateway.api.endpoint import ApiContext, Call
 from gateway.api.shapes import Listing, PriceBookAnswer, ms_of
@@ -9,6 +9,7 @@ from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import InvalidRequest
 from gateway.core.money import decimal_from_micro, micro_from_decimal
+from gateway.identity.cache import PRICES
 from gateway.identity.model import App
 from gateway.identity.rules import page
 from gateway.pricing.catalog import MARKUP_BP_MAX
@@ -35,6 +36,7 @@ async def add(context: ApiContext, call: Call) -> PriceBookAnswer:
     except InvalidRequest as wrong:
         wrong.param = _OWN_NAMES.get(wrong.param or "", wrong.param)
         raise
+    await context.identity.announce(PRICES, app.enterprise_id)
     return _shown(app, row)
 
 
@@ -54,7 +56,7 @@ def markup_bp_of(percent: str | int | float | None) -> int | None:
         return None
     try:
         points = Decimal(str(percent)) * 100
-    except InvalidOperation as wrong:
+    except ArithmeticError as wrong:
         raise InvalidRequest("`markup_percent` is not a number", param="markup_percent") from wrong
     if not points.is_finite() or not 0 <= points <= MARKUP_BP_MAX or points != points.to_integral_value():
         most = MARKUP_BP_MAX // 100

@@ -5,7 +5,7 @@ contract with outside programs: they are added to, never renamed.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -74,9 +74,13 @@ class EventsQuery(PageQuery, frozen=True, rename={"from_": "from"}):
 
 
 class UsageQuery(Body, frozen=True, rename={"from_": "from"}):
-    """Which usage to add up, and by what: `group_by` is a comma list."""
+    """Which usage to add up, and by what: `group_by` is a comma list, by default `model`.
 
-    enterprise_id: str
+    An operator may leave `enterprise_id` out: then the roll-up by hour of all apps is added up, by
+    default by `enterprise_id`.
+    """
+
+    enterprise_id: str | None = None
     platform_user_id: str | None = None
     level: Level | None = None
     key_id: str | None = None
@@ -86,7 +90,7 @@ class UsageQuery(Body, frozen=True, rename={"from_": "from"}):
     agent_name: str | None = None
     from_: Time | None = None
     to: Time | None = None
-    group_by: str = ""
+    group_by: str | None = None
 
 
 # ---- bodies ------------------------------------------------------------------------------------
@@ -364,8 +368,11 @@ class AccountAnswer(Answer, frozen=True):
     balance_micro: Micro
 
 
-class UsageEventAnswer(Answer, frozen=True):
-    """One finished request. The first eight names are those of the platform's usage protocol."""
+class UsageEventAnswer(Answer, frozen=True, omit_defaults=True):
+    """One finished request. The first eight names are those of the platform's usage protocol.
+
+    What an end user is shown leaves out what the request cost the app and the platform, and with whom.
+    """
 
     level: str
     user_id: str
@@ -379,13 +386,8 @@ class UsageEventAnswer(Answer, frozen=True):
     at: Stamp
     asset: str
     amount_micro: Micro
-    creator_amount_micro: Micro
-    provider_cost_micro: Micro
     model: str
-    provider: str
-    deployment: str
     endpoint: str
-    key_id: str
     session_id: str
     agent_name: str
     tags: tuple[str, ...]
@@ -397,9 +399,14 @@ class UsageEventAnswer(Answer, frozen=True):
     streamed: bool
     latency_ms: int
     ttft_ms: int
-    attempts: int
     http_status: int
     flags: tuple[str, ...]
+    key_id: str | UnsetType = UNSET
+    provider: str | UnsetType = UNSET
+    deployment: str | UnsetType = UNSET
+    attempts: int | UnsetType = UNSET
+    creator_amount_micro: Micro | UnsetType = UNSET
+    provider_cost_micro: Micro | UnsetType = UNSET
 
 
 class UsageTotalAnswer(Answer, frozen=True):
@@ -435,5 +442,5 @@ class OpenApi(Answer, frozen=True):
 
     openapi: str
     info: dict[str, str]
-    paths: dict[str, dict[str, object]]
-    components: dict[str, dict[str, object]]
+    paths: dict[str, dict[str, Any]]
+    components: dict[str, dict[str, Any]]

@@ -14,7 +14,7 @@ This is the hot path: commands are built from prefixes made once, and replies ar
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +24,7 @@ from gateway.balance.model import (
     BalanceUnavailable,
     Hold,
     HoldRequest,
-    Limit,
+    LimitKind,
     RefusedByLimit,
     RefusedByWallet,
     Settled,
@@ -45,6 +45,7 @@ _ADMITTED, _REFUSED_BY_WALLET, _REFUSED_BY_LIMIT, _MISSING, _BACKLOG = 1, 2, 3, 
 _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
+_encode = msgspec.msgpack.Encoder().encode
 # The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
 _decode_hold = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_word = msgspec.msgpack.Decoder(str).decode
@@ -78,13 +79,21 @@ class RedisBalance:
         parts: list[Part] = ["EVALSHA", self._reserve, 0]
         parts += (prefix + "r:" + request.request_id, _DEADLINES[request.shard], EVENT_STREAMS[request.shard])
         parts += [prefix + "w:" + charge.wallet for charge in charges]
-        numbers = _limit_keys(prefix, limits, parts) if limits else ()
+        numbers: list[int | LimitKind] = []
+        if limits:
+            subject, number = None, 0
+            for limit in limits:
+                if limit.subject != subject:
+                    subject = limit.subject
+                    parts.append(prefix + "l:" + subject)
+                    number += 1
+                numbers += (number, limit.kind, limit.maximum, limit.amount, limit.charge + 1)
         parts[2] = len(parts) - 3
         parts += (len(charges), request.ttl_ms, self._event_backlog_max, request.context)
         for charge in charges:
             parts += (charge.ceiling_micro, charge.floor_micro)
-        for number, limit in zip(numbers, limits, strict=True):
-            parts += (number, limit.kind, limit.maximum, limit.amount, limit.charge + 1)
+        if limits:
+            parts.append(_encode(numbers))
         reply = await self._run(pack(tuple(parts)))
         word = reply[0]
         if word == _ADMITTED:
@@ -131,6 +140,17 @@ class RedisBalance:
         prefix = _PREFIX[shard] + "w:"
         rows = await asyncio.gather(*[self._run(pack(("HMGET", prefix + wallet, "a", "h"))) for wallet in wallets])
         return [None if a is None else WalletState(int(a), int(h)) for a, h in rows]
+
+    async def names(self) -> AsyncIterator[str]:
+        """Every wallet's name, by SCAN: each at least once while it exists throughout."""
+        cursor = 0
+        while True:
+            cursor_text, keys = await self._run(pack(("SCAN", cursor, "MATCH", "mzk:{s*}:w:*", "COUNT", 1000)))
+            for key in keys:
+                yield key.decode().partition(":w:")[2]
+            cursor = int(cursor_text)
+            if cursor == 0:
+                return
 
     async def sweep(self, shard: int) -> int:
         """List expired holds, read which keys each touched, end each: three round trips a batch."""
@@ -179,27 +199,17 @@ class RedisBalance:
         raise BalanceUnavailable(str(failed)) from failed
 
 
-def _limit_keys(prefix: str, limits: Sequence[Limit], parts: list[Part]) -> list[int]:
-    """Append the hash of each subject to `parts`, once for limits that follow each other; number each limit's hash."""
-    numbers: list[int] = []
-    number, subject = 0, None
-    for limit in limits:
-        if limit.subject != subject:
-            subject = limit.subject
-            number += 1
-            parts.append(prefix + "l:" + subject)
-        numbers.append(number)
-    return numbers
-
-
 def _hold_parts(sha: str, hold: Hold) -> list[Part]:
-    """EVALSHA with the keys of a hold, as reserve named them."""
+    """EVALSHA with the keys of a hold, as reserve named them: limits of one subject that follow each other share a key."""
     prefix = _PREFIX[hold.shard]
     parts: list[Part] = ["EVALSHA", sha, 0]
     parts += (prefix + "r:" + hold.request_id, _DEADLINES[hold.shard], EVENT_STREAMS[hold.shard])
     parts += [prefix + "w:" + wallet for wallet in hold.wallets]
-    if hold.limits:
-        _limit_keys(prefix, hold.limits, parts)
+    subject = None
+    for limit in hold.limits:
+        if limit.subject != subject:
+            subject = limit.subject
+            parts.append(prefix + "l:" + subject)
     parts[2] = len(parts) - 3
     return parts
 

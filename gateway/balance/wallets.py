@@ -20,7 +20,7 @@ from gateway.ledger.service import Ledger
 
 _log = logging.getLogger(__name__)
 
-AppIds = Callable[[], Awaitable[Sequence[str]]]
+EnterpriseIds = Callable[[], Awaitable[Sequence[str]]]
 
 
 class WalletStatus(msgspec.Struct, frozen=True):
@@ -42,11 +42,11 @@ class WalletStatus(msgspec.Struct, frozen=True):
 class Wallets:
     """Grants, openings and views. Stateless: any number of processes may have one."""
 
-    def __init__(self, balance: Balance, ledger: Ledger, app_ids: AppIds, clock: Clock = SYSTEM_CLOCK) -> None:
-        """`app_ids` lists every app: each has a book of its own whose credits may wait."""
+    def __init__(self, balance: Balance, ledger: Ledger, enterprise_ids: EnterpriseIds, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`enterprise_ids` lists every app: each has a book of its own whose credits may wait."""
         self._balance = balance
         self._ledger = ledger
-        self._app_ids = app_ids
+        self._enterprise_ids = enterprise_ids
         self._clock = clock
 
     async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
@@ -87,7 +87,7 @@ class Wallets:
         Raises BalanceUnavailable, SqlDown.
         """
         applied = 0
-        for book in (None, *await self._app_ids()):
+        for book in (None, *await self._enterprise_ids()):
             applied += await self._apply(await self._waiting(book))
         return applied
 

@@ -91,7 +91,7 @@ async def call(
 
     await app(scope, receive, send)
     payload = b"".join(part.get("body", b"") for part in sent if part["type"] == "http.response.body")
-    answer = msgspec.json.decode(payload) if payload else None
+    answer: Any = msgspec.json.decode(payload) if payload else None
     if sent[0]["status"] >= 400:
         error = answer["error"]
         where = f" ({error['param']})" if error.get("param") else ""

@@ -357,12 +357,12 @@ def list_prices(pattern: str, enterprise_id: str | None, as_json: bool) -> None:
 @prices.command("set")
 @click.option("--app", "enterprise_id", required=True)
 @click.option("--model", default="*", show_default=True)
-@click.option("--rate", "rates", multiple=True, metavar="KIND=DECIMAL", help="Per million units, in the app's asset; repeat.")
-@click.option("--markup-percent", help="Instead of rates: what is added to the provider's price.")
+@click.option("--price", "prices", multiple=True, metavar="KIND=DECIMAL", help="Per million units, in the app's asset; repeat.")
+@click.option("--markup-percent", help="Instead of prices: what is added to the provider's price.")
 @click.option("--effective-at", help="RFC 3339 time; default: now.")
 @json_option
-def set_price(enterprise_id: str, rates: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def set_price(enterprise_id: str, prices: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Add a price of an app; what was used before it keeps its price."""
-    given = dict(rate.partition("=")[::2] for rate in rates)
-    body = {**options, "rates": given or None}
+    given = dict(price.partition("=")[::2] for price in prices)
+    body = {**options, "prices": given or None}
     show(request("POST", f"/api/v1/apps/{enterprise_id}/price-books", body), as_json=as_json)

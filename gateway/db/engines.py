@@ -30,7 +30,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from gateway.core.ids import is_outside_id
 from gateway.core.limits import APP_ENGINES_MAX, CONNECT_TIMEOUT_S
-from gateway.db.faults import SqlRefused, named_faults
+from gateway.db.faults import SqlDown, SqlRefused, named_faults
 from gateway.db.names import POSTGRES_NAME_BYTES_MAX, postgres_name, sqlite_name
 
 PLATFORM_HEAD: Final = "0001"  # newest revision of each tree: a test compares them with the files
@@ -121,6 +121,16 @@ class Databases:
         engine = await self.app(enterprise_id)
         with named_faults():
             await _to_newest(engine, "app")
+
+    async def answers(self) -> bool:
+        """Whether the platform's database serves right now."""
+        try:
+            with named_faults():
+                async with self._platform.connect() as conn:
+                    await conn.execute(sa.text("SELECT 1"))
+        except (SqlDown, SqlRefused):
+            return False
+        return True
 
     async def close(self) -> None:
         """Close every connection. Engines handed out must not be used after it."""

@@ -1,7 +1,7 @@
 """Invalidations between processes: the one file of this room that speaks to the Redis-protocol server.
 
-A process that changes a key, an app or a creator publishes its id on one channel; every process
-forgets what it cached of it. Messages can be lost while a subscriber is away, so each time that the
+A process that changes a key, an app, a creator or an app's prices publishes its id on one channel;
+every process forgets what it cached of it. Messages can be lost while a subscriber is away, so each time that the
 subscription stands again everything cached is to be looked up afresh (`on_connected`).
 """
 
@@ -18,6 +18,10 @@ from redis.exceptions import RedisError
 from gateway.core.limits import REDIS_TIMEOUT_S
 
 CHANNEL: Final = "mzk:identity"
+KEY: Final = "key"  # kinds of message: whose id it carries
+APP: Final = "app"
+CREATOR: Final = "creator"
+PRICES: Final = "prices"  # an app's; nothing of identity
 
 _SILENCE_S: Final = 5.0  # after this much silence the server is pinged; after twice as much it is gone
 _BACKOFF_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -25,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class InvalidationBus:
-    """Publishes and receives (kind, id): kind is `key`, `app` or `creator`."""
+    """Publishes and receives (kind, id): kind is KEY, APP, CREATOR or PRICES."""
 
     def __init__(self, url: str) -> None:
         """`url` as redis-py takes it: redis://host:port/0 or unix:///path."""

@@ -18,6 +18,7 @@ from gateway.core.limits import END_USER_TOKEN_SECONDS_MAX, KEY_OVERLAP_SECONDS_
 from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.words import Level
 from gateway.identity import keys, rules, tokens
+from gateway.identity.cache import APP, CREATOR, KEY
 from gateway.identity.model import (
     ACTIVE,
     Actor,
@@ -44,7 +45,7 @@ class Registry:
     """What may call, and in whose name. Errors: InvalidRequest, NotFound, Conflict, Forbidden, Unavailable."""
 
     def __init__(self, store: Store, pepper: bytes, announce: Announce, clock: Clock) -> None:
-        """`announce(kind, id)` is awaited after each committed change, kind `key`, `app` or `creator`."""
+        """`announce(kind, id)` is awaited after each committed change; kinds as on the bus."""
         self._store = store
         self._pepper = pepper
         self._announce = announce
@@ -86,7 +87,7 @@ class Registry:
             checked["status"] = rules.status(changes.status)
         if checked:
             await self._store.change_creator(user_id, checked)
-            await self._announce("creator", user_id)
+            await self._announce(CREATOR, user_id)
         return msgspec.structs.replace(creator, **checked)
 
     # ---- apps ----------------------------------------------------------------------------------
@@ -133,9 +134,9 @@ class Registry:
             raise Forbidden("Only an operator or a creator lists apps.")
         return await self._store.apps(actor.user_id, after, rules.page(after, count))
 
-    async def app_ids(self) -> list[str]:
+    async def enterprise_ids(self) -> list[str]:
         """Every app, for the processes that look after all of them."""
-        return await self._store.app_ids()
+        return await self._store.enterprise_ids()
 
     async def update_app(self, actor: Actor, enterprise_id: str, changes: AppChanges) -> App:
         """Change an app; `status` is the operator's alone, so that a suspended creator cannot lift it."""
@@ -159,7 +160,7 @@ class Registry:
             checked["cors_origins"] = rules.cors_origins(changes.cors_origins)
         if checked:
             await self._store.change_app(enterprise_id, msgspec.to_builtins(checked), self._now_ms())
-            await self._announce("app", enterprise_id)
+            await self._announce(APP, enterprise_id)
         return msgspec.structs.replace(app, **checked)
 
     # ---- API keys ------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ class Registry:
         if checked:
             if not await self._store.change_key(key_id, msgspec.to_builtins(checked)):
                 raise Conflict("A revoked key cannot be changed.", param="key_id")
-            await self._announce("key", key_id)
+            await self._announce(KEY, key_id)
         return msgspec.structs.replace(key, **checked)
 
     async def rotate_key(self, actor: Actor, enterprise_id: str, key_id: str, overlap_seconds: int = 0) -> tuple[ApiKey, str]:
@@ -230,7 +231,7 @@ class Registry:
         new = msgspec.structs.replace(old, id=minted.id, hint=minted.hint, created_at_ms=now_ms)
         if not await self._store.rotate_key(key_id, ends_ms, new, minted.digest):
             raise Conflict("A key that is revoked or has a successor cannot be rotated.", param="key_id")
-        await self._announce("key", key_id)
+        await self._announce(KEY, key_id)
         return new, minted.secret
 
     async def revoke_key(self, actor: Actor, enterprise_id: str, key_id: str) -> ApiKey:
@@ -240,7 +241,7 @@ class Registry:
             await self._store.revoke_key(key_id, self._now_ms())
             key = await self.key(actor, enterprise_id, key_id)
         # Announced even when it was revoked before: the first announcement may have been lost.
-        await self._announce("key", key_id)
+        await self._announce(KEY, key_id)
         return key
 
     # ---- management keys -----------------------------------------------------------------------

@@ -27,7 +27,7 @@ from gateway.core.limits import (
 )
 from gateway.core.words import Level
 from gateway.identity import keys, tokens
-from gateway.identity.cache import InvalidationBus
+from gateway.identity.cache import APP, CREATOR, KEY, PRICES, InvalidationBus
 from gateway.identity.model import ACTIVE, Actor, Limits, Principal, Role
 from gateway.identity.registry import Registry
 from gateway.identity.rules import model_allowed
@@ -83,12 +83,7 @@ class Identity:
         self._unknown: dict[str, int] = {}  # the same, until when it needs no second look
         self._tokens: dict[bytes, _Token] = {}  # by digest
         self._generation = 0  # rises with every invalidation: what was read before one is not kept
-        self.registry = Registry(self._store, pepper, self._changed, clock)
-
-    async def run(self) -> None:
-        """Receive the invalidations of other processes until cancelled. Returns at once without a bus."""
-        if self._bus is not None:
-            await self._bus.run(self.forget, self.forget_all)
+        self.registry = Registry(self._store, pepper, self.announce, clock)
 
     # ---- credentials ---------------------------------------------------------------------------
 
@@ -174,14 +169,16 @@ class Identity:
     # ---- cache ---------------------------------------------------------------------------------
 
     def forget(self, kind: str, subject: str) -> None:
-        """Drop what is cached of a `key`, an `app` or a `creator`; an unknown kind drops everything."""
+        """Drop what is cached of the subject of a message; one of an unknown kind drops everything."""
+        if kind == PRICES:
+            return
         self._generation += 1
-        if kind == "key":
+        if kind == KEY:
             self._keys.pop(subject[4:], None)
             self._unknown.pop(subject[4:], None)
-        elif kind == "app":
+        elif kind == APP:
             self._drop([part for part, entry in self._keys.items() if entry.principal.app.enterprise_id == subject])
-        elif kind == "creator":
+        elif kind == CREATOR:
             self._drop([part for part, entry in self._keys.items() if entry.principal.app.user_id == subject])
         else:
             self.forget_all()
@@ -194,7 +191,8 @@ class Identity:
         for entry in self._keys.values():
             entry.fresh_until_ns = 0
 
-    async def _changed(self, kind: str, subject: str) -> None:
+    async def announce(self, kind: str, subject: str) -> None:
+        """Something was changed and committed: forget it here and in every other process."""
         self.forget(kind, subject)
         if self._bus is not None:
             await self._bus.publish(kind, subject)

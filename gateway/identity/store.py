@@ -130,7 +130,7 @@ class Store:
             query = query.where(apps.c.enterprise_id > after)
         return await self._page(App, query, count, "enterprise_id")
 
-    async def app_ids(self) -> list[str]:
+    async def enterprise_ids(self) -> list[str]:
         """Every app's id."""
         async with self._connection() as connection:
             return list((await connection.execute(select(apps.c.enterprise_id))).scalars())

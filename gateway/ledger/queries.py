@@ -46,8 +46,7 @@ _SUMS: Final = ("input_tokens", "output_tokens", "amount_micro", "creator_micro"
 async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> WalletView:
     """A wallet with its open lots; empty when it has no account."""
     books = store.books_of(wallet.enterprise_id)
-    row = (await conn.execute(store.owed(books, asset, wallet.owner))).first()
-    available, debt, waiting, _ = (0, 0, 0, None) if row is None else row
+    available, debt, waiting, _ = (await conn.execute(store.owed(books, asset, wallet.owner))).one()
     lots = (await store.open_lots(conn, books, [wallet.owner])).get(AccountKey(wallet.owner, AVAILABLE, asset), [])
     return WalletView(asset, int(available), -int(debt), int(waiting), tuple(sorted(lots, key=burn_order)))
 

@@ -110,8 +110,7 @@ class Ledger:
         owner = await self._owner_of(wallet)
         async with store.reading(await self._engine(wallet.enterprise_id)) as conn:
             query = store.owed(store.books_of(wallet.enterprise_id), owner.asset, wallet.owner)
-            row = (await conn.execute(query)).first()
-        available, debt, waiting, opened_at = (0, 0, 0, None) if row is None else row
+            available, debt, waiting, opened_at = (await conn.execute(query)).one()
         # A debt stands below zero, so adding it takes it off.
         return Opening(wallet.name, shard_of(owner.user_id), int(available + debt - waiting), opened_at)
 

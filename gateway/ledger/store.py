@@ -275,20 +275,26 @@ async def add_dead(conn: Connection, dead: DeadEvent, digest: str, now_ms: int) 
 
 
 def owed(books: Books, asset: str, owner: str) -> sa.Select[Any]:
-    """One statement, so one snapshot: available, debt, credits not applied, opened_at of a wallet. No row without an account."""
+    """One statement, so one snapshot: available, debt (below zero), credits not applied, opened_at of a wallet.
+
+    Always one row: a wallet may have a debt and never have had an available balance.
+    """
     accounts, credit = books["accounts"], books["credits"]
-    other = accounts.alias()
-    debt = (
-        sa.select(other.c.balance_micro)
-        .where(other.c.owner == owner, other.c.kind == DEBT, other.c.asset == asset)
-        .scalar_subquery()
-    )
+    theirs = accounts.alias()
     waiting = (
         sa.select(sa.func.sum(credit.c.delta_micro))
-        .where(credit.c.account_id == accounts.c.id, credit.c.applied_at.is_(None))
+        .join(theirs, credit.c.account_id == theirs.c.id)
+        .where(theirs.c.owner == owner, theirs.c.asset == asset, credit.c.applied_at.is_(None))
         .scalar_subquery()
     )
+
+    def of(kind: str, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return sa.case((accounts.c.kind == kind, column))
+
     zero = sa.literal(0)
     return sa.select(
-        accounts.c.balance_micro, sa.func.coalesce(debt, zero), sa.func.coalesce(waiting, zero), accounts.c.opened_at
-    ).where(accounts.c.owner == owner, accounts.c.kind == AVAILABLE, accounts.c.asset == asset)
+        sa.func.coalesce(sa.func.sum(of(AVAILABLE, accounts.c.balance_micro)), zero),
+        sa.func.coalesce(sa.func.sum(of(DEBT, accounts.c.balance_micro)), zero),
+        sa.func.coalesce(waiting, zero),
+        sa.func.max(of(AVAILABLE, accounts.c.opened_at)),
+    ).where(accounts.c.owner == owner, accounts.c.asset == asset)

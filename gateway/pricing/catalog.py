@@ -169,6 +169,11 @@ class Catalog:
         self._changes += 1
         self._books.pop(enterprise_id, None)
 
+    def invalidate_all(self) -> None:
+        """Forget every app's book: messages about changes may have been missed."""
+        self._changes += 1
+        self._books.clear()
+
     # ---- management -------------------------------------------------------------------------------
 
     async def add_app_price(

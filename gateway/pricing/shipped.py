@@ -10,6 +10,7 @@ Not in the list's terms here: tiers above a context size, batch, flex and priori
 
 import functools
 import importlib.util
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -85,6 +86,22 @@ def shipped(provider: str, model: str) -> Shipped | None:
         if entry is not None and _is_of(provider, entry.litellm_provider):
             return _converted(entry)
     return None
+
+
+def shipped_sizes(provider: str, model: str) -> tuple[int | None, int | None]:
+    """(input, output) tokens at most, None where the list does not say."""
+    found = shipped(provider, model)
+    return (None, None) if found is None else (found.input_tokens_max, found.output_tokens_max)
+
+
+def shipped_names(provider: str, pattern: str) -> list[str]:
+    """The priced models of a provider whose plain names match a pattern with `*`, in the list's order."""
+    matches = re.compile(".*".join(map(re.escape, pattern.split("*"))))
+    names = []
+    for name, entry in _entries().items():
+        if matches.fullmatch(name) and _is_of(provider, entry.litellm_provider) and _converted(entry).rates is not None:
+            names.append(name)
+    return names
 
 
 def _names(provider: str, model: str) -> list[str]:

@@ -176,8 +176,8 @@ def _chat(request: dict[str, Any]) -> tuple[int, list[_Choice]]:
 def _completions(request: dict[str, Any]) -> tuple[int, list[_Choice]]:
     prompt = request.get("prompt", "")
     prompts: list[Any] = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
-    if len(prompts) > _INPUTS_MAX:
-        raise _Wrong(f"prompt may hold at most {_INPUTS_MAX} prompts.", "prompt")
+    if len(prompts) * _choices(request) > _CHOICES_MAX:
+        raise _Wrong(f"prompts times n may be at most {_CHOICES_MAX}.", "prompt")
     texts, prompt_tokens = _inputs(prompts, "prompt")
     choices = [
         choice for text in texts for choice in [_choice(_GREETING + _quoted(text) + _EXPLAINED, request)] * _choices(request)
@@ -192,7 +192,7 @@ def _inputs(given: list[Any], param: str) -> tuple[list[str], int]:
         if isinstance(item, str):
             texts.append(item)
             tokens += _count(item)
-        elif isinstance(item, list) and all(type(number) is int and 0 <= number for number in item):
+        elif isinstance(item, list) and all(type(number) is int and number >= 0 for number in item):
             texts.append(" ".join(map(str, item)))
             tokens += len(item)
         else:
@@ -282,8 +282,8 @@ def _frames(
     """The events of a stream. As OpenAI does: `usage` is null in every chunk and full in a last one, only where asked for."""
     options = request.get("stream_options")
     counted = isinstance(options, dict) and options.get("include_usage") is True
-    head = {"id": new_id("chatcmpl" if chat else "cmpl"), "object": "chat.completion.chunk" if chat else "text_completion"}
-    head |= {"created": created, "model": model, "system_fingerprint": "fp_demo"}
+    shape = "chat.completion.chunk" if chat else "text_completion"
+    head = {"id": new_id("chatcmpl" if chat else "cmpl"), "object": shape, "created": created, "model": model}
     nothing: dict[str, Any] = {"usage": None} if counted else {}
 
     def event(shaped: list[dict[str, Any]], extra: dict[str, Any] = nothing) -> bytes:
@@ -309,6 +309,8 @@ def _frames(
 
 def _embeddings(request: dict[str, Any]) -> bytes:
     given = request.get("input")
+    if not given:
+        raise _Wrong("input must not be empty.", "input")
     items: list[Any] = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     if len(items) > _INPUTS_MAX:
         raise _Wrong(f"input may hold at most {_INPUTS_MAX} texts.", "input")

@@ -52,6 +52,11 @@ class Routing:
         """The names of the configuration that are not patterns, in its order: what `/v1/models` lists."""
         return [entry.name for entry in self._entries if "*" not in entry.name]
 
+    def patterns(self) -> list[tuple[str, str]]:
+        """(pattern, provider) of the entries whose first deployment is asked for whatever name the client gives."""
+        found = [(entry.name, entry.deployments[0]) for entry in self._entries if "*" in entry.name]
+        return [(name, deployment.provider) for name, deployment in found if deployment.model == "*"]
+
     def deployments(self) -> list[Deployment]:
         """Every deployment as configured, patterns included."""
         return [deployment for entry in self._entries for deployment in entry.deployments]

@@ -16,7 +16,7 @@ from gateway.proxy import refusals, wire
 from gateway.proxy.exchange import Call, Gate, Opener
 
 ModelNames = Callable[[], list[tuple[str, str]]]
-FindUsage = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
+FindUsage = Callable[[str, str, bool], Awaitable[Mapping[str, Any] | None]]
 _RECORD_WAITS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)  # the drain is a moment behind the answer
 _CREATED: Final = 1_767_225_600  # OpenAI's `created` of a model; ours have no birthday but the gateway's own year
 
@@ -25,7 +25,8 @@ class Account:
     """Handlers of `routes.AccountEndpoint`; each returns JSON."""
 
     def __init__(self, gate: Gate, balance: Balance, opener: Opener, model_names: ModelNames, find_usage: FindUsage) -> None:
-        """`model_names` gives (name, provider); `find_usage(enterprise_id, request_id)` the record as JSON-ready fields."""
+        """`model_names` gives (name, provider); `find_usage(enterprise_id, request_id, whole)` the record
+        as JSON-ready fields; not `whole` is what an end user may see."""
         self._gate = gate
         self._balance = balance
         self._opener = opener
@@ -84,7 +85,7 @@ class Account:
         """One request's record; NotFound while it is not in the books, and for requests of others."""
         request_id = call.raw.decode()
         for wait_s in (*_RECORD_WAITS, None):
-            record = await self._find_usage(principal.app.enterprise_id, request_id)
+            record = await self._find_usage(principal.app.enterprise_id, request_id, principal.token_id is None)
             own = record is not None and principal.platform_user_id in (None, record["platform_user_id"])
             if record is not None and own and record["level"] == principal.level:
                 return wire.encode_json(record)

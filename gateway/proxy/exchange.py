@@ -286,7 +286,7 @@ class Exchange:
             async with asyncio.timeout(limits.STREAM_SECONDS_MAX):
                 async for chunk in reply.chunks():
                     forward = relay.feed(chunk)
-                    if not call.answered:
+                    if forward and not call.answered:
                         await _start(call, self._headers(ticket, EVENT_STREAM))
                     if forward and not left.done():
                         await call.send({"type": "http.response.body", "body": forward, "more_body": True})
@@ -312,6 +312,8 @@ class Exchange:
             status = RequestStatus.CLIENT_LEFT
         settled, cost = await self._settle(ticket, relay.usage, relay.text, status)
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
+        if not call.answered:
+            await _start(call, self._headers(ticket, EVENT_STREAM))
         await call.send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _last_frames(

@@ -20,6 +20,7 @@ _TEXT: Final = re.compile(
     rb'"(?:content|text|arguments|reasoning_content|reasoning|refusal)"\s*:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL
 )
 _FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_FIELD: Final = re.compile(rb"\s*(?:event|id|retry|data|:)")  # what a line of an event may begin with
 _ERROR: Final = re.compile(rb'^data:\s*\{\s*"error"\s*:\s*\{', re.MULTILINE)
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -47,7 +48,7 @@ class Relay:
     def feed(self, chunk: bytes) -> bytes:
         """Bytes to forward: `chunk` as it is while it holds whole frames and neither usage nor the end."""
         plain = b"[DONE]" not in chunk and b'"error"' not in chunk and not _USAGE.search(chunk)
-        if plain and not self._tail and chunk.endswith(b"\n\n"):
+        if plain and not self._tail and chunk.startswith(b"data:") and chunk.endswith(b"\n\n"):
             self._last = chunk
             self._texts += _TEXT.findall(chunk)
             return chunk
@@ -87,6 +88,8 @@ class Relay:
                 return False
             if _USAGE.search(frame):
                 return self._read_usage(payload)
+        elif not _FIELD.match(frame):
+            raise BrokenStream("what it sent is not a stream of events")
         if _ERROR.search(frame):
             self.error = True
         self._last = frame

@@ -32,15 +32,19 @@ async def until(true: Callable[[], bool], within_s: float = 2.0) -> float:
 async def listening(identity: Identity, url: str) -> AsyncIterator[None]:
     """Runs the subscription of an identity, from the moment that it stands."""
     before = identity._generation
-    task = asyncio.get_running_loop().create_task(identity.run())
+    task = asyncio.get_running_loop().create_task(bus_of(identity).run(identity.forget, identity.forget_all))
     try:
         await until(lambda: identity._generation > before)
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert identity._bus is not None
-        await identity._bus.close()
+        await bus_of(identity).close()
+
+
+def bus_of(identity: Identity) -> InvalidationBus:
+    assert identity._bus is not None
+    return identity._bus
 
 
 def process(world: World, url: str) -> Identity:
@@ -87,14 +91,13 @@ async def test_a_message_missed_while_cut_off_is_made_up_for_on_reconnecting(wor
         await there.authenticate(second_secret)
         await here.registry.revoke_key(OPERATOR, "shop", second.id)
         await until(lambda: there.cached(second_secret) is None, within_s=1.0)
-    assert here._bus is not None
-    await here._bus.close()
+    await bus_of(here).close()
 
 
 async def test_a_dead_server_stops_neither_changes_nor_the_loop(world: World, tmp_path: object) -> None:
     alone = process(world, f"unix://{tmp_path}/nobody.sock")
     key, secret = await alone.registry.create_key(OPERATOR, "shop", _key())
-    task = asyncio.get_running_loop().create_task(alone.run())
+    task = asyncio.get_running_loop().create_task(bus_of(alone).run(alone.forget, alone.forget_all))
     await alone.authenticate(secret)
     await alone.registry.revoke_key(OPERATOR, "shop", key.id)
     assert alone.cached(secret) is None

@@ -4,7 +4,7 @@ from typing import Any
 
 import jwt
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from gateway.core.errors import Forbidden, GatewayError, Unauthenticated, Unavailable
 from gateway.core.ids import new_id, shard_of
@@ -14,6 +14,7 @@ from gateway.identity import keys, tokens
 from gateway.identity import service as service_module
 from gateway.identity.model import AppChanges, CreatorChanges, KeyChanges, Limits, NewToken
 from gateway.identity.service import Identity
+from gateway.identity.store import KeyRecord, Store
 
 from .conftest import OPERATOR, PEPPER, MovableClock, World
 
@@ -84,11 +85,11 @@ NO_CREDENTIALS = [
 ]
 
 
-@pytest.mark.parametrize("text", NO_CREDENTIALS, ids=range(len(NO_CREDENTIALS)))
-async def test_text_that_is_no_credential_is_refused_without_sql(world: World, text: str) -> None:
+@pytest.mark.parametrize("credential", NO_CREDENTIALS, ids=range(len(NO_CREDENTIALS)))
+async def test_text_that_is_no_credential_is_refused_without_sql(world: World, credential: str) -> None:
     queries = Queries(world)
-    assert world.identity.cached(text) is None
-    assert await refusal(world.identity, text) == "invalid_api_key"
+    assert world.identity.cached(credential) is None
+    assert await refusal(world.identity, credential) == "invalid_api_key"
     assert queries.count == 0
 
 
@@ -159,29 +160,27 @@ async def test_a_rotated_key_goes_on_for_the_overlap_and_no_longer(world: World,
 async def test_what_was_read_before_an_invalidation_is_not_kept(world: World) -> None:
     """A revocation that lands while the row is being read must not be undone by caching that row."""
     key, secret = await world.key()
-    store = world.identity._store
-    read = store.key_record
 
-    async def read_then_revoked(key_id: str) -> Any:
-        record = await read(key_id)
-        store.key_record = read  # type: ignore[method-assign]
-        await world.registry.revoke_key(OPERATOR, "shop", key.id)
-        return record
+    class SlowStore(Store):
+        """Between the reading of a row and its arrival, the key is revoked."""
 
-    store.key_record = read_then_revoked  # type: ignore[method-assign]
-    await world.identity.authenticate(secret)
-    assert world.identity.cached(secret) is None
-    assert await refusal(world.identity, secret) == "revoked_api_key"
+        async def key_record(self, key_id: str) -> KeyRecord | None:
+            record = await super().key_record(key_id)
+            await identity.registry.revoke_key(OPERATOR, "shop", key.id)
+            return record
+
+    identity = Identity(SlowStore(world.databases.platform), PEPPER, None, world.clock)
+    await identity.authenticate(secret)
+    assert identity.cached(secret) is None
+    assert await refusal(identity, secret) == "revoked_api_key"
 
 
-async def test_a_known_key_outlives_a_dead_database_for_a_while(world: World, clock: MovableClock, tmp_path: Any) -> None:
+async def test_a_known_key_outlives_a_broken_database_for_a_while(world: World, clock: MovableClock) -> None:
     _, secret = await world.key()
     _, unknown_here = await world.key()
     await world.identity.authenticate(secret)
-    await world.databases.platform.dispose()
-    for file in tmp_path.glob("platform.db*"):
-        file.unlink()
-    (tmp_path / "platform.db").mkdir()
+    async with world.databases.platform.begin() as connection:
+        await connection.execute(text("ALTER TABLE api_keys RENAME TO gone"))
     clock.advance(KEY_CACHE_TTL_S + 1)
     assert (await world.identity.authenticate(secret)).app.enterprise_id == "shop"
     with pytest.raises(Unavailable):

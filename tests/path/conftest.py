@@ -189,7 +189,8 @@ def upstream_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("upstream") / "log"
     process = Process([sys.executable, "-m", "tests.scripted_upstream", "--port", "0"], plain_env(), log)
     try:
-        yield f"http://127.0.0.1:{process.wait_for(r'port (\d+)').group(1)}/v1"
+        port = process.wait_for(r"port (\d+)").group(1)
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.stop(signal.SIGINT)
 

@@ -27,7 +27,7 @@ def test_level_1_is_paid_by_the_creator_and_has_no_end_user(stack: Stack) -> Non
     answer = post(stack, key, None)
     assert answer.status_code == 200, answer.text
     [event] = stack.events(app, 1)
-    assert (event["level"], event["billing_target"], event["platform_user_id"]) == ("platform", "mozaiks_user", "")
+    assert (event["level"], event["billing_target"], event["platform_user_id"]) == ("platform", "mozaiks_user", None)
     wallet = stack.get(f"/wallets/{creator}")
     assert wallet["available_micro"] == 1_000_000 - event["amount_micro"]
 
@@ -78,7 +78,7 @@ def test_own_prices_of_an_app_count_from_their_date(stack: Stack) -> None:
     stack.fund(app, "ann", 1_000_000)
     key = stack.key(app)
     assert post(stack, key).status_code == 200
-    stack.post(f"/apps/{app}/price-books", {"model": "*", "rates": {"input": "2", "output": "40"}})
+    stack.post(f"/apps/{app}/price-books", {"model": "*", "prices": {"input": "2", "output": "40"}})
     deadline = time.monotonic() + 5
     while True:
         answer = post(stack, key)
@@ -183,7 +183,7 @@ def test_a_request_can_be_looked_up_by_its_own_app_only(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "status", "code"),
-    [({"rpm": 2}, 429, "rate_limit_exceeded"), ({"spend_micro_per_day": 2000}, 402, "spend_limit_reached"), ({"tpm": 60}, 429, "rate_limit_exceeded")],
+    [({"rpm": 2}, 429, "rate_limit_exceeded"), ({"spend_micro_per_day": 1300}, 402, "spend_limit_reached"), ({"tpm": 60}, 429, "rate_limit_exceeded")],
 )
 def test_limits_of_a_key_hold(stack: Stack, limits: dict[str, int], status: int, code: str) -> None:
     app = stack.app()

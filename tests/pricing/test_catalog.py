@@ -114,6 +114,7 @@ async def test_a_price_holds_from_its_time_on_and_never_for_the_past(catalog: Ca
     await catalog.load_app("usd")
     before, after = [catalog.app_cached("usd", USD, "mini", MINI, at) for at in (NOW + 999, NOW + 1_000)]
     assert (usd(before), usd(after)) == ((150_000, 600_000), (7, 9))
+    assert usd(catalog.app_cached("usd", USD, "other", MINI, NOW + 1_000)) == (150_000, 600_000)
     assert usd(catalog.app_cached("usd", USD, "mini", MINI, NOW + 999)) == (150_000, 600_000)
     assert usd(catalog.app_cached("usd", USD, "other", OWN, NOW + 1_000)) == (1_000_000, 2_000_000)
 

@@ -3,7 +3,8 @@
 -- KEYS  1 hold, 2 deadlines, 3 events, then n wallets, then the limit hashes
 -- ARGV  1 n, 2 time to live of the hold in ms, 3 most undrained events, 4 context,
 --       then per wallet: ceiling, floor
---       then per limit: number of its hash, kind, maximum, amount, number of its charge
+--       then, if there are limits, a msgpack list with five values a limit: number of its hash, kind,
+--       maximum, amount, number of its charge (one argument instead of five a limit: it is cheaper)
 -- Reply {1, granted.., available.., remaining..}   admitted
 --       {2, charge, available, held}               a wallet does not cover its floor
 --       {3, limit, used, retry after ms}           a limit is reached
@@ -57,16 +58,16 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local remaining = {}
-local counters = {}  -- what settle and release need: per limit hash number, kind, window, amount, charge
-local writes = {}    -- per limit hash: its key, what to write, when it may be forgotten
+local counters = {}  -- what settle and release need, flat: per limit hash number, kind, window, amount, charge
+local writes = {}    -- per limit hash: its key, when it expires, how long to keep it, what to write
 
 -- 2. Limits. A hash holds one field a kind:
 --    rpm, tpm                  minute:count in it:count in the minute before it
 --    spend_day, spend_month    window:spent in it
 --    concurrency, spend_total  a number
 --    x                         when the hash expires, so that most requests need not say it again
-local first = 5 + 2 * wallets
-if ARGV[first] then
+local limits = ARGV[5 + 2 * wallets]
+if limits then
   -- Month as year * 12 + month - 1, and the start of the next one; civil calendar from a day number
   -- (Hinnant's days algorithms), as Redis gives Lua no calendar.
   local function month_of(day)
@@ -87,35 +88,36 @@ if ARGV[first] then
     return (era * 146097 + yoe * 365 + math.floor(yoe / 4) - math.floor(yoe / 100) + doy - 719468) * DAY
   end
 
-  -- Read each hash once: limits of one hash follow each other.
-  local count = (#ARGV - first + 1) / 5
-  local values = {}
-  local at = 1
-  while at <= count do
-    local hash = tonumber(ARGV[first + 5 * (at - 1)])
-    local fields, from = {'x'}, at
-    while at <= count and tonumber(ARGV[first + 5 * (at - 1)]) == hash do
-      fields[#fields + 1] = ARGV[first + 5 * (at - 1) + 1]
-      at = at + 1
-    end
-    local key = KEYS[3 + wallets + hash]
-    local row = redis.call('HMGET', key, unpack(fields))
-    writes[hash] = {key = key, expires = tonumber(row[1] or 0), keep = 0, fields = {}}
-    for i = from, at - 1 do
-      values[i] = row[2 + i - from]
-    end
-  end
-
-  -- Check. Spend limits lower a grant as a wallet that holds less would, down to the floor.
-  local state = {}
+  -- The list becomes `counters`: a maximum makes room for the window once the limit is checked.
+  counters = cmsgpack.unpack(limits)
+  local minute = math.floor(now / MINUTE)
+  local inside = (minute + 1) * MINUTE - now  -- ms of the minute before that are inside the last 60 s
+  local maxima, useds, currents, previouses = {}, {}, {}, {}
+  local row, field, hash
+  local count = #counters / 5
   for i = 1, count do
-    local base = first + 5 * (i - 1)
-    local kind, value = ARGV[base + 1], values[i]
-    local maximum, amount, charge = tonumber(ARGV[base + 2]), tonumber(ARGV[base + 3]), tonumber(ARGV[base + 4])
-    local window, used, current, previous = 0, 0, 0, 0
+    local base = 5 * i - 5
+    local kind, maximum, amount, charge = counters[base + 2], counters[base + 3], counters[base + 4], counters[base + 5]
+
+    -- Read each hash once: limits of one hash follow each other.
+    if counters[base + 1] ~= hash then
+      hash = counters[base + 1]
+      local key, fields, at = KEYS[3 + wallets + hash], {}, base
+      repeat
+        fields[#fields + 1] = counters[at + 2]
+        at = at + 5
+      until counters[at + 1] ~= hash
+      row, field = redis.call('HMGET', key, 'x', unpack(fields)), 1
+      writes[hash] = {key, tonumber(row[1] or 0), 0, {}}
+    end
+    field = field + 1
+    local value = row[field]
+
+    -- Check. Spend limits lower a grant as a wallet that holds less would, down to the floor.
+    local window, used = 0, 0
     if kind == 'rpm' or kind == 'tpm' then
-      window = math.floor(now / MINUTE)
-      local inside = MINUTE - (now - window * MINUTE)  -- the share of the minute before that still counts
+      local current, previous = 0, 0
+      window = minute
       if value then
         local seen, a, b = string.match(value, '^(%d+):(%d+):(%d+)$')
         seen = tonumber(seen)
@@ -138,6 +140,12 @@ if ARGV[first] then
         end
         return stored() or {3, i - 1, used, wait}
       end
+      currents[i], previouses[i] = current, previous
+    elseif kind == 'concurrency' then
+      used = tonumber(value or 0)
+      if used + amount > maximum then
+        return stored() or {3, i - 1, used, 0}
+      end
     else
       local retry = 0
       if kind == 'spend_day' then
@@ -153,11 +161,7 @@ if ARGV[first] then
       elseif value then
         used = tonumber(value)
       end
-      if kind == 'concurrency' then
-        if used + amount > maximum then
-          return stored() or {3, i - 1, used, 0}
-        end
-      elseif granted[charge] then
+      if granted[charge] then
         local room = maximum - used
         if room < floors[charge] then
           return stored() or {3, i - 1, used, retry}
@@ -165,39 +169,42 @@ if ARGV[first] then
         granted[charge] = math.min(granted[charge], room)
       end
     end
-    state[i] = {kind, maximum, amount, charge, window, used, current, previous}
+    maxima[i], useds[i] = maximum, used
+    counters[base + 3] = window
   end
 
   -- Only now is every grant final: what to write.
   for i = 1, count do
-    local kind, maximum, amount, charge, window, used, current, previous = unpack(state[i])
-    local hash = tonumber(ARGV[first + 5 * (i - 1)])
-    local write = writes[hash]
+    local base = 5 * i - 5
+    local kind, window, amount = counters[base + 2], counters[base + 3], counters[base + 4]
+    local write = writes[counters[base + 1]]
     local text, keep
     if kind == 'rpm' or kind == 'tpm' then
-      text = string.format('%.0f:%.0f:%.0f', window, current + amount, previous)
+      text = string.format('%.0f:%.0f:%.0f', window, currents[i] + amount, previouses[i])
       keep = 3 * MINUTE
     elseif kind == 'concurrency' then
-      text = string.format('%.0f', used + amount)
+      text = string.format('%.0f', useds[i] + amount)
       keep = tonumber(ARGV[2]) + DAY  -- a day past the last hold's deadline nobody is in flight
     else
-      amount = granted[charge] or 0
-      text = string.format('%.0f', used + amount)
+      amount = granted[counters[base + 5]] or 0
+      counters[base + 4] = amount
       if kind == 'spend_total' then
+        text = string.format('%.0f', useds[i] + amount)
         -- A token lives a day at most; a key may rest for months and must not get its total back.
-        keep = string.find(write.key, ':l:t/', 1, true) and 2 * DAY or 400 * DAY
+        keep = string.find(write[1], ':l:t/', 1, true) and 2 * DAY or 400 * DAY
       else
-        text = string.format('%.0f:', window) .. text
+        text = string.format('%.0f:%.0f', window, useds[i] + amount)
         keep = kind == 'spend_day' and 2 * DAY or 33 * DAY
       end
     end
-    remaining[i] = maximum - used - amount
-    assert(used + amount <= LARGEST, 'counter out of range')
-    write.fields[#write.fields + 1] = kind
-    write.fields[#write.fields + 1] = text
-    write.keep = math.max(write.keep, keep)
-    local c = #counters
-    counters[c + 1], counters[c + 2], counters[c + 3], counters[c + 4], counters[c + 5] = hash, kind, window, amount, charge
+    remaining[i] = maxima[i] - useds[i] - amount
+    assert(useds[i] + amount <= LARGEST, 'counter out of range')
+    local fields = write[4]
+    fields[#fields + 1] = kind
+    fields[#fields + 1] = text
+    if keep > write[3] then
+      write[3] = keep
+    end
   end
 end
 
@@ -228,15 +235,15 @@ for i = 1, wallets do
     'a', string.format('%.0f', available[i] - granted[i]), 'h', string.format('%.0f', held[i]))
 end
 for i = 1, #writes do
-  local write = writes[i]
-  if write.expires < now + write.keep then
-    local expires = string.format('%.0f', now + write.keep + math.min(write.keep, DAY))
-    write.fields[#write.fields + 1] = 'x'
-    write.fields[#write.fields + 1] = expires
-    redis.call('HSET', write.key, unpack(write.fields))
-    redis.call('PEXPIREAT', write.key, expires)
+  local key, expires, keep, fields = unpack(writes[i])
+  if expires < now + keep then
+    local text = string.format('%.0f', now + keep + math.min(keep, DAY))
+    fields[#fields + 1] = 'x'
+    fields[#fields + 1] = text
+    redis.call('HSET', key, unpack(fields))
+    redis.call('PEXPIREAT', key, text)
   else
-    redis.call('HSET', write.key, unpack(write.fields))
+    redis.call('HSET', key, unpack(fields))
   end
 end
 return reply

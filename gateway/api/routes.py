@@ -1,0 +1,112 @@
+"""The table as Starlette routes: authenticate, check the role, decode, call, encode. Every failure is one JSON error."""
+
+import logging
+from collections.abc import Sequence
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.api import wire
+from gateway.api.auth import Caller, identify
+from gateway.api.endpoint import ApiContext, Call, Endpoint
+from gateway.api.table import TABLE
+from gateway.balance.model import BalanceUnavailable
+from gateway.core.errors import Forbidden, GatewayError, NotFound
+from gateway.core.ids import new_id
+from gateway.db.faults import SqlDown, SqlRefused
+from gateway.identity.model import Actor, Role
+
+_log = logging.getLogger(__name__)
+_NOBODY = Caller(Actor(role=Role.PUBLIC, name="nobody"))
+
+
+class MethodNotAllowed(GatewayError):
+    """405: the path exists, not with this method."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+def routes(context: ApiContext) -> list[Route]:
+    """The routes of the management API, and at the end one that answers 404 for everything else under /api."""
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in TABLE:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    made = [Route(path, _Path(context, methods), name=path) for path, methods in paths.items()]
+    return [*made, Route("/api/{rest:path}", _Path(context, {}), name="api")]
+
+
+class _Path:
+    """One path with its methods, as an ASGI application."""
+
+    def __init__(self, context: ApiContext, methods: dict[str, Endpoint]) -> None:
+        self._context = context
+        self._methods = methods
+        if "GET" in methods:
+            self._methods = {"HEAD": methods["GET"], **methods}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        # A secret may be in the answer: no cache keeps it.
+        headers = {"x-request-id": new_id("req"), "cache-control": "no-store"}
+        try:
+            response = await self._answer(request, headers)
+        except GatewayError as error:
+            response = wire.error_answer(error, headers)
+        except (SqlDown, SqlRefused, BalanceUnavailable) as fault:
+            _log.warning("request %s failed: %s", headers["x-request-id"], fault)
+            response = wire.error_answer(wire.as_gateway_error(fault), headers)
+        except ClientDisconnect:
+            return
+        except Exception:  # noqa: BLE001 - process edge: a bug answers 500 and is logged, the server lives on
+            _log.exception("request %s failed", headers["x-request-id"])
+            shown = GatewayError("The gateway failed. The operator can find it by the request id.")
+            response = wire.error_answer(shown, headers)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request, headers: dict[str, str]) -> Response:
+        if not self._methods:
+            raise NotFound("There is no such path.")
+        if request.method == "OPTIONS" and "origin" in request.headers:
+            return self._preflight(request, headers)
+        endpoint = self._methods.get(request.method)
+        if endpoint is None:
+            headers["allow"] = ", ".join(sorted(self._methods))
+            raise MethodNotAllowed(f"{request.method} is not allowed here.")
+        caller = _NOBODY if Role.PUBLIC in endpoint.roles else await identify(self._context, request)
+        _let_browser_read(request, caller.cors_origins, headers)
+        if caller.actor.role not in endpoint.roles:
+            raise Forbidden("This credential may not do this.")
+        call = Call(
+            actor=caller.actor,
+            path=request.path_params,
+            query=wire.read_query(request, endpoint.query),
+            idempotency_key=wire.read_idempotency_key(request) if endpoint.idempotent else None,
+            body=None if endpoint.body is None else await wire.read_body(request, endpoint.body),
+        )
+        return wire.answered(await endpoint.handler(self._context, call), endpoint.status, headers)
+
+    def _preflight(self, request: Request, headers: dict[str, str]) -> Response:
+        """What browsers ask first, without a credential: yes for every path that end users have.
+
+        Whether a page may read the answer is decided with the answer, by the app of the token.
+        """
+        open_to = [method for method, endpoint in self._methods.items() if Role.END_USER in endpoint.roles]
+        if open_to:
+            headers["access-control-allow-origin"] = request.headers["origin"]
+            headers["access-control-allow-methods"] = ", ".join(sorted(open_to))
+            headers["access-control-allow-headers"] = "authorization, content-type"
+            headers["access-control-max-age"] = "600"
+            headers["vary"] = "origin"
+        return Response(status_code=204, headers=headers)
+
+
+def _let_browser_read(request: Request, origins: Sequence[str], headers: dict[str, str]) -> None:
+    origin = request.headers.get("origin")
+    if origin is not None and ("*" in origins or origin in origins):
+        headers["access-control-allow-origin"] = origin
+        headers["access-control-expose-headers"] = "x-request-id, retry-after"
+        headers["vary"] = "origin"

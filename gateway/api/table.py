@@ -1,0 +1,187 @@
+"""The route table: every endpoint of the management API, with who may call it. What is not here does not exist.
+
+Roles here decide who gets in; each handler then confines the actor to what is its own.
+"""
+
+from functools import cache
+from typing import Final
+
+from gateway.api import apps, keys, money, prices, usage
+from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, PUBLIC, SERVERS, ApiContext, Call, Endpoint
+from gateway.api.openapi import described
+from gateway.api.shapes import (
+    AccountAnswer,
+    AppAnswer,
+    AppBody,
+    BookQuery,
+    CreatorAnswer,
+    CreatorBody,
+    CreatorPatch,
+    EventsQuery,
+    GrantAnswer,
+    GrantBody,
+    KeyAnswer,
+    KeyBody,
+    KeyPatch,
+    Listing,
+    ManagementKeyAnswer,
+    ManagementKeyBody,
+    OpenApi,
+    PageQuery,
+    PriceBookAnswer,
+    PriceBookBody,
+    RotateBody,
+    TokenAnswer,
+    TokenBody,
+    TransactionAnswer,
+    UsageEventAnswer,
+    UsageQuery,
+    UsageTotalAnswer,
+    WalletAnswer,
+)
+from gateway.identity.model import AppChanges
+
+
+async def openapi(context: ApiContext, call: Call) -> OpenApi:
+    """GET /api/openapi.json."""
+    return _description()
+
+
+@cache
+def _description() -> OpenApi:
+    return described(TABLE)
+
+
+_V1: Final = "/api/v1"
+_APP: Final = _V1 + "/apps/{enterprise_id}"
+_KEY: Final = _APP + "/keys/{key_id}"
+
+TABLE: Final[tuple[Endpoint, ...]] = (
+    Endpoint("GET", "/api/openapi.json", PUBLIC, openapi, OpenApi, "This description"),
+    # Creators
+    Endpoint("POST", f"{_V1}/creators", OPERATOR, apps.create_creator, CreatorAnswer, "Make a creator", CreatorBody, status=201),
+    Endpoint("GET", f"{_V1}/creators", OPERATOR, apps.list_creators, Listing[CreatorAnswer], "List creators", query=PageQuery),
+    Endpoint("GET", f"{_V1}/creators/{{user_id}}", MANAGERS, apps.get_creator, CreatorAnswer, "Show a creator"),
+    Endpoint(
+        "PATCH",
+        f"{_V1}/creators/{{user_id}}",
+        OPERATOR,
+        apps.update_creator,
+        CreatorAnswer,
+        "Rename or suspend a creator",
+        CreatorPatch,
+    ),
+    # Apps
+    Endpoint("POST", f"{_V1}/apps", MANAGERS, apps.create_app, AppAnswer, "Make an app", AppBody, status=201),
+    Endpoint("GET", f"{_V1}/apps", MANAGERS, apps.list_apps, Listing[AppAnswer], "List apps", query=PageQuery),
+    Endpoint("GET", _APP, MANAGERS, apps.get_app, AppAnswer, "Show an app"),
+    Endpoint("PATCH", _APP, MANAGERS, apps.update_app, AppAnswer, "Change an app", AppChanges),
+    # API keys and end-user tokens
+    Endpoint("POST", f"{_APP}/keys", MANAGERS, keys.create_key, KeyAnswer, "Make an API key", KeyBody, status=201),
+    Endpoint("GET", f"{_APP}/keys", MANAGERS, keys.list_keys, Listing[KeyAnswer], "List API keys", query=PageQuery),
+    Endpoint("GET", _KEY, MANAGERS, keys.get_key, KeyAnswer, "Show an API key"),
+    Endpoint("PATCH", _KEY, MANAGERS, keys.update_key, KeyAnswer, "Change an API key", KeyPatch),
+    Endpoint("DELETE", _KEY, MANAGERS, keys.revoke_key, KeyAnswer, "Revoke an API key"),
+    Endpoint("POST", f"{_KEY}/rotate", MANAGERS, keys.rotate_key, KeyAnswer, "Replace an API key", RotateBody, status=201),
+    Endpoint(
+        "POST",
+        f"{_APP}/end-user-tokens",
+        SERVERS,
+        keys.create_token,
+        TokenAnswer,
+        "Mint an end-user token",
+        TokenBody,
+        status=201,
+    ),
+    # Management keys
+    Endpoint(
+        "POST",
+        f"{_V1}/management-keys",
+        MANAGERS,
+        keys.create_management_key,
+        ManagementKeyAnswer,
+        "Make a management key",
+        ManagementKeyBody,
+        status=201,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/management-keys",
+        MANAGERS,
+        keys.list_management_keys,
+        Listing[ManagementKeyAnswer],
+        "List management keys",
+        query=PageQuery,
+    ),
+    Endpoint(
+        "DELETE",
+        f"{_V1}/management-keys/{{key_id}}",
+        MANAGERS,
+        keys.revoke_management_key,
+        ManagementKeyAnswer,
+        "Revoke a management key",
+    ),
+    # Money
+    Endpoint(
+        "POST",
+        f"{_V1}/grants",
+        MANAGERS,
+        money.grant,
+        GrantAnswer,
+        "Put money into a wallet",
+        GrantBody,
+        status=201,
+        idempotent=True,
+    ),
+    Endpoint("GET", f"{_V1}/wallets/{{user_id}}", MANAGERS, money.creator_wallet, WalletAnswer, "Show a creator's wallet"),
+    Endpoint(
+        "GET",
+        f"{_APP}/wallets/{{platform_user_id}}",
+        ANYONE_KNOWN,
+        money.end_user_wallet,
+        WalletAnswer,
+        "Show an end user's wallet",
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/ledger/transactions",
+        MANAGERS,
+        money.transactions,
+        Listing[TransactionAnswer],
+        "List transactions of a book, newest first",
+        query=BookQuery,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/ledger/accounts",
+        MANAGERS,
+        money.accounts,
+        Listing[AccountAnswer],
+        "List accounts of a book",
+        query=BookQuery,
+    ),
+    # Prices
+    Endpoint(
+        "POST", f"{_APP}/price-books", MANAGERS, prices.add, PriceBookAnswer, "Set prices of an app", PriceBookBody, status=201
+    ),
+    Endpoint(
+        "GET",
+        f"{_APP}/price-books",
+        MANAGERS,
+        prices.show,
+        Listing[PriceBookAnswer],
+        "List prices of an app, newest first",
+        query=PageQuery,
+    ),
+    # Usage
+    Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),
+    Endpoint(
+        "GET",
+        f"{_APP}/usage-events",
+        ANYONE_KNOWN,
+        usage.events,
+        Listing[UsageEventAnswer],
+        "List requests, newest first",
+        query=EventsQuery,
+    ),
+)

@@ -1,0 +1,198 @@
+"""Grants, wallets, books and usage over HTTP: once per key, both stores agree, nobody sees another's money."""
+
+import pytest
+
+from gateway.core.ids import shard_of
+from gateway.core.units import Usage
+from gateway.identity.model import Role
+from gateway.ledger.model import UsagePosting, UsageRow
+
+from .conftest import Api
+
+U1 = {"enterprise_id": "shop", "platform_user_id": "u1"}
+
+
+def posting(number: int, at_ms: int, *, level: str = "app_usage", end_user: str = "u1", app: str = "shop") -> UsagePosting:
+    row = UsageRow(
+        request_id=f"req_{number}",
+        at=at_ms,
+        level=level,
+        user_id="alice",
+        platform_user_id=end_user if level == "app_usage" else "",
+        key_id="key_1",
+        workflow_type="draft",
+        session_id="s1",
+        agent_name="",
+        tags=("a",),
+        endpoint="/chat/completions",
+        model="gpt-4o",
+        provider="openai",
+        deployment="gpt-4o/openai/0",
+        status="served",
+        usage_source="upstream",
+        units=Usage(input=10, output=5, reasoning=2),
+        input_tokens=10,
+        output_tokens=7,
+        asset="USD",
+        amount_micro=1_500_000,
+        creator_micro=1_500_000 if level == "platform" else 0,
+        provider_cost_micro=700_000,
+        streamed=False,
+        latency_ms=12,
+        ttft_ms=3,
+        attempts=1,
+        http_status=200,
+        flags=(),
+    )
+    return UsagePosting(app, "USD", True, row)
+
+
+async def post(api: Api, *postings: UsagePosting) -> None:
+    for each in postings:
+        await api.ledger.post_app_usage(each.enterprise_id, [each])
+        await api.ledger.post_platform_usage([each])
+
+
+@pytest.mark.parametrize(("wallet", "path"), [({"user_id": "alice"}, "/wallets/alice"), (U1, "/apps/shop/wallets/u1")])
+async def test_a_grant_is_in_the_books_and_spendable_at_once_and_only_once(api: Api, wallet: dict[str, str], path: str) -> None:
+    first = await api.grant(wallet, 5_000_000, "k1", source="paid", reason="top-up")
+    assert first.status_code == 201
+    assert first.json()["id"].startswith("txn_")
+    again = await api.grant(wallet, 5_000_000, "k1", source="paid", reason="top-up")
+    assert (again.status_code, again.json()) == (201, first.json())
+    shown = await api.ok("GET", path)
+    assert (shown["asset"], shown["available_micro"], shown["held_micro"]) == ("USD", 5_000_000, 0)
+    assert (shown["debt_micro"], shown["pending_micro"]) == (0, 0)
+    assert [(lot["source"], lot["left_micro"]) for lot in shown["lots"]] == [("paid", 5_000_000)]
+    name = "p/alice" if "user_id" in wallet else "a/shop/u1"
+    (hot,) = await api.balance.read(shard_of("alice"), [name])
+    assert hot is not None
+    assert hot.available_micro == 5_000_000
+    other = await api.grant(wallet, 6_000_000, "k1", source="paid", reason="top-up")
+    assert (other.status_code, other.json()["error"]["param"]) == (409, "Idempotency-Key")
+    assert (await api.ok("GET", path))["available_micro"] == 5_000_000
+
+
+async def test_the_same_key_counts_once_though_sent_with_another_management_key(api: Api) -> None:
+    first = await api.grant(U1, 5, "k", role=Role.CREATOR)
+    api.credentials["fresh"] = (await api.ok("POST", "/management-keys", {}, 201, role=Role.CREATOR))["secret"]
+    again = await api.grant(U1, 5, "k", role="fresh")
+    assert again.json() == first.json()
+
+
+async def test_a_creator_grants_in_its_own_apps_only_and_never_to_itself(api: Api) -> None:
+    assert (await api.grant(U1, 5, "k", role=Role.CREATOR)).status_code == 201
+    assert (await api.grant(U1, 5, "k", role="bob")).status_code == 404
+    assert (await api.grant({"user_id": "alice"}, 5, "k", role=Role.CREATOR)).status_code == 403
+    for role in (Role.APP_SERVER, Role.END_USER):
+        assert (await api.grant(U1, 5, "k", role=role)).status_code == 403
+    assert (await api.ok("GET", "/apps/shop/wallets/u1"))["available_micro"] == 5
+
+
+async def test_a_grant_for_later_is_pending_until_then(api: Api) -> None:
+    await api.grant(U1, 5, "k", effective_at="2099-01-01T00:00:00Z")
+    shown = await api.ok("GET", "/apps/shop/wallets/u1")
+    assert (shown["available_micro"], shown["pending_micro"]) == (0, 5)
+
+
+async def test_a_wallet_never_used_is_empty_not_missing(api: Api) -> None:
+    shown = await api.ok("GET", "/apps/shop/wallets/newcomer")
+    assert shown == {"asset": "USD", "available_micro": 0, "held_micro": 0, "debt_micro": 0, "pending_micro": 0, "lots": []}
+
+
+async def test_each_sees_its_own_wallets_only(api: Api) -> None:
+    for role, path, status in (
+        (Role.END_USER, "/apps/shop/wallets/u1", 200),
+        (Role.END_USER, "/apps/shop/wallets/u2", 404),
+        (Role.APP_SERVER, "/apps/shop/wallets/u2", 200),
+        (Role.APP_SERVER, "/apps/second/wallets/u1", 404),
+        (Role.CREATOR, "/apps/second/wallets/u1", 200),
+        (Role.CREATOR, "/wallets/alice", 200),
+        (Role.CREATOR, "/wallets/bob", 404),
+        ("bob", "/apps/shop/wallets/u1", 404),
+    ):
+        assert (await api.call("GET", path, role=role)).status_code == status, (role, path)
+
+
+async def test_the_books_are_shown_by_app_and_the_platforms_to_the_operator_only(api: Api) -> None:
+    await api.grant(U1, 7, "k", source="promo", reason="hello")
+    await api.grant({"user_id": "alice"}, 9, "k")
+    (txn,) = (await api.ok("GET", "/ledger/transactions", enterprise_id="shop", role=Role.CREATOR))["data"]
+    assert (txn["kind"], txn["reason"], txn["actor"]) == ("grant", "hello", "operator")
+    assert {(entry["account"], entry["amount_micro"]) for entry in txn["entries"]} == {
+        ("expense.promo", -7),
+        ("user.available", 7),
+    }
+    accounts = (await api.ok("GET", "/ledger/accounts", enterprise_id="shop", owner="u1"))["data"]
+    assert accounts == [{"owner": "u1", "account": "user.available", "asset": "USD", "balance_micro": 7}]
+    (own,) = (await api.ok("GET", "/ledger/transactions"))["data"]
+    assert {entry["amount_micro"] for entry in own["entries"]} == {-9, 9}
+    for path in ("/ledger/transactions", "/ledger/accounts", "/usage"):
+        refused = await api.call("GET", path, role=Role.CREATOR)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "enterprise_id")
+        assert (await api.call("GET", path, role="bob", enterprise_id="shop")).status_code == 404
+
+
+async def test_a_usage_event_keeps_the_names_of_the_usage_protocol(api: Api) -> None:
+    await post(api, posting(1, 1_000), posting(2, 2_000, level="platform"))
+    newest, oldest = (await api.ok("GET", "/apps/shop/usage-events", role=Role.CREATOR))["data"]
+    assert (newest["request_id"], newest["level"], newest["billing_target"]) == ("req_2", "platform", "mozaiks_user")
+    assert newest["platform_user_id"] is None
+    protocol = {
+        "level": "app_usage",
+        "user_id": "alice",
+        "enterprise_id": "shop",
+        "platform_user_id": "u1",
+        "workflow_type": "draft",
+        "tokens_used": 17,
+        "cost": "1.5",
+        "billing_target": "app_user",
+    }
+    exact = {
+        "amount_micro": 1_500_000,
+        "provider_cost_micro": 700_000,
+        "latency_ms": 12,
+        "ttft_ms": 3,
+        "at": "1970-01-01T00:00:01.000Z",
+    }
+    assert (protocol | exact).items() <= oldest.items()
+    assert oldest["units"] == {"input": 10, "output": 5, "reasoning": 2}
+
+
+async def test_end_users_and_app_servers_see_end_users_usage_only(api: Api) -> None:
+    await post(api, posting(1, 1_000), posting(2, 2_000, end_user="u2"), posting(3, 3_000, level="platform"))
+
+    async def seen(role: str, **query: str) -> list[str]:
+        found = await api.ok("GET", "/apps/shop/usage-events", role=role, query=query)
+        return [event["request_id"] for event in found["data"]]
+
+    assert await seen(Role.CREATOR) == ["req_3", "req_2", "req_1"]
+    assert await seen(Role.APP_SERVER) == ["req_2", "req_1"]
+    assert await seen(Role.APP_SERVER, platform_user_id="u2") == ["req_2"]
+    assert await seen(Role.END_USER) == ["req_1"]
+    assert (await api.call("GET", "/apps/shop/usage-events", role=Role.END_USER, platform_user_id="u2")).status_code == 403
+    assert (await api.call("GET", "/apps/shop/usage-events", role=Role.APP_SERVER, level="platform")).status_code == 403
+    (event,) = (await api.ok("GET", "/apps/shop/usage-events", role=Role.END_USER))["data"]
+    assert not {"provider_cost_micro", "creator_amount_micro", "provider", "deployment", "key_id"} & set(event)
+
+
+async def test_usage_adds_up_within_an_app_and_over_all(api: Api) -> None:
+    hour = 3_600_000
+    await post(api, posting(1, 1), posting(2, hour), posting(3, 2, level="platform"), posting(4, 3, app="second"))
+    (by_model,) = (await api.ok("GET", "/usage", enterprise_id="shop", level="app_usage", role=Role.CREATOR))["data"]
+    assert (by_model["group"], by_model["requests"], by_model["amount_micro"]) == ({"model": "gpt-4o"}, 2, 3_000_000)
+    by_hour = (await api.ok("GET", "/usage", enterprise_id="shop", group_by="hour,level"))["data"]
+    assert [(row["group"]["hour"], row["group"]["level"], row["requests"]) for row in by_hour] == [
+        ("1970-01-01T00:00:00.000Z", "app_usage", 1),
+        ("1970-01-01T00:00:00.000Z", "platform", 1),
+        ("1970-01-01T01:00:00.000Z", "app_usage", 1),
+    ]
+    everywhere = (await api.ok("GET", "/usage"))["data"]
+    assert [(row["group"]["enterprise_id"], row["requests"]) for row in everywhere] == [("second", 1), ("shop", 3)]
+    (total,) = (await api.ok("GET", "/usage", group_by=""))["data"]
+    assert (total["group"], total["requests"], total["amount_micro"]) == ({}, 4, 6_000_000)
+    assert (total["creator_amount_micro"], total["provider_cost_micro"], total["tokens_used"]) == (1_500_000, 2_800_000, 68)
+    later = (await api.ok("GET", "/usage", query={"from": "1970-01-01T01:00:00Z", "to": "1970-01-01T02:00:00Z"}))["data"]
+    assert [(row["group"]["enterprise_id"], row["requests"]) for row in later] == [("shop", 1)]
+    whole = (await api.ok("GET", "/usage", enterprise_id="shop", group_by="", to="1970-01-01T01:00:00Z"))["data"]
+    assert [row["requests"] for row in whole] == [2]

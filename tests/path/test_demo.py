@@ -1,0 +1,97 @@
+"""What a newcomer does: start it with nothing set, paste what it prints, look at the books."""
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.path.conftest import Process, free_port, plain_env
+
+
+class Demo:
+    def __init__(self, folder: Path, *extra: str) -> None:
+        self.env = plain_env(MOZAIKS_DATA_DIR=str(folder / "data"), MOZAIKS_PORT=str(free_port()))
+        self.folder = folder
+        self.starts = 0
+        self.start()
+
+    def start(self) -> None:
+        self.starts += 1
+        log = self.folder / f"serve-{self.starts}.log"
+        self.process = Process([sys.executable, "-m", "gateway.cli.main", "serve"], self.env, log)
+        self.process.wait_for(r"gateway audit")
+        url = f"http://127.0.0.1:{self.env['MOZAIKS_PORT']}/readyz"
+        subprocess.run(
+            ["curl", "-s", "--retry", "50", "--retry-delay", "0", "--retry-connrefused", "-o", "/dev/null", url], check=True, timeout=30
+        )
+        self.banner = log.read_text()
+
+    def curl(self) -> str:
+        line = re.search(r"curl -N .*?-d '.*?'\n", self.banner, re.DOTALL)
+        assert line is not None
+        words = shlex.split(line.group().replace("\\\n", " "))
+        return subprocess.run([*words, "-s"], capture_output=True, text=True, timeout=60, check=True).stdout
+
+    def cli(self, *args: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli.main", *args], env=self.env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Demo]:
+    running = Demo(tmp_path)
+    try:
+        yield running
+    finally:
+        running.process.stop()
+
+
+def test_the_printed_lines_work_as_printed_and_the_books_show_it(demo: Demo) -> None:
+    streamed = demo.curl()
+    assert streamed.count("data: {") > 5
+    assert streamed.endswith("data: [DONE]\n\n")
+    snippet = re.search(r"    from openai import OpenAI\n.*?print\([^\n]*\)\n", demo.banner, re.DOTALL)
+    assert snippet is not None
+    code = "\n".join(line.removeprefix("    ") for line in snippet.group().splitlines())
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert len(said.split()) > 5
+    listed = demo.cli("usage", "--app", "demo-app", "--events")
+    assert listed.count("demo-user") == 2
+    assert "demo-app" in demo.cli("usage")
+    assert "VIOLATED" not in demo.cli("audit")
+
+
+def test_it_stops_cleanly_and_a_second_start_finds_everything(demo: Demo) -> None:
+    demo.curl()
+    key = re.search(r"mzk_live_\w+", demo.banner)
+    assert key is not None
+    assert demo.process.stop() == 0
+    assert "Traceback" not in demo.process.log.read_text()
+    assert "demo-user" in demo.cli("usage", "--app", "demo-app", "--events")  # starts the store for itself, and stops it
+    demo.start()
+    assert key.group() in demo.banner
+    demo.curl()
+    assert demo.process.stop() == 0
+    assert demo.cli("usage", "--app", "demo-app", "--events").count("demo-user") == 2
+    assert "VIOLATED" not in demo.cli("audit")
+
+
+def test_after_a_crash_the_store_is_reused_and_nothing_is_lost(demo: Demo) -> None:
+    demo.curl()
+    assert demo.process.stop(signal.SIGKILL) == -9
+    demo.start()
+    demo.curl()
+    deadline = time.monotonic() + 10
+    while demo.cli("usage", "--app", "demo-app", "--events").count("demo-user") < 2:
+        assert time.monotonic() < deadline
+    assert "VIOLATED" not in demo.cli("audit")
+    assert demo.process.stop() == 0

@@ -1,0 +1,101 @@
+"""Starting, stopping and dying: what survives, and what is refused meanwhile."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.path.conftest import Process, Stack, free_port, plain_env, start_gateway
+
+BODY = {"model": "slow:800", "messages": [{"role": "user", "content": "one"}], "max_tokens": 50}
+
+
+def ask(stack: Stack, key: str, model: str = "ok") -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "ann"}
+    return httpx.post(stack.url + "/v1/chat/completions", json={**BODY, "model": model}, headers=headers, timeout=20)
+
+
+def test_sigterm_lets_the_requests_in_flight_finish_and_be_settled(tmp_path: Path, upstream_url: str) -> None:
+    stack = start_gateway(tmp_path, upstream_url)
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app)
+    answers: list[httpx.Response] = []
+    running = threading.Thread(target=lambda: answers.append(ask(stack, key, "slow:800")))
+    running.start()
+    time.sleep(0.3)
+    assert stack.process.stop() == 0
+    running.join()
+    assert answers[0].status_code == 200
+    assert "VIOLATED" not in stack.cli("audit")
+    assert '"requests": 1' in stack.cli("usage", "--app", app, "--json")
+
+
+def test_two_web_processes_and_a_worker_of_its_own_serve_one_set_of_wallets(tmp_path: Path, upstream_url: str) -> None:
+    stack = start_gateway(tmp_path, upstream_url, MOZAIKS_WORKERS="2", MOZAIKS_INLINE_WORKER="false")
+    worker = Process([sys.executable, "-m", "gateway.cli.main", "worker"], stack.env, tmp_path / "worker.log")
+    try:
+        app = stack.app()
+        stack.fund(app, "ann", 1_000_000)
+        made = stack.post(f"/apps/{app}/keys", {"name": "k", "level": "app_usage"})
+        for _ in range(12):  # a connection each, so that both processes have the key in their caches
+            assert ask(stack, made["secret"]).status_code == 200
+        assert len(stack.events(app, 12)) == 12
+        stack.admin.delete(f"/apps/{app}/keys/{made['id']}")
+        deadline = time.monotonic() + 2
+        while any(ask(stack, made["secret"]).status_code == 200 for _ in range(6)):
+            assert time.monotonic() < deadline, "a revoked key is still good in one of the processes"
+        assert "VIOLATED" not in stack.cli("audit")
+    finally:
+        assert worker.stop() == 0
+        assert stack.process.stop() == 0
+
+
+def test_a_gateway_killed_in_mid_request_gives_the_hold_back_and_its_books_stay_clean(tmp_path: Path, upstream_url: str) -> None:
+    stack = start_gateway(tmp_path, upstream_url)
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app)
+    assert ask(stack, key).status_code == 200
+    stack.events(app, 1)
+    running = threading.Thread(target=lambda: pytest.raises(httpx.HTTPError, ask, stack, key, "slow:5000"))
+    running.start()
+    while stack.wallet(app, "ann")["held_micro"] == 0:
+        time.sleep(0.01)
+    stack.process.child.kill()
+    stack.process.child.wait(5)
+    running.join()
+    again = start_gateway(tmp_path, upstream_url, log="again.log")
+    try:
+        wallet = again.wallet(app, "ann")
+        assert wallet["held_micro"] > 0  # until its deadline: the sweeper gives it back, never silently
+        assert wallet["available_micro"] + wallet["held_micro"] < 1_000_000
+        assert "VIOLATED" not in again.cli("audit")
+    finally:
+        again.process.stop()
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"MOZAIKS_PORT": "http"}, "MOZAIKS_PORT"),
+        ({"MOZAIKS_PROT": "1"}, "MOZAIKS_PROT"),
+        ({"MOZAIKS_DATABASE_URL": "sqlite+aiosqlite:///x"}, "MOZAIKS_APP_DATABASE_URL"),
+        ({"MOZAIKS_CONFIG": "nowhere.yaml"}, "MOZAIKS_CONFIG"),
+        ({"MOZAIKS_KEY_PEPPER": "short"}, "MOZAIKS_KEY_PEPPER"),
+        ({"MOZAIKS_MODE": "other"}, "MOZAIKS_MODE"),
+        ({"MOZAIKS_REDIS_URL": "http://127.0.0.1"}, "MOZAIKS_REDIS_URL"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(tmp_path: Path, env: dict[str, str], named: str) -> None:
+    full = plain_env(**{"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_PORT": str(free_port()), **env})
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli.main", "serve"], env=full, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
