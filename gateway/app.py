@@ -20,12 +20,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 
-from gateway import worker
+from gateway import background
 from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
-from gateway.compose import Services, opened
 from gateway.balance.model import BalanceUnavailable
+from gateway.compose import Services, opened
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_ON_SHUTDOWN_S
@@ -167,7 +167,7 @@ async def _work(services: Services, stop: asyncio.Event) -> None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), _WORKER_TURN_S)
                 continue
-            await worker.run(services, stop)
+            await background.run(services, stop)
     finally:
         os.close(lock)
 

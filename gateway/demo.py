@@ -6,6 +6,7 @@ secret cannot be read back from the database.
 
 import json
 import os
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -34,14 +35,10 @@ class Account(msgspec.Struct, frozen=True):
 async def prepare(services: Services) -> Account:
     """Make what is missing of the demo account; harmless to repeat."""
     registry = services.identity.registry
-    try:
+    with suppress(Conflict):
         await registry.create_creator(_ACTOR, CREATOR, "Demo creator")
-    except Conflict:
-        pass
-    try:
+    with suppress(Conflict):
         await registry.create_app(_ACTOR, NewApp(enterprise_id=APP, user_id=CREATOR, name="Demo app", asset=USD))
-    except Conflict:
-        pass
     await services.wallets.grant(
         GrantRequest(
             wallet=WalletKey(owner=END_USER, enterprise_id=APP),

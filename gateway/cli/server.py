@@ -1,15 +1,15 @@
 """Commands that run the gateway: serve, worker, migrate, audit."""
 
-import asyncio
 import logging
 import signal
 import sys
+
 import click
 import msgspec
 import uvicorn
 
 from gateway import demo
-from gateway import worker as worker_loops
+from gateway import worker as worker_process
 from gateway.balance import embedded_redis
 from gateway.cli.local import run, settings
 from gateway.compose import opened
@@ -19,7 +19,9 @@ from gateway.settings import Settings
 
 
 def _log(config: Settings) -> None:
-    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
 
@@ -85,15 +87,7 @@ def worker() -> None:
     config = settings()
     _log(config)
 
-    async def work() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, stop.set)
-        async with opened(config) as services:
-            await worker_loops.run(services, stop)
-
-    run(work())
+    run(worker_process.main(config))
 
 
 @click.command()
@@ -130,4 +124,3 @@ def audit(as_json: bool) -> None:
             for violation in check.violations:
                 click.echo(f"          {violation}")
     sys.exit(0 if report.ok else 1)
-

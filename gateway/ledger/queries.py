@@ -46,9 +46,9 @@ _SUMS: Final = ("input_tokens", "output_tokens", "amount_micro", "creator_micro"
 async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> WalletView:
     """A wallet with its open lots; empty when it has no account."""
     books = store.books_of(wallet.enterprise_id)
-    available, debt, waiting, _ = (await conn.execute(store.owed(books, asset, wallet.owner))).one()
+    available, debt, waiting, _ = await store.owed(conn, wallet, asset)
     lots = (await store.open_lots(conn, books, [wallet.owner])).get(AccountKey(wallet.owner, AVAILABLE, asset), [])
-    return WalletView(asset, int(available), -int(debt), int(waiting), tuple(sorted(lots, key=burn_order)))
+    return WalletView(asset, available, -debt, waiting, tuple(sorted(lots, key=burn_order)))
 
 
 async def waiting_credits(conn: store.Connection, enterprise_id: str | None, now_ms: int, limit: int) -> list[Credit]:

@@ -109,10 +109,9 @@ class Ledger:
         """
         owner = await self._owner_of(wallet)
         async with store.reading(await self._engine(wallet.enterprise_id)) as conn:
-            query = store.owed(store.books_of(wallet.enterprise_id), owner.asset, wallet.owner)
-            available, debt, waiting, opened_at = (await conn.execute(query)).one()
+            available, debt, waiting, opened_at = await store.owed(conn, wallet, owner.asset)
         # A debt stands below zero, so adding it takes it off.
-        return Opening(wallet.name, shard_of(owner.user_id), int(available + debt - waiting), opened_at)
+        return Opening(wallet.name, shard_of(owner.user_id), available + debt - waiting, opened_at)
 
     async def mark_opened(self, wallet: WalletKey) -> None:
         """The hot store has this wallet now. Call it after opening, also when the wallet turned out to exist already."""

@@ -8,6 +8,7 @@ about, and what was read inside stays true until the commit.
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -274,13 +275,20 @@ async def add_dead(conn: Connection, dead: DeadEvent, digest: str, now_ms: int) 
     await bulk.insert(conn, dead_events, (*_DEAD_KEY, "enterprise_id", "size_bytes"), [row], _SKIP)
 
 
-def owed(books: Books, asset: str, owner: str) -> sa.Select[Any]:
-    """One statement, so one snapshot: available, debt (below zero), credits not applied, opened_at of a wallet.
+async def owed(conn: Connection, wallet: WalletKey, asset: str) -> tuple[int, int, int, int | None]:
+    """A wallet's available, debt (below zero), credits not applied, opened_at: one statement, so one snapshot."""
+    query = _owed(wallet.enterprise_id is None)
+    available, debt, waiting, opened_at = (await conn.execute(query, {"owner": wallet.owner, "asset": asset})).one()
+    return int(available), int(debt), int(waiting), opened_at
 
-    Always one row: a wallet may have a debt and never have had an available balance.
-    """
+
+@cache
+def _owed(platform: bool) -> sa.Select[Any]:
+    """Always gives one row: a wallet may have a debt and never have had an available balance."""
+    books = PLATFORM_BOOKS if platform else APP_BOOKS
     accounts, credit = books["accounts"], books["credits"]
     theirs = accounts.alias()
+    owner, asset = sa.bindparam("owner", type_=sa.Text()), sa.bindparam("asset", type_=sa.Text())
     waiting = (
         sa.select(sa.func.sum(credit.c.delta_micro))
         .join(theirs, credit.c.account_id == theirs.c.id)

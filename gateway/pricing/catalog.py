@@ -281,6 +281,8 @@ def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
     for name, prices in (("prices", given.prices), ("charge", given.charge)):
         try:
             micro = {kind: micro_from_decimal(text) for kind, text in prices.items()} if prices is not None else None
+            if micro is not None and not {"input", "output"} <= micro.keys():
+                raise ValueError('input and output must both be named (say output: "0" for embeddings)')
             found.append(rates_from(USD, micro) if micro is not None else None)
         except ValueError as wrong:
             raise ValueError(f"{name} of {given.deployment_id}: {wrong}") from wrong

@@ -13,7 +13,8 @@ from gateway.core.money import USD, decimal_from_micro
 from gateway.core.words import Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.proxy import refusals, wire
-from gateway.proxy.exchange import Call, Gate, Opener
+from gateway.proxy.exchange import Call
+from gateway.proxy.ports import Gate, Opener
 
 ModelNames = Callable[[], list[tuple[str, str]]]
 FindUsage = Callable[[str, str, bool], Awaitable[Mapping[str, Any] | None]]

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -35,8 +35,9 @@ from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventCharge, UsageEvent, encode_event
 from gateway.metering.usage import input_bound, read_usage
-from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
+from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
 
 _log = logging.getLogger(__name__)
@@ -46,27 +47,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 _HOLD_TTL_MS: Final = int((limits.FIRST_BYTE_TIMEOUT_S + limits.STREAM_SECONDS_MAX + limits.HOLD_MARGIN_S) * 1000)
 _REPLAY_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60)  # a settle that Redis did not take is repeated: its hold still stands
-
-
-class Gate(Protocol):
-    """Identity, as the data plane needs it."""
-
-    def cached(self, credential: str) -> Principal | None: ...
-    async def authenticate(self, credential: str) -> Principal: ...
-    def resolve_end_user(self, principal: Principal, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None: ...
-    def may_use(self, principal: Principal, model: str) -> bool: ...
-
-
-class Router(Protocol):
-    """Where a model is served."""
-
-    def route(self, model: str) -> Route: ...
-
-
-class Opener(Protocol):
-    """Opens wallets that the hot store does not know, from the ledger; False when it may not."""
-
-    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool: ...
 
 
 class Call(msgspec.Struct):
@@ -107,7 +87,7 @@ class Exchange:
         self,
         gate: Gate,
         router: Router,
-        prices: quote.Prices,
+        prices: Prices,
         balance: Balance,
         opener: Opener,
         upstream: Upstream,
@@ -329,7 +309,12 @@ class Exchange:
             return DONE
         chunk = relay.usage_chunk
         if chunk is None:
-            chunk = {"id": ticket.call.request_id, "object": "chat.completion.chunk", "model": ticket.request.model, "choices": []}
+            chunk = {
+                "id": ticket.call.request_id,
+                "object": "chat.completion.chunk",
+                "model": ticket.request.model,
+                "choices": [],
+            }
         usage = dict(relay.usage or {})
         if settled is not None and settled.available and ticket.paying:
             usage["cost"] = msgspec.Raw(decimal_from_micro(cost).encode())
@@ -347,7 +332,8 @@ class Exchange:
         if read is not None:
             (usage, flags), source = read, UsageSource.UPSTREAM
         else:
-            usage, flags, source = await self._counted(ticket, text()), (), UsageSource.COUNTED
+            flags = () if raw_usage is None else ("usage_unusable",)
+            usage, source = await self._counted(ticket, text()), UsageSource.COUNTED
         amounts = [payer.rates.price(usage) for payer in ticket.paying]
         now_ms, now = self._clock() // 1_000_000, perf_counter()
         cost_rates = self._prices.cost(deployment.id, ticket.event.at_ms)

@@ -5,7 +5,7 @@ app's prices and, under `creator_pays`, the creator's wallet at platform prices 
 `analytics_only` app has no payer: the request is measured, never refused for money.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -16,28 +16,9 @@ from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.pricing.rates import Rates
+from gateway.proxy.ports import Prices
 
 OUTPUT_TOKENS_DEFAULT: Final = 16_384  # of a model whose own limit nobody states; it is sent upstream as the cap
-
-
-class Prices(Protocol):
-    """Rates now, from books already in memory; `pricing.catalog.Catalog` is the one there is."""
-
-    def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
-        """What the provider takes, None when nobody knows."""
-        ...
-
-    def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
-        """What the platform takes from a creator."""
-        ...
-
-    def app_cached(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None | bool:
-        """What the app takes from its end users; False while its book is not in memory."""
-        ...
-
-    async def load_app(self, enterprise_id: str) -> None:
-        """Bring the app's book into memory."""
-        ...
 
 
 class Payer(msgspec.Struct, frozen=True):
@@ -63,7 +44,7 @@ def payers(
     rates = prices.app_cached(app.enterprise_id, app.asset, model, deployment_id, at_ms)
     if rates is False:
         return None
-    assert end_user is not None and rates is not True
+    assert end_user is not None
     user = Payer(app_wallet(app.enterprise_id, end_user), "end_user", _priced(rates, model))
     if app.cost_policy != CostPolicy.CREATOR_PAYS:
         return (user,)

@@ -6,7 +6,15 @@ from typing import Any
 import msgspec
 
 from gateway.balance.model import Limit, LimitKind, RefusedByLimit, RefusedByWallet
-from gateway.core.errors import GatewayError, InvalidRequest, PaymentRequired, RateLimited, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.core.errors import (
+    GatewayError,
+    InvalidRequest,
+    PaymentRequired,
+    RateLimited,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
 from gateway.core.money import decimal_from_micro
 from gateway.core.words import Level
 from gateway.providers.model import Deployment, UpstreamFault, UpstreamSilent

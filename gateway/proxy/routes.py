@@ -12,7 +12,8 @@ from gateway.core.errors import BodyTooLarge, GatewayError, Unauthenticated, Una
 from gateway.core.ids import new_id
 from gateway.identity.model import Principal
 from gateway.proxy import wire
-from gateway.proxy.exchange import Call, Exchange, Gate, Receive, Send, error_event
+from gateway.proxy.exchange import Call, Exchange, Receive, Send, error_event
+from gateway.proxy.ports import Gate
 
 _log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
@@ -59,7 +60,7 @@ class ModelEndpoint:
             await answer_error(call, error)
         except ClientGone:
             _log.debug("%s: the client left before its request was complete", call.request_id)
-        except Exception:  # process edge: a bug answers 500 and is logged with its trace, the server lives on
+        except Exception:  # noqa: BLE001 - process edge: a bug answers 500 and is logged, the server lives on
             _log.exception("request %s failed", call.request_id)
             await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
         finally:
@@ -171,7 +172,7 @@ class AccountEndpoint:
         except GatewayError as error:
             await answer_error(call, error)
             return
-        except Exception:  # process edge, as above
+        except Exception:  # noqa: BLE001 - process edge, as above
             _log.exception("request %s failed", call.request_id)
             await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
             return

@@ -62,6 +62,9 @@ def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
     if type(model) is not str or not 0 < len(model) <= 256:
         raise InvalidRequest("model must be a string of 1 to 256 characters", param="model")
     _check_prompt(endpoint, body)
+    if body.get("service_tier") not in (None, "auto", "default"):
+        # Other tiers have other prices, and a request is never run at a price that the hold does not cover.
+        raise InvalidRequest("service_tier must be auto or default: other tiers have no price here", param="service_tier")
     streamed = wants_usage = False
     cap, choices = None, 1
     if endpoint != EMBEDDINGS:

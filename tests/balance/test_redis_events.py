@@ -102,7 +102,7 @@ async def test_events_of_a_dead_consumer_are_taken_over_after_a_while(
     balance: RedisBalance, events: RedisEvents, server_url: str
 ) -> None:
     for number in range(90):
-        await append(balance, number % 5, b"%d" % number)
+        await append(balance, number % 3 * 100, b"%d" % number)
     dead = RedisEvents(server_url)
     assert len(await dead.claim("dead", 500, 1)) == 90
     await dead.close()

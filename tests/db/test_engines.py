@@ -21,7 +21,9 @@ async def count(databases: Databases) -> int:
         return int((await conn.execute(sa.select(sa.func.count()).select_from(creators))).scalar_one())
 
 
-async def test_an_app_database_is_made_when_first_asked_for_and_keeps_its_data(databases: Databases, urls: tuple[str, str]) -> None:
+async def test_an_app_database_is_made_when_first_asked_for_and_keeps_its_data(
+    databases: Databases, urls: tuple[str, str]
+) -> None:
     async with (await databases.app("My.shop")).begin() as conn:
         await conn.exec_driver_sql("INSERT INTO accounts (owner, kind, asset, balance_micro) VALUES ('u', 'k', 'USD', 7)")
     again = Databases(*urls)
@@ -36,7 +38,9 @@ async def test_apps_whose_ids_differ_only_in_case_or_by_an_escape_share_nothing(
     names = ["shop", "Shop", "SHOP", "s.hop", "%73hop", "%53hop", "$53hop"]
     for name in names[:4]:
         async with (await databases.app(name)).begin() as conn:
-            await conn.exec_driver_sql(f"INSERT INTO accounts (owner, kind, asset, balance_micro) VALUES ('{name}', 'k', 'USD', 0)")
+            await conn.exec_driver_sql(
+                f"INSERT INTO accounts (owner, kind, asset, balance_micro) VALUES ('{name}', 'k', 'USD', 0)"
+            )
     for name in names[:4]:
         async with (await databases.app(name)).connect() as conn:
             assert (await conn.exec_driver_sql("SELECT owner FROM accounts")).scalars().all() == [name]
@@ -46,10 +50,13 @@ async def test_apps_whose_ids_differ_only_in_case_or_by_an_escape_share_nothing(
 
 
 async def test_a_block_that_fails_commits_nothing(databases: Databases) -> None:
-    with pytest.raises(RuntimeError):
+    async def fails_half_way() -> None:
         async with databases.platform.begin() as conn:
             await conn.execute(creators.insert().values(CREATOR))
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fails_half_way()
     assert await count(databases) == 0
 
 
@@ -83,7 +90,8 @@ async def test_sqlite_is_synced_checked_and_sealed(tmp_path: Path) -> None:
     try:
         async with (await databases.app("a")).connect() as conn:
             pragmas = [
-                (await conn.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous", "foreign_keys")
+                (await conn.exec_driver_sql(f"PRAGMA {name}")).scalar()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
             ]
             assert pragmas == ["wal", 2, 1]
         async with (await databases.app("b")).connect() as conn:
@@ -105,8 +113,17 @@ async def test_an_app_cannot_take_the_platforms_or_the_servers_own_database(tmp_
     await on_server.close()
 
 
-@pytest.mark.parametrize("template", ["sqlite:///apps.db", "sqlite:///{enterprise_id}/{enterprise_id}.db", "mysql://h/{enterprise_id}",
-                                      "postgresql://{enterprise_id}@/db", "sqlite://", "postgresql://u@/" + "x" * 30 + "{enterprise_id}"])  # fmt: skip
+_BAD_TEMPLATES = [
+    "sqlite:///apps.db",
+    "sqlite:///{enterprise_id}/{enterprise_id}.db",
+    "mysql://h/{enterprise_id}",
+    "postgresql://{enterprise_id}@/db",
+    "sqlite://",
+    "postgresql://u@/" + "x" * 30 + "{enterprise_id}",
+]
+
+
+@pytest.mark.parametrize("template", _BAD_TEMPLATES)
 def test_a_template_that_cannot_keep_apps_apart_is_refused_at_the_start(template: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"enterprise_id|not supported|needs a file"):
         Databases(f"sqlite:///{tmp_path}/p.db", template)
@@ -146,7 +163,9 @@ async def test_missing_postgres_databases_are_made_even_when_asked_for_at_once(p
         await asyncio.gather(*[databases.migrate() for databases in several])
         await asyncio.gather(*[databases.app("a-b.c") for databases in several])
         async with (await several[0].app("a-b.c")).connect() as conn:
-            assert (await conn.exec_driver_sql("SELECT current_database()")).scalar() == f"{platform.split('/')[3].split('?')[0]}_a-b$2ec"
+            assert (
+                await conn.exec_driver_sql("SELECT current_database()")
+            ).scalar() == f"{platform.split('/')[3].split('?')[0]}_a-b$2ec"
     finally:
         for databases in several:
             await databases.close()

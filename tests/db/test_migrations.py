@@ -10,6 +10,11 @@ from gateway.db.tables import APP, PLATFORM
 TREES = {"platform": PLATFORM, "app": APP}
 
 
+def row_rules(conn: sa.Connection) -> set[tuple[str, object]]:
+    see = sa.inspect(conn)
+    return {(table, check["name"]) for table in see.get_table_names() for check in see.get_check_constraints(table)}
+
+
 async def engine_of(databases: Databases, tree: str) -> AsyncEngine:
     return databases.platform if tree == "platform" else await databases.app("shop")
 
@@ -19,9 +24,7 @@ async def test_the_migrations_make_what_the_tables_say(databases: Databases, tre
     async with (await engine_of(databases, tree)).connect() as conn:
         assert await conn.run_sync(migrate.differences, tree) == []
         # What alembic does not compare: the rules of the rows.
-        made = await conn.run_sync(lambda sync: {
-            (table, check["name"]) for table in sa.inspect(sync).get_table_names() for check in sa.inspect(sync).get_check_constraints(table)
-        })  # fmt: skip
+        made = await conn.run_sync(row_rules)
     wanted = {
         (table.name, f"ck_{table.name}_{rule.name}" if not str(rule.name).startswith("ck_") else rule.name)
         for table in TREES[tree].tables.values()
@@ -52,10 +55,14 @@ async def test_down_leaves_nothing_and_up_brings_it_back(databases: Databases, t
 
 async def test_an_upgrade_that_fails_leaves_the_old_schema(databases: Databases) -> None:
     engine = databases.platform
-    with pytest.raises(RuntimeError):
+
+    async def fails_half_way() -> None:
         async with engine.begin() as conn:
             await conn.run_sync(migrate.downgrade, "platform", "base")
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fails_half_way()
     async with engine.connect() as conn:
         assert await conn.run_sync(migrate.differences, "platform") == []
 

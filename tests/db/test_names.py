@@ -12,7 +12,21 @@ _IN_IDS = string.ascii_letters + string.digits + "._:@-"
 def ids(seed: int) -> list[str]:
     """Ids that are near each other: few characters, long common beginnings, other case."""
     pick = random.Random(seed)
-    made = {"a", "A", "a.b", "a_b", "a-b", "A.B", "a" * 128, "A" * 128, "a" * 127 + "b", "A" * 127 + "B", "." * 128, "con", "postgres"}
+    made = {
+        "a",
+        "A",
+        "a.b",
+        "a_b",
+        "a-b",
+        "A.B",
+        "a" * 128,
+        "A" * 128,
+        "a" * 127 + "b",
+        "A" * 127 + "B",
+        "." * 128,
+        "con",
+        "postgres",
+    }
     for _ in range(5_000):
         alphabet = pick.choice(["aA", "ab.", "aA._:@-", "24ea:.", _IN_IDS])
         length = pick.choice([1, 2, 3, 8, 29, 30, 54, 63, 64, 127, 128])
@@ -43,7 +57,9 @@ def test_a_name_that_looks_like_the_shortened_one_of_another_app_is_escaped_away
         assert name_of(name_of(long)) != name_of(long)
 
 
-@pytest.mark.parametrize(("one", "name"), [("shop-1_a", "shop-1_a"), ("My.shop", "%4dy%2eshop"), ("..", "%2e%2e"), ("a:b@c", "a%3ab%40c")])
+@pytest.mark.parametrize(
+    ("one", "name"), [("shop-1_a", "shop-1_a"), ("My.shop", "%4dy%2eshop"), ("..", "%2e%2e"), ("a:b@c", "a%3ab%40c")]
+)
 def test_names_stay_readable(one: str, name: str) -> None:
     assert sqlite_name(one) == name
     assert postgres_name(one) == name.replace("%", "$")

@@ -1,7 +1,5 @@
 """Books on both kinds of database, with two creators and three apps; the drain's tests use these too."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from gateway.db.engines import Databases
@@ -53,6 +51,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def ledger(databases: Databases, clock: Clock) -> AsyncIterator[Ledger]:  # noqa: F811 - a fixture by its name
+async def ledger(databases: Databases, clock: Clock) -> Ledger:
     await add_owners(databases)
-    yield Ledger(databases, clock)
+    return Ledger(databases, clock)

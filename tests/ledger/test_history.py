@@ -147,7 +147,7 @@ class History:
             assert (await self.ledger.opening(wallet)).amount_micro == purse.hot
 
 
-@pytest.mark.parametrize(("urls", "steps"), [("sqlite", 250), ("postgres", 60)], indirect=["urls"])
+@pytest.mark.parametrize(("urls", "steps"), [("sqlite", 120), ("postgres", 40)], indirect=["urls"])
 async def test_any_history_of_grants_overruns_doubles_and_replays_leaves_the_books_right(
     ledger: Ledger, databases: Databases, clock: Clock, steps: int
 ) -> None:
@@ -158,9 +158,13 @@ async def test_any_history_of_grants_overruns_doubles_and_replays_leaves_the_boo
         await history.step()
     for app in APPS:  # the drain catches up
         for at in range(0, len(history.past), 500):
-            await history.to_platform([one for one in history.past[at : at + 500] if one.enterprise_id == app] or history.past[:1])
+            await history.to_platform(
+                [one for one in history.past[at : at + 500] if one.enterprise_id == app] or history.past[:1]
+            )
     report = await audit(databases, list(APPS), None)
     assert report.ok, [check.violations for check in report.checks]
-    assert {check.name[:2].strip(): check.counted > 0 for check in report.checks} == dict.fromkeys(["1", "2", "3", "4", "11", "14"], True)
+    assert {check.name[:2].strip(): check.counted > 0 for check in report.checks} == dict.fromkeys(
+        ["1", "2", "3", "4", "11", "14"], True
+    )
     for wallet in WALLETS:
         await history.check(wallet)

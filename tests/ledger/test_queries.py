@@ -4,7 +4,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
 from gateway.db.engines import Databases
 from gateway.ledger import queries
-from gateway.ledger.model import UsageFilter, UsageRow
+from gateway.ledger.model import Txn, UsageFilter, UsageRow
 from gateway.ledger.service import Ledger
 from tests.ledger.conftest import START_MS
 from tests.ledger.values import grant_request, posting
@@ -81,18 +81,25 @@ async def test_totals_group_by_time_and_names_and_never_mix_assets(ledger: Ledge
         ((("model", "large"), ("level", "platform")), 5),
         ((("model", "small"), ("level", "app_usage")), 111),
     ]
-    await ledger.post_app_usage("chat", [posting("req_1", "chat", amount_micro=3), posting("req_2", "chat", level="platform", amount_micro=4, creator_micro=4)])  # fmt: skip
-    assert [(total.asset, total.amount_micro) for total in await queries.usage_totals(databases, "chat")] == [("TOK", 3), ("USD", 4)]
+    other = [
+        posting("req_1", "chat", amount_micro=3),
+        posting("req_2", "chat", level="platform", amount_micro=4, creator_micro=4),
+    ]
+    await ledger.post_app_usage("chat", other)
+    assert [(total.asset, total.amount_micro) for total in await queries.usage_totals(databases, "chat")] == [
+        ("TOK", 3),
+        ("USD", 4),
+    ]
     days = await queries.usage_totals(databases, "shop", ["day"])
     assert sum(total.requests for total in days) == 8
-    assert all(dict(total.group)["day"] % (24 * HOUR) == 0 for total in days)  # type: ignore[operator]
+    assert all(dict(total.group)["day"] % (24 * HOUR) == 0 for total in days)
 
 
 async def test_transactions_and_accounts_are_paged_and_filtered(ledger: Ledger, databases: Databases) -> None:
     for n in range(5):
         await ledger.grant(grant_request(f"op-{n}", 100 + n))
     await ledger.post_app_usage("shop", [posting("req_1", amount_micro=5), posting("req_2", end_user="bob", amount_micro=7)])
-    seen = []
+    seen: list[Txn] = []
     cursor = None
     while True:
         page = await queries.transactions(databases, "shop", limit=3, cursor=cursor)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 OPERATOR = "operator-token-made-up-for-tests"
 PEPPER = "pepper-made-up-for-tests-only"
 # What clients ask for, the prices (USD per million) and the sizes of each scripted model.
+FLAT = {"input": "0", "output": "0", "request": "250"}  # USD a million requests: 250 micro-units each
 PRICED = {"input": "1", "cached_input": "0.5", "output": "10"}
 
 
@@ -132,7 +133,12 @@ class Stack:
     def cli(self, *args: str, status: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "gateway.cli.main", *args],
-            env=self.env, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=ROOT,
+            check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
@@ -148,6 +154,8 @@ def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
             {"name": "*", "deployments": [sized], "prices": PRICED},
             {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
             {"name": "unreachable-model", "deployments": [{**dead, "model": "ok"}], "prices": PRICED},
+            # A request costs its hold to the micro-unit, so how many run at once does not matter to how many are paid for.
+            {"name": "flat-model", "deployments": [{**sized, "model": "ok:tokens=3"}], "prices": FLAT},
             {"name": "unsized-model", "deployments": [{**deployment, "model": "echo"}], "prices": PRICED},
         ],
     }

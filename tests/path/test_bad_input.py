@@ -25,7 +25,14 @@ ROWS: list[tuple[str, bytes | dict[str, Any], dict[str, str], int, str, str | No
     ("broken UTF-8", b'{"model":"ok","messages":[{"role":"user","content":"\xff\xfe"}]}', {}, 400, "invalid_request", None),
     ("a JSON list", b"[]", {}, 400, "invalid_request", None),
     ("depth without end", b"[" * 200_000, {}, 400, "invalid_request", None),
-    ("another media type", json.dumps(GOOD).encode(), {"content-type": "text/plain"}, 415, "unsupported_media_type", "content-type"),
+    (
+        "another media type",
+        json.dumps(GOOD).encode(),
+        {"content-type": "text/plain"},
+        415,
+        "unsupported_media_type",
+        "content-type",
+    ),
     ("an oversized body", b'{"model":"ok","x":"' + b"a" * 17_000_000 + b'"}', {}, 413, "body_too_large", None),
     ("no model", {"messages": MESSAGES}, {}, 400, "invalid_request", "model"),
     ("an empty list of messages", {"model": "ok", "messages": []}, {}, 400, "invalid_request", "messages"),
@@ -34,11 +41,25 @@ ROWS: list[tuple[str, bytes | dict[str, Any], dict[str, str], int, str, str | No
     ("an unpriced model", {**GOOD, "model": "unpriced-model"}, {}, 402, "unpriced_model", "model"),
     ("no key", GOOD, {"authorization": ""}, 401, "invalid_api_key", None),
     ("another scheme", GOOD, {"authorization": "Basic abc"}, 401, "invalid_api_key", None),
-    ("a forged key", GOOD, {"authorization": "Bearer mzk_live_01m8242g3f9n06vfsmq3vsp8ah_AAAAAAAAAAAAAAAAAAAAAAAAA"}, 401, "invalid_api_key", None),
+    (
+        "a forged key",
+        GOOD,
+        {"authorization": "Bearer mzk_live_01m8242g3f9n06vfsmq3vsp8ah_AAAAAAAAAAAAAAAAAAAAAAAAA"},
+        401,
+        "invalid_api_key",
+        None,
+    ),
     ("a key of another product", GOOD, {"authorization": "Bearer sk-made-up"}, 401, "invalid_api_key", None),
     ("a key that is no text", GOOD, {"authorization": "Bearer \xff\xfe"}, 401, "invalid_api_key", None),
     ("no end user", GOOD, {"x-platform-user-id": ""}, 400, "", None),
-    ("an end user from a source that the app does not accept", GOOD, {"x-platform-user-id": "", "helicone-user-id": "ann"}, 400, "", None),
+    (
+        "an end user from a source that the app does not accept",
+        GOOD,
+        {"x-platform-user-id": "", "helicone-user-id": "ann"},
+        400,
+        "",
+        None,
+    ),
     ("an end user that is no id", GOOD, {"x-platform-user-id": "a/b c"}, 400, "invalid_request", None),
     ("tags without end", GOOD, {"x-tags": ",".join("x" * 20)}, 400, "invalid_request", "tags"),
 ]
@@ -69,7 +90,12 @@ def test_bad_input(
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", "/v1/chat/completions", 405), ("PUT", "/v1/models", 405), ("GET", "/v1/usage/req_nothing", 404)],
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/models", 405),
+        ("GET", "/v1/usage/req_nothing", 404),
+    ],
 )
 def test_a_path_or_method_that_is_not_there_is_a_json_error(
     caller: tuple[Stack, str, str], method: str, path: str, status: int

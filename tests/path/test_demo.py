@@ -28,7 +28,9 @@ class Demo:
         self.process.wait_for(r"gateway audit")
         url = f"http://127.0.0.1:{self.env['MOZAIKS_PORT']}/readyz"
         subprocess.run(
-            ["curl", "-s", "--retry", "50", "--retry-delay", "0", "--retry-connrefused", "-o", "/dev/null", url], check=True, timeout=30
+            ["curl", "-s", "--retry", "50", "--retry-delay", "0", "--retry-connrefused", "-o", "/dev/null", url],
+            check=True,
+            timeout=30,
         )
         self.banner = log.read_text()
 
@@ -40,7 +42,12 @@ class Demo:
 
     def cli(self, *args: str, status: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "gateway.cli.main", *args], env=self.env, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "gateway.cli.main", *args],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout

@@ -150,7 +150,9 @@ def test_an_end_user_token_spends_for_its_own_user_only(stack: Stack) -> None:
     app = stack.app(cors_origins=["https://app.example"])
     stack.fund(app, "ann", 1_000_000)
     stack.key(app)
-    made = stack.post(f"/apps/{app}/end-user-tokens", {"platform_user_id": "ann", "expires_in_seconds": 600, "spend_micro_max": 1200})
+    made = stack.post(
+        f"/apps/{app}/end-user-tokens", {"platform_user_id": "ann", "expires_in_seconds": 600, "spend_micro_max": 1200}
+    )
     token = made["token"]
     answer = httpx.post(
         stack.url + "/v1/chat/completions",
@@ -183,7 +185,11 @@ def test_a_request_can_be_looked_up_by_its_own_app_only(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "status", "code"),
-    [({"rpm": 2}, 429, "rate_limit_exceeded"), ({"spend_micro_per_day": 1300}, 402, "spend_limit_reached"), ({"tpm": 60}, 429, "rate_limit_exceeded")],
+    [
+        ({"rpm": 2}, 429, "rate_limit_exceeded"),
+        ({"spend_micro_per_day": 1300}, 402, "spend_limit_reached"),
+        ({"tpm": 60}, 429, "rate_limit_exceeded"),
+    ],
 )
 def test_limits_of_a_key_hold(stack: Stack, limits: dict[str, int], status: int, code: str) -> None:
     app = stack.app()

@@ -35,7 +35,8 @@ def chat(client: OpenAI, model: str = "ok", **fields: Any) -> Any:
 
 def test_a_chat_is_answered_charged_and_recorded(stack: Stack, app: str, client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model="ok:tokens=20", messages=[{"role": "user", "content": "one two three"}],
+        model="ok:tokens=20",
+        messages=[{"role": "user", "content": "one two three"}],
         extra_headers={"X-Workflow-Type": "build", "X-Session-Id": "s1", "X-Agent-Name": "planner", "X-Tags": "a, b"},
     )
     answer = raw.parse()

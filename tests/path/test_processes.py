@@ -62,7 +62,12 @@ def test_a_gateway_killed_in_mid_request_gives_the_hold_back_and_its_books_stay_
     key = stack.key(app)
     assert ask(stack, key).status_code == 200
     stack.events(app, 1)
-    running = threading.Thread(target=lambda: pytest.raises(httpx.HTTPError, ask, stack, key, "slow:5000"))
+
+    def cut_off() -> None:
+        with pytest.raises(httpx.HTTPError):
+            ask(stack, key, "slow:5000")
+
+    running = threading.Thread(target=cut_off)
     running.start()
     while stack.wallet(app, "ann")["held_micro"] == 0:
         time.sleep(0.01)

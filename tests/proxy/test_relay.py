@@ -86,9 +86,10 @@ def test_an_error_of_the_provider_passes_and_makes_the_stream_incomplete() -> No
 
 def test_a_frame_without_end_is_broken() -> None:
     relay = Relay()
+    for _ in range(8):
+        assert relay.feed(b"x" * 1_000_000) == b""
     with pytest.raises(BrokenStream):
-        for _ in range(10):
-            relay.feed(b"x" * 1_000_000)
+        relay.feed(b"x" * 1_000_000)
 
 
 def test_a_usage_event_that_is_no_json_is_broken() -> None:
@@ -100,7 +101,7 @@ def test_the_text_of_a_whole_answer_is_found_with_its_tool_calls() -> None:
     body = msgspec.json.encode(
         {
             "choices": [
-                {"message": {"role": "assistant", "content": "a \"b\"\n", "tool_calls": [{"function": {"arguments": '{"x":1}'}}]}}
+                {"message": {"role": "assistant", "content": 'a "b"\n', "tool_calls": [{"function": {"arguments": '{"x":1}'}}]}}
             ]
         }
     )

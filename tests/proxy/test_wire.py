@@ -34,6 +34,7 @@ BAD: list[tuple[str, Any, str | None]] = [
     ("a cap as text", {**GOOD, "max_completion_tokens": "5"}, "max_completion_tokens"),
     ("an absurd cap", {**GOOD, "max_tokens": 10**12}, "max_tokens"),
     ("a true cap", {**GOOD, "max_tokens": True}, "max_tokens"),
+    ("a service tier with a price of its own", {**GOOD, "service_tier": "priority"}, "service_tier"),
     ("zero choices", {**GOOD, "n": 0}, "n"),
     ("too many choices", {**GOOD, "n": 129}, "n"),
     ("fractional choices", {**GOOD, "n": 1.5}, "n"),
@@ -89,12 +90,16 @@ def test_unknown_fields_reach_the_upstream_and_usage_is_asked_for() -> None:
 
 
 def test_a_cap_replaces_the_clients_own_field_or_takes_the_deployments() -> None:
-    assert msgspec.json.decode(wire.outgoing(parse({**GOOD, "max_tokens": 9}), "m", "max_completion_tokens", 4))["max_tokens"] == 4
+    assert (
+        msgspec.json.decode(wire.outgoing(parse({**GOOD, "max_tokens": 9}), "m", "max_completion_tokens", 4))["max_tokens"] == 4
+    )
     assert msgspec.json.decode(wire.outgoing(parse(GOOD), "m", "max_completion_tokens", 4))["max_completion_tokens"] == 4
 
 
 def test_tags_come_from_headers_first_and_leave_the_metadata() -> None:
-    body: dict[str, Any] = {"metadata": {"workflow_type": "a", "agent_name": "b", "tags": "x, y", "platform_user_id": "u", "own": "1"}}
+    body: dict[str, Any] = {
+        "metadata": {"workflow_type": "a", "agent_name": "b", "tags": "x, y", "platform_user_id": "u", "own": "1"}
+    }
     tags = wire.read_tags({b"x-workflow-type": b"from-header"}, body)
     assert tags == wire.Tags("from-header", "", "b", ("x", "y"))
     assert body == {"metadata": {"own": "1"}}

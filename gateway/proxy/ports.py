@@ -1,0 +1,66 @@
+"""What the data plane needs of the rooms below, as it calls them. The composer hands in what fits."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from gateway.identity.model import Principal
+from gateway.pricing.rates import Rates
+from gateway.providers.model import Route
+
+
+class Gate(Protocol):
+    """Identity, as the data plane needs it."""
+
+    def cached(self, credential: str) -> Principal | None:
+        """The principal of a credential in memory; None: ask `authenticate`."""
+        ...
+
+    async def authenticate(self, credential: str) -> Principal:
+        """The principal, or Unauthenticated, Forbidden, Unavailable."""
+        ...
+
+    def resolve_end_user(self, principal: Principal, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
+        """Whose wallet pays at level 2; None at level 1. MissingEndUser, InvalidRequest, Forbidden."""
+        ...
+
+    def may_use(self, principal: Principal, model: str) -> bool:
+        """Whether the credential's models include this one."""
+        ...
+
+
+class Router(Protocol):
+    """Where a model is served."""
+
+    def route(self, model: str) -> Route:
+        """At least one deployment, in the order to try; NotFound `model_not_found`."""
+        ...
+
+
+class Opener(Protocol):
+    """Opens wallets that the hot store does not know, from the ledger."""
+
+    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
+        """False when one of them may not be opened."""
+        ...
+
+
+class Prices(Protocol):
+    """Rates now, from books already in memory; `pricing.catalog.Catalog` is the one there is."""
+
+    def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
+        """What the provider takes, None when nobody knows."""
+        ...
+
+    def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        """What the platform takes from a creator."""
+        ...
+
+    def app_cached(
+        self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int
+    ) -> Rates | Literal[False] | None:
+        """What the app takes from its end users; False while its book is not in memory."""
+        ...
+
+    async def load_app(self, enterprise_id: str) -> None:
+        """Bring the app's book into memory."""
+        ...
