@@ -10,11 +10,12 @@ COPY gateway ./gateway
 RUN /opt/gateway/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
  && /opt/gateway/bin/pip uninstall --yes --quiet pip \
  && find /opt/gateway -name tests -type d -path '*site-packages*' -prune -exec rm -rf {} + \
- && find /opt/gateway -name '*.pyi' -delete
+ && find /opt/gateway -name '*.pyi' -delete \
+ && rm -rf /opt/gateway/lib/python3*/site-packages/litellm/proxy/_experimental
 
 FROM python:3.11-slim-bookworm
-RUN groupadd --system --gid 10001 gateway \
- && useradd --system --uid 10001 --gid gateway --home-dir /data --shell /usr/sbin/nologin gateway \
+RUN groupadd --system --gid 900 gateway \
+ && useradd --system --uid 900 --gid gateway --home-dir /data --shell /usr/sbin/nologin gateway \
  && mkdir /data && chown gateway:gateway /data
 COPY --from=build /opt/gateway /opt/gateway
 ENV PATH=/opt/gateway/bin:$PATH \

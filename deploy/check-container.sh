@@ -6,16 +6,16 @@ cd "$(dirname "$0")/.."
 PORT=${PORT:-18080}
 DATA=$(mktemp -d)
 LOG=$DATA/container.log
-trap 'kill "$RUNNING" 2>/dev/null || true; rm -rf "$DATA"' EXIT
+trap 'kill -- "-$RUNNING" 2>/dev/null || true; rm -rf "$DATA"' EXIT
 RUNNING=
 if [ -n "${CONTAINER:-}" ]; then
   "$CONTAINER" build .
   "$CONTAINER" size
-  "$CONTAINER" run -e MOZAIKS_PORT="$PORT" -e MOZAIKS_HOST=127.0.0.1 gateway serve >"$LOG" 2>&1 &
+  setsid "$CONTAINER" run -e MOZAIKS_PORT="$PORT" -e MOZAIKS_HOST=127.0.0.1 gateway serve >"$LOG" 2>&1 &
 else
   docker build -t mozaiks-gateway .
   docker image inspect --format '{{.Size}}' mozaiks-gateway
-  docker run --rm -p "127.0.0.1:$PORT:8080" mozaiks-gateway >"$LOG" 2>&1 &
+  setsid docker run --rm -p "127.0.0.1:$PORT:8080" mozaiks-gateway >"$LOG" 2>&1 &
 fi
 RUNNING=$!
 tries=0
@@ -37,6 +37,14 @@ with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/v1/
     print(answer.status, dict(answer.headers)["x-mozaiks-cost"], json.load(answer)["usage"])
 PY
 echo "stopping"
-kill -TERM "$RUNNING"
-wait "$RUNNING" || true
-tail -n 5 "$LOG"
+# docker hands the signal on; another builder may not, so there the gateway itself gets it, as from an orchestrator.
+if [ -n "${CONTAINER:-}" ]; then pkill -TERM -s "$RUNNING" -f 'python3 .*gateway serve'; else kill -TERM "$RUNNING"; fi
+wait "$RUNNING" 2>/dev/null || true
+tries=0
+while python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$PORT/healthz', timeout=1)" 2>/dev/null; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 60 ] || { echo "it still answers 30 s after SIGTERM"; exit 1; }
+  sleep 0.5
+done
+if grep -q Traceback "$LOG"; then cat "$LOG"; echo "it did not stop cleanly"; exit 1; fi
+echo "stopped cleanly"

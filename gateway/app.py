@@ -37,16 +37,16 @@ from gateway.providers.routing import DEMO, Upstreams
 from gateway.proxy import wire
 from gateway.proxy.account import Account
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.routes import AccountEndpoint, ModelEndpoint, Traffic, preflight
+from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic, preflight
 from gateway.settings import Settings, load
 
 
-def create() -> Starlette:
+def create() -> DataPlane:
     """The application, from this process's settings; the server's factory."""
     return application(load())
 
 
-def application(settings: Settings) -> Starlette:
+def application(settings: Settings) -> DataPlane:
     """The application of one web process."""
 
     @contextlib.asynccontextmanager
@@ -54,7 +54,9 @@ def application(settings: Settings) -> Starlette:
         async with opened(settings) as services:
             upstream = Upstreams(DirectUpstream(), {DEMO: DemoUpstream()})
             traffic = Traffic()
-            app.router.routes.extend(_routes(services, upstream, traffic))
+            hot, routes = _routes(services, upstream, traffic)
+            front.posts.update(hot)
+            app.router.routes.extend(routes)
             following = services.tasks.spawn(services.follow_changes(), "follow changes")
             stop = asyncio.Event()
             working = services.tasks.spawn(_work(services, stop), "worker") if settings.inline_worker else None
@@ -72,7 +74,8 @@ def application(settings: Settings) -> Starlette:
 
     app = Starlette(routes=[], lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False
-    return app
+    front = DataPlane(app)
+    return front
 
 
 def management(services: Services) -> Router:
@@ -92,7 +95,8 @@ def _management(services: Services) -> list[BaseRoute]:
     return list(management_routes(context))
 
 
-def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> list[BaseRoute]:
+def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> tuple[dict[str, ModelEndpoint], list[BaseRoute]]:
+    """The hot endpoints by path, and every route (the hot ones too, for the answers to other methods)."""
     gate = services.identity
     exchange = Exchange(
         gate=gate,
@@ -111,10 +115,9 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> list[B
         return None if row is None else msgspec.to_builtins(usage_event(enterprise_id, row, whole=whole))
 
     account = Account(gate, services.balance, services.wallets, services.model_names, find_usage)
-    surfaces = [wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS]
-    data_plane: list[BaseRoute] = [
-        Route("/v1" + surface, ModelEndpoint(surface, exchange, gate, traffic), methods=["POST"]) for surface in surfaces
-    ]
+    surfaces = (wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS)
+    hot = {"/v1" + surface: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
+    data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),
         Route("/v1/models/{model:path}", AccountEndpoint(account.model, gate, ("model",)), methods=["GET"]),
@@ -134,7 +137,7 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> list[B
         )
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
-    return [*data_plane, *health, *_management(services)]
+    return hot, [*data_plane, *health, *_management(services)]
 
 
 class _Preflight:

@@ -17,7 +17,7 @@ from gateway.db.faults import SqlDown
 
 _log = logging.getLogger(__name__)
 _SWEEP_EVERY_S: Final = 5.0
-_CREDITS_EVERY_S: Final = 30.0
+_CREDITS_EVERY_S: Final = 60.0
 
 
 async def run(services: Services, stop: asyncio.Event) -> None:

@@ -83,7 +83,7 @@ class Databases:
         return self._platform
 
     def app_url(self, enterprise_id: str) -> sa.URL:
-        """Where an app's data lies. ValueError for a malformed id; SqlRefused when it would be the platform's or the server's own."""
+        """Where an app's data lies. ValueError for a malformed id, SqlRefused for the platform's place or the server's."""
         if not is_outside_id(enterprise_id):
             raise ValueError("malformed enterprise_id")
         return self._url_of(enterprise_id)
@@ -280,8 +280,14 @@ async def _to_newest(engine: AsyncEngine, tree: str) -> None:
         return
     # alembic takes 0.2 s to import and a process seldom needs it.
     migrate = importlib.import_module("gateway.db.migrate")
-    async with engine.begin() as conn:
+    # One at a time: alembic keeps "the connection being migrated" in a global of its module, and the steps of
+    # two migrations would take turns on one loop.
+    lock = _migrating.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    async with lock, engine.begin() as conn:
         await conn.run_sync(migrate.upgrade, tree)
+
+
+_migrating: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = weakref.WeakKeyDictionary()
 
 
 async def _revision(engine: AsyncEngine) -> str | None:

@@ -195,7 +195,11 @@ def _books(metadata: MetaData) -> dict[str, Table]:
         Column("asset", Text, nullable=False),
         Column("amount_micro", BigInteger, nullable=False),
     )
-    # Money that the books have and the hot store may not have yet: written in the posting's own commit.
+    return {"accounts": accounts, "txns": txns, "lots": lots, "entries": entries, "credits": _outbox(metadata)}
+
+
+def _outbox(metadata: MetaData) -> Table:
+    """Money that the books have and the hot store may not have yet: written in the posting's own commit."""
     waiting = Table(
         "credits",
         metadata,
@@ -208,7 +212,7 @@ def _books(metadata: MetaData) -> dict[str, Table]:
         Column("applied_at", BigInteger),
     )
     Index("ix_credits_waiting", waiting.c.applied_at, waiting.c.due_at)
-    return {"accounts": accounts, "txns": txns, "lots": lots, "entries": entries, "credits": waiting}
+    return waiting
 
 
 PLATFORM_BOOKS: Final = _books(PLATFORM)

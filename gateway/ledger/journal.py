@@ -54,7 +54,9 @@ class Purse:
     def __init__(self, owner: str, asset: str, lots: Iterable[Lot], now_ms: int) -> None:
         self.account = AccountKey(owner, AVAILABLE, asset)
         self.debt = AccountKey(owner, DEBT, asset)
-        self._lots = sorted((lot for lot in lots if lot.left_micro > 0 and lot.effective_at_ms <= now_ms), key=burn_order)
+        # A lot that took effect when it was made is in effect, whatever this machine's clock says beside the other's.
+        open_now = [lot for lot in lots if lot.left_micro > 0 and lot.effective_at_ms <= max(now_ms, lot.created_at_ms)]
+        self._lots = sorted(open_now, key=burn_order)
         self._at = 0
         self._left = self._lots[0].left_micro if self._lots else 0
         self.spent: dict[str, int] = {}

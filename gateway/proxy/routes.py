@@ -17,9 +17,30 @@ from gateway.proxy.ports import Gate
 
 _log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _EXPOSED: Final = (
     b"x-request-id, x-mozaiks-cost, x-mozaiks-balance, x-mozaiks-model, x-mozaiks-output-cap, retry-after, x-should-retry"
 )
+
+
+class DataPlane:
+    """The whole application, with the hot endpoints found by one look-up before any router or middleware.
+
+    The router and the error middleware of the application behind it cost a tenth of a plain request.
+    """
+
+    def __init__(self, behind: Application) -> None:
+        self._behind = behind
+        self.posts: dict[str, Application] = {}  # by path; filled when the services are open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Any ASGI event."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self.posts.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await self._behind(scope, receive, send)
 
 
 class Traffic:

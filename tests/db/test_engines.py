@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gateway.db import engines
+from gateway.db import engines, migrate
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.db.tables import PLATFORM_BOOKS, creators
@@ -155,6 +155,14 @@ async def test_many_who_ask_at_once_open_an_app_once(databases: Databases) -> No
     assert len({id(engine) for engine in opened}) == 1
 
 
+async def test_many_apps_that_are_first_asked_for_at_once_all_get_their_whole_schema(databases: Databases) -> None:
+    names = ["a", "b", "c", "d"]
+    await asyncio.gather(*[databases.app(name) for name in names])
+    for name in names:
+        async with (await databases.app(name)).connect() as conn:
+            assert await conn.run_sync(migrate.differences, "app") == []
+
+
 async def test_missing_postgres_databases_are_made_even_when_asked_for_at_once(postgres_url: str) -> None:
     head, _, tail = postgres_url.partition("?")
     platform, template = postgres_urls(f"{head}_fresh?{tail}")
@@ -213,7 +221,5 @@ def test_a_database_that_is_up_to_date_costs_no_alembic(urls: tuple[str, str]) -
 
 
 def test_the_engines_know_the_newest_revisions() -> None:
-    from gateway.db import migrate
-
     assert migrate.head("platform") == engines.PLATFORM_HEAD
     assert migrate.head("app") == engines.APP_HEAD

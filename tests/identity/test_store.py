@@ -38,7 +38,8 @@ async def journey(world: World) -> None:
     assert app == await registry.app(OPERATOR, "shop")
     with pytest.raises(Conflict):
         await registry.create_app(OPERATOR, NewApp("shop", "alice", "Shop"))
-    key, secret = await registry.create_key(OPERATOR, "shop", NewKey("k", Level.APP_USAGE, ("gpt-*",), Limits(spend_micro_total=2**40)))
+    new_key = NewKey("k", Level.APP_USAGE, ("gpt-*",), Limits(spend_micro_total=2**40))
+    key, secret = await registry.create_key(OPERATOR, "shop", new_key)
     assert key == await registry.key(OPERATOR, "shop", key.id)
     assert (await identity.authenticate(secret)).app == app
     token = await registry.mint_end_user_token(OPERATOR, "shop", NewToken("u1"))

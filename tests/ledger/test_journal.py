@@ -46,6 +46,10 @@ def test_a_lot_that_is_not_in_effect_yet_is_left_alone() -> None:
     assert burned([lot("later", effective_at_ms=NOW + 1), lot("now", effective_at_ms=NOW)], 11) == [("now", -10), (None, -1)]
 
 
+def test_a_lot_made_by_a_machine_whose_clock_is_ahead_burns_at_once() -> None:
+    assert burned([lot("ahead", effective_at_ms=NOW + 50, created_at_ms=NOW + 50)], 4) == [("ahead", -4)]
+
+
 def test_a_purse_goes_on_where_the_last_request_stopped() -> None:
     purse = journal.Purse("u", "USD", [lot("a"), lot("b")], NOW)
     parts = [[(entry.lot_id, entry.amount_micro) for entry in purse.burn(6)] for _ in range(4)]

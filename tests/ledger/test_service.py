@@ -64,8 +64,8 @@ async def test_repeating_a_grant_gives_the_first_result_even_when_it_has_expired
 async def test_an_idempotency_key_with_another_request_is_a_conflict(ledger: Ledger) -> None:
     first = grant_request("op-1")
     await ledger.grant(first)
-    changed: dict[str, Any]
-    for changed in ({"amount_micro": 1001}, {"reason": "other"}, {"priority": 1}, {"wallet": WalletKey("bob", "shop")}):
+    other: list[dict[str, Any]] = [{"amount_micro": 1001}, {"reason": "other"}, {"priority": 1}]
+    for changed in (*other, {"wallet": WalletKey("bob", "shop")}):
         with pytest.raises(Conflict):
             await ledger.grant(msgspec.structs.replace(first, **changed))
     assert (await ledger.wallet(SHOPPER)).available_micro == 1000
@@ -84,7 +84,7 @@ async def test_a_payment_has_one_grant(ledger: Ledger) -> None:
         await ledger.grant(grant_request("op-2", external_ref="pi_1"))
 
 
-_WRONG = [
+_WRONG: list[tuple[dict[str, Any], str]] = [
     ({"amount_micro": 0}, "amount_micro"),
     ({"amount_micro": AMOUNT_MICRO_MAX + 1}, "amount_micro"),
     ({"asset": "TOK"}, "asset"),
@@ -102,7 +102,6 @@ _WRONG = [
 
 async def test_a_grant_that_is_wrong_is_refused_and_changes_nothing(ledger: Ledger, databases: Databases) -> None:
     right = grant_request("op-1", 5)
-    given: dict[str, Any]
     for given, param in _WRONG:
         with pytest.raises(InvalidRequest) as refused:
             await ledger.grant(msgspec.structs.replace(right, **given))

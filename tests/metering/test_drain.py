@@ -215,7 +215,7 @@ async def test_two_drains_with_the_same_events_at_once_post_them_once(ledger: Le
     await assert_in_order(databases)
 
 
-_POISON = [
+_POISON: list[tuple[UsageEvent | bytes, str, str | None]] = [
     (b"not json", "undecodable", None),
     (b'{"enterprise_id": "shop", "request_id": 5}', "undecodable", "shop"),
     (b'{"enterprise_id": "nowhere"}', "undecodable", None),
@@ -259,7 +259,7 @@ async def test_what_cannot_be_posted_is_set_aside_where_an_operator_finds_it_and
         assert kept[f"{number}-0"][2].startswith(reason)
         assert not {"ann", "bob"} & {str(value) for value in row.values()}
     source.add(b"not json")  # set aside before the acknowledgement was lost
-    source.waiting = [source.acked[2]] + source.waiting[1:]
+    source.waiting = [source.acked[2], *source.waiting[1:]]
     await drain.step()
     async with databases.platform.connect() as conn:
         assert len((await conn.execute(sa.select(dead_events))).all()) == len(_POISON)
