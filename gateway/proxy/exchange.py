@@ -261,15 +261,15 @@ class Exchange:
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
         relay, call = Relay(), ticket.call
         status, trouble = RequestStatus.SERVED, None
-        left = self._tasks.spawn(_until_left(call.receive), "watch client")
+        left = False
         try:
             async with asyncio.timeout(limits.STREAM_SECONDS_MAX):
                 async for chunk in reply.chunks():
                     forward = relay.feed(chunk)
                     if forward and not call.answered:
                         await _start(call, self._headers(ticket, EVENT_STREAM))
-                    if forward and not left.done():
-                        await call.send({"type": "http.response.body", "body": forward, "more_body": True})
+                    if forward and not left:
+                        left = not await _sent(call, forward)
             forward = relay.end()
             if not relay.complete:
                 trouble = UpstreamFault("it ended the stream early", sent=True)
@@ -280,15 +280,12 @@ class Exchange:
         except asyncio.CancelledError:
             self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, RequestStatus.ABANDONED), "settle")
             raise
-        finally:
-            client_left = left.done()
-            left.cancel()
         if trouble is not None:
             status = RequestStatus.UPSTREAM_BROKE
             if not call.answered:
                 await self._release(ticket)
                 raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
-        elif client_left:
+        elif left or await _has_left(call.receive):
             status = RequestStatus.CLIENT_LEFT
         settled, cost = await self._settle(ticket, relay.usage, relay.text, status)
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
@@ -438,7 +435,19 @@ async def _start(call: Call, headers: list[tuple[bytes, bytes]]) -> None:
     await call.send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
-async def _until_left(receive: Receive) -> None:
-    """Returns when the client has gone; the request's body has been read, so nothing else can come."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _sent(call: Call, body: bytes) -> bool:
+    """Send a part of the body; False when the server says that nobody is there to read it."""
+    try:
+        await call.send({"type": "http.response.body", "body": body, "more_body": True})
+    except OSError:  # what the ASGI specification lets servers raise; uvicorn swallows the write instead
+        return False
+    return True
+
+
+async def _has_left(receive: Receive) -> bool:
+    """Whether the client has gone: its request was read to the end, so nothing else can be received than that."""
+    try:
+        async with asyncio.timeout(0):  # `receive` returns at once when it knows, and is cancelled when it would wait
+            return (await receive())["type"] == "http.disconnect"
+    except TimeoutError:
+        return False
