@@ -80,3 +80,45 @@ def test_commits_name_no_machine_and_no_registry() -> None:
     for path in [*SOURCES, *(ROOT / "tests").rglob("*.py"), *ROOT.glob("*.lock"), ROOT / "Makefile"]:
         text = path.read_text()
         assert not [word for word in words if word in text], path
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of what a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+TYPES_OF_SQL = {"sqlalchemy.ext.asyncio.AsyncEngine", "sqlalchemy.ext.asyncio.AsyncConnection"}
+WALLS = {
+    "redis": ("balance/redis_", "identity/cache.py"),
+    "hiredis": ("balance/redis_link.py",),
+    "aiohttp": ("providers/direct.py",),
+    "jwt": ("identity/tokens.py",),
+    "yaml": ("settings.py",),
+    "tiktoken": ("providers/tokenizer.py",),
+    "litellm": (),
+    "uvicorn": ("cli/server.py",),
+    "click": ("cli/",),
+    "alembic": ("db/",),
+    "asyncpg": ("db/",),
+    "sqlalchemy": ("db/", "identity/store.py", "ledger/store.py", "ledger/queries.py", "pricing/store.py", "api/queries.py"),
+}
+
+
+@pytest.mark.parametrize("library", WALLS)
+def test_a_library_is_known_to_few_files(library: str) -> None:
+    allowed = WALLS[library]
+    for path in SOURCES:
+        name = path.relative_to(ROOT / "gateway").as_posix()
+        used = {item for item in imports(path) if item.split(".")[0] == library} - TYPES_OF_SQL
+        assert not used or name.startswith(allowed or "-"), f"{name} imports {used}"
+
+
+def test_the_environment_has_one_reader() -> None:
+    readers = [path.name for path in SOURCES if "os.environ" in path.read_text() or "getenv" in path.read_text()]
+    assert readers == ["settings.py"]

@@ -64,7 +64,7 @@ def read_usage(raw: Mapping[str, Any], cached_inside: bool) -> tuple[Usage, tupl
         reasoning=outputs[1],
         audio_output=outputs[2],
     )
-    if total is not None and total != usage.total and total != prompt + completion:
+    if total is not None and total != sum(inputs) + sum(outputs) and total != prompt + completion:
         flags.append("usage_total_mismatch")
     return usage, tuple(flags) if flags else _NO_FLAGS
 

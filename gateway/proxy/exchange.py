@@ -355,12 +355,13 @@ class Exchange:
             http_status=499 if status == RequestStatus.CLIENT_LEFT else 200,
         )
         encoded = encode_event(event)
+        tokens = sum(msgspec.structs.astuple(usage))  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         try:
-            return await self._balance.settle(ticket.hold, amounts, usage.total, encoded), cost
+            return await self._balance.settle(ticket.hold, amounts, tokens, encoded), cost
         except BalanceUnavailable:
             _log.warning("settle of %s is waiting for the balance store", ticket.hold.request_id)
-            self._tasks.spawn(self._settle_later(ticket.hold, amounts, usage.total, encoded), "settle later")
+            self._tasks.spawn(self._settle_later(ticket.hold, amounts, tokens, encoded), "settle later")
             return None, cost
 
     async def _settle_later(self, hold: Hold, amounts: list[int], tokens: int, event: bytes) -> None:

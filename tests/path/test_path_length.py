@@ -92,15 +92,21 @@ async def test_a_chat_completion_crosses_few_files_and_lines(tmp_path: Path, ups
     async with starlette.router.lifespan_context(starlette):
 
         async def manage(path: str, body: Any) -> Any:
-            return msgspec.json.decode(await call(front, "POST", "/api/v1" + path, OPERATOR, body, idempotency_key=new_id("idem")))
+            return msgspec.json.decode(
+                await call(front, "POST", "/api/v1" + path, OPERATOR, body, idempotency_key=new_id("idem"))
+            )
 
         await manage("/creators", {"user_id": "c", "name": "c"})
         app = {"enterprise_id": "a", "user_id": "c", "name": "a", "cost_policy": "creator_pays", "markup_percent": "10"}
         await manage("/apps", app)
-        key = (await manage("/apps/a/keys", {"name": "k", "level": "app_usage", "limits": {"rpm": 100, "tpm": 100_000}}))["secret"]
+        key = (await manage("/apps/a/keys", {"name": "k", "level": "app_usage", "limits": {"rpm": 100, "tpm": 100_000}}))[
+            "secret"
+        ]
         for wallet in ({"user_id": "c"}, {"enterprise_id": "a", "platform_user_id": "u"}):
             await manage("/grants", {"wallet": wallet, "amount_micro": 10**6, "source": "promo", "reason": "test"})
         body = {"model": "ok", "messages": [{"role": "user", "content": "hi"}], "stream": streamed, "max_tokens": 50}
+        if streamed:
+            body["stream_options"] = {"include_usage": True}
         seen = Seen()
         for traced in (None, None, seen):  # cached key, loaded price book, pooled connection: then it is looked at
             answer = await call(front, "POST", "/v1/chat/completions", key, body, traced=traced, x_platform_user_id="u")
