@@ -22,7 +22,7 @@ def main() -> int:
     try:
         with Ground() as ground:
             if given.what == "profile":
-                print(profile.run(ground, given.seconds or 5.0, given.case, _RESULTS))
+                print(profile.run(ground, given.seconds or 5.0, given.case, Path(given.out)))
                 return 0
             run = Run(ground, _plan(given), _say)
             results = run.everything()

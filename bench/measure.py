@@ -1,12 +1,10 @@
 """The scenarios of one run. Contestants take turns within every round, so that what drifts hits all alike."""
 
-import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -14,7 +12,7 @@ import msgspec
 from bench import plain_load, rivals
 from bench.machine import describe
 from bench.postgres import start_postgres
-from bench.processes import BenchError, Ground, Process, Strangers
+from bench.processes import BenchError, Ground, Process, Strangers, child_environment
 from bench.results import Drain, Memory, PlainRound, Results, StreamRound, added_ms, contestants, of
 from bench.stream_load import FRAMES_AROUND, StreamLoad
 from bench.subject import END_USERS, MEASURED, PAID, Subject
@@ -22,7 +20,6 @@ from bench.subject import END_USERS, MEASURED, PAID, Subject
 GATEWAY: Final = "gateway"
 GATEWAY_MEASURED: Final = "gateway, analytics only"
 _CONNECTIONS: Final = 64
-_ROOT: Final = Path(__file__).parent.parent
 _DRAIN_WAIT_S: Final = 120.0
 
 
@@ -202,7 +199,7 @@ class Run:
         strangers = Strangers()
         cpu = contestant.streaming.cpu_s()
         with _Watermark(contestant.streaming) as highest:
-            finished = self._ground.run(command, timeout_s=120, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+            finished = self._ground.run(command, timeout_s=120, env=child_environment())
         cpu, share = contestant.streaming.cpu_s() - cpu, strangers.share()
         if finished.returncode or not finished.stdout:
             raise BenchError(f"the stream load failed: {finished.stderr[-2000:]}")

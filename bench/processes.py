@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -226,6 +227,12 @@ def _before_exec(cores: set[int], nice: int) -> Callable[[], None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     return prepare
+
+
+def child_environment() -> dict[str, str]:
+    """What a child needs to run Python modules of ours, and nothing that could configure it: the very modules of this process."""
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])
+    return {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8", "PYTHONPATH": path}
 
 
 def free_port() -> int:

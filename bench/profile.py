@@ -1,11 +1,10 @@
 """Where the gateway's CPU time goes, by function: py-spy where it is installed (`pip install py-spy`), else cProfile.
 
-py-spy looks from outside, 500 times a second, so its shares are true; cProfile counts every call from
-inside, so its shares favour small functions and its microseconds are inflated. The summary is a text
-file in `bench/results/`, and what is printed.
+py-spy looks from outside, 200 times a second, without stopping the process, so its shares are true;
+cProfile counts every call from inside, so its shares favour small functions and its microseconds are
+inflated. The summary is a text file in `bench/results/`, and what is printed.
 """
 
-import os
 import pstats
 import shutil
 import sys
@@ -17,13 +16,13 @@ from typing import Final
 import msgspec
 
 from bench import plain_load, rivals
-from bench.processes import BenchError, Ground, Process, descendants
+from bench.processes import BenchError, Ground, Process, child_environment, descendants
 from bench.stream_load import StreamLoad
 from bench.subject import END_USERS, MEASURED, PAID, Subject
 
 CASES: Final = ("plain", "measured", "stream")
 _ROOT: Final = Path(__file__).parent.parent
-_HZ: Final = 500
+_HZ: Final = 200
 _ROWS: Final = 45
 _STREAMS: Final = 200
 _STREAM_RATE: Final = 50
@@ -53,8 +52,8 @@ def run(ground: Ground, seconds: float, case: str, folder: Path) -> str:
     if spy:
         stacks = ground.directory / "stacks.txt"
         pid = _busiest(subject.web)
-        command = [spy, "record", "--pid", str(pid), "-r", str(_HZ), "-d", str(round(seconds)), "-f", "raw", "-F", "--threads"]
-        command += ["-o", str(stacks)]
+        command = [spy, "record", "--nonblocking", "--threads", "--function", "--pid", str(pid), "--rate", str(_HZ)]
+        command += ["--duration", str(round(seconds)), "--format", "raw", "--output", str(stacks)]
         watcher = ground.start("py-spy", command)
         work = _drive(ground, subject, case, seconds)
         watcher.wait(30)
@@ -86,7 +85,7 @@ def _drive(ground: Ground, subject: Subject, case: str, seconds: float) -> Work:
             sys.executable, "-m", "bench.stream_load", "--port", str(subject.port), "--streams", str(_STREAMS), "--ramp", "0.5",
             "--rate", str(_STREAM_RATE), "--chunks", str(chunks), "--key", subject.apps[PAID].key, "--end-users", str(END_USERS),
         ]  # fmt: skip
-        finished = ground.run(command, 120, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+        finished = ground.run(command, 120, env=child_environment())
         if finished.returncode:
             raise BenchError(f"the stream load failed: {finished.stderr[-2000:]}")
         unit, count = "chunk", msgspec.json.decode(finished.stdout, type=StreamLoad).frames
@@ -107,7 +106,7 @@ def _from_stacks(raw: str, work: Work) -> str:
     for line in raw.splitlines():
         stack, _, seen = line.rpartition(" ")
         thread, *frames = [_short(frame) for frame in stack.split(";")]
-        if "MainThread" not in thread:  # SQLite's threads wait for work, which py-spy takes for work
+        if "MainThread" not in thread or not frames:  # SQLite's threads wait for work, which py-spy takes for work
             continue
         samples += int(seen)
         own[frames[-1]] += int(seen)

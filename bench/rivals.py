@@ -9,10 +9,9 @@ from typing import Final
 
 import msgspec
 
-from bench.processes import Ground, Process, free_port, wait_for_port
+from bench.processes import Ground, Process, child_environment, free_port, wait_for_port
 
 ANSWER_BYTES: Final = 600
-_ROOT: Final = Path(__file__).parent.parent
 
 
 class Upstreams(msgspec.Struct, frozen=True):
@@ -120,7 +119,7 @@ def start_upstreams(ground: Ground) -> Upstreams:
   }}"""
     plain = _start_nginx(ground, "upstream", http, subject=False)
     command = [sys.executable, "-m", "bench.stream_upstream", "--port", str(streaming_port)]
-    streaming = ground.start("stream-upstream", command, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+    streaming = ground.start("stream-upstream", command, env=child_environment())
     wait_for_port(plain, plain_port)
     wait_for_port(streaming, streaming_port)
     return Upstreams(plain, plain_port, streaming, streaming_port)

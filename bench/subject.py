@@ -5,18 +5,16 @@ length of the event streams in Redis.
 """
 
 import json
-import os
 import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from redis import Redis
 
-from bench.processes import BenchError, Ground, Process, free_port, wait_for_200
+from bench.processes import BenchError, Ground, Process, child_environment, free_port, wait_for_200
 from bench.rivals import Upstreams
 
 END_USERS: Final = 50
@@ -26,7 +24,6 @@ _OPERATOR_TOKEN: Final = "mzo_bench_only_operator_token_0123456789"
 _CREATOR: Final = "bench-creator"
 _RICH_MICRO: Final = 1_000_000_000_000
 _LIMITS: Final = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrency": 1_000_000}
-_ROOT: Final = Path(__file__).parent.parent
 
 
 class App(msgspec.Struct, frozen=True):
@@ -69,10 +66,8 @@ class Subject:
         config = ground.directory / f"{name}.yaml"
         config.write_text(_config(upstreams))
         self.env = {
-            "PATH": os.environ.get("PATH", ""),
+            **child_environment(),
             "HOME": str(ground.directory),
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": str(_ROOT),
             "MOZAIKS_CONFIG": str(config),
             "MOZAIKS_PORT": str(self.port),
             "MOZAIKS_WORKERS": "1",

@@ -60,7 +60,7 @@ def test_every_command_line_in_the_readme_parses() -> None:
         context = click.Context(command)
         each: click.Command = command
         while isinstance(each, click.Group):
-            name, found, words = each.resolve_command(context, words)
+            _, found, words = each.resolve_command(context, words)
             assert found is not None, line
             each = found
         each.make_context(each.name, words)

@@ -449,6 +449,6 @@ async def _has_left(receive: Receive) -> bool:
     """Whether the client has gone: its request was read to the end, so nothing else can be received than that."""
     try:
         async with asyncio.timeout(0):  # `receive` returns at once when it knows, and is cancelled when it would wait
-            return (await receive())["type"] == "http.disconnect"
+            return bool((await receive())["type"] == "http.disconnect")
     except TimeoutError:
         return False

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from bench.stream_load import FRAMES_AROUND, load
+from bench.stream_load import FRAMES_AROUND, Client, load
 from bench.stream_upstream import Stream, Wheel
 
 
@@ -45,6 +45,13 @@ async def test_every_chunk_of_every_stream_is_counted_once() -> None:
     assert (seen.streams, seen.served, seen.refused, seen.broken) == (7, 7, 0, 0)
     assert seen.frames == 7 * (20 + FRAMES_AROUND)
     assert seen.dropped == 0
+
+
+async def test_a_frame_that_arrives_in_pieces_is_counted_once() -> None:
+    client = Client(b"", asyncio.Event(), [])
+    for piece in (b"HTTP/1.1 200 OK\r\n\r\nda", b"ta", b": 1\n\ndata: 2\n\ndata:", b" 3\n\n"):
+        client.data_received(piece)
+    assert client.frames == 3
 
 
 async def test_a_lost_frame_is_seen_as_dropped() -> None:

@@ -82,8 +82,8 @@ class Stack:
     def __post_init__(self) -> None:
         self.admin = httpx.Client(base_url=self.url + "/api/v1", headers={"authorization": f"Bearer {OPERATOR}"}, timeout=20)
 
-    def post(self, path: str, body: dict[str, Any], status: int = 201, **headers: str) -> dict[str, Any]:
-        answer = self.admin.post(path, json=body, headers=headers)
+    def post(self, path: str, body: dict[str, Any], status: int = 201, idempotency_key: str = "") -> dict[str, Any]:
+        answer = self.admin.post(path, json=body, headers={"idempotency-key": idempotency_key} if idempotency_key else {})
         assert answer.status_code == status, answer.text
         result: dict[str, Any] = answer.json()
         return result
@@ -111,7 +111,7 @@ class Stack:
     def grant(self, wallet: dict[str, str], amount_micro: int, key: str | None = None) -> dict[str, Any]:
         self.count += 1
         body = {"wallet": wallet, "amount_micro": amount_micro, "source": "promo", "reason": "test"}
-        return self.post("/grants", body, **{"idempotency-key": key or f"grant-{self.count}"})
+        return self.post("/grants", body, idempotency_key=key or f"grant-{self.count}")
 
     def fund(self, enterprise_id: str, end_user: str, amount_micro: int) -> None:
         self.grant({"enterprise_id": enterprise_id, "platform_user_id": end_user}, amount_micro)

@@ -213,5 +213,5 @@ def test_a_grant_is_made_once_under_one_idempotency_key(stack: Stack) -> None:
     assert first == again
     assert stack.wallet(app, "ann")["available_micro"] == 500
     body = {"wallet": wallet, "amount_micro": 501, "source": "promo", "reason": "test"}
-    stack.post("/grants", body, 409, **{"idempotency-key": "same-" + app})
+    stack.post("/grants", body, 409, idempotency_key="same-" + app)
     assert stack.wallet(app, "ann")["available_micro"] == 500

@@ -8,7 +8,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.path.conftest import Stack
 
-SAY = [{"role": "user", "content": "say it"}]
+SAY: list[Any] = [{"role": "user", "content": "say it"}]
 RETRIES = 0
 
 
@@ -30,7 +30,7 @@ def client(stack: Stack, app: str) -> OpenAI:
 
 
 def chat(client: OpenAI, model: str = "ok", **fields: Any) -> Any:
-    return client.chat.completions.create(model=model, messages=SAY, **fields)  # type: ignore[call-overload]
+    return client.chat.completions.create(model=model, messages=SAY, **fields)
 
 
 def test_a_chat_is_answered_charged_and_recorded(stack: Stack, app: str, client: OpenAI) -> None:
