@@ -10,7 +10,7 @@ run: $(VENV)/installed            ## start the gateway on the embedded default, 
 	@$(BIN)/gateway serve
 
 test: $(VENV)/installed-dev lint  ## everything a change must pass
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev       ## formatting of imports, bans, ranks, types
 	$(BIN)/ruff check gateway tests bench
@@ -27,7 +27,10 @@ container:                        ## build the image, start it, ask it for an an
 	sh deploy/check-container.sh
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV) || { echo "python3 needs its venv module: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	       && apt-get install -y -qq python3-venv >/dev/null && $(PYTHON) -m venv --clear $(VENV); } \
+	  || { echo "python3 needs its venv module: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@test -e $(VENV)/installed-dev || $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock

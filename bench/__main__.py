@@ -43,6 +43,7 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument("--quick", action="store_true", help="one short round: a check that the benchmark works, not a figure")
     arguments.add_argument("--seconds", type=float, help="of one load; default 3")
     arguments.add_argument("--rounds", type=int, help="turns of each contestant; default 3")
+    arguments.add_argument("--patience", type=float, dest="patience_s", help="seconds a turn may wait for a quiet machine")
     arguments.add_argument("--no-postgres", action="store_true", help="leave out the drain into Postgres")
     arguments.add_argument("--out", default=str(_RESULTS), help="where latest.json and latest.md go")
     arguments.add_argument("--case", choices=profile.CASES, default="plain", help="what `profile` drives")
@@ -51,7 +52,7 @@ def _arguments() -> argparse.Namespace:
 
 def _plan(given: argparse.Namespace) -> Plan:
     plan = _QUICK if given.quick else Plan()
-    changes = {name: value for name in ("seconds", "rounds") if (value := getattr(given, name)) is not None}
+    changes = {name: value for name in ("seconds", "rounds", "patience_s") if (value := getattr(given, name)) is not None}
     if given.no_postgres:
         changes["postgres"] = False
     return msgspec.structs.replace(plan, **changes)

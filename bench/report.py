@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from bench import budget
-from bench.results import PlainRound, Results, added_ms, contestants, of, plain_cpu_us, plain_ms, strangers
+from bench.results import PlainRound, Results, added_ms, contestants, of, plain_cpu_us, plain_ms, spread
 
 Rows = list[tuple[str, ...]]
 _PLAIN_HEAD: Final = (
@@ -140,8 +140,10 @@ def _process_rows(results: Results) -> Rows:
     for drain in results.drains:
         rate = f"{drain.per_s:.0f} events/s, worker {drain.cpu_us:.0f} us CPU an event"
         rows.append((f"backlog of {drain.events} events into {drain.store}", rate))
-    middle, most = strangers(results)
-    rows.append(("share of the machine that other programs used meanwhile, median / most", f"{middle:.0%} / {most:.0%}"))
+    others = " / ".join(f"{share:.0%}" for share in spread(results, "strangers"))
+    rows.append(("share of the machine that other programs used meanwhile, least / median / most", others))
+    pace = " / ".join(_number(value) for value in spread(results, "pace_ms"))
+    rows.append(("CPU of a fixed piece of work, before each turn, least / median / most", f"{pace} ms"))
     rows += [("skipped", reason) for reason in results.skipped]
     return rows
 

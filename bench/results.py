@@ -10,13 +10,17 @@ from bench.subject import Books
 
 
 class PlainRound(msgspec.Struct, frozen=True):
-    """One load of plain requests on one contestant. `strangers`: the share of the machine that others used meanwhile."""
+    """One load of plain requests on one contestant.
+
+    `strangers`: the share of the machine that others used meanwhile. `pace_ms`: see `Ground.pace_ms`, just before.
+    """
 
     contestant: str
     cpu_us: float
     redis_cpu_us: float
     load: PlainLoad
     strangers: float = 0.0
+    pace_ms: float = 0.0
 
 
 class StreamRound(msgspec.Struct, frozen=True):
@@ -29,6 +33,7 @@ class StreamRound(msgspec.Struct, frozen=True):
     late_s: float
     load: StreamLoad
     strangers: float = 0.0
+    pace_ms: float = 0.0
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -67,11 +72,12 @@ class Results(msgspec.Struct):
     books: list[Books] = []
 
 
-def strangers(results: Results) -> tuple[float, float]:
-    """Median and most of the share of the machine that others used, over all rounds."""
+def spread(results: Results, field: str) -> tuple[float, float, float]:
+    """Least, median and most of `strangers` or `pace_ms` over all rounds."""
     plain = [*results.full_load, *results.one_connection, *results.half_load]
-    shares = [each.strangers for each in plain] + [each.strangers for each in (*results.streams, *results.many_streams)]
-    return (statistics.median(shares), max(shares)) if shares else (0.0, 0.0)
+    rounds: list[PlainRound | StreamRound] = [*plain, *results.streams, *results.many_streams]
+    values = [getattr(each, field) for each in rounds]
+    return (min(values), statistics.median(values), max(values)) if values else (0.0, 0.0, 0.0)
 
 
 def contestants(rounds: list[PlainRound] | list[StreamRound]) -> list[str]:

@@ -162,8 +162,8 @@ def start_haproxy(ground: Ground, upstreams: Upstreams) -> Rival | None:
         for listen, target in ((port, upstreams.plain_port), (streaming_port, upstreams.streaming_port))
     )
     config.write_text(
-        "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode http\n  http-reuse always\n  timeout connect 5s\n"
-        f"  timeout client 300s\n  timeout server 300s\n{sections}"
+        "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode http\n  option http-no-delay\n  http-reuse always\n"
+        f"  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n{sections}"
     )
     process = ground.start("haproxy", [haproxy, "-db", "-f", str(config)], subject=True)
     wait_for_port(process, port)

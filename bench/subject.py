@@ -89,9 +89,11 @@ class Subject:
         wait_for_200(self.web, f"{self.url}/healthz", timeout_s)
         return time.monotonic() - began
 
-    def start_worker(self) -> Process:
-        """Start a worker on the other cores; it yields to load, upstreams and Redis."""
-        self.worker = self._ground.start(f"{self._name}-worker", [*self.program, "worker"], env=self.env, nice=10)
+    def start_worker(self, *, subject: bool = False) -> Process:
+        """Start a worker: beside the load it yields to load, upstreams and Redis; as the subject it has the measured core."""
+        nice = 0 if subject else 10
+        command = [*self.program, "worker"]
+        self.worker = self._ground.start(f"{self._name}-worker", command, subject=subject, env=self.env, nice=nice)
         return self.worker
 
     def backlog(self) -> int:

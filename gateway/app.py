@@ -24,12 +24,13 @@ from gateway import background
 from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
-from gateway.balance.model import BalanceUnavailable
+from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.compose import Services, opened
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_ON_SHUTDOWN_S
 from gateway.ledger import queries
+from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
@@ -37,7 +38,7 @@ from gateway.providers.routing import DEMO, Upstreams
 from gateway.proxy import wire
 from gateway.proxy.account import Account
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic, preflight
+from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.settings import Settings, load
 
 
@@ -115,7 +116,13 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> tuple[
         row = await queries.usage_by_id(services.databases, enterprise_id, request_id)
         return None if row is None else msgspec.to_builtins(usage_event(enterprise_id, row, whole=whole))
 
-    account = Account(gate, services.balance, services.wallets, services.model_names, find_usage)
+    async def peek(wallet: str) -> WalletState:
+        key = wallet_from_name(wallet)
+        assert key is not None
+        found = await services.wallets.view(key)
+        return WalletState(found.available_micro - found.debt_micro, found.held_micro)
+
+    account = Account(gate, services.balance, peek, services.model_names, find_usage)
     surfaces = (wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS)
     hot = {"/v1" + surface: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
@@ -124,7 +131,6 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> tuple[
         Route("/v1/models/{model:path}", AccountEndpoint(account.model, gate, ("model",)), methods=["GET"]),
         Route("/v1/balance", AccountEndpoint(account.balance, gate), methods=["GET"]),
         Route("/v1/usage/{request_id}", AccountEndpoint(account.usage, gate, ("request_id",)), methods=["GET"]),
-        Route("/v1/{path:path}", _Preflight(), methods=["OPTIONS"]),
     ]
 
     async def healthz(_: Request) -> Response:
@@ -139,13 +145,6 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> tuple[
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
     return hot, [*data_plane, *health, *_management(services)]
-
-
-class _Preflight:
-    """ASGI class, so that the router hands it the raw call."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await preflight(scope, receive, send)
 
 
 async def readiness(services: Services, traffic: Traffic) -> dict[str, Any]:

@@ -69,8 +69,9 @@ async def _key(services: Services) -> str:
     return kept
 
 
-def lines(settings: Settings, account: Account) -> list[str]:
-    """A curl line and a Python snippet that work as printed."""
+def lines(settings: Settings, account: Account, program: str) -> list[str]:
+    """A curl line and a Python snippet that work as printed; `program` is how this one was started."""
+    command = os.path.relpath(program) if os.path.dirname(program) else program
     body = json.dumps({"model": "demo", "stream": True, "messages": [{"role": "user", "content": "What are you?"}]})
     return [
         f"  Demo key      {account.key}",
@@ -84,7 +85,7 @@ def lines(settings: Settings, account: Account) -> list[str]:
         "      -H 'Content-Type: application/json' \\",
         f"      -d '{body}'",
         "",
-        "  Or with any OpenAI client, for example in Python (pip install openai):",
+        "  Or with any OpenAI client, for example in Python (.venv/bin/python has it):",
         "",
         "    from openai import OpenAI",
         f'    client = OpenAI(base_url="{settings.public_url}/v1", api_key="{account.key}",',
@@ -92,5 +93,9 @@ def lines(settings: Settings, account: Account) -> list[str]:
         '    answer = client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "What are you?"}])',
         "    print(answer.choices[0].message.content)",
         "",
-        "  Then look:    gateway usage    gateway wallets show --app demo-app --end-user demo-user    gateway audit",
+        "  Then look:",
+        "",
+        f"    {command} usage --app {APP} --events",
+        f"    {command} wallets show --app {APP} --end-user {END_USER}",
+        f"    {command} audit",
     ]

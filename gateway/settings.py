@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True):
     platform_markup_bp: int
 
 
-def load(environment: dict[str, str] | None = None) -> Settings:
+def load(environment: dict[str, str] | None = None, *, make_data: bool = True) -> Settings:
     """Settings from the environment (of this process unless given) and the file it names; SettingsError."""
     env = dict(os.environ) if environment is None else environment  # noqa: TID251 - this is the one home
     known = {PREFIX + name.upper() for name in NAMES} | {PREFIX + "CONFIG"}
@@ -108,6 +108,10 @@ def load(environment: dict[str, str] | None = None) -> Settings:
     markup_bp = _percent("platform_markup_percent", file.pop("platform_markup_percent", "0"))
     if file:
         raise SettingsError(f"{min(file)} in {path} is not a setting of this gateway.")
+    if not (make_data or given["data_dir"] or given["database_url"] or Path("data").exists()):
+        raise SettingsError(
+            f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
+        )
     return _build(given, models, markup_bp, configured=bool(path))
 
 
@@ -164,7 +168,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
 def kept_secrets(data_dir: Path) -> dict[str, str]:
     """Secrets of the embedded default, made once and kept in `secrets.json` (mode 0600)."""
     path = data_dir / "secrets.json"
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = {"operator_token": f"mzo_{secrets.token_urlsafe(32)}", "key_pepper": secrets.token_urlsafe(48)}
     scratch = data_dir / f"secrets.{os.getpid()}.tmp"
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -102,7 +102,7 @@ WALLS = {
     "yaml": ("settings.py",),
     "tiktoken": ("providers/tokenizer.py",),
     "litellm": (),
-    "uvicorn": ("cli/server.py",),
+    "uvicorn": ("server.py",),
     "click": ("cli/",),
     "alembic": ("db/",),
     "asyncpg": ("db/",),

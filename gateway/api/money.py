@@ -21,6 +21,7 @@ from gateway.api.wire import listing
 from gateway.core.clock import rfc3339
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.ids import is_outside_id
+from gateway.core.words import CostPolicy, LotSource
 from gateway.identity.model import Actor, Role
 from gateway.identity.rules import outside_id
 from gateway.ledger import queries
@@ -31,6 +32,11 @@ async def grant(context: ApiContext, call: Call) -> GrantAnswer:
     """POST grants: once per Idempotency-Key, role and book; the same key with another body is a conflict."""
     body: GrantBody = call.body
     wallet, asset = await _granted_wallet(context, call.actor, body.wallet)
+    if body.source == LotSource.PAID and call.actor.role != Role.OPERATOR:
+        raise Forbidden("Only an operator records what was paid.", param="source")
+    if body.expires_at is not None:
+        # An expiry that nothing enforces would be a false promise in the books.
+        raise InvalidRequest("Grants that expire are not available.", param="expires_at")
     assert call.idempotency_key is not None
     request = GrantRequest(
         wallet=wallet,
@@ -42,7 +48,6 @@ async def grant(context: ApiContext, call: Call) -> GrantAnswer:
         reason=body.reason,
         priority=body.priority,
         effective_at_ms=None if body.effective_at is None else ms_of(body.effective_at),
-        expires_at_ms=None if body.expires_at is None else ms_of(body.expires_at),
     )
     # Of the body alone: a repeat with a fresh management key is still the same request.
     fingerprint = hashlib.sha256(msgspec.json.encode(body)).hexdigest()
@@ -101,6 +106,9 @@ async def _granted_wallet(context: ApiContext, actor: Actor, name: WalletName) -
         raise InvalidRequest("Name the wallet by `user_id`, or by `enterprise_id` and `platform_user_id`.", param="wallet")
     outside_id(name.platform_user_id, "wallet.platform_user_id")
     app = await context.registry.app(actor, outside_id(name.enterprise_id, "wallet.enterprise_id"))
+    if actor.role != Role.OPERATOR and app.cost_policy != CostPolicy.CREATOR_PAYS:
+        # Otherwise a creator could give away, without end, what the operator pays the providers for.
+        raise Forbidden("A creator grants only in apps whose usage it pays for (cost_policy creator_pays).", param="wallet")
     return WalletKey(name.platform_user_id, app.enterprise_id), app.asset
 
 

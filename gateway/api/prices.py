@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from fnmatch import fnmatchcase
 
 from gateway.api.endpoint import ApiContext, Call
-from gateway.api.shapes import Listing, PriceBookAnswer, ms_of
+from gateway.api.shapes import Listing, PriceAnswer, PriceBookAnswer, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import InvalidRequest
@@ -89,3 +90,16 @@ def _shown(app: App, row: PriceRow) -> PriceBookAnswer:
         created_at=rfc3339(row.created_at_ms),
         actor=row.actor,
     )
+
+
+async def listed(context: ApiContext, call: Call) -> Listing[PriceAnswer]:
+    """GET prices: what the providers take, by deployment."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for line in context.catalog.listing():
+        name = line.deployment_id.rsplit("/", 2)[0]  # what clients ask for stands in front of the deployment's id
+        if fnmatchcase(name, call.query.model):
+            prices = found.setdefault((name, line.deployment_id, line.source), {})
+            if line.rate_micro:
+                prices[line.kind] = decimal_from_micro(line.rate_micro)
+    rows = [PriceAnswer(model, deployment, source, prices) for (model, deployment, source), prices in found.items()]
+    return Listing(tuple(rows), False, None)

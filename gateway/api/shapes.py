@@ -444,3 +444,18 @@ class OpenApi(Answer, frozen=True):
     info: dict[str, str]
     paths: dict[str, dict[str, Any]]
     components: dict[str, dict[str, Any]]
+
+
+class PricesQuery(Body, frozen=True):
+    """Which models: a name, or a pattern with `*`."""
+
+    model: str = "*"
+
+
+class PriceAnswer(Answer, frozen=True):
+    """What a provider takes for a model here, in USD per million units, by kind; `source` says where that comes from."""
+
+    model: str
+    deployment: str
+    source: str
+    prices: dict[str, str]

@@ -28,8 +28,10 @@ from gateway.api.shapes import (
     ManagementKeyBody,
     OpenApi,
     PageQuery,
+    PriceAnswer,
     PriceBookAnswer,
     PriceBookBody,
+    PricesQuery,
     RotateBody,
     TokenAnswer,
     TokenBody,
@@ -173,6 +175,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "List prices of an app, newest first",
         query=PageQuery,
     ),
+    Endpoint("GET", f"{_V1}/prices", MANAGERS, prices.listed, Listing[PriceAnswer], "List provider prices", query=PricesQuery),
     # Usage
     Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),
     Endpoint(

@@ -76,7 +76,14 @@ def error_answer(error: GatewayError, headers: dict[str, str]) -> Response:
         headers["x-should-retry"] = "true" if error.should_retry else "false"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    shown = {"message": error.message, "type": error.type, "param": error.param, "code": error.code, **error.details}
+    shown = {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+        "request_id": headers["x-request-id"],
+        **error.details,
+    }
     return answered({"error": shown}, error.status, headers)
 
 

@@ -7,7 +7,7 @@ once every event is drained.
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -33,6 +33,9 @@ class LimitKind(StrEnum):
     SPEND_PER_DAY = "spend_day"
     SPEND_PER_MONTH = "spend_month"
     SPEND_TOTAL = "spend_total"
+
+
+SPEND_KINDS: Final = frozenset((LimitKind.SPEND_PER_DAY, LimitKind.SPEND_PER_MONTH, LimitKind.SPEND_TOTAL))
 
 
 class Limit(msgspec.Struct, frozen=True):

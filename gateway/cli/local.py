@@ -16,10 +16,14 @@ from gateway.settings import Settings, SettingsError, load
 T = TypeVar("T")
 
 
-def settings() -> Settings:
-    """Settings of this process; a wrong one ends the command with its sentence."""
+def settings(*, make_data: bool = True) -> Settings:
+    """Settings of this process; a wrong one ends the command with its sentence.
+
+    Without `make_data` a default data directory that is not there is an error, not the place of a new
+    installation: the command was given in another directory than the gateway's.
+    """
     try:
-        return load()
+        return load(make_data=make_data)
     except SettingsError as wrong:
         raise click.ClickException(str(wrong)) from wrong
 
@@ -45,7 +49,7 @@ def request(
         async with opened(config) as services:
             return await call(services, config.operator_token, method, path, body, query, idempotency_key)
 
-    return run(once(settings()))
+    return run(once(settings(make_data=False)))
 
 
 async def call(

@@ -1,12 +1,17 @@
 """`gateway`: the entry point of every command."""
 
+import os
 import sys
 
 import click
 
 from gateway import __version__
+from gateway.balance.embedded_redis import EmbeddedRedisFailed
+from gateway.balance.model import BalanceUnavailable
 from gateway.cli import manage, server
 from gateway.core.errors import GatewayError
+from gateway.db.faults import SqlDown
+from gateway.settings import SettingsError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,11 +41,29 @@ for command in (
 
 def main() -> None:
     """Run one command; a failure that we know is one sentence and status 1."""
+    os.umask(0o077)  # databases and secrets are for this user alone
     try:
         gateway()
     except GatewayError as error:
-        click.echo(f"Error: {error.message}", err=True)
-        sys.exit(1)
+        _end(error.message)
+    except (SqlDown, BalanceUnavailable, EmbeddedRedisFailed, SettingsError) as down:
+        _end(f"{_STORES[type(down)]}{down}")
+    except OSError as failed:
+        where = f" ({failed.filename})" if failed.filename else ""
+        _end(f"{failed.strerror or failed}{where}")
+
+
+_STORES = {
+    SqlDown: "The database does not serve: ",
+    BalanceUnavailable: "The balance store does not serve: ",
+    EmbeddedRedisFailed: "",
+    SettingsError: "",
+}
+
+
+def _end(sentence: str) -> None:
+    click.echo(f"Error: {sentence}", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -63,12 +63,52 @@ def create_creator(user_id: str, name: str | None, as_json: bool) -> None:
     show(request("POST", "/api/v1/creators", {"user_id": user_id, "name": name or user_id}), as_json=as_json)
 
 
+@creators.command("show")
+@click.argument("user_id")
+@json_option
+def show_creator(user_id: str, as_json: bool) -> None:
+    """Show one creator."""
+    show(request("GET", f"/api/v1/creators/{user_id}"), as_json=as_json)
+
+
+@creators.command("update")
+@click.argument("user_id")
+@click.option("--name")
+@click.option("--status", type=click.Choice(["active", "suspended"]), help="A suspended creator's apps stop.")
+@json_option
+def update_creator(user_id: str, as_json: bool, **options: Any) -> None:
+    """Rename or suspend a creator."""
+    show(request("PATCH", f"/api/v1/creators/{user_id}", options), as_json=as_json)
+
+
 @creators.command("list")
 @page_options
 @json_option
 def list_creators(limit: int | None, cursor: str | None, as_json: bool) -> None:
     """List creators."""
     show(request("GET", "/api/v1/creators", query={"limit": limit, "cursor": cursor}), as_json=as_json)
+
+
+def app_options(command: F) -> F:
+    """What can be said of an app at its making and later."""
+    command = click.option("--default-end-user", help="Whose wallet pays when a request names no end user.")(command)
+    command = click.option(
+        "--end-user-source", "end_user_sources", multiple=True, help="A source that may name the end user; repeat; default: all."
+    )(command)
+    command = click.option(
+        "--cors-origin", "cors_origins", multiple=True, help="A web origin whose pages may use end-user tokens; repeat; * is any."
+    )(command)
+    for name, what in (("rpm", "Requests a minute"), ("tpm", "Tokens a minute"), ("spend-micro-per-day", "Micro-units a day")):
+        command = click.option(f"--end-user-{name}", type=int, help=f"{what} of each end user.")(command)
+    return command
+
+
+def _app_fields(options: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    limits = {name: fields.pop(f"end_user_{name}") for name in ("rpm", "tpm", "spend_micro_per_day")}
+    given = {name: value for name, value in limits.items() if value is not None}
+    fields = {name: value for name, value in fields.items() if value != []}
+    return fields | ({"end_user_limits": given} if given else {})
 
 
 @click.group()
@@ -87,11 +127,11 @@ def apps() -> None:
 )
 @click.option("--hold-policy", type=click.Choice(["strict", "clamp"]), default="strict", show_default=True)
 @click.option("--markup-percent", help="What the app adds to the provider's price.")
-@click.option("--default-end-user", help="Whose wallet pays when a request names no end user.")
+@app_options
 @json_option
 def create_app(enterprise_id: str, as_json: bool, **options: Any) -> None:
     """Make an app of a creator."""
-    body = {"enterprise_id": enterprise_id, **options, "name": options["name"] or enterprise_id}
+    body = {"enterprise_id": enterprise_id, **_app_fields(options), "name": options["name"] or enterprise_id}
     show(request("POST", "/api/v1/apps", body), as_json=as_json)
 
 
@@ -116,11 +156,11 @@ def show_app(enterprise_id: str, as_json: bool) -> None:
 @click.option("--name")
 @click.option("--status", type=click.Choice(["active", "suspended"]))
 @click.option("--hold-policy", type=click.Choice(["strict", "clamp"]))
-@click.option("--default-end-user")
+@app_options
 @json_option
 def update_app(enterprise_id: str, as_json: bool, **options: Any) -> None:
     """Change an app."""
-    show(request("PATCH", f"/api/v1/apps/{enterprise_id}", options), as_json=as_json)
+    show(request("PATCH", f"/api/v1/apps/{enterprise_id}", _app_fields(options)), as_json=as_json)
 
 
 @click.group()
@@ -151,6 +191,15 @@ def create_key(
 def list_keys(enterprise_id: str, limit: int | None, cursor: str | None, as_json: bool) -> None:
     """List the keys of an app."""
     show(request("GET", f"/api/v1/apps/{enterprise_id}/keys", query={"limit": limit, "cursor": cursor}), as_json=as_json)
+
+
+@keys.command("show")
+@click.argument("key_id")
+@click.option("--app", "enterprise_id", required=True)
+@json_option
+def show_key(key_id: str, enterprise_id: str, as_json: bool) -> None:
+    """Show one key (not its secret, which nobody has)."""
+    show(request("GET", f"/api/v1/apps/{enterprise_id}/keys/{key_id}"), as_json=as_json)
 
 
 @keys.command("update")
@@ -241,7 +290,6 @@ def grants() -> None:
 @click.option("--amount", required=True, help="Decimal amount in the wallet's asset, such as 5 or 0.25.")
 @click.option("--source", type=click.Choice(["paid", "promo", "trial", "rollover"]), default="promo", show_default=True)
 @click.option("--reason", required=True, help="Why; it stands in the ledger.")
-@click.option("--expires-at", help="RFC 3339 time.")
 @click.option("--priority", type=int, help="Lots with a lower number are spent first.")
 @click.option("--idempotency-key", help="The same key never grants twice; default: a fresh one.")
 @json_option
@@ -293,9 +341,36 @@ def usage(enterprise_id: str | None, events: bool, as_json: bool, from_: str | N
         if enterprise_id is None:
             raise click.UsageError("--events needs --app.")
         query.pop("group_by")
-        show(request("GET", f"/api/v1/apps/{enterprise_id}/usage-events", query=query), as_json=as_json)
+        answer = request("GET", f"/api/v1/apps/{enterprise_id}/usage-events", query=query)
+        show(answer, as_json=as_json, columns=_EVENT_COLUMNS)
         return
-    show(request("GET", "/api/v1/usage", query={**query, "enterprise_id": enterprise_id}), as_json=as_json)
+    for paging in ("limit", "cursor"):
+        if query.pop(paging) is not None:
+            raise click.UsageError(f"--{paging} goes with --events.")
+    answer = request("GET", "/api/v1/usage", query={**query, "enterprise_id": enterprise_id})
+    if not as_json:
+        answer["data"] = [{**row["group"], **_totals(row)} for row in answer["data"]]
+    show(answer, as_json=as_json)
+
+
+_EVENT_COLUMNS = (
+    "at",
+    "request_id",
+    "level",
+    "platform_user_id",
+    "model",
+    "tokens_used",
+    "cost",
+    "asset",
+    "status",
+    "latency_ms",
+)
+
+
+def _totals(row: dict[str, Any]) -> dict[str, Any]:
+    micro = {name: row[name] for name in row if name.endswith("_micro")}
+    counts = {name: row[name] for name in row if name not in micro and name != "group"}
+    return counts | {name.removesuffix("_micro"): decimal_from_micro(value) for name, value in micro.items()}
 
 
 @click.group()
@@ -310,7 +385,16 @@ def ledger() -> None:
 def transactions(enterprise_id: str | None, limit: int | None, cursor: str | None, as_json: bool) -> None:
     """List transactions with their entries, newest first."""
     query = {"enterprise_id": enterprise_id, "limit": limit, "cursor": cursor}
-    show(request("GET", "/api/v1/ledger/transactions", query=query), as_json=as_json)
+    answer = request("GET", "/api/v1/ledger/transactions", query=query)
+    if not as_json:
+        answer["data"] = [_line(txn, entry) for txn in answer["data"] for entry in txn["entries"]]
+    show(answer, as_json=as_json)
+
+
+def _line(txn: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a transaction: credits are positive, debits negative."""
+    shown = {"at": txn["at"], "transaction": txn["id"], "kind": txn["kind"], "account": entry["account"], "owner": entry["owner"]}
+    return {**shown, "amount": decimal_from_micro(entry["amount_micro"]), "asset": entry["asset"], "reason": txn["reason"]}
 
 
 @ledger.command("accounts")

@@ -7,12 +7,13 @@ import click
 import msgspec
 
 
-def show(answer: Any, *, as_json: bool) -> None:
-    """Print an answer of the management API."""
+def show(answer: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
+    """Print an answer of the management API; `columns` are those of a table that people want to see."""
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
     elif isinstance(answer, Mapping) and isinstance(answer.get("data"), list):
-        rows(answer["data"])
+        data = answer["data"]
+        rows([{name: row.get(name) for name in columns} for row in data] if columns else data)
         if answer.get("has_more"):
             click.echo(f"... more: --cursor {answer.get('next_cursor')}")
     elif isinstance(answer, Mapping):

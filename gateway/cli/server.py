@@ -2,18 +2,17 @@
 
 import logging
 import signal
+import socket
 import sys
 
 import click
 import msgspec
-import uvicorn
 
-from gateway import demo
+from gateway import demo, server
 from gateway import worker as worker_process
 from gateway.balance import embedded_redis
 from gateway.cli.local import run, settings
 from gateway.compose import opened
-from gateway.core.limits import DRAIN_ON_SHUTDOWN_S
 from gateway.ledger.audit import AuditReport
 from gateway.settings import Settings
 
@@ -32,41 +31,39 @@ def serve() -> None:
     config = settings()
     _log(config)
 
-    async def prepare() -> embedded_redis.EmbeddedRedis | None:
-        # Started here, so that the store outlives every web process and is stopped after the last of them.
-        kept = None if config.redis_url else await embedded_redis.start(config.data_dir)
-        async with opened(config) as services:
-            account = await demo.prepare(services) if config.demo else None
-        click.echo(banner(config, account))
-        return kept
-
+    _check_free(config)
     # uvicorn raises the signal that stopped it once more when it has finished; the default handler would
     # end this process before the store is stopped.
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: None)
-    kept = run(prepare())
+    # Started here, so that the store outlives every web process and is stopped after the last of them.
+    kept = None if config.redis_url else run(embedded_redis.start(config.data_dir))
     try:
-        uvicorn.run(
-            "gateway.app:create",
-            factory=True,
-            host=config.host,
-            port=config.port,
-            workers=config.workers,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            log_config=None,
-            backlog=2048,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(DRAIN_ON_SHUTDOWN_S),
-        )
+        click.echo(banner(config, run(_prepared(config))))
+        server.run(config)
     finally:
         if kept is not None:
             run(kept.stop())
+
+
+async def _prepared(config: Settings) -> demo.Account | None:
+    """Stores that answer and are migrated, and the demo account, before anything is promised."""
+    async with opened(config) as services:
+        await services.balance.ping()
+        return await demo.prepare(services) if config.demo else None
+
+
+def _check_free(config: Settings) -> None:
+    """The address can be bound: said before the banner, not half a minute after it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as taken:
+        raise click.ClickException(
+            f"{config.host}:{config.port} cannot be used ({taken.strerror}): set MOZAIKS_PORT or MOZAIKS_HOST."
+        ) from taken
 
 
 def banner(config: Settings, account: demo.Account | None) -> str:
@@ -78,7 +75,9 @@ def banner(config: Settings, account: demo.Account | None) -> str:
         f"  Data          {config.data_dir}",
     ]
     if account is not None:
-        lines += ["", *demo.lines(config, account)]
+        lines += ["", *demo.lines(config, account, sys.argv[0])]
+    else:
+        lines += ["  Next          gateway creators create, gateway apps create, gateway keys create (each with --help)"]
     return "\n".join([*lines, ""])
 
 
@@ -110,7 +109,7 @@ def migrate() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def audit(as_json: bool) -> None:
     """Check every invariant of the books and the hot balances; exit status 1 when one is violated."""
-    config = settings()
+    config = settings(make_data=False)
 
     async def work() -> AuditReport:
         async with opened(config) as services:

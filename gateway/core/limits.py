@@ -8,6 +8,9 @@ MANAGEMENT_BODY_BYTES_MAX: Final = 1024 * 1024
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024  # a non-streamed upstream answer held in memory
 SSE_FRAME_BYTES_MAX: Final = 8 * 1024 * 1024  # one event of a stream; beyond it the upstream is broken
 JSON_DEPTH_MAX: Final = 128
+JSON_NODES_MAX: Final = 200_000  # objects and lists of one body: each takes some hundred bytes once parsed
+LARGE_BODY_BYTES: Final = 1024 * 1024
+LARGE_BODIES_BYTES_MAX: Final = 128 * 1024 * 1024  # of bodies above that size, in one process at once
 TAGS_MAX: Final = 16
 TAG_CHARS_MAX: Final = 128
 MESSAGES_MAX: Final = 10_000
@@ -23,6 +26,19 @@ DRAIN_ON_SHUTDOWN_S: Final = 30.0
 RESULT_TTL_S: Final = 300  # how long Redis remembers the result of a finished hold
 REDIS_TIMEOUT_S: Final = 2.0
 REDIS_ATTEMPTS: Final = 3
+
+# Connections (gateway/server.py): what one peer can make a web process keep or wait for
+CONNECTIONS_MAX: Final = 20_000  # open at once in one web process
+HEAD_BYTES_MAX: Final = 64 * 1024  # request line and headers; also what a chunked body has besides its data
+HEADERS_MAX: Final = 100
+URL_BYTES_MAX: Final = 8 * 1024
+PIPELINED_MAX: Final = 100  # requests that wait on one connection for the answer before them
+HEAD_TIMEOUT_S: Final = 10.0
+BODY_IDLE_TIMEOUT_S: Final = 30.0
+BODY_TIMEOUT_S: Final = 120.0
+WRITE_TIMEOUT_S: Final = 60.0  # a peer that takes no byte of what waits for it
+LINGER_S: Final = 2.0  # how long a refused peer may go on sending, so that it can read why
+KEEP_ALIVE_S: Final = 75  # an idle connection between two requests
 
 # Numbers a caller may name
 OUTPUT_TOKENS_MAX: Final = 10_000_000

@@ -16,7 +16,7 @@ from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.ids import is_outside_id, new_id
 from gateway.core.limits import END_USER_TOKEN_SECONDS_MAX, KEY_OVERLAP_SECONDS_MAX, PAGE_ROWS_MAX, RATE_LIMIT_MAX
 from gateway.core.money import AMOUNT_MICRO_MAX
-from gateway.core.words import Level
+from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity import keys, rules, tokens
 from gateway.identity.cache import APP, CREATOR, KEY
 from gateway.identity.model import (
@@ -111,6 +111,12 @@ class Registry:
         )
         if actor.role not in (Role.OPERATOR, Role.CREATOR):
             raise Forbidden("Only an operator or a creator makes apps.")
+        if actor.role != Role.OPERATOR:
+            # Both let requests run on the operator's provider account without any wallet of the creator.
+            if app.enforcement == Enforcement.ANALYTICS_ONLY:
+                raise Forbidden("Only an operator makes apps that are not charged.", param="enforcement")
+            if app.cost_policy == CostPolicy.OWN_KEYS:
+                raise Forbidden("Only an operator makes apps with provider keys of their own.", param="cost_policy")
         await self.creator(actor, app.user_id)
         try:
             await self._store.add_app(app)

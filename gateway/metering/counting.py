@@ -21,7 +21,7 @@ from gateway.metering.usage import (
     count_ids,
     image_tokens_max,
 )
-from gateway.providers.tokenizer import encode, encoding_name
+from gateway.providers.tokenizer import encode, encoding_name, is_own_tokenizer
 
 _MESSAGE_TOKENS: Final = 3
 _NAME_TOKENS: Final = 1
@@ -33,16 +33,28 @@ _AUDIO_BYTES_A_TOKEN: Final = 20
 _AT_ONCE_MAX: Final = 2  # long prompts must not take every thread that other work needs
 
 
+# Fields that no provider reads as text of the prompt. Whatever is not named here counts by its bytes: the
+# count runs for wallets that hold just so much, and must never be below what an upstream may read.
+_NOT_PROMPT: Final = frozenset(
+    (
+        "model", "stream", "stream_options", "n", "best_of", "max_tokens", "max_completion_tokens", "temperature", "top_p",
+        "stop", "seed", "user", "safety_identifier", "metadata", "logit_bias", "logprobs", "top_logprobs", "presence_penalty",
+        "frequency_penalty", "parallel_tool_calls", "tool_choice", "service_tier", "store", "encoding_format", "dimensions",
+        "echo", "modalities", "audio", "reasoning_effort", "verbosity", "prompt_cache_key",
+    )
+)  # fmt: skip
+
+
 class Counter:
     """Counts in worker threads, a few at a time. Make it inside the event loop that uses it."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_AT_ONCE_MAX)
 
-    async def count_input(self, model: str, body: Mapping[str, Any]) -> int:
-        """Tokens of a chat's, completion's or embedding's prompt."""
+    async def count_input(self, model: str, body: Mapping[str, Any], field: str) -> int:
+        """Tokens of a prompt: `model` is the upstream's own name, `field` holds the prompt."""
         async with self._slots:
-            return await asyncio.to_thread(input_tokens, model, body)
+            return await asyncio.to_thread(input_tokens, model, body, field)
 
     async def count_text(self, model: str, text: str) -> int:
         """Tokens of a text."""
@@ -55,35 +67,39 @@ def text_tokens(model: str, text: str) -> int:
     return len(encode(encoding_name(model), text)) if text else 0
 
 
-def input_tokens(model: str, body: Mapping[str, Any]) -> int:
-    """Tokens of a prompt; see the module on what is exact."""
-    messages = body.get("messages")
-    if isinstance(messages, list):
-        total = _ANSWER_TOKENS + sum(_message_tokens(model, message) for message in messages)
-    else:
-        total = _prompt_tokens(model, body.get("prompt", body.get("input")))
-        suffix = body.get("suffix")
-        total += text_tokens(model, suffix) if isinstance(suffix, str) else 0
-    for field in ("tools", "functions"):
-        if body.get(field):
-            total += TOOLS_TOKENS + text_tokens(model, _json(body[field]))
-    if body.get("response_format"):
-        total += text_tokens(model, _json(body["response_format"]))
-    return total
+def input_tokens(model: str, body: Mapping[str, Any], field: str) -> int:
+    """Tokens of a prompt; see the module on what is exact. What is not understood counts by its bytes, never as nothing."""
+    total = 0
+    for name, value in body.items():
+        if name == field == "messages" and isinstance(value, list):
+            total += _ANSWER_TOKENS + sum(_message_tokens(model, message) for message in value)
+        elif name == field:
+            total += _prompt_tokens(model, value)
+        elif name in ("tools", "functions", "response_format") and value:
+            total += TOOLS_TOKENS + text_tokens(model, _json(value).decode())
+        elif name == "suffix" and isinstance(value, str):
+            total += text_tokens(model, value)
+        elif name not in _NOT_PROMPT and isinstance(value, str | list | dict):
+            total += len(_json(value))
+    if is_own_tokenizer(model):
+        return total
+    return total * 3 // 2  # tokenizers of other families split some scripts finer than the one that counts here
 
 
 def _prompt_tokens(model: str, prompt: Any) -> int:
     if isinstance(prompt, str):
         return text_tokens(model, prompt)
     if not isinstance(prompt, list):
-        return 0
+        return len(_json(prompt))
     ids = count_ids(prompt)
-    return ids if ids is not None else sum(text_tokens(model, text) for text in prompt if isinstance(text, str))
+    if ids is not None:
+        return ids
+    return sum(text_tokens(model, item) if isinstance(item, str) else len(_json(item)) for item in prompt)
 
 
 def _message_tokens(model: str, message: Any) -> int:
     if not isinstance(message, dict):
-        return 0
+        return len(_json(message))
     total = _MESSAGE_TOKENS
     for key, value in message.items():
         if key == "content" and isinstance(value, list):
@@ -98,19 +114,27 @@ def _message_tokens(model: str, message: Any) -> int:
 
 def _part_tokens(model: str, part: Any) -> int:
     if not isinstance(part, dict):
-        return 0
+        return len(_json(part))
     kind = part.get("type")
     if kind in ("image_url", "input_image", "image"):
         url = part.get("image_url")
         low = isinstance(url, dict) and url.get("detail") == "low"
-        return min(_LOW_DETAIL_TOKENS, image_tokens_max(model)) if low else image_tokens_max(model)
+        image = min(_LOW_DETAIL_TOKENS, image_tokens_max(model)) if low else image_tokens_max(model)
+        return image + _others(model, part, "image_url")
     if kind == "input_audio":
         audio = part.get("input_audio")
         data = audio.get("data") if isinstance(audio, dict) else None
-        return len(data) // _AUDIO_BYTES_A_TOKEN + 1 if isinstance(data, str) else 0
+        if not isinstance(data, str):
+            return len(_json(part))
+        return len(data) // _AUDIO_BYTES_A_TOKEN + 1 + _others(model, part, "input_audio")
     if kind in ("text", "input_text", "output_text", "refusal"):
-        return sum(text_tokens(model, text) for key, text in part.items() if key != "type" and isinstance(text, str))
+        return _others(model, part, "")
     return UNBOUNDED_PART_TOKENS
+
+
+def _others(model: str, part: dict[str, Any], but: str) -> int:
+    """Tokens of a part's texts, less those of the field that is counted by rule and the type."""
+    return sum(text_tokens(model, text) for key, value in part.items() if key not in ("type", but) for text in _texts(value))
 
 
 def _texts(value: Any, depth: int = 0) -> Iterator[str]:
@@ -125,5 +149,5 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
             yield from _texts(inner, depth + 1)
 
 
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+def _json(value: Any) -> bytes:
+    return msgspec.json.encode(value)

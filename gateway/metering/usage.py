@@ -9,9 +9,12 @@ with `cached_inside=False`).
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from gateway.core.units import Usage
 
 COUNT_MAX: Final = 1_000_000_000  # more tokens than any context holds: an upstream that says so is broken
+_encode: Final = msgspec.json.Encoder().encode
 _NO_FLAGS: Final[tuple[str, ...]] = ()
 _NOTHING: Final[Mapping[str, Any]] = {}
 
@@ -155,8 +158,11 @@ def _whole(value: object) -> int | None:
     return None
 
 
-def input_bound(body: Mapping[str, Any], body_bytes: int) -> int:
-    """More tokens than the prompt of this chat, completion or embedding request can have, at next to no cost.
+def input_bound(body: Mapping[str, Any], body_bytes: int, field: str, model: str) -> int:
+    """More tokens than the prompt of this request can have, at next to no cost.
+
+    `field` holds the prompt (`messages`, `prompt` or `input`), `model` is the upstream's own name: images are
+    counted by family.
 
     Byte-level tokenizers give at most one token a byte, a character never takes fewer bytes in JSON than
     in UTF-8, and the JSON around a message outweighs the tokens that the chat format adds to it; so the
@@ -165,21 +171,19 @@ def input_bound(body: Mapping[str, Any], body_bytes: int) -> int:
     (wav and mp3 need 1,000 bytes a second, models bill at most 50 tokens for it).
     """
     bound = body_bytes
-    messages = body.get("messages")
-    if type(messages) is list:
-        for message in messages:
+    prompt = body.get(field)
+    if field == "messages" and type(prompt) is list:
+        for message in prompt:
             if type(message) is dict:
                 content = message.get("content")
                 if type(content) is list:
-                    bound += _parts_bound(content, body)
+                    bound += _parts_bound(content, model)
                 if "audio" in message:
                     bound += AUDIO_REFERENCE_TOKENS_MAX
-    else:
-        ids = body.get("prompt", body.get("input"))
-        if type(ids) is list and ids and not body.keys() & _TEXT_BESIDE_IDS:
-            counted = count_ids(ids)
-            if counted is not None:
-                return counted
+    elif type(prompt) is list:
+        counted = count_ids(prompt)
+        if counted is not None:
+            bound += counted - len(_encode(prompt))  # the rest of the body is still bounded by its bytes
     if body.get("tools") or body.get("functions"):
         bound += TOOLS_TOKENS
     return bound
@@ -205,7 +209,7 @@ def image_tokens_max(model: object) -> int:
     return IMAGE_TOKENS_MAX
 
 
-def _parts_bound(content: list[Any], body: Mapping[str, Any]) -> int:
+def _parts_bound(content: list[Any], model: str) -> int:
     """What the parts of one message add to their bytes in the body; base64 of an image is taken off again."""
     added = 0
     for part in content:
@@ -215,7 +219,7 @@ def _parts_bound(content: list[Any], body: Mapping[str, Any]) -> int:
         if kind == "image_url" or kind == "input_image" or kind == "image":
             url = part.get("image_url")
             address = url.get("url") if type(url) is dict else url
-            added += image_tokens_max(body.get("model"))
+            added += image_tokens_max(model)
             if type(address) is str and address.startswith("data:"):
                 added -= len(address)
         elif type(kind) is not str or kind not in _TEXT_KINDS:
@@ -223,5 +227,4 @@ def _parts_bound(content: list[Any], body: Mapping[str, Any]) -> int:
     return added
 
 
-_TEXT_BESIDE_IDS: Final = frozenset(("suffix", "tools", "functions", "response_format"))
 _TEXT_KINDS: Final = frozenset(("text", "input_text", "output_text", "refusal", "input_audio"))

@@ -53,6 +53,7 @@ _SOURCES: Final[dict[str, tuple[str, str, str, dict[str, int]]]] = {
 # Families whose tokenizer is cl100k; everything newer or unknown is counted with o200k.
 _CL100K_FAMILIES: Final = ("gpt-4-", "gpt-3.5", "gpt-35", "text-embedding-", "davinci-002", "babbage-002")
 _CL100K_MODELS: Final = ("gpt-4",)
+_OWN_FAMILIES: Final = ("gpt-", "chatgpt-", "o1", "o3", "o4", "text-embedding-", "davinci-002", "babbage-002", "demo")
 # The pattern engine's memory grows with a single run of like characters, so long texts are cut. A cut
 # can only add tokens, at most two for each.
 _PIECE_CHARS: Final = 100_000
@@ -69,6 +70,12 @@ def encoding_name(model: str) -> str:
     """`O200K` or `CL100K`. A provider prefix ("openai/gpt-4") and a fine-tune's ("ft:gpt-4:...") are looked through."""
     name = model.rpartition("/")[2].removeprefix("ft:").partition(":")[0]
     return CL100K if name in _CL100K_MODELS or name.startswith(_CL100K_FAMILIES) else O200K
+
+
+def is_own_tokenizer(model: str) -> bool:
+    """Whether counts are the model's own: OpenAI's families and the demo; others are estimates."""
+    name = model.rpartition("/")[2].removeprefix("ft:")
+    return name.startswith(_OWN_FAMILIES)
 
 
 def load(name: str) -> Encoding:

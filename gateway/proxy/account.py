@@ -14,9 +14,10 @@ from gateway.core.words import Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.proxy import refusals, wire
 from gateway.proxy.exchange import Call
-from gateway.proxy.ports import Gate, Opener
+from gateway.proxy.ports import Gate
 
 ModelNames = Callable[[], list[tuple[str, str]]]
+Peek = Callable[[str], Awaitable[WalletState]]
 FindUsage = Callable[[str, str, bool], Awaitable[Mapping[str, Any] | None]]
 _RECORD_WAITS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)  # the drain is a moment behind the answer
 _CREATED: Final = 1_767_225_600  # OpenAI's `created` of a model; ours have no birthday but the gateway's own year
@@ -25,12 +26,16 @@ _CREATED: Final = 1_767_225_600  # OpenAI's `created` of a model; ours have no b
 class Account:
     """Handlers of `routes.AccountEndpoint`; each returns JSON."""
 
-    def __init__(self, gate: Gate, balance: Balance, opener: Opener, model_names: ModelNames, find_usage: FindUsage) -> None:
-        """`model_names` gives (name, provider); `find_usage(enterprise_id, request_id, whole)` the record
-        as JSON-ready fields; not `whole` is what an end user may see."""
+    def __init__(self, gate: Gate, balance: Balance, peek: Peek, model_names: ModelNames, find_usage: FindUsage) -> None:
+        """What it asks of the rooms below.
+
+        `peek(wallet)` is a wallet as the books have it; `model_names` gives (name, provider);
+        `find_usage(enterprise_id, request_id, whole)` the record as JSON-ready fields, not `whole` what an
+        end user may see.
+        """
         self._gate = gate
         self._balance = balance
-        self._opener = opener
+        self._peek = peek
         self._model_names = model_names
         self._find_usage = find_usage
 
@@ -96,15 +101,12 @@ class Account:
         raise NotFound("There is no record of that request (yet).", code="usage_not_found", param="request_id")
 
     async def _wallet(self, shard: int, wallet: str) -> WalletState:
+        """A wallet that was never used is looked up in the books; asking must not make one."""
         try:
             state = (await self._balance.read(shard, [wallet]))[0]
-            if state is None and await self._opener.open_missing(shard, (wallet,)):
-                state = (await self._balance.read(shard, [wallet]))[0]
         except BalanceUnavailable as broken:
             raise refusals.balance_unavailable() from broken
-        if state is None:
-            raise refusals.balance_unavailable()
-        return state
+        return state if state is not None else await self._peek(wallet)
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

@@ -7,13 +7,14 @@ stops, counting does not.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any, Final
 
 import msgspec
 
 from gateway.balance.model import (
+    SPEND_KINDS,
     Admitted,
     Balance,
     BalanceUnavailable,
@@ -27,7 +28,7 @@ from gateway.balance.model import (
 from gateway.core import limits
 from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, GatewayError, UpstreamFailed
-from gateway.core.money import decimal_from_micro
+from gateway.core.money import AMOUNT_MICRO_MAX, decimal_from_micro
 from gateway.core.tasks import Tasks
 from gateway.core.units import Usage
 from gateway.core.words import CostPolicy, HoldPolicy, Level, RequestStatus, UsageSource
@@ -45,7 +46,6 @@ _log = logging.getLogger(__name__)
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
-_HOLD_TTL_MS: Final = int((limits.FIRST_BYTE_TIMEOUT_S + limits.STREAM_SECONDS_MAX + limits.HOLD_MARGIN_S) * 1000)
 _REPLAY_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60)  # a settle that Redis did not take is repeated: its hold still stands
 
 
@@ -74,10 +74,12 @@ class Ticket(msgspec.Struct):
     hold: Hold
     admitted: Admitted
     cap: int | None
+    is_cut: bool  # the wallet covers less output than was asked for, or than the model could make
     event: UsageEvent
     sent_at: float = 0.0
     first_byte_at: float = 0.0
     attempts: int = 1
+    ended: bool = False
 
 
 class Exchange:
@@ -114,15 +116,22 @@ class Exchange:
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
         ticket = await self._admit(call, request, principal, end_user, deployment)
         try:
-            ticket.sent_at = perf_counter()
-            body = wire.outgoing(request, deployment.model, deployment.output_cap_field, ticket.cap)
-            reply = await self._upstream.send(deployment, call.endpoint, body)
+            await self._forward(ticket)
+        except BaseException:
+            if not ticket.ended:
+                self._tasks.spawn(self._release(ticket), "release")
+            raise
+
+    async def _forward(self, ticket: Ticket) -> None:
+        request, deployment = ticket.request, ticket.deployment
+        body = wire.outgoing(request, deployment.model, deployment.output_cap_field, ticket.cap)
+        request.body = {}  # the bytes are enough from here on, and a parsed body takes many times as much
+        ticket.sent_at = perf_counter()
+        try:
+            reply = await self._upstream.send(deployment, request.endpoint, body)
         except UpstreamFault as fault:
             await self._release(ticket)
             raise refusals.fault_error(fault, deployment, ticket.attempts) from fault
-        except asyncio.CancelledError:
-            self._tasks.spawn(self._release(ticket), "release")
-            raise
         ticket.first_byte_at = perf_counter()
         try:
             if reply.status != 200:
@@ -183,43 +192,44 @@ class Exchange:
     ) -> Ticket:
         """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left."""
         embedding = request.endpoint == wire.EMBEDDINGS
-        bound = input_bound(request.body, request.body_bytes)
+        field = wire.PROMPT_FIELD[request.endpoint]
+        bound = input_bound(request.body, request.body_bytes, field, deployment.model)
         if deployment.input_tokens_max is not None and not embedding:
             bound = min(bound, deployment.input_tokens_max)
         most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
         total, shard = most * request.choices, principal.shard
         context = encode_event(event)
+        longest_s = limits.STREAM_SECONDS_MAX if request.streamed else deployment.chunk_timeout_s
+        ttl_ms = round((deployment.first_byte_timeout_s + longest_s + limits.HOLD_MARGIN_S) * 1000)
         exact = False
         least = total
         opened = False
         while True:
             asked = quote.charges(paying, bound, least, total)
             counted = quote.limits_of(principal, event.platform_user_id or None, bound + total, bool(paying))
-            outcome = await self._try_reserve(HoldRequest(call.request_id, shard, asked, counted, _HOLD_TTL_MS, context))
+            outcome = await self._try_reserve(HoldRequest(call.request_id, shard, asked, counted, ttl_ms, context))
             if type(outcome) is Admitted:
                 break
             if type(outcome) is WalletMissing:
                 if opened or not await self._opener.open_missing(shard, outcome.wallets):
                     raise refusals.balance_unavailable()
                 opened = True
-            elif type(outcome) is RefusedByLimit:
-                raise refusals.limit_error(outcome, counted[outcome.limit], principal.level)
-            elif type(outcome) is RefusedByWallet:
-                if exact:
-                    raise refusals.wallet_error(
-                        outcome, paying[outcome.charge], principal.level, asked[outcome.charge].floor_micro
-                    )
+            elif exact or (isinstance(outcome, RefusedByLimit) and counted[outcome.limit].kind not in SPEND_KINDS):
+                assert isinstance(outcome, RefusedByWallet | RefusedByLimit)
+                raise refusals.refusal(outcome, paying, asked, counted, principal.level)
+            else:
                 exact = True
-                bound = min(bound, await self._counter.count_input(request.model, request.body))
+                bound = min(bound, await self._counter.count_input(deployment.model, request.body, field))
                 if not embedding and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
                     least = request.choices
-        cap = None
+        cap, is_cut = None, False
         if paying and least < total:
             cap = min(most, quote.output_covered(paying, outcome.granted, bound) // request.choices)
-        elif request.output_cap is None and not embedding and deployment.output_tokens_max is None and paying:
-            cap = most
+            is_cut = cap < most
+        elif paying and request.output_cap is None and not embedding:
+            cap = most  # the hold covers no more, so no more may be made, whatever the upstream's own default is
         hold = Hold(call.request_id, shard, tuple([charge.wallet for charge in asked]), counted)
-        return Ticket(call, request, principal, deployment, paying, hold, outcome, cap, event)
+        return Ticket(call, request, principal, deployment, paying, hold, outcome, cap, is_cut, event)
 
     async def _try_reserve(self, wanted: HoldRequest) -> Admitted | RefusedByWallet | RefusedByLimit | WalletMissing:
         try:
@@ -248,9 +258,6 @@ class Exchange:
             await self._release(ticket)
             details = {"deployment": ticket.deployment.id, "attempts": ticket.attempts}
             raise UpstreamFailed("The provider's answer is not JSON.", details=details) from garbage
-        except asyncio.CancelledError:
-            self._tasks.spawn(self._release(ticket), "release")
-            raise
         settled, cost = await self._settle(ticket, answer.usage, lambda: generated_text(body), RequestStatus.SERVED)
         headers = self._headers(ticket, reply.headers.get("content-type", "application/json").encode())
         headers += _money_headers(ticket, settled, cost)
@@ -272,12 +279,14 @@ class Exchange:
                         left = not await _sent(call, forward)
             forward = relay.end()
             if not relay.complete:
-                trouble = UpstreamFault("it ended the stream early", sent=True)
+                told = refusals.without_secrets(relay.error, ticket.deployment) if relay.error else "it ended the stream early"
+                trouble = UpstreamFault(told, sent=True)
         except UpstreamFault as fault:
             trouble, forward = fault, b""
         except (BrokenStream, TimeoutError) as broken:
             trouble, forward = UpstreamFault(str(broken) or "the stream took too long", sent=True), b""
         except asyncio.CancelledError:
+            ticket.ended = True
             self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, RequestStatus.ABANDONED), "settle")
             raise
         if trouble is not None:
@@ -298,8 +307,6 @@ class Exchange:
     ) -> bytes:
         """The usage chunk with its cost for those who asked, then the end; or the error event that ends a broken stream."""
         if trouble is not None:
-            if relay.error:  # the provider's own error event has been relayed
-                return b""
             return error_event(refusals.fault_error(trouble, ticket.deployment, ticket.attempts), ticket.call.request_id)
         include_cost = ticket.call.headers.get(b"x-include-cost", b"").lower() == b"true"
         if not (ticket.request.wants_usage or include_cost):
@@ -321,17 +328,17 @@ class Exchange:
     # ---- the end of the hold -------------------------------------------------------------------
 
     async def _settle(
-        self, ticket: Ticket, raw_usage: Mapping[str, Any] | None, text: Callable[[], str], status: RequestStatus
+        self, ticket: Ticket, raw_usage: Any, text: Callable[[], str], status: RequestStatus
     ) -> tuple[Settled | None, int]:
         """Price what was used and debit it; returns the result (None when Redis must be asked again later) and the cost."""
         deployment = ticket.deployment
-        read = read_usage(raw_usage, deployment.cached_inside) if raw_usage is not None else None
+        read = read_usage(raw_usage, deployment.cached_inside) if isinstance(raw_usage, dict) else None
         if read is not None:
             (usage, flags), source = read, UsageSource.UPSTREAM
         else:
             flags = () if raw_usage is None else ("usage_unusable",)
             usage, source = await self._counted(ticket, text()), UsageSource.COUNTED
-        amounts = [payer.rates.price(usage) for payer in ticket.paying]
+        amounts = [min(payer.rates.price(usage), AMOUNT_MICRO_MAX) for payer in ticket.paying]
         now_ms, now = self._clock() // 1_000_000, perf_counter()
         cost_rates = self._prices.cost(deployment.id, ticket.event.at_ms)
         bears_cost = cost_rates is not None and ticket.event.cost_policy != CostPolicy.OWN_KEYS
@@ -358,8 +365,11 @@ class Exchange:
         tokens = sum(msgspec.structs.astuple(usage))  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         try:
-            return await self._balance.settle(ticket.hold, amounts, tokens, encoded), cost
+            settled = await self._balance.settle(ticket.hold, amounts, tokens, encoded)
+            ticket.ended = True
+            return settled, cost
         except BalanceUnavailable:
+            ticket.ended = True
             _log.warning("settle of %s is waiting for the balance store", ticket.hold.request_id)
             self._tasks.spawn(self._settle_later(ticket.hold, amounts, tokens, encoded), "settle later")
             return None, cost
@@ -376,11 +386,13 @@ class Exchange:
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
         """Usage that we count ourselves, because the upstream did not say."""
-        model = ticket.request.model
-        counted_input = await self._counter.count_input(model, ticket.request.body)
+        model, request = ticket.deployment.model, ticket.request
+        body = wire.decode_json(ticket.call.raw)
+        counted_input = await self._counter.count_input(model, body, wire.PROMPT_FIELD[request.endpoint])
         return Usage(input=counted_input, output=await self._counter.count_text(model, text) if text else 0)
 
     async def _release(self, ticket: Ticket) -> None:
+        ticket.ended = True
         try:
             await self._balance.release(ticket.hold)
         except BalanceUnavailable:
@@ -393,11 +405,11 @@ class Exchange:
             (b"content-type", content_type),
             (b"x-request-id", ticket.call.request_id.encode()),
             (b"x-mozaiks-level", ticket.principal.level.encode()),
-            (b"x-mozaiks-model", ticket.deployment.id.encode("utf-8")),
+            (b"x-mozaiks-model", ticket.deployment.id.encode("ascii", "backslashreplace")),
             (b"x-mozaiks-attempts", b"%d" % ticket.attempts),
             (b"x-mozaiks-overhead-ms", b"%.2f" % overhead_ms),
         ]
-        if ticket.cap is not None and ticket.request.output_cap is not None:
+        if ticket.is_cut and ticket.cap is not None:
             headers.append((b"x-mozaiks-output-cap", b"%d" % ticket.cap))
         for limit, remaining in zip(ticket.hold.limits, ticket.admitted.remaining, strict=True):
             name = _LIMIT_HEADERS.get(limit.kind)
@@ -411,7 +423,7 @@ _LIMIT_HEADERS: Final = {"rpm": b"requests", "tpm": b"tokens", "concurrency": b"
 
 
 class _Answer(msgspec.Struct):
-    usage: dict[str, Any] | None = None
+    usage: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer).decode

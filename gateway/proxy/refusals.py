@@ -1,11 +1,13 @@
 """Why a request was refused or failed, in the words of `api.md`: balances, limits and upstream faults as errors."""
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.balance.model import Limit, LimitKind, RefusedByLimit, RefusedByWallet
+from gateway.balance.model import SPEND_KINDS, Charge, Limit, LimitKind, RefusedByLimit, RefusedByWallet
 from gateway.core.errors import (
     GatewayError,
     InvalidRequest,
@@ -21,7 +23,36 @@ from gateway.providers.model import Deployment, UpstreamFault, UpstreamSilent
 from gateway.proxy.quote import Payer
 
 _CALLERS_TO_FIX = frozenset({400, 404, 409, 413, 415, 422})
+_WAIT_MAX_S: Final = 60.0  # the official clients obey no longer one; what is still full by then is asked for again
+_WORDS_MAX: Final = 2000
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SECRETS = re.compile(
+    r"\b(?:sk|key|pk|rk|api)[-_][A-Za-z0-9_\-*.]{6,}|\bBearer\s+\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost(?::\d+)?\b"
+)
 _OWNER = {"k": "key", "t": "token", "u": "end_user"}
+
+
+def refusal(
+    refused: RefusedByWallet | RefusedByLimit,
+    paying: Sequence[Payer],
+    asked: Sequence[Charge],
+    counted: Sequence[Limit],
+    level: Level,
+) -> GatewayError:
+    """The error for what `reserve` answered."""
+    if isinstance(refused, RefusedByLimit):
+        limit = counted[refused.limit]
+        required = asked[limit.charge].floor_micro if limit.kind in SPEND_KINDS else 0
+        return limit_error(refused, limit, level, required)
+    return wallet_error(refused, paying[refused.charge], level, asked[refused.charge].floor_micro)
+
+
+def without_secrets(text: str, deployment: Deployment) -> str:
+    """A provider's words less the deployment's key and address, anything that looks like a key, and numeric addresses."""
+    for secret in (deployment.api_key, deployment.api_base, urlsplit(deployment.api_base).netloc):
+        if secret:
+            text = text.replace(secret, "[removed]")
+    return _SECRETS.sub("[removed]", text)[:_WORDS_MAX]
 
 
 def wallet_error(refused: RefusedByWallet, payer: Payer, level: Level, required_micro: int) -> PaymentRequired:
@@ -41,11 +72,13 @@ def wallet_error(refused: RefusedByWallet, payer: Payer, level: Level, required_
     return PaymentRequired(message, details=details, retry_after_s=2.0 if only_held else None)
 
 
-def limit_error(refused: RefusedByLimit, limit: Limit, level: Level) -> GatewayError:
+def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required_micro: int) -> GatewayError:
     """429 for a rate, 402 for a spend limit; with the wait, where it can be told."""
     owner = _OWNER[limit.subject[0]]
     details = {"level": str(level), "limit_source": owner}
     wait_s = refused.retry_after_ms / 1000 if refused.retry_after_ms else None
+    if limit.kind not in SPEND_KINDS and wait_s is not None:
+        wait_s = min(wait_s, _WAIT_MAX_S)
     shown_owner = owner.replace("_", " ")
     match limit.kind:
         case LimitKind.CONCURRENCY:
@@ -58,8 +91,12 @@ def limit_error(refused: RefusedByLimit, limit: Limit, level: Level) -> GatewayE
         case _:
             window = {LimitKind.SPEND_PER_DAY: " for today", LimitKind.SPEND_PER_MONTH: " for this month"}.get(limit.kind, "")
             text = f"The {shown_owner}'s spend limit{window} does not cover this request."
-            spent = {"limit": decimal_from_micro(limit.maximum), "spent": decimal_from_micro(refused.used)}
-            return PaymentRequired(text, code="spend_limit_reached", retry_after_s=wait_s, details={**details, **spent})
+            details |= {
+                "limit": decimal_from_micro(limit.maximum),
+                "spent": decimal_from_micro(refused.used),
+                "required": decimal_from_micro(required_micro),
+            }
+            return PaymentRequired(text, code="spend_limit_reached", retry_after_s=wait_s, details=details)
 
 
 def balance_unavailable() -> Unavailable:
@@ -88,12 +125,14 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
     details: dict[str, Any] = {"deployment": deployment.id, "attempts": attempts, "upstream_status": status}
     said = _error_object(body)
     message = said.get("message")
+    if type(message) is str:
+        message = without_secrets(message, deployment)
     if status in _CALLERS_TO_FIX:
         code, param = said.get("code"), said.get("param")
         error: GatewayError = InvalidRequest(
             message if type(message) is str else f"The provider refused the request with status {status}.",
-            code=code if type(code) is str else None,
-            param=param if type(param) is str else None,
+            code=code if type(code) is str and _WORD.fullmatch(code) else None,
+            param=without_secrets(param, deployment) if type(param) is str else None,
             details=details,
         )
         error.status = status

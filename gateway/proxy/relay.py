@@ -7,21 +7,20 @@ JSON-escaped form, the smallest that can still be counted when the upstream tell
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from gateway.core import limits
 
-_BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
+_BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n|\r\r")
+_BLANK_LINE_BYTES: Final = 4
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
-_TEXT: Final = re.compile(
-    rb'"(?:content|text|arguments|reasoning_content|reasoning|refusal)"\s*:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL
-)
+_STRING: Final = rb'"\s*:\s*"((?:[^"\\]|\\.)*)"'
+_TEXT: Final = re.compile(rb'"(?:content|text|arguments|reasoning_content|refusal)' + _STRING, re.DOTALL)
+_REASONING: Final = re.compile(rb'"reasoning' + _STRING, re.DOTALL)  # the other name of the same; some servers send both
 _FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _FIELD: Final = re.compile(rb"\s*(?:event|id|retry|data|:)")  # what a line of an event may begin with
-_ERROR: Final = re.compile(rb'^data:\s*\{\s*"error"\s*:\s*\{', re.MULTILINE)
 
 DONE: Final = b"data: [DONE]\n\n"
 _decode = msgspec.json.Decoder().decode
@@ -32,42 +31,51 @@ class BrokenStream(Exception):
 
 
 class Relay:
-    """One stream. `feed` returns the bytes to forward now; after the end, the attributes tell what was seen."""
+    """One stream. `feed` returns the bytes to forward now; after the end, the attributes tell what was seen.
+
+    `error` is what an error event of the upstream said; such an event is not forwarded, because the words
+    may name addresses or keys, and nothing after it is.
+    """
 
     __slots__ = ("_last", "_tail", "_texts", "done", "error", "usage", "usage_chunk")
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._tail = bytearray()
         self._last = b""
         self._texts: list[bytes] = []
         self.done = False
-        self.error = False
-        self.usage: Mapping[str, Any] | None = None
+        self.error = ""
+        self.usage: dict[str, Any] | None = None
         self.usage_chunk: dict[str, Any] | None = None
 
     def feed(self, chunk: bytes) -> bytes:
-        """Bytes to forward: `chunk` as it is while it holds whole frames and neither usage nor the end."""
+        """Bytes to forward: `chunk` as it is while it holds whole frames and neither usage, an error nor the end."""
         plain = b"[DONE]" not in chunk and b'"error"' not in chunk and not _USAGE.search(chunk)
-        if plain and not self._tail and chunk.startswith(b"data:") and chunk.endswith(b"\n\n"):
+        if plain and not self._tail and not self.error and chunk.startswith(b"data:") and chunk.endswith(b"\n\n"):
             self._last = chunk
-            self._texts += _TEXT.findall(chunk)
+            self._texts += _texts_in(chunk)
             return chunk
-        data = self._tail + chunk
-        start, forward = 0, []
-        for blank in _BLANK_LINE.finditer(data):
-            frame = data[start : blank.end()]
-            start = blank.end()
+        tail, forward = self._tail, []
+        # What was there before holds no blank line: looking at it again would make a long event cost its square.
+        start, look_from = 0, max(0, len(tail) - _BLANK_LINE_BYTES)
+        tail += chunk
+        while blank := _BLANK_LINE.search(tail, look_from):
+            frame = bytes(tail[start : blank.end()])
+            start = look_from = blank.end()
             if self._passes(frame):
                 forward.append(frame)
-        self._tail = data[start:]
-        if len(self._tail) > limits.SSE_FRAME_BYTES_MAX:
+        if start:
+            del tail[:start]
+        if len(tail) > limits.SSE_FRAME_BYTES_MAX:
             raise BrokenStream("an event of the stream is too large")
         return b"".join(forward)
 
     def end(self) -> bytes:
         """What was left unfinished when the upstream closed: forwarded if it is a whole event but for its blank line."""
-        tail, self._tail = self._tail.strip(), b""
-        if tail.startswith(b"data:") and self._is_json(tail) and self._passes(tail):
+        tail = bytes(self._tail).strip()
+        self._tail.clear()
+        payload = _payload(tail)
+        if payload and (payload == b"[DONE]" or _parsed(payload) is not None) and self._passes(tail):
             return tail + b"\n\n"
         return b""
 
@@ -81,46 +89,73 @@ class Relay:
         return text_of(self._texts)
 
     def _passes(self, frame: bytes) -> bool:
-        if frame.startswith(b"data:"):
-            payload = frame[5:].strip()
-            if payload == b"[DONE]":
-                self.done = True
-                return False
-            if _USAGE.search(frame):
-                return self._read_usage(payload)
-        elif not _FIELD.match(frame):
+        """Read one event; False keeps it from the client."""
+        if self.error:
+            return False
+        if not _FIELD.match(frame) and frame.strip():
             raise BrokenStream("what it sent is not a stream of events")
-        if _ERROR.search(frame):
-            self.error = True
-        self._last = frame
-        self._texts += _TEXT.findall(frame)
+        payload = _payload(frame)
+        if payload == b"[DONE]":
+            self.done = True
+            return False
+        if b'"error"' in payload and self._is_error(payload):
+            return False
+        if _USAGE.search(payload) and not self._read_usage(payload):
+            return False
+        self._last = payload
+        self._texts += _texts_in(payload)
+        return True
+
+    def _is_error(self, payload: bytes) -> bool:
+        event = _parsed(payload)
+        told = event.get("error") if type(event) is dict and not event.get("choices") else None
+        if not told:
+            return False
+        message = told.get("message") if type(told) is dict else told
+        self.error = f"it sent an error: {message}" if type(message) is str and message else "it sent an error"
         return True
 
     def _read_usage(self, payload: bytes) -> bool:
-        try:
-            chunk = _decode(payload)
-        except (msgspec.DecodeError, RecursionError) as broken:
-            raise BrokenStream("an event of the stream is not JSON") from broken
+        chunk = _parsed(payload)
+        if chunk is None:
+            raise BrokenStream("an event of the stream is not JSON")
         usage = chunk.get("usage") if type(chunk) is dict else None
         if type(usage) is dict:
-            self.usage = usage
+            # Counts that grow from chunk to chunk end with the largest; a smaller one afterwards is no correction.
+            if self.usage is None or _size(usage) >= _size(self.usage):
+                self.usage = usage
             if not chunk.get("choices"):
                 self.usage_chunk = chunk
                 return False
-        self._texts += _TEXT.findall(payload)
-        self._last = payload
         return True
 
-    @staticmethod
-    def _is_json(frame: bytes) -> bool:
-        payload = frame[5:].strip()
-        if payload == b"[DONE]":
-            return True
-        try:
-            _decode(payload)
-        except (msgspec.DecodeError, RecursionError):
-            return False
-        return True
+
+def _payload(frame: bytes) -> bytes:
+    """The data of an event, its lines joined."""
+    if frame.startswith(b"data:") and frame.count(b"data:") == 1:
+        return frame[5:].strip()
+    lines = [line[5:].strip() for line in frame.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def _parsed(payload: bytes) -> Any:
+    """The JSON, None when it is none."""
+    try:
+        return _decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _size(usage: dict[str, Any]) -> int:
+    counts = [value for value in usage.values() if type(value) is int]
+    return max(counts, default=0)
+
+
+def _texts_in(payload: bytes) -> list[bytes]:
+    texts = _TEXT.findall(payload)
+    if b'"reasoning"' in payload and b'"reasoning_content"' not in payload:
+        texts += _REASONING.findall(payload)
+    return texts
 
 
 def text_of(escaped: list[bytes]) -> str:
@@ -133,4 +168,4 @@ def text_of(escaped: list[bytes]) -> str:
 
 def generated_text(body: bytes) -> str:
     """The generated text inside a whole answer, for counting when it carries no usage."""
-    return text_of(_TEXT.findall(body))
+    return text_of(_texts_in(body))

@@ -40,6 +40,9 @@ class DataPlane:
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
+        elif scope["type"] == "http" and scope["method"] == "OPTIONS" and scope["path"].startswith("/v1/"):
+            await preflight(scope, receive, send)
+            return
         await self._behind(scope, receive, send)
 
 
@@ -48,6 +51,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.large_bytes = 0
         self.draining = False
 
     def check(self) -> None:
@@ -56,6 +60,16 @@ class Traffic:
             raise Unavailable("The gateway is shutting down.", code="draining", retry_after_s=1.0)
         if self.in_flight >= limits.IN_FLIGHT_MAX:
             raise Unavailable("The gateway has as many requests in flight as it takes.", retry_after_s=1.0)
+
+    def take(self, body_bytes: int) -> None:
+        """Count a large body in; Unavailable when the process holds as much of such bodies as it may."""
+        if self.large_bytes + body_bytes > limits.LARGE_BODIES_BYTES_MAX:
+            raise Unavailable("The gateway holds as many large requests as it takes.", retry_after_s=1.0)
+        self.large_bytes += body_bytes
+
+    def give_back(self, body_bytes: int) -> None:
+        """Count a large body out."""
+        self.large_bytes -= body_bytes
 
 
 class ModelEndpoint:
@@ -71,11 +85,16 @@ class ModelEndpoint:
         """One request, from its first byte to its last; every failure is one JSON error."""
         call = Call(new_id("req"), self._endpoint, dict(scope["headers"]), b"", receive, send, perf_counter(), [])
         self._traffic.in_flight += 1
+        large = 0
         try:
             self._traffic.check()
             principal = await identify(self._gate, call.headers)
             call.extra_headers = cors_headers(principal, call.headers)
-            call.raw = await read_body(call.headers, receive, limits.BODY_BYTES_MAX)
+            declared = declared_bytes(call.headers, limits.BODY_BYTES_MAX)
+            if declared > limits.LARGE_BODY_BYTES:
+                self._traffic.take(declared)
+                large = declared
+            call.raw = await read_body(receive, limits.BODY_BYTES_MAX)
             await self._exchange.run(call, principal)
         except GatewayError as error:
             await answer_error(call, error)
@@ -86,6 +105,7 @@ class ModelEndpoint:
             await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
         finally:
             self._traffic.in_flight -= 1
+            self._traffic.give_back(large)
 
 
 class ClientGone(Exception):
@@ -104,11 +124,18 @@ async def identify(gate: Gate, headers: dict[bytes, bytes]) -> Principal:
     return gate.cached(credential) or await gate.authenticate(credential)
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, bytes_max: int) -> bytes:
-    """The whole body; BodyTooLarge before it is read where its length is declared, and while it is read."""
-    declared = headers.get(b"content-length", b"0")
+def declared_bytes(headers: dict[bytes, bytes], bytes_max: int) -> int:
+    """The length that the client declares (the most there may be when it declares none); BodyTooLarge."""
+    declared = headers.get(b"content-length")
+    if declared is None:
+        return bytes_max if b"transfer-encoding" in headers else 0
     if declared.isdigit() and int(declared) > bytes_max:
         raise BodyTooLarge(f"the body is larger than {bytes_max} bytes")
+    return int(declared) if declared.isdigit() else bytes_max
+
+
+async def read_body(receive: Receive, bytes_max: int) -> bytes:
+    """The whole body; BodyTooLarge while it is read, ClientGone."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if message["type"] == "http.request" and not message.get("more_body"):

@@ -15,11 +15,15 @@ from gateway.core.errors import GatewayError, InvalidRequest, UnsupportedMedia
 
 CHAT: Final = "/chat/completions"
 COMPLETIONS: Final = "/completions"
+COMPLETION_TOKENS_DEFAULT: Final = 16  # OpenAI's own; said aloud, because other servers default to the whole context
 EMBEDDINGS: Final = "/embeddings"
 _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
-_PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
+PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
+_OTHER_FEES: Final = ("models", "plugins", "web_search_options")  # another model than was asked for, or fees a call
+_PLAIN_BYTES: Final = 256 * 1024  # below it no body parses into much memory
+_PROMPTS: Final = ("messages", "prompt", "input")
 
-_decode = msgspec.json.Decoder().decode
+decode_json = msgspec.json.Decoder().decode
 encode_json = msgspec.json.Encoder().encode
 
 
@@ -52,34 +56,45 @@ def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
     """The request, checked as far as money and routing depend on it; InvalidRequest names the field."""
     if content_type and b"json" not in content_type:
         raise UnsupportedMedia("send the request as application/json", param="content-type")
+    if len(raw) > _PLAIN_BYTES and raw.count(b"[") + raw.count(b"{") > limits.JSON_NODES_MAX:
+        raise InvalidRequest(f"the body has more than {limits.JSON_NODES_MAX} objects and lists")
     try:
-        body = _decode(raw)
+        body = decode_json(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as broken:
         raise InvalidRequest(f"the body is not valid JSON: {broken}") from broken
     if type(body) is not dict:
         raise InvalidRequest("the body must be a JSON object")
     model = body.get("model")
-    if type(model) is not str or not 0 < len(model) <= 256:
-        raise InvalidRequest("model must be a string of 1 to 256 characters", param="model")
+    if type(model) is not str or not 0 < len(model) <= 256 or not model.isprintable() or not model.isascii():
+        raise InvalidRequest("model must be a string of 1 to 256 printable ASCII characters", param="model")
     _check_prompt(endpoint, body)
-    if body.get("service_tier") not in (None, "auto", "default"):
-        # Other tiers have other prices, and a request is never run at a price that the hold does not cover.
-        raise InvalidRequest("service_tier must be auto or default: other tiers have no price here", param="service_tier")
+    _check_price_known(body)
     streamed = wants_usage = False
     cap, choices = None, 1
     if endpoint != EMBEDDINGS:
         streamed, wants_usage = _stream_options(body)
         cap = _output_cap(body)
+        if cap is None and endpoint == COMPLETIONS:
+            cap = body["max_tokens"] = COMPLETION_TOKENS_DEFAULT
         choices = _whole(body, "n", 1, limits.CHOICES_MAX, 1)
         if endpoint == COMPLETIONS:
             choices = max(choices, _whole(body, "best_of", 1, limits.CHOICES_MAX, 1))
-            if type(body["prompt"]) is list and body["prompt"] and type(body["prompt"][0]) is not int:
+            if type(body["prompt"]) is list and type(body["prompt"][0]) is not int:
                 choices *= len(body["prompt"])  # one completion for each prompt of the batch
     return Request(endpoint, body, len(raw), model, streamed, wants_usage, cap, choices)
 
 
+def _check_price_known(body: dict[str, Any]) -> None:
+    """A request is never run at a price that its hold does not cover."""
+    if body.get("service_tier") not in (None, "auto", "default"):
+        raise InvalidRequest("service_tier must be auto or default: other tiers have no price here", param="service_tier")
+    for field in _OTHER_FEES:
+        if body.get(field) is not None:
+            raise InvalidRequest(f"{field} has no price here", param=field)
+
+
 def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:
-    field = _PROMPT_FIELD[endpoint]
+    field = PROMPT_FIELD[endpoint]
     prompt = body.get(field)
     if endpoint == CHAT:
         if type(prompt) is not list or not 0 < len(prompt) <= limits.MESSAGES_MAX:
@@ -89,8 +104,17 @@ def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:
                 raise InvalidRequest("a message is an object with a role", param=f"messages[{index}]")
     elif type(prompt) not in (str, list) or not prompt:
         raise InvalidRequest(f"{field} must be a string or a list, and not empty", param=field)
-    elif type(prompt) is list and len(prompt) > limits.MESSAGES_MAX and type(prompt[0]) is not int:
-        raise InvalidRequest(f"{field} has more than {limits.MESSAGES_MAX} items", param=field)
+    elif type(prompt) is list:
+        kinds = set(map(type, prompt))
+        if kinds != {int} and len(prompt) > limits.MESSAGES_MAX:
+            raise InvalidRequest(f"{field} has more than {limits.MESSAGES_MAX} items", param=field)
+        nested = kinds == {list} and all(item and set(map(type, item)) == {int} for item in prompt)
+        if not (kinds == {str} or kinds == {int} or nested):
+            raise InvalidRequest(f"{field} must be all strings, all token ids, or all lists of token ids", param=field)
+    for other in _PROMPTS:
+        if other != field and other in body:
+            # A server might read it as well, and it is not counted here.
+            raise InvalidRequest(f"{other} has no meaning on this endpoint", param=other)
 
 
 def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:

@@ -14,7 +14,7 @@ from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
-from gateway.core.words import Level
+from gateway.core.words import CostPolicy, Level
 from gateway.db.engines import Databases
 from gateway.identity.model import Actor, NewApp, NewKey, NewToken, Role
 from gateway.identity.service import Identity
@@ -56,7 +56,9 @@ class Api:
         for user_id in ("alice", "bob"):
             await self.registry.create_creator(OPERATOR, user_id, user_id.title())
         for enterprise_id, user_id in (("shop", "alice"), ("second", "alice"), ("bobs", "bob")):
-            await self.registry.create_app(OPERATOR, NewApp(enterprise_id, user_id, enterprise_id))
+            await self.registry.create_app(
+                OPERATOR, NewApp(enterprise_id, user_id, enterprise_id, cost_policy=CostPolicy.CREATOR_PAYS)
+            )
         _, made[Role.CREATOR] = await self.registry.create_management_key(OPERATOR, "alice", "ci")
         _, made["bob"] = await self.registry.create_management_key(OPERATOR, "bob", "ci")
         key, made[Role.APP_SERVER] = await self.registry.create_key(OPERATOR, "shop", NewKey("server", Level.APP_USAGE))

@@ -196,3 +196,22 @@ async def test_usage_adds_up_within_an_app_and_over_all(api: Api) -> None:
     assert [(row["group"]["enterprise_id"], row["requests"]) for row in later] == [("shop", 1)]
     whole = (await api.ok("GET", "/usage", enterprise_id="shop", group_by="", to="1970-01-01T01:00:00Z"))["data"]
     assert [row["requests"] for row in whole] == [2]
+
+
+async def test_a_creator_cannot_give_away_what_the_operator_pays_for(api: Api) -> None:
+    new = {"enterprise_id": "lavish", "user_id": "alice", "name": "lavish"}
+    await api.ok("POST", "/apps", {**new, "cost_policy": "platform_pays"}, 201, role=Role.CREATOR)
+    wallet = {"enterprise_id": "lavish", "platform_user_id": "u1"}
+    assert (await api.grant(wallet, 5, "k", role=Role.CREATOR)).status_code == 403
+    assert (await api.grant(wallet, 5, "k")).status_code == 201
+    assert (await api.grant(U1, 5, "paid", role=Role.CREATOR, source="paid")).status_code == 403
+    for field, value in (("enforcement", "analytics_only"), ("cost_policy", "own_keys")):
+        body = {**new, "enterprise_id": f"free-{value}", field: value}
+        assert (await api.call("POST", "/apps", body, role=Role.CREATOR)).status_code == 403
+        await api.ok("POST", "/apps", body, 201)
+
+
+async def test_an_expiry_that_nothing_would_enforce_is_refused(api: Api) -> None:
+    answer = await api.grant(U1, 5, "k", expires_at="2099-01-01T00:00:00Z")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "expires_at"

@@ -157,6 +157,33 @@ async def test_closing_half_way_and_closing_twice_never_raise(subject: Subject) 
     assert (await subject.whole(CHAT, {"messages": MESSAGES}))["choices"]
 
 
+async def test_header_names_are_in_lower_case(subject: Subject) -> None:
+    reply = await subject.send(CHAT, {"messages": MESSAGES})
+    assert reply.headers
+    assert all(name == name.lower() for name in reply.headers)
+    await reply.close()
+
+
+async def test_a_stream_that_is_cancelled_does_not_disturb_the_next_request(subject: Subject) -> None:
+    began = asyncio.Event()
+
+    async def leave() -> None:
+        reply = await subject.send(CHAT, {"messages": MESSAGES, "stream": True})
+        try:
+            async for _ in reply.chunks():
+                began.set()
+                await asyncio.Event().wait()
+        finally:
+            await reply.close()
+
+    task = asyncio.create_task(leave())
+    await asyncio.wait_for(began.wait(), 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await subject.whole(CHAT, {"messages": MESSAGES}))["choices"]
+
+
 async def test_many_at_once_do_not_mix(subject: Subject) -> None:
     deployment = msgspec.structs.replace(subject.deployment, model="echo" if subject.deployment.model == "ok" else "demo")
     each = Subject(subject.upstream, deployment)

@@ -25,7 +25,7 @@ class Demo:
         self.starts += 1
         log = self.folder / f"serve-{self.starts}.log"
         self.process = Process([sys.executable, "-m", "gateway.cli.main", "serve"], self.env, log)
-        self.process.wait_for(r"gateway audit")
+        self.process.wait_for(r"--app demo-app --events")
         url = f"http://127.0.0.1:{self.env['MOZAIKS_PORT']}/readyz"
         subprocess.run(
             ["curl", "-s", "--retry", "50", "--retry-delay", "0", "--retry-connrefused", "-o", "/dev/null", url],

@@ -1,5 +1,6 @@
 """Starting, stopping and dying: what survives, and what is refused meanwhile."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.path.conftest import Process, Stack, free_port, plain_env, start_gateway
+from tests.path.conftest import ROOT, Process, Stack, free_port, plain_env, start_gateway
 
 BODY = {"model": "slow:800", "messages": [{"role": "user", "content": "one"}], "max_tokens": 50}
 
@@ -93,10 +94,16 @@ def test_a_gateway_killed_in_mid_request_gives_the_hold_back_and_its_books_stay_
         ({"MOZAIKS_CONFIG": "nowhere.yaml"}, "MOZAIKS_CONFIG"),
         ({"MOZAIKS_KEY_PEPPER": "short"}, "MOZAIKS_KEY_PEPPER"),
         ({"MOZAIKS_MODE": "other"}, "MOZAIKS_MODE"),
+        ({"MOZAIKS_PORT": "TAKEN"}, "MOZAIKS_PORT"),
+        ({"MOZAIKS_DATA_DIR": "/dev/null/x"}, "/dev/null"),
+        ({"MOZAIKS_REDIS_URL": "redis://127.0.0.1:TAKEN"}, "balance store"),
         ({"MOZAIKS_REDIS_URL": "http://127.0.0.1"}, "MOZAIKS_REDIS_URL"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(tmp_path: Path, env: dict[str, str], named: str) -> None:
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    env = {name: value.replace("TAKEN", str(taken.getsockname()[1])) for name, value in env.items()}
     full = plain_env(**{"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_PORT": str(free_port()), **env})
     done = subprocess.run(
         [sys.executable, "-m", "gateway.cli.main", "serve"], env=full, capture_output=True, text=True, timeout=30, check=False
@@ -104,3 +111,24 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(tmp_pat
     assert done.returncode == 1
     assert named in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_management_command_in_another_directory_makes_no_installation(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli.main", "usage"],
+        env=plain_env(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert str(tmp_path) in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prices_are_listed_with_where_they_come_from(tmp_path: Path, upstream_url: str) -> None:
+    stack = start_gateway(tmp_path, upstream_url)
+    try:
+        listed = stack.cli("prices", "list", "flat-*")
+        assert "flat-model" in listed
+        assert "configuration" in listed
+        assert '"request":"250"' in listed
+    finally:
+        stack.process.stop()

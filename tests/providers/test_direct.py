@@ -68,7 +68,7 @@ async def raw_server(handle: Callable[[asyncio.StreamReader, asyncio.StreamWrite
             await handle(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=2048)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     finally:

@@ -76,12 +76,52 @@ def test_a_stream_that_only_lacks_its_end_mark_is_complete() -> None:
     assert relay.complete
 
 
-def test_an_error_of_the_provider_passes_and_makes_the_stream_incomplete() -> None:
+def test_an_error_of_the_provider_is_kept_back_and_ends_what_is_forwarded() -> None:
     error = b'data: {"error": {"message": "overloaded"}}\n\n'
-    out, relay = relayed([delta("a"), error])
-    assert out == delta("a") + error
-    assert relay.error
+    out, relay = relayed([delta("a"), error, delta("b")])
+    assert out == delta("a")
+    assert relay.error == "it sent an error: overloaded"
     assert not relay.complete
+
+
+def test_an_error_field_of_null_is_no_error() -> None:
+    plain = frame([{"delta": {"content": "a"}, "finish_reason": "stop"}], error=None)
+    out, relay = relayed([plain])
+    assert out == plain
+    assert relay.complete
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_events_may_name_themselves_span_lines_and_end_in_any_newline(end: bytes) -> None:
+    usage = b'event: message\nid: 7\ndata: {"id":"c","choices":[],\ndata: "usage":{"prompt_tokens":5000,"completion_tokens":5000}}\n\n'
+    stream = (b"event: message\n" + delta("a", "stop") + usage + b": ping\n\n" + b"data: [DONE]\n\n").replace(b"\n", end)
+    out, relay = relayed([stream[at : at + 3] for at in range(0, len(stream), 3)])
+    assert relay.usage == {"prompt_tokens": 5000, "completion_tokens": 5000}
+    assert b"usage" not in out.replace(b'"usage":null', b"")
+    assert relay.done
+    assert relay.text() == "a"
+
+
+def test_a_smaller_or_empty_usage_after_a_larger_one_changes_nothing() -> None:
+    large, small = {"prompt_tokens": 10, "completion_tokens": 50}, {"prompt_tokens": 1, "completion_tokens": 1}
+    for second in (small, {}):
+        _, relay = relayed([frame([], usage=large), frame([], usage=second)])
+        assert relay.usage == large
+
+
+def test_reasoning_under_two_names_counts_once() -> None:
+    _, relay = relayed(
+        [frame([{"delta": {"reasoning": "hm", "reasoning_content": "hm"}}]), frame([{"delta": {"reasoning": "so"}}])]
+    )
+    assert relay.text() == "hmso"
+
+
+def test_a_long_event_in_small_pieces_is_looked_at_once() -> None:
+    long = delta("x" * 2_000_000)
+    relay = Relay()
+    looked = sum(len(relay._tail) and 1 for at in range(0, len(long), 1000) if relay.feed(long[at : at + 1000]) is not None)
+    assert looked >= 1990
+    assert relay.text() == "x" * 2_000_000
 
 
 def test_a_frame_without_end_is_broken() -> None:

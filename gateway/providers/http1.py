@@ -1,0 +1,487 @@
+"""HTTP/1.1 from the client's side: a pool of connections, each carrying one POST at a time.
+
+Owns connecting (name, TCP, TLS), keep-alive, framing, back-pressure and the clock of an exchange; what a
+failure means to a caller is said by `direct`. httptools (llhttp, strict) parses. Nothing here starts a task:
+a caller waits on a plain future that the connection's callbacks resolve, and one timer runs per exchange.
+
+Not done, because no caller needs it: HTTP/2, proxies, redirects, cookies, pipelining, chunked requests,
+upgrades. Trailers are dropped. A transfer coding other than `chunked` is refused: none is asked for.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Final, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+IDLE_S: Final = 30.0  # servers give up an idle connection after 60 s and more
+HEAD_BYTES_MAX: Final = 64 * 1024
+BUFFER_BYTES_MAX: Final = 256 * 1024  # above it nothing more is read until the consumer has taken what there is
+_JOINED_BODY_BYTES_MAX: Final = 64 * 1024  # up to here copying a body behind its head is cheaper than a second write
+
+_Address = tuple[int, int, int, tuple[str | int | bytes, ...]]
+
+
+class WireError(Exception):
+    """An exchange cannot go on; its connection is gone."""
+
+
+class Lost(WireError):
+    """The connection ended before the answer did."""
+
+
+class Silent(WireError):
+    """Nothing came for too long. `unread`: the server has not even taken the request."""
+
+    def __init__(self, *, unread: bool) -> None:
+        super().__init__()
+        self.unread = unread
+
+
+class Invalid(WireError):
+    """What came is no answer that is accepted here. The text says why, without the server's own words."""
+
+
+class TooLarge(WireError):
+    """The body is larger than the reader accepts."""
+
+
+_HEAD_TOO_LARGE: Final = "the head of the upstream's answer is too large"
+
+
+class _Awaits(IntEnum):
+    HEAD = 0
+    CHUNK = 1
+    WHOLE = 2
+
+
+class Connection(asyncio.Protocol):
+    """One connection: `ask`, then `whole` or `chunk` until b"", then `release`, and so on.
+
+    `status` and `head` (names in lower case) are the latest answer's. `answered` says whether any byte
+    came since the request. Every wait that is cancelled drops the connection.
+    """
+
+    __slots__ = (
+        "_awaits", "_body_max", "_buffered", "_complete", "_due", "_fault", "_fed", "_heard", "_keep", "_limit_s", "_loop",
+        "_origin", "_overhead", "_pairs", "_parser", "_parts", "_paused", "_timer", "_transport", "_unread", "_waiter",
+        "answered", "head", "idle_since", "on_body", "status",
+    )  # fmt: skip
+
+    def __init__(self, origin: "Origin") -> None:
+        self._origin = origin
+        self._loop = asyncio.get_running_loop()
+        self._fed: list[bytes] = []  # body pieces of the data being parsed
+        self.on_body = self._fed.append
+        self._parser = HttpResponseParser(self)
+        self._parts: list[bytes] = []  # what the consumer has not taken, one piece for each time data came
+        self._pairs: list[tuple[bytes, bytes]] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._fault: WireError | None = None
+        self._paused = self._unread = self._keep = self.answered = False
+        self._complete = True  # nothing was asked yet, so whatever comes is too much
+        self._awaits = _Awaits.HEAD
+        self._buffered = self._overhead = self._body_max = self.status = 0
+        self._heard = self._due = self._limit_s = self.idle_since = 0.0
+        self.head: Mapping[bytes, bytes] = {}
+
+    # ---- the caller's side ---------------------------------------------------------------------
+
+    async def ask(self, head: bytes, body: bytes, limit_s: float) -> None:
+        """Write the request (`head` ends in "content-length: ") and wait for the answer's head.
+
+        The head must be whole within `limit_s` from when the server has taken the request, and the
+        server must take it within `limit_s`. Raises Lost, Silent, Invalid.
+        """
+        transport = self._transport
+        if transport.is_closing():
+            raise Lost
+        self.answered = self._complete = self._keep = False
+        self.status = self._overhead = self._buffered = 0
+        self._pairs.clear()
+        self._parts.clear()
+        self._awaits = _Awaits.HEAD
+        self._limit_s = limit_s
+        self._arm(limit_s)
+        if len(body) <= _JOINED_BODY_BYTES_MAX:
+            transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        else:
+            transport.write(b"%b%d\r\n\r\n" % (head, len(body)))
+            transport.write(body)
+        while not self.status:
+            await self._wait()
+
+    async def whole(self, bytes_max: int) -> bytes:
+        """The rest of the body. Raises Lost, Silent (nothing came for the time limit), Invalid, TooLarge."""
+        if not self._complete:
+            self._awaits = _Awaits.WHOLE
+            self._body_max = bytes_max
+            self._resume()
+            while not self._complete and self._buffered <= bytes_max:
+                await self._wait()
+        if self._buffered > bytes_max:
+            self.drop()
+            raise TooLarge
+        return self._take()
+
+    async def chunk(self) -> bytes:
+        """What came since the last call, or else the next that comes; b"" at the end. Raises Lost, Silent, Invalid."""
+        while not self._parts:
+            if self._complete:
+                return b""
+            self._awaits = _Awaits.CHUNK
+            await self._wait()
+        return self._take()
+
+    def limit_silence(self, limit_s: float) -> None:
+        """From now on a wait may last so long."""
+        self._limit_s = limit_s
+        if self._timer is not None and self._due > self._loop.time() + limit_s:
+            self._timer.cancel()
+            self._arm(limit_s)
+
+    def release(self) -> None:
+        """The exchange is over: back to the pool when the answer is whole and both sides keep the connection, else dropped."""
+        transport = self._transport
+        if (
+            self._keep
+            and self._waiter is None
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()  # an early answer: the rest of the body would meet the next request
+        ):
+            self._disarm()
+            self._parts.clear()
+            self._resume()
+            self._origin.put(self)
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """End the connection at once."""
+        self._keep = False
+        self._disarm()
+        self._origin.forget(self)
+        self._transport.abort()
+
+    async def _wait(self) -> None:
+        """Until something happened that matters to the caller. Raises what ended the exchange before."""
+        if self._fault is not None:
+            raise self._fault
+        waiter = self._waiter = self._loop.create_future()
+        self._heard = self._loop.time()
+        try:
+            await waiter
+        except BaseException:
+            self.drop()
+            raise
+        finally:
+            self._waiter = None
+
+    def _take(self) -> bytes:
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self._buffered = 0
+        if self._paused:
+            self._resume()
+        return data
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # ---- the clock -----------------------------------------------------------------------------
+
+    def _arm(self, delay_s: float) -> None:
+        self._due = self._loop.time() + delay_s
+        self._timer = self._loop.call_later(delay_s, self._tick)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        """Silence counts only while somebody waits: a slow consumer is not the server's fault."""
+        self._timer = None
+        waits = self._waiter is not None and not self._waiter.done()
+        left_s = self._heard + self._limit_s - self._loop.time() if waits else self._limit_s
+        if left_s > 0:
+            self._arm(left_s)
+        else:
+            self._fail(Silent(unread=self._unread))
+
+    # ---- the transport's side ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to write."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape, not by class
+        self._origin.pool.connections.add(self)
+
+    def pause_writing(self) -> None:
+        """The server is slow to take the request."""
+        self._unread = True
+
+    def resume_writing(self) -> None:
+        """The request is as good as taken: the wait for the answer begins."""
+        self._unread = False
+        self._heard = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and wake the caller when it has something to do."""
+        if self._complete:  # a byte that nobody asked for: the next answer could not be told from it
+            self.drop()
+            return
+        self.answered = True
+        fault = self._parse(data)
+        if fault is not None:
+            self._fail(fault)
+        else:
+            self._go_on()
+
+    def _parse(self, data: bytes) -> WireError | None:
+        fault: WireError | None = None
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._keep = False
+            if not self._complete:
+                known = error.__context__
+                fault = known if isinstance(known, Invalid) else Invalid("the upstream did not answer in HTTP")
+        fed = self._fed
+        if fed:
+            piece = fed[0] if len(fed) == 1 else b"".join(fed)
+            fed.clear()
+            self._parts.append(piece)
+            self._buffered += len(piece)
+            self._overhead = 0
+        elif not self._complete:
+            self._overhead += len(data)
+            if self._overhead > HEAD_BYTES_MAX and fault is None:
+                fault = Invalid(_HEAD_TOO_LARGE)
+        return fault
+
+    def _go_on(self) -> None:
+        """More of the answer came."""
+        awaits = self._awaits
+        if self._complete:
+            self._wake()
+            return
+        if awaits is _Awaits.WHOLE:
+            self._heard = self._loop.time()
+            if self._buffered > self._body_max:
+                self._wake()
+            return
+        # A head or a chunk that comes byte by byte does not move the clock.
+        if self._parts or (awaits is _Awaits.HEAD and self.status):
+            self._wake()
+        if self._buffered > BUFFER_BYTES_MAX and not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The server will send no more."""
+        self._end(clean=True)
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._end(clean=exc is None)
+        self._origin.pool.connections.discard(self)
+        del self._parser, self.on_body  # both refer back to this object
+
+    def _end(self, *, clean: bool) -> None:
+        self._origin.forget(self)
+        self._disarm()
+        self._keep = False
+        if not self._complete and self._fault is None:
+            if clean and self.status and b"content-length" not in self.head and b"transfer-encoding" not in self.head:
+                self._complete = True
+            else:
+                self._fault = Lost()
+        self._wake()
+
+    def _fail(self, fault: WireError) -> None:
+        if self._fault is None:
+            self._fault = fault
+        self.drop()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # ---- the parser's side ---------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """An answer begins; one that was not asked for ends the parsing and the connection."""
+        if self._complete:
+            raise Invalid("the upstream sent more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line of the head, or a trailer, which is dropped."""
+        if not self.status:
+            self._pairs.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head of the answer, or of an interim one, which is dropped."""
+        status = self._parser.get_status_code()
+        pairs = self._pairs
+        if 100 <= status < 200 and status != 101:
+            pairs.clear()
+            return
+        if status < 200:
+            raise Invalid("the upstream did not answer in HTTP" if status != 101 else "the upstream switched protocols")
+        if sum([len(name) + len(value) for name, value in pairs]) > HEAD_BYTES_MAX:
+            raise Invalid(_HEAD_TOO_LARGE)
+        head = {name.lower(): value for name, value in pairs}
+        if head.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise Invalid("the upstream's answer has a transfer coding that was not asked for")
+        self.head = head
+        self.status = status
+        self._overhead = 0
+
+    def on_message_complete(self) -> None:
+        """The end of the answer, or of an interim one."""
+        if self.status:
+            self._complete = True
+            self._keep = self._parser.should_keep_alive()
+
+
+class Origin:
+    """One server, and the connections to it that are idle, the latest used last."""
+
+    __slots__ = ("_addresses", "_host", "_idle", "_name", "_port", "_tls", "pool")
+
+    def __init__(self, pool: "Pool", host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self.pool = pool
+        self._idle: dict[Connection, None] = {}
+        self._host, self._port, self._tls = host, port, tls
+        self._name = host.rstrip(".")  # a certificate's names have no final dot
+        self._addresses: list[_Address] = []
+        try:
+            self._addresses = _resolved(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+        except socket.gaierror:
+            self._addresses = []  # a name: resolved each time that a connection is made
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self) -> Connection | None:
+        """The connection that was used last, or None."""
+        idle = self._idle
+        while idle:
+            connection, _ = idle.popitem()
+            if not connection._transport.is_closing():
+                return connection
+        return None
+
+    def put(self, connection: Connection) -> None:
+        """Keep it for the next request."""
+        self._idle[connection] = None
+        self.pool.watch(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """It must not be lent again."""
+        self._idle.pop(connection, None)
+
+    def expire(self, before: float) -> float | None:
+        """Drop what has been idle since `before`; returns since when the oldest of the others is idle."""
+        while self._idle:
+            oldest = next(iter(self._idle))
+            if oldest.idle_since > before:
+                return oldest.idle_since
+            oldest.drop()
+        return None
+
+    async def connect(self, limit_s: float) -> Connection:
+        """A fresh connection. Raises TimeoutError, socket.gaierror, ssl.SSLError, OSError; Lost when the pool is closed."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(limit_s):
+            addresses = self._addresses or _resolved(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            link = await _first_that_connects(addresses, limit_s)
+            name = self._name if self._tls is not None else None
+            _, connection = await loop.create_connection(lambda: Connection(self), sock=link, ssl=self._tls, server_hostname=name)
+        if self.pool.closed:
+            connection.drop()
+            raise Lost
+        return connection
+
+
+def _resolved(found: Sequence[tuple[int, int, int, str, tuple[str | int | bytes, ...]]]) -> list[_Address]:
+    return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
+
+
+async def _first_that_connects(addresses: list[_Address], limit_s: float) -> socket.socket:
+    """Each address gets an equal share of what is left of the time, so that a black hole does not hide the next one."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + limit_s
+    failed: OSError = OSError("the name has no address")
+    for number, (family, kind, protocol, address) in enumerate(addresses):
+        link = None
+        try:
+            link = socket.socket(family, kind, protocol)
+            link.setblocking(False)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout((ends - loop.time()) / (len(addresses) - number)):
+                await loop.sock_connect(link, address)
+        except OSError as refused:
+            failed = refused
+            if link is not None:
+                link.close()
+        except BaseException:
+            if link is not None:
+                link.close()
+            raise
+        else:
+            return link
+    raise failed
+
+
+class Pool:
+    """Every connection of a process. Unlimited: requests in flight are limited before they come here."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._tls = tls
+        self._origins: dict[tuple[bool, str, int], Origin] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self.closed = False
+
+    def origin(self, *, tls: bool, host: str, port: int) -> Origin:
+        """The one object of this server."""
+        key = (tls, host, port)
+        if key not in self._origins:
+            self._origins[key] = Origin(self, host, port, self._tls if tls else None)
+        return self._origins[key]
+
+    def watch(self, connection: Connection) -> None:
+        """It is idle from now on. One timer serves all that are."""
+        connection.idle_since = self._loop.time()
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(IDLE_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = self._loop.time()
+        oldest = [since for origin in self._origins.values() if (since := origin.expire(now - IDLE_S)) is not None]
+        if oldest:
+            self._sweeper = self._loop.call_later(min(oldest) + IDLE_S - now, self._sweep)
+
+    async def close(self) -> None:
+        """Drop every connection, those in use too."""
+        self.closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in list(self.connections):
+            connection.drop()
+        await asyncio.sleep(0)  # the transports close in the loop's next turn
