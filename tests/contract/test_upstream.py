@@ -124,7 +124,7 @@ async def test_n_gives_as_many_choices_and_counts_all_of_them(subject: Subject) 
 async def test_the_bound_covers_the_prompt_that_is_reported(subject: Subject) -> None:
     body = {"model": subject.deployment.model, "messages": MESSAGES}
     answer = await subject.whole(CHAT, body)
-    assert answer["usage"]["prompt_tokens"] <= input_bound(body, len(json.dumps(body)))
+    assert answer["usage"]["prompt_tokens"] <= input_bound(body, len(json.dumps(body)), "messages", subject.deployment.model)
 
 
 async def test_completions_are_answered(subject: Subject) -> None:
@@ -196,4 +196,4 @@ async def test_many_at_once_do_not_mix(subject: Subject) -> None:
 async def test_the_scripted_counts_follow_their_written_rule() -> None:
     body = {"messages": MESSAGES}
     assert scripted_upstream.prompt_tokens(body) == 3 + (3 + 2) + (3 + 5)
-    assert input_tokens("gpt-4o", body) > 0
+    assert input_tokens("gpt-4o", body, "messages") > 0

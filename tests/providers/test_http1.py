@@ -118,6 +118,15 @@ async def test_every_framing_is_read_byte_by_byte_and_the_connection_kept_where_
     assert served.connections == ([2] if kept else [1, 1])
 
 
+async def test_headers_of_interim_answers_and_trailers_are_left_out(upstream: DirectUpstream) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
+    async with raw_server(Served(interim + CHUNKED + b"0\r\ntrailer: x\r\n\r\n")) as raw:
+        reply = await upstream.send(deployment(raw), CHAT, b"{}")
+        assert await reply.read() == b""
+        assert reply.headers == {"content-type": "a/b", "transfer-encoding": "chunked"}
+        await reply.close()
+
+
 async def test_random_cuts_of_valid_answers_change_nothing(upstream: DirectUpstream) -> None:
     seed = random.randrange(10**6)
     print("seed", seed)

@@ -1,0 +1,243 @@
+"""The exchange against an upstream and rooms in memory: whatever fails in between, the hold ends once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from gateway.balance.memory_balance import MemoryBalance
+from gateway.balance.model import BalanceUnavailable, Hold, Settled
+from gateway.core.errors import GatewayError
+from gateway.core.ids import shard_of
+from gateway.core.tasks import Tasks
+from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level
+from gateway.identity.model import App, Limits, Principal
+from gateway.metering.counting import Counter
+from gateway.metering.event import UsageEvent, decode_event
+from gateway.pricing.rates import Rates, rates_from
+from gateway.providers.model import Deployment, Route
+from gateway.proxy.exchange import Call, Exchange
+
+WALLET = "a/app/ann"
+KEY = "sk-made-up-upstream-key"
+RATES = rates_from("USD", {"input": 1_000_000, "output": 10_000_000})
+APP = App(
+    "app", "creator", "app", "USD", Enforcement.PREPAID, CostPolicy.PLATFORM_PAYS, HoldPolicy.STRICT, (), None, Limits(), (), "active", 0
+)  # fmt: skip
+PRINCIPAL = Principal("key_1", Level.APP_USAGE, APP, shard_of("creator"), (), Limits())
+
+
+class Bug(Exception):
+    """Something nobody thought of."""
+
+
+class Reply:
+    status = 200
+
+    def __init__(self, chunks: list[bytes | Exception], status: int = 200, kind: str = "text/event-stream") -> None:
+        self.status = status
+        self._chunks = chunks
+        self._kind = kind
+        self.closed = False
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"content-type": self._kind}
+
+    async def read(self) -> bytes:
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for chunk in self._chunks:
+            await asyncio.sleep(0)
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class House:
+    """Every port of the exchange, in memory."""
+
+    def __init__(self, reply: Reply | Exception, balance: MemoryBalance | None = None) -> None:
+        self.reply = reply
+        self.balance = balance or MemoryBalance()
+        self.tasks = Tasks()
+        self.sent: list[MutableMapping[str, Any]] = []
+        self.deployment = Deployment("m/openai/0", "openai", "m", "http://10.1.2.3:8000/v1", KEY, output_tokens_max=100)
+        self.exchange = Exchange(self, self, self, self.balance, self, self, Counter(), self.tasks, time.time_ns)
+
+    def cached(self, credential: str) -> Principal | None:
+        return PRINCIPAL
+
+    async def authenticate(self, credential: str) -> Principal:
+        return PRINCIPAL
+
+    def resolve_end_user(self, principal: Principal, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
+        return "ann"
+
+    def may_use(self, principal: Principal, model: str) -> bool:
+        return True
+
+    def route(self, model: str) -> Route:
+        return Route(model, (self.deployment,))
+
+    def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
+        return RATES
+
+    def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        return RATES
+
+    def app_cached(
+        self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int
+    ) -> Rates | Literal[False] | None:
+        return RATES
+
+    async def load_app(self, enterprise_id: str) -> None:
+        raise AssertionError("the book is in memory")
+
+    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
+        return all([await self.balance.open(shard, wallet, 1_000_000) for wallet in wallets])
+
+    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply
+
+    async def close(self) -> None:
+        return
+
+    async def run(self, **fields: Any) -> None:
+        raw = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields})
+
+        async def receive() -> MutableMapping[str, Any]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            self.sent.append(message)
+
+        call = Call("req_1", "/chat/completions", {}, raw, receive, send, time.perf_counter(), [])
+        try:
+            await self.exchange.run(call, PRINCIPAL)
+        finally:
+            await self.tasks.finish(5)
+
+    async def wallet(self) -> tuple[int, int]:
+        [state] = await self.balance.read(PRINCIPAL.shard, [WALLET])
+        assert state is not None
+        return state.available_micro, state.held_micro
+
+    def events(self) -> list[UsageEvent]:
+        return [decode_event(data) for _, data in self.balance.events]
+
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+def delta(text: str) -> bytes:
+    return b"data: " + msgspec.json.encode({"choices": [{"index": 0, "delta": {"content": text}}]}) + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Bug("in send"),
+        Reply([Bug("in read")], kind="application/json"),
+        Reply([delta("a"), Bug("in the stream")]),
+        Reply([Bug("in the error")], status=500),
+    ],
+    ids=["send", "whole", "stream", "refusal"],
+)
+async def test_a_bug_after_the_hold_never_keeps_it(reply: Any) -> None:
+    house = House(reply)
+    with pytest.raises(Bug):
+        await house.run(stream=True)
+    assert await house.wallet() == (1_000_000, 0)
+    assert isinstance(reply, Bug) or reply.closed
+
+
+async def test_a_task_that_is_cancelled_in_mid_stream_bills_what_was_delivered() -> None:
+    class Endless(Reply):
+        async def chunks(self) -> AsyncIterator[bytes]:
+            yield delta("hello")
+            await asyncio.Event().wait()
+
+    house = House(Endless([]))
+    running = asyncio.ensure_future(house.run(stream=True))
+    while not house.sent:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    [event] = house.events()
+    assert (event.status, event.usage_source) == ("abandoned", "counted")
+    available, held = await house.wallet()
+    assert (available + event.charges[0].amount_micro, held) == (1_000_000, 0)
+
+
+async def test_a_settle_that_the_store_does_not_take_is_repeated_and_the_client_gets_the_answer() -> None:
+    class Deaf(MemoryBalance):
+        deaf = 2
+
+        async def settle(self, hold: Hold, amounts_micro: Any, tokens: int, event: bytes) -> Settled:
+            if self.deaf:
+                self.deaf -= 1
+                raise BalanceUnavailable("down")
+            return await super().settle(hold, amounts_micro, tokens, event)
+
+    answer = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
+    house = House(Reply([answer], kind="application/json"), Deaf())
+    await house.run()
+    assert house.body() == answer
+    assert await house.wallet() == (1_000_000 - 23, 0)
+    assert [event.status for event in house.events()] == ["served"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+async def test_the_providers_words_carry_no_key_and_no_address(status: int) -> None:
+    said = f"bad key {KEY} at http://10.1.2.3:8000/v1 (localhost:9, sk-proj-abcdefgh12)"
+    reply = Reply([msgspec.json.encode({"error": {"message": said, "code": f"x {KEY}"}})], status=status)
+    house = House(reply)
+    with pytest.raises(GatewayError) as failed:
+        await house.run()
+    told = str(failed.value.message) + str(failed.value.details) + str(failed.value.code)
+    assert not [secret for secret in (KEY, "10.1.2.3", "localhost", "sk-proj") if secret in told]
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_an_error_event_in_mid_stream_carries_no_key_and_no_address() -> None:
+    error = b'data: {"error": {"message": "no access with ' + KEY.encode() + b' to http://10.1.2.3:8000/v1"}}\n\n'
+    house = House(Reply([delta("hello"), error]))
+    await house.run(stream=True)
+    body = house.body()
+    assert b"no access with [removed]" in body
+    assert KEY.encode() not in body
+    assert b"10.1.2.3" not in body
+    assert [event.status for event in house.events()] == ["upstream_broke"]
+
+
+async def test_usage_beyond_any_amount_is_cut_to_what_a_wallet_can_hold() -> None:
+    usage = {"prompt_tokens": 10**9, "completion_tokens": 10**9, "total_tokens": 2 * 10**9}
+    house = House(Reply([msgspec.json.encode({"choices": [], "usage": usage})], kind="application/json"))
+    await house.run()
+    [event] = house.events()
+    assert event.charges[0].amount_micro == 11 * 10**9
+    assert (await house.wallet())[1] == 0
+
+
+@pytest.mark.parametrize("usage", [[], "none", 7, {"prompt_tokens": "x"}])
+async def test_usage_that_is_none_is_counted_and_the_answer_kept(usage: Any) -> None:
+    answer = msgspec.json.encode({"choices": [{"message": {"content": "hello there"}}], "usage": usage})
+    house = House(Reply([answer], kind="application/json"))
+    await house.run()
+    assert house.body() == answer
+    [event] = house.events()
+    assert (event.usage_source, event.flags) == ("counted", ("usage_unusable",))
+    assert event.usage.output == 2
