@@ -30,9 +30,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && apt-get install -y -qq python3-venv >/dev/null && $(PYTHON) -m venv --clear $(VENV); } \
-	  || { echo "python3 needs its venv module: apt-get install python3-venv"; exit 1; }
+	  || { rm -rf $(VENV); echo "python3 needs its venv module: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@test -e $(VENV)/installed-dev || echo "installing into $(VENV) (about a minute, once)"
 	@test -e $(VENV)/installed-dev || $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -111,16 +111,19 @@ def audit(as_json: bool) -> None:
     """Check every invariant of the books and the hot balances; exit status 1 when one is violated."""
     config = settings(make_data=False)
 
-    async def work() -> AuditReport:
+    async def work() -> tuple[AuditReport, int]:
         async with opened(config) as services:
-            return await services.audited()
+            return await services.audited(), await services.events.depth()
 
-    report = run(work())
+    report, waiting = run(work())
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode({"ok": report.ok, "checks": report.checks}), indent=2).decode())
+        told = {"ok": report.ok, "events_waiting": waiting, "checks": report.checks}
+        click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
     else:
         for check in report.checks:
             click.echo(f"{'ok      ' if check.ok else 'VIOLATED'}  {check.name}  ({check.counted} checked)")
             for violation in check.violations:
                 click.echo(f"          {violation}")
+        if waiting:
+            click.echo(f"{waiting} usage events wait for a worker; what they change is not in the books yet.")
     sys.exit(0 if report.ok else 1)

@@ -68,6 +68,20 @@ class AuditReport(msgspec.Struct, frozen=True):
         return all(check.ok for check in self.checks)
 
 
+def persisting(before: AuditReport, after: AuditReport) -> AuditReport:
+    """What both of two audits found, with the later one's counts.
+
+    A wallet in use moves between the looks at two stores, and moves on until the next audit; a real
+    difference says the same both times.
+    """
+    checks = []
+    for first, second in zip(before.checks, after.checks, strict=True):
+        stayed = tuple(violation for violation in second.violations if violation in first.violations)
+        more = min(first.violated, second.violated) if len(stayed) == VIOLATIONS_SHOWN else len(stayed)
+        checks.append(msgspec.structs.replace(second, ok=not stayed, violated=more, violations=stayed))
+    return AuditReport(tuple(checks))
+
+
 class _Tally:
     """A check being made."""
 

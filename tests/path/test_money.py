@@ -1,5 +1,6 @@
 """Wallets, levels, limits and prices over the wire."""
 
+import threading
 import time
 from typing import Any
 
@@ -271,3 +272,25 @@ def test_a_browser_may_ask_first(stack: Stack) -> None:
     answer = httpx.options(stack.url + "/v1/chat/completions", headers={"origin": "https://app.example"}, timeout=20)
     assert answer.status_code == 204
     assert "authorization" in answer.headers["access-control-allow-headers"]
+
+
+def test_an_audit_under_traffic_tells_motion_from_a_difference(stack: Stack) -> None:
+    app = stack.app()
+    stack.fund(app, "ann", 10_000_000)
+    key = stack.key(app)
+    busy = threading.Event()
+
+    def keep_asking() -> None:
+        while not busy.is_set():
+            post(stack, key)
+
+    askers = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    try:
+        for _ in range(2):
+            assert '"ok": true' in stack.cli("audit", "--json")
+    finally:
+        busy.set()
+        for asker in askers:
+            asker.join()

@@ -25,8 +25,20 @@ WALLET = "a/app/ann"
 KEY = "sk-made-up-upstream-key"
 RATES = rates_from("USD", {"input": 1_000_000, "output": 10_000_000})
 APP = App(
-    "app", "creator", "app", "USD", Enforcement.PREPAID, CostPolicy.PLATFORM_PAYS, HoldPolicy.STRICT, (), None, Limits(), (), "active", 0
-)  # fmt: skip
+    enterprise_id="app",
+    user_id="creator",
+    name="app",
+    asset="USD",
+    enforcement=Enforcement.PREPAID,
+    cost_policy=CostPolicy.PLATFORM_PAYS,
+    hold_policy=HoldPolicy.STRICT,
+    end_user_sources=(),
+    default_end_user=None,
+    end_user_limits=Limits(),
+    cors_origins=(),
+    status="active",
+    created_at_ms=0,
+)
 PRINCIPAL = Principal("key_1", Level.APP_USAGE, APP, shard_of("creator"), (), Limits())
 
 

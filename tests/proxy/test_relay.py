@@ -93,7 +93,8 @@ def test_an_error_field_of_null_is_no_error() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_events_may_name_themselves_span_lines_and_end_in_any_newline(end: bytes) -> None:
-    usage = b'event: message\nid: 7\ndata: {"id":"c","choices":[],\ndata: "usage":{"prompt_tokens":5000,"completion_tokens":5000}}\n\n'
+    counts = b'"usage":{"prompt_tokens":5000,"completion_tokens":5000}}'
+    usage = b'event: message\nid: 7\ndata: {"id":"c","choices":[],\ndata: ' + counts + b"\n\n"
     stream = (b"event: message\n" + delta("a", "stop") + usage + b": ping\n\n" + b"data: [DONE]\n\n").replace(b"\n", end)
     out, relay = relayed([stream[at : at + 3] for at in range(0, len(stream), 3)])
     assert relay.usage == {"prompt_tokens": 5000, "completion_tokens": 5000}
