@@ -129,6 +129,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     watch: ClassVar[Watch] = Watch(EdgeLimits())
     _room_max: ClassVar[int] = limits.HEAD_BYTES_MAX
+    # Beyond thirty attributes in its dictionary every access to an object becomes slower.
+    __slots__ = ("_answering", "_heard", "_phase", "_room", "_since", "_taken", "_waited", "_waiting_bytes")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -97,7 +97,8 @@ TYPES_OF_SQL = {"sqlalchemy.ext.asyncio.AsyncEngine", "sqlalchemy.ext.asyncio.As
 WALLS = {
     "redis": ("balance/redis_", "identity/cache.py"),
     "hiredis": ("balance/redis_link.py",),
-    "aiohttp": ("providers/direct.py",),
+    "aiohttp": (),
+    "httptools": ("providers/http1.py",),
     "jwt": ("identity/tokens.py",),
     "yaml": ("settings.py",),
     "tiktoken": ("providers/tokenizer.py",),

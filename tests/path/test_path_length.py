@@ -105,8 +105,6 @@ async def test_a_chat_completion_crosses_few_files_and_lines(tmp_path: Path, ups
         for wallet in ({"user_id": "c"}, {"enterprise_id": "a", "platform_user_id": "u"}):
             await manage("/grants", {"wallet": wallet, "amount_micro": 10**6, "source": "promo", "reason": "test"})
         body = {"model": "ok", "messages": [{"role": "user", "content": "hi"}], "stream": streamed, "max_tokens": 50}
-        if streamed:
-            body["stream_options"] = {"include_usage": True}
         seen = Seen()
         for traced in (None, None, seen):  # cached key, loaded price book, pooled connection: then it is looked at
             answer = await call(front, "POST", "/v1/chat/completions", key, body, traced=traced, x_platform_user_id="u")

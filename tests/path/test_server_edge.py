@@ -288,6 +288,15 @@ async def test_what_is_not_http_is_refused_in_the_shape_of_every_error(server: S
         refused(await client.end(), 400, "invalid_http")
 
 
+async def test_a_refused_peer_that_does_not_close_is_closed(server: Server) -> None:
+    await eventually(lambda: server.open == 0)
+    async with peer(server.port) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.write(b"nonsense\r\n\r\n")
+        await eventually(lambda: server.open == 1)
+        await eventually(lambda: server.open == 0, 2 * SHORT.linger_s + 0.5)
+
+
 async def test_a_head_that_does_not_come_is_not_waited_for(server: Server) -> None:
     async with contextlib.AsyncExitStack() as opened:
         silent = [await opened.enter_async_context(peer(server.port)) for _ in range(50)]
@@ -320,7 +329,7 @@ async def test_a_body_that_stalls_is_not_waited_for_and_the_application_learns_i
         client.writer.write(b"POST /echo-stalled HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc")
         refused(await client.end(), 408, "request_timeout")
         assert 0.3 < time.monotonic() - began < 1.8
-    assert server.app.left.count("/echo-stalled") == 1
+    await eventually(lambda: server.app.left.count("/echo-stalled") == 1)
 
 
 async def test_a_body_that_drips_ends_too(server: Server) -> None:
@@ -333,7 +342,7 @@ async def test_a_body_that_drips_ends_too(server: Server) -> None:
             await asyncio.sleep(0.05)
         refused(await reading, 408, "request_timeout")
         assert 1.8 < time.monotonic() - began < 3.5
-    assert server.app.left.count("/echo-dripping") == 1
+    await eventually(lambda: server.app.left.count("/echo-dripping") == 1)
 
 
 async def test_a_slow_body_that_makes_progress_is_taken(server: Server) -> None:

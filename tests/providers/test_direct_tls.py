@@ -28,7 +28,7 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, and what it signed: good.pem for 127.0.0.1 and localhost, other.pem for another host; keys beside them."""
+    """ca.pem, and what it signed: good.pem for 127.0.0.1 and localhost, other.pem for localhost alone; keys beside them."""
     folder = tmp_path_factory.mktemp("tls")
 
     def openssl(*arguments: str) -> None:
@@ -36,7 +36,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl(*new, "-x509", "-days", "2", "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem")
-    for name, alternatives in (("good", "IP:127.0.0.1,DNS:localhost"), ("other", "DNS:other.example")):
+    for name, alternatives in (("good", "IP:127.0.0.1,DNS:localhost"), ("other", "DNS:localhost")):
         (folder / "names").write_text(f"subjectAltName={alternatives}\n")
         openssl(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", "request")
         openssl(

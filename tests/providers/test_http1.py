@@ -5,6 +5,7 @@ import contextlib
 import gc
 import random
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -212,6 +213,28 @@ async def test_a_body_that_ends_early_is_a_fault(upstream: DirectUpstream, answe
             await ask(upstream, deployment(raw), b"{}")
         with pytest.raises(UpstreamFault, match="broke off"):
             await streamed(upstream, raw)
+
+
+async def test_a_reset_is_not_the_end_of_a_body_that_ends_with_its_connection(upstream: DirectUpstream) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        await asyncio.sleep(0.03)
+        link: socket.socket = writer.get_extra_info("socket")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with raw_server(handle) as raw:
+        with pytest.raises(UpstreamFault, match="broke off"):
+            await ask(upstream, deployment(raw), b"{}")
+
+
+async def test_a_connection_that_the_server_closes_while_idle_leaves_the_pool_at_once(upstream: DirectUpstream) -> None:
+    async with raw_server(Served(OK, close=True)) as raw:
+        assert await ask(upstream, deployment(raw), b"{}") == (200, b"{}")
+        origin = upstream._target(deployment(raw), CHAT).origin
+        await until(lambda: not upstream._pool.connections)
+        assert len(origin) == 0
 
 
 @pytest.mark.parametrize("pieces", [[OK + b"more"], [OK + b"HTTP/1.1 500 No\r\ncontent-length: 4\r\n\r\nevil"], [OK, b"late"]])
