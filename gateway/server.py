@@ -13,6 +13,7 @@ import asyncio
 import fcntl
 import logging
 import math
+import resource
 import struct
 import termios
 from enum import IntEnum
@@ -36,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 def run(config: Settings) -> None:
     """Serve the application until a signal ends it; with several workers, in as many processes."""
+    # Each stream takes two descriptors; what the system lets a process have is often far above its first limit.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvicorn.run(
         "gateway.app:create",
         factory=True,

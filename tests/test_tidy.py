@@ -98,7 +98,7 @@ WALLS = {
     "redis": ("balance/redis_", "identity/cache.py"),
     "hiredis": ("balance/redis_link.py",),
     "aiohttp": (),
-    "httptools": ("providers/http1.py",),
+    "httptools": ("providers/http1.py", "server.py"),
     "jwt": ("identity/tokens.py",),
     "yaml": ("settings.py",),
     "tiktoken": ("providers/tokenizer.py",),

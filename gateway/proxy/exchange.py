@@ -36,7 +36,7 @@ from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventCharge, UsageEvent, encode_event
 from gateway.metering.usage import input_bound, read_usage
-from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
+from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault, UpstreamSilent
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
@@ -199,7 +199,7 @@ class Exchange:
         most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
         total, shard = most * request.choices, principal.shard
         context = encode_event(event)
-        longest_s = limits.STREAM_SECONDS_MAX if request.streamed else deployment.chunk_timeout_s
+        longest_s = limits.STREAM_SECONDS_MAX if request.streamed else _whole_body_s(deployment)
         ttl_ms = round((deployment.first_byte_timeout_s + longest_s + limits.HOLD_MARGIN_S) * 1000)
         exact = False
         least = total
@@ -249,8 +249,13 @@ class Exchange:
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            body = await reply.read()
+            async with asyncio.timeout(_whole_body_s(ticket.deployment)):  # the hold stands for so long
+                body = await reply.read()
             answer = _decode_answer(body)
+        except TimeoutError as late:
+            await self._release(ticket)
+            silent = UpstreamSilent("its answer took too long", sent=True)
+            raise refusals.fault_error(silent, ticket.deployment, ticket.attempts) from late
         except UpstreamFault as fault:
             await self._release(ticket)
             raise refusals.fault_error(fault, ticket.deployment, ticket.attempts) from fault
@@ -404,7 +409,7 @@ class Exchange:
         headers = [
             (b"content-type", content_type),
             (b"x-request-id", ticket.call.request_id.encode()),
-            (b"x-mozaiks-level", ticket.principal.level.encode()),
+            _LEVEL_HEADERS[ticket.principal.level],
             (b"x-mozaiks-model", ticket.deployment.id.encode("ascii", "backslashreplace")),
             (b"x-mozaiks-attempts", b"%d" % ticket.attempts),
             (b"x-mozaiks-overhead-ms", b"%.2f" % overhead_ms),
@@ -419,6 +424,7 @@ class Exchange:
         return headers + ticket.call.extra_headers
 
 
+_LEVEL_HEADERS: Final = {level: (b"x-mozaiks-level", level.encode()) for level in Level}
 _LIMIT_HEADERS: Final = {"rpm": b"requests", "tpm": b"tokens", "concurrency": b"concurrency"}
 
 
@@ -441,6 +447,11 @@ def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[t
     if settled is not None and settled.available:
         headers.append((b"x-mozaiks-balance", decimal_from_micro(settled.available[0]).encode()))
     return headers
+
+
+def _whole_body_s(deployment: Deployment) -> float:
+    """How long the body of an answer that is not streamed may take once its head is there."""
+    return deployment.first_byte_timeout_s + deployment.chunk_timeout_s
 
 
 async def _start(call: Call, headers: list[tuple[bytes, bytes]]) -> None:
