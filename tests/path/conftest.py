@@ -200,7 +200,7 @@ def upstream_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = process.wait_for(r"port (\d+)").group(1)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.stop(signal.SIGINT)
+        process.stop()
 
 
 @pytest.fixture(scope="session")
