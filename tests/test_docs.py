@@ -66,11 +66,11 @@ def test_every_command_line_in_the_readme_parses() -> None:
         each.make_context(each.name, words)
 
 
-def test_every_sample_configuration_loads() -> None:
+def test_every_sample_configuration_loads(tmp_path: Path) -> None:
     for path in (ROOT / "config").glob("*.yaml"):
         names = re.findall(r"\$\{([A-Z_]+)\}", path.read_text())
         settings = load(
-            {"MOZAIKS_CONFIG": str(path), "MOZAIKS_DATA_DIR": "/tmp/never-made", **dict.fromkeys(names, "made-up")} | _SECRETS
+            {"MOZAIKS_CONFIG": str(path), "MOZAIKS_DATA_DIR": str(tmp_path), **dict.fromkeys(names, "made-up")} | _SECRETS
         )
         assert settings.models
         # Commented settings are samples too: they must be known.
