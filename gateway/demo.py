@@ -6,7 +6,9 @@ secret cannot be read back from the database.
 
 import json
 import os
+import shutil
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -71,7 +73,9 @@ async def _key(services: Services) -> str:
 
 def lines(settings: Settings, account: Account, program: str) -> list[str]:
     """A curl line and a Python snippet that work as printed; `program` is how this one was started."""
-    command = os.path.relpath(program) if os.path.dirname(program) else program
+    on_path = shutil.which("gateway")
+    is_same = on_path is not None and Path(on_path).resolve() == Path(program).resolve()
+    command = "gateway" if is_same or not os.path.dirname(program) else os.path.relpath(program)
     body = json.dumps({"model": "demo", "stream": True, "messages": [{"role": "user", "content": "What are you?"}]})
     return [
         f"  Demo key      {account.key}",

@@ -78,7 +78,7 @@ async def start(data_dir: Path) -> EmbeddedRedis:
             if not await _answers(socket, _LOAD_TIMEOUT_S):
                 process = _spawn(folder, socket)
                 await _wait_until_ready(process, folder, socket)
-        except BaseException:
+        except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
             os.close(users_lock)
             raise
         return EmbeddedRedis(folder, socket, users_lock, process)
@@ -223,7 +223,7 @@ async def _take_turn(folder: Path) -> int:
         async with asyncio.timeout(_LOAD_TIMEOUT_S):
             while not _is_alone(lock):  # noqa: ASYNC110 - another process holds it
                 await asyncio.sleep(_POLL_S)
-    except BaseException:
+    except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
         os.close(lock)
         raise
     return lock

@@ -280,7 +280,7 @@ class RedisLink:
                 handshake.append(pack(("SELECT", address.database)))
             handshake += self._load or [pack(("PING",))]  # any command: a server that is still loading refuses it
             await asyncio.gather(*[wire.send(command) for command in handshake])
-        except BaseException:
+        except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
             wire.drop("the handshake failed")
             raise
         self._failures = 0

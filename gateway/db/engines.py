@@ -150,7 +150,7 @@ class Databases:
                 try:
                     with named_faults():
                         await _to_newest(engine, "app")
-                except BaseException:
+                except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
                     await engine.dispose()
                     raise
                 self._open[name] = engine

@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._heard = self._loop.time()
         try:
             await waiter
-        except BaseException:
+        except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
             self.drop()
             raise
         finally:
@@ -436,7 +436,7 @@ async def _first_that_connects(addresses: list[_Address], limit_s: float) -> soc
             failed = refused
             if link is not None:
                 link.close()
-        except BaseException:
+        except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
             if link is not None:
                 link.close()
             raise

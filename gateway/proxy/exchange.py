@@ -117,7 +117,7 @@ class Exchange:
         ticket = await self._admit(call, request, principal, end_user, deployment)
         try:
             await self._forward(ticket)
-        except BaseException:
+        except BaseException:  # a bug or a cancelled task alike: the hold must end before it goes on
             if not ticket.ended:
                 self._tasks.spawn(self._release(ticket), "release")
             raise
