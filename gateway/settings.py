@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S
+
 PREFIX: Final = "MOZAIKS_"
 NAMES: Final = {
     "host": "address to listen on; default 127.0.0.1",
@@ -54,8 +56,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached_tokens: str = "inside"  # whether the provider counts them inside or beside the prompt
     input_tokens_max: int | None = None
     output_tokens_max: int | None = None
-    first_byte_timeout_s: float = 300.0
-    chunk_timeout_s: float = 120.0
+    first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
+    chunk_timeout_s: float = CHUNK_TIMEOUT_S
     prices: dict[str, str] | None = None
 
 

@@ -1,6 +1,7 @@
 """The house rules that no linter has: sizes, names, floats near money."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def test_no_module_is_dead() -> None:
         if not used:
             dead.append(module)
     assert not dead
+
+
+def test_every_limit_and_every_function_of_the_vocabulary_is_used() -> None:
+    text = {path: path.read_text() for path in SOURCES}
+    unused = []
+    for home in (ROOT / "gateway" / "core").glob("*.py"):
+        for node in ast.parse(home.read_text()).body:
+            names = [node.target] if isinstance(node, ast.AnnAssign) else []
+            name = getattr(node, "name", names[0].id if names and isinstance(names[0], ast.Name) else "_")
+            word = re.compile(rf"\b{name}\b")
+            elsewhere = any(word.search(source) for path, source in text.items() if path != home)
+            if not name.startswith("_") and not elsewhere and len(word.findall(text[home])) < 2:
+                unused.append(f"{home.name}: {name}")
+    assert not unused
 
 
 def test_commits_name_no_machine_and_no_registry() -> None:

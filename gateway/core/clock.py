@@ -22,11 +22,3 @@ def rfc3339(at_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds: 2026-01-31T12:00:00.000Z."""
     moment = datetime.fromtimestamp(at_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def ms_from_rfc3339(text: str) -> int:
-    """Unix milliseconds of an RFC 3339 time; a time without a zone is UTC. ValueError if malformed."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1000)

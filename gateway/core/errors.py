@@ -3,7 +3,6 @@
     GatewayError
     +- InvalidRequest            400  the caller must change the request
     |  +- MissingEndUser         400
-    |  +- ContextLengthExceeded  400
     |  +- BodyTooLarge           413
     |  +- UnsupportedMedia       415
     +- Unauthenticated           401  invalid, expired or revoked key
@@ -63,12 +62,6 @@ class MissingEndUser(InvalidRequest):
     """400: an app_usage key without an end user that the app accepts."""
 
     code = "missing_end_user"
-
-
-class ContextLengthExceeded(InvalidRequest):
-    """400: the prompt cannot fit the model."""
-
-    code = "context_length_exceeded"
 
 
 class BodyTooLarge(InvalidRequest):

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S
+
 
 class Deployment(msgspec.Struct, frozen=True):
     """One place that serves a model.
@@ -25,8 +27,8 @@ class Deployment(msgspec.Struct, frozen=True):
     input_tokens_max: int | None = None
     output_tokens_max: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
-    first_byte_timeout_s: float = 300.0
-    chunk_timeout_s: float = 120.0
+    first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
+    chunk_timeout_s: float = CHUNK_TIMEOUT_S
 
 
 class ModelEntry(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.core.errors import NotFound
 from gateway.core.ids import expanded_id
-from gateway.providers.model import Deployment, ModelEntry, Reply, Route, Upstream, UpstreamFault
+from gateway.providers.model import Deployment, ModelEntry, Reply, Route, Upstream
 
 DEMO: Final = "demo"
 Sizes = Callable[[str, str], tuple[int | None, int | None]]
@@ -122,24 +122,6 @@ class Upstreams:
         """Close every adapter once."""
         for upstream in {id(each): each for each in (self._default, *self._by_provider.values())}.values():
             await upstream.close()
-
-
-async def send_first(
-    upstreams: Upstream, deployments: Sequence[Deployment], path: str, body_for: Callable[[Deployment], bytes]
-) -> tuple[Deployment, Reply, int]:
-    """Send to the first deployment that the request reaches: (deployment, reply, attempts).
-
-    Only a fault that certainly did not reach an upstream (`sent` is False) moves on to the next one,
-    so no request is ever doubled. Raises the last fault.
-    """
-    assert deployments
-    for attempt, deployment in enumerate(deployments, 1):
-        try:
-            return deployment, await upstreams.send(deployment, path, body_for(deployment)), attempt
-        except UpstreamFault as fault:
-            if fault.sent or attempt == len(deployments):
-                raise
-    raise AssertionError("unreachable")
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

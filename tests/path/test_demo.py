@@ -19,7 +19,6 @@ class Demo:
         self.env = plain_env(MOZAIKS_DATA_DIR=str(folder / "data"), MOZAIKS_PORT=str(free_port()))
         self.folder = folder
         self.starts = 0
-        self.start()
 
     def start(self) -> None:
         self.starts += 1
@@ -57,6 +56,7 @@ class Demo:
 def demo(tmp_path: Path) -> Iterator[Demo]:
     running = Demo(tmp_path)
     try:
+        running.start()
         yield running
     finally:
         running.process.stop()

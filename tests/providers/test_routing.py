@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.errors import NotFound
 from gateway.providers.model import Deployment, ModelEntry, Reply, UpstreamFault
-from gateway.providers.routing import Routing, Upstreams, send_first
+from gateway.providers.routing import Routing, Upstreams
 
 
 def deployment(number: int, model: str = "m", weight: int = 1, provider: str = "openai") -> Deployment:
@@ -147,22 +147,3 @@ async def test_upstreams_sends_to_the_adapter_of_the_provider_and_closes_each_on
     assert (default.sent, demo.sent) == (["d/1", "d/3"], ["d/2"])
     assert (default.closed, demo.closed) == (1, 1)
     assert upstreams.of(deployment(2, provider="demo")) is demo
-
-
-async def test_a_fault_before_anything_was_sent_moves_on_to_the_next_deployment() -> None:
-    upstream = Recorder(UpstreamFault("refused", sent=False), None)
-    served, _, attempts = await send_first(upstream, [deployment(1), deployment(2)], "/x", lambda to: b"")
-    assert (served.id, attempts, upstream.sent) == ("d/2", 2, ["d/1", "d/2"])
-
-
-async def test_a_fault_after_sending_is_never_tried_elsewhere() -> None:
-    upstream = Recorder(UpstreamFault("broke", sent=True), None)
-    with pytest.raises(UpstreamFault, match="broke"):
-        await send_first(upstream, [deployment(1), deployment(2)], "/x", lambda to: b"")
-    assert upstream.sent == ["d/1"]
-
-
-async def test_when_no_deployment_is_reached_the_last_fault_is_raised() -> None:
-    upstream = Recorder(UpstreamFault("first", sent=False), UpstreamFault("last", sent=False))
-    with pytest.raises(UpstreamFault, match="last"):
-        await send_first(upstream, [deployment(1), deployment(2)], "/x", lambda to: b"")
