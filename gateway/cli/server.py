@@ -8,12 +8,13 @@ import sys
 import click
 import msgspec
 
-from gateway import demo, server
+from gateway import demo
 from gateway import worker as worker_process
 from gateway.balance import embedded_redis
 from gateway.cli.local import run, settings
 from gateway.compose import opened
 from gateway.ledger.audit import AuditReport
+from gateway.server import main as server
 from gateway.settings import Settings
 
 

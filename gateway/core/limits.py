@@ -27,7 +27,7 @@ RESULT_TTL_S: Final = 300  # how long Redis remembers the result of a finished h
 REDIS_TIMEOUT_S: Final = 2.0
 REDIS_ATTEMPTS: Final = 3
 
-# Connections (gateway/server.py): what one peer can make a web process keep or wait for
+# Connections (gateway/server): what one peer can make a web process keep or wait for
 CONNECTIONS_MAX: Final = 20_000  # open at once in one web process
 HEAD_BYTES_MAX: Final = 64 * 1024  # request line and headers; also what a chunked body has besides its data
 HEADERS_MAX: Final = 100

@@ -10,7 +10,8 @@ import base64
 import hashlib
 import math
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -70,11 +71,16 @@ class _Whole:
     def headers(self) -> Mapping[str, str]:
         return _JSON
 
-    async def read(self) -> bytes:
+    @property
+    def content_type(self) -> bytes:
+        return b"application/json"
+
+    async def read(self, limit_s: float) -> bytes:
         return self._body
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
+    async def relay(self, take: Callable[[bytes], bool]) -> bool:
+        body, self._body = self._body, b""
+        return not body or take(body)
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -86,21 +92,28 @@ class _Stream:
     status = 200
 
     def __init__(self, frames: Sequence[bytes], pause_s: float) -> None:
-        self._frames = frames
+        self._frames = deque(frames)
         self._pause_s = pause_s
 
     @property
     def headers(self) -> Mapping[str, str]:
         return _EVENTS
 
-    async def read(self) -> bytes:
+    @property
+    def content_type(self) -> bytes:
+        return b"text/event-stream"
+
+    async def read(self, limit_s: float) -> bytes:
         return b"".join(self._frames)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        for frame in self._frames:
-            yield frame
+    async def relay(self, take: Callable[[bytes], bool]) -> bool:
+        while self._frames:
+            goes_on = take(self._frames.popleft())
             # A turn of the loop even without a pause, as a socket would give.
             await asyncio.sleep(self._pause_s)
+            if not goes_on:
+                return False
+        return True
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -96,6 +96,7 @@ class DirectReply:
         self._head = connection.head
         self._connection: Connection | None = connection
         self._chunk_timeout_s = chunk_timeout_s
+        self._inflater: _Inflater | None = None
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -105,15 +106,22 @@ class DirectReply:
             found.pop("content-length", None)
         return found
 
-    async def read(self) -> bytes:
-        """The whole body; silence is limited by the deployment's first-byte time-out."""
+    @property
+    def content_type(self) -> bytes:
+        """The header, or nothing."""
+        return self._head.get(b"content-type", b"")
+
+    async def read(self, limit_s: float) -> bytes:
+        """The whole body, within `limit_s`; silence is limited by the deployment's first-byte time-out."""
         connection = self._connection
         if connection is None:
             return b""
         try:
-            body = await connection.whole(ANSWER_BYTES_MAX)
+            body = await connection.whole(ANSWER_BYTES_MAX, limit_s)
         except WireError as broken:
             raise _broken(broken, "answer") from broken
+        except TimeoutError as late:
+            raise UpstreamSilent("the upstream's answer took too long", sent=True) from late
         if b"content-encoding" not in self._head or not body:
             return body
         parts: list[bytes] = []
@@ -127,33 +135,32 @@ class DirectReply:
         inflater.end()
         return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def relay(self, take: Callable[[bytes], bool]) -> bool:
         """The body as it arrives.
 
-        The first chunk may take the deployment's first-byte time-out: many servers send the head
+        The first piece may take the deployment's first-byte time-out: many servers send the head
         at once and think afterwards. Every later silence is limited by its chunk time-out.
         """
+        connection = self._connection
+        if connection is None:
+            return True  # closed: what it had may be another request's by now
         coding = self._head.get(b"content-encoding")
-        inflater = None if coding is None else _Inflater(coding)
-        first = True
-        # A reply that was closed has no connection: what it had may be another request's by now.
-        while (connection := self._connection) is not None:
-            try:
-                chunk = await connection.chunk()
-            except WireError as broken:
-                raise _broken(broken, "stream") from broken
-            if not chunk:
-                break
-            if first:
-                first = False
-                connection.limit_silence(self._chunk_timeout_s)
-            if inflater is None:
-                yield chunk
-            else:
-                for part in inflater.feed(chunk):
-                    yield part
-        if inflater is not None and not first:
+        if coding is not None and self._inflater is None:
+            self._inflater = _Inflater(coding)
+        inflater = self._inflater
+
+        def take_inflated(piece: bytes) -> bool:
+            assert inflater is not None
+            taken = [take(part) for part in inflater.feed(piece)]  # every one, also behind a False
+            return all(taken)
+
+        try:
+            is_whole = await connection.relay(take if inflater is None else take_inflated, self._chunk_timeout_s)
+        except WireError as broken:
+            raise _broken(broken, "stream") from broken
+        if is_whole and inflater is not None:
             inflater.end()
+        return is_whole
 
     async def close(self) -> None:
         """Give the connection back, or drop it when the answer was not read to its end."""

@@ -11,7 +11,7 @@ upgrades. Trailers are dropped. A transfer coding other than `chunked` is refuse
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Final, cast
 
@@ -59,7 +59,7 @@ class _Awaits(IntEnum):
 
 
 class Connection(asyncio.Protocol):
-    """One connection: `ask`, then `whole` or `chunk` until b"", then `release`, and so on.
+    """One connection: `ask`, then `whole` or `relay` until True, then `release`, and so on.
 
     `status` and `head` (names in lower case) are the latest answer's. `answered` says whether any byte
     came since the request. Every wait that is cancelled drops the connection.
@@ -67,7 +67,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_awaits", "_body_max", "_buffered", "_complete", "_due", "_fault", "_fed", "_heard", "_keep", "_limit_s", "_loop",
-        "_origin", "_overhead", "_pairs", "_parser", "_parts", "_paused", "_timer", "_transport", "_unread", "_waiter",
+        "_origin", "_overhead", "_pairs", "_parser", "_parts", "_paused", "_stopped", "_take", "_then_s", "_timer",
+        "_transport", "_unread", "_waiter",
         "answered", "head", "idle_since", "on_body", "status",
     )  # fmt: skip
 
@@ -79,10 +80,12 @@ class Connection(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self._parts: list[bytes] = []  # what the consumer has not taken, one piece for each time data came
         self._pairs: list[tuple[bytes, bytes]] = []
+        self._take: Callable[[bytes], bool] | None = None  # who gets each piece at once
+        self._then_s = 0.0  # the time limit once a piece has come
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fault: WireError | None = None
-        self._paused = self._unread = self._keep = self.answered = False
+        self._paused = self._unread = self._keep = self._stopped = self.answered = False
         self._complete = True  # nothing was asked yet, so whatever comes is too much
         self._awaits = _Awaits.HEAD
         self._buffered = self._overhead = self._body_max = self.status = 0
@@ -105,8 +108,7 @@ class Connection(asyncio.Protocol):
         self._pairs.clear()
         self._parts.clear()
         self._awaits = _Awaits.HEAD
-        self._limit_s = limit_s
-        self._arm(limit_s)
+        self._limit_silence(limit_s)
         if len(body) <= _JOINED_BODY_BYTES_MAX:
             transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         else:
@@ -115,34 +117,42 @@ class Connection(asyncio.Protocol):
         while not self.status:
             await self._wait()
 
-    async def whole(self, bytes_max: int) -> bytes:
-        """The rest of the body. Raises Lost, Silent (nothing came for the time limit), Invalid, TooLarge."""
+    async def whole(self, bytes_max: int, limit_s: float) -> bytes:
+        """The rest of the body. Raises Lost, Silent, Invalid, TooLarge, and TimeoutError when it took more than `limit_s`."""
         if not self._complete:
             self._awaits = _Awaits.WHOLE
             self._body_max = bytes_max
             self._resume()
-            while not self._complete and self._buffered <= bytes_max:
-                await self._wait()
+            async with asyncio.timeout(limit_s):
+                while not self._complete and self._buffered <= bytes_max:
+                    await self._wait()
         if self._buffered > bytes_max:
             self.drop()
             raise TooLarge
-        return self._take()
+        return self._taken()
 
-    async def chunk(self) -> bytes:
-        """What came since the last call, or else the next that comes; b"" at the end. Raises Lost, Silent, Invalid."""
-        while not self._parts:
-            if self._complete:
-                return b""
-            self._awaits = _Awaits.CHUNK
-            await self._wait()
-        return self._take()
+    async def relay(self, take: Callable[[bytes], bool], then_s: float) -> bool:
+        """Hand each piece to `take` as it comes: True at the end, False as soon as `take` returned False.
 
-    def limit_silence(self, limit_s: float) -> None:
-        """From now on a wait may last so long."""
-        self._limit_s = limit_s
-        if self._timer is not None and self._due > self._loop.time() + limit_s:
-            self._timer.cancel()
-            self._arm(limit_s)
+        `take` is called from the transport's callback, so a piece costs no turn of the loop. From the first
+        piece on a silence may last `then_s`. Raises Lost, Silent, Invalid, and what `take` raises.
+        """
+        self._awaits = _Awaits.CHUNK
+        self._then_s = then_s
+        if self._parts:
+            self._limit_silence(then_s)
+            if not take(self._taken()):
+                return False
+        self._take = take
+        self._stopped = False
+        try:
+            while not self._complete:
+                await self._wait()
+                if self._stopped:
+                    return False
+        finally:
+            self._take = None
+        return True
 
     def release(self) -> None:
         """The exchange is over: back to the pool when the answer is whole and both sides keep the connection, else dropped."""
@@ -153,7 +163,6 @@ class Connection(asyncio.Protocol):
             and not transport.is_closing()
             and not transport.get_write_buffer_size()  # an early answer: the rest of the body would meet the next request
         ):
-            self._disarm()
             self._parts.clear()
             self._resume()
             self._origin.put(self)
@@ -181,7 +190,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    def _take(self) -> bytes:
+    def _taken(self) -> bytes:
         parts = self._parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
@@ -198,9 +207,14 @@ class Connection(asyncio.Protocol):
 
     # ---- the clock -----------------------------------------------------------------------------
 
-    def _arm(self, delay_s: float) -> None:
-        self._due = self._loop.time() + delay_s
-        self._timer = self._loop.call_later(delay_s, self._tick)
+    def _limit_silence(self, limit_s: float) -> None:
+        """From now on a wait may last so long. A timer that is due before stays: it looks again when it rings."""
+        self._limit_s = limit_s
+        due = self._loop.time() + limit_s
+        if self._timer is None or self._due > due:
+            self._disarm()
+            self._due = due
+            self._timer = self._loop.call_at(due, self._tick)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -210,10 +224,14 @@ class Connection(asyncio.Protocol):
     def _tick(self) -> None:
         """Silence counts only while somebody waits: a slow consumer is not the server's fault."""
         self._timer = None
+        if self._waiter is None and self._complete:
+            return  # idle: the next request arms it again
+        now = self._loop.time()
         waits = self._waiter is not None and not self._waiter.done()
-        left_s = self._heard + self._limit_s - self._loop.time() if waits else self._limit_s
-        if left_s > 0:
-            self._arm(left_s)
+        due = (self._heard if waits else now) + self._limit_s
+        if due > now:
+            self._due = due
+            self._timer = self._loop.call_at(due, self._tick)
         else:
             self._fail(Silent(unread=self._unread))
 
@@ -240,10 +258,26 @@ class Connection(asyncio.Protocol):
             return
         self.answered = True
         fault = self._parse(data)
+        if self._take is not None and self._parts:
+            self._hand_over(self._take)
         if fault is not None:
             self._fail(fault)
         else:
             self._go_on()
+
+    def _hand_over(self, take: Callable[[bytes], bool]) -> None:
+        self._heard = self._loop.time()
+        if self._limit_s != self._then_s:
+            self._limit_silence(self._then_s)
+        try:
+            if take(self._taken()):
+                return
+        except Exception as wrong:  # noqa: BLE001 - raised where `relay` waits
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(wrong)
+        self._take = None
+        self._stopped = True
+        self._wake()
 
     def _parse(self, data: bytes) -> WireError | None:
         fault: WireError | None = None

@@ -1,6 +1,6 @@
 """Deployments, upstream replies, upstream faults, and the `Upstream` port."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -66,7 +66,7 @@ class UpstreamSilent(UpstreamFault):
 
 
 class Reply(Protocol):
-    """An upstream's answer. Exactly one of `read` and `chunks` is used, then `close` always."""
+    """An upstream's answer. Exactly one of `read` and `relay` is used, then `close` always."""
 
     status: int
 
@@ -75,12 +75,21 @@ class Reply(Protocol):
         """The answer's headers, names in lower case."""
         ...
 
-    async def read(self) -> bytes:
-        """The whole body, at most `ANSWER_BYTES_MAX`; UpstreamFault when it breaks off."""
+    @property
+    def content_type(self) -> bytes:
+        """What the answer says it is, empty when it does not say."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives; UpstreamFault when it breaks off, UpstreamSilent after `chunk_timeout_s`."""
+    async def read(self, limit_s: float) -> bytes:
+        """The whole body, at most `ANSWER_BYTES_MAX`; UpstreamFault when it breaks off, UpstreamSilent after `limit_s`."""
+        ...
+
+    async def relay(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand each piece of the body to `take` as it arrives; True at the end, False as soon as `take` returned False.
+
+        After False the rest waits for the next call. What `take` raises ends the reply and is raised here.
+        UpstreamFault when the body breaks off, UpstreamSilent after `chunk_timeout_s` without a piece.
+        """
         ...
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ stops, counting does not.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Final
 
@@ -36,15 +36,13 @@ from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventCharge, UsageEvent, encode_event
 from gateway.metering.usage import input_bound, read_usage
-from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault, UpstreamSilent
+from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
-from gateway.proxy.ports import Gate, Opener, Prices, Router
+from gateway.proxy.ports import Answer, Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
 
 _log = logging.getLogger(__name__)
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 _REPLAY_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60)  # a settle that Redis did not take is repeated: its hold still stands
 
@@ -56,11 +54,9 @@ class Call(msgspec.Struct):
     endpoint: str
     headers: dict[bytes, bytes]
     raw: bytes
-    receive: Receive
-    send: Send
+    answer: Answer
     started: float
     extra_headers: list[tuple[bytes, bytes]]
-    answered: bool = False
 
 
 class Ticket(msgspec.Struct):
@@ -136,7 +132,7 @@ class Exchange:
         try:
             if reply.status != 200:
                 await self._refuse(ticket, reply)
-            elif request.streamed and reply.headers.get("content-type", "").startswith("text/event-stream"):
+            elif request.streamed and reply.content_type.startswith(b"text/event-stream"):
                 await self._stream(ticket, reply)
             else:
                 await self._whole(ticket, reply)
@@ -241,7 +237,7 @@ class Exchange:
 
     async def _refuse(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            body = await reply.read()
+            body = await reply.read(_whole_body_s(ticket.deployment))
         except UpstreamFault:
             body = b""
         await self._release(ticket)
@@ -249,13 +245,8 @@ class Exchange:
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            async with asyncio.timeout(_whole_body_s(ticket.deployment)):  # the hold stands for so long
-                body = await reply.read()
-            answer = _decode_answer(body)
-        except TimeoutError as late:
-            await self._release(ticket)
-            silent = UpstreamSilent("its answer took too long", sent=True)
-            raise refusals.fault_error(silent, ticket.deployment, ticket.attempts) from late
+            body = await reply.read(_whole_body_s(ticket.deployment))  # the hold stands for so long
+            found = _decode_answer(body)
         except UpstreamFault as fault:
             await self._release(ticket)
             raise refusals.fault_error(fault, ticket.deployment, ticket.attempts) from fault
@@ -263,25 +254,31 @@ class Exchange:
             await self._release(ticket)
             details = {"deployment": ticket.deployment.id, "attempts": ticket.attempts}
             raise UpstreamFailed("The provider's answer is not JSON.", details=details) from garbage
-        settled, cost = await self._settle(ticket, answer.usage, lambda: generated_text(body), RequestStatus.SERVED)
-        headers = self._headers(ticket, reply.headers.get("content-type", "application/json").encode())
+        settled, cost = await self._settle(ticket, found.usage, lambda: generated_text(body), RequestStatus.SERVED)
+        headers = self._headers(ticket, reply.content_type or b"application/json")
         headers += _money_headers(ticket, settled, cost)
         headers.append((b"content-length", str(len(body)).encode()))
-        await _start(ticket.call, headers)
-        await ticket.call.send({"type": "http.response.body", "body": body})
+        answer = ticket.call.answer
+        answer.start(200, headers)
+        answer.end(body)
+        await answer.drained()
 
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
-        relay, call = Relay(), ticket.call
+        relay, answer = Relay(), ticket.call.answer
         status, trouble = RequestStatus.SERVED, None
-        left = False
+
+        def take(chunk: bytes) -> bool:
+            forward = relay.feed(chunk)
+            if not forward:
+                return True
+            if not answer.started:
+                answer.start(200, self._headers(ticket, EVENT_STREAM))
+            return answer.write(forward)
+
         try:
             async with asyncio.timeout(limits.STREAM_SECONDS_MAX):
-                async for chunk in reply.chunks():
-                    forward = relay.feed(chunk)
-                    if forward and not call.answered:
-                        await _start(call, self._headers(ticket, EVENT_STREAM))
-                    if forward and not left:
-                        left = not await _sent(call, forward)
+                while not await reply.relay(take):
+                    await answer.drained()
             forward = relay.end()
             if not relay.complete:
                 told = refusals.without_secrets(relay.error, ticket.deployment) if relay.error else "it ended the stream early"
@@ -296,16 +293,17 @@ class Exchange:
             raise
         if trouble is not None:
             status = RequestStatus.UPSTREAM_BROKE
-            if not call.answered:
+            if not answer.started:
                 await self._release(ticket)
                 raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
-        elif left or await _has_left(call.receive):
+        elif await answer.gone():
             status = RequestStatus.CLIENT_LEFT
         settled, cost = await self._settle(ticket, relay.usage, relay.text, status)
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
-        if not call.answered:
-            await _start(call, self._headers(ticket, EVENT_STREAM))
-        await call.send({"type": "http.response.body", "body": last, "more_body": False})
+        if not answer.started:
+            answer.start(200, self._headers(ticket, EVENT_STREAM))
+        answer.end(last)
+        await answer.drained()
 
     def _last_frames(
         self, ticket: Ticket, relay: Relay, trouble: UpstreamFault | None, settled: Settled | None, cost: int
@@ -452,26 +450,3 @@ def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[t
 def _whole_body_s(deployment: Deployment) -> float:
     """How long the body of an answer that is not streamed may take once its head is there."""
     return deployment.first_byte_timeout_s + deployment.chunk_timeout_s
-
-
-async def _start(call: Call, headers: list[tuple[bytes, bytes]]) -> None:
-    call.answered = True
-    await call.send({"type": "http.response.start", "status": 200, "headers": headers})
-
-
-async def _sent(call: Call, body: bytes) -> bool:
-    """Send a part of the body; False when the server says that nobody is there to read it."""
-    try:
-        await call.send({"type": "http.response.body", "body": body, "more_body": True})
-    except OSError:  # what the ASGI specification lets servers raise; uvicorn swallows the write instead
-        return False
-    return True
-
-
-async def _has_left(receive: Receive) -> bool:
-    """Whether the client has gone: its request was read to the end, so nothing else can be received than that."""
-    try:
-        async with asyncio.timeout(0):  # `receive` returns at once when it knows, and is cancelled when it would wait
-            return bool((await receive())["type"] == "http.disconnect")
-    except TimeoutError:
-        return False

@@ -1,11 +1,42 @@
 """What the data plane needs of the rooms below, as it calls them. The composer hands in what fits."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal, Protocol
 
 from gateway.identity.model import Principal
 from gateway.pricing.rates import Rates
 from gateway.providers.model import Route
+
+ANSWER: Final = "mozaiks.answer"  # where a scope's extensions hold the `Answer`, when the server makes one
+
+
+class Answer(Protocol):
+    """The way to answer one request. Only `drained` and `gone` wait: a part of a stream passes without a turn of the loop."""
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a head."""
+        ...
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The head, names in lower case; it may leave with the first of the body only."""
+        ...
+
+    def write(self, part: bytes) -> bool:
+        """A part of the body. False: write nothing more until `drained`."""
+        ...
+
+    def end(self, part: bytes = b"") -> None:
+        """The last of the body; `drained` sends it."""
+        ...
+
+    async def drained(self) -> None:
+        """Until more can be written, or nobody is there to read it."""
+        ...
+
+    async def gone(self) -> bool:
+        """Whether the client is known to have left."""
+        ...
 
 
 class Gate(Protocol):

@@ -2,8 +2,9 @@
 a fifth of the whole request's CPU, a middleware class twice the request.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from time import perf_counter
 from typing import Any, Final
 
@@ -12,11 +13,13 @@ from gateway.core.errors import BodyTooLarge, GatewayError, Unauthenticated, Una
 from gateway.core.ids import new_id
 from gateway.identity.model import Principal
 from gateway.proxy import wire
-from gateway.proxy.exchange import Call, Exchange, Receive, Send, error_event
-from gateway.proxy.ports import Gate
+from gateway.proxy.exchange import Call, Exchange, error_event
+from gateway.proxy.ports import ANSWER, Answer, Gate
 
 _log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _EXPOSED: Final = (
     b"x-request-id, x-mozaiks-cost, x-mozaiks-balance, x-mozaiks-model, x-mozaiks-output-cap, retry-after, x-should-retry"
@@ -83,7 +86,8 @@ class ModelEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its last; every failure is one JSON error."""
-        call = Call(new_id("req"), self._endpoint, dict(scope["headers"]), b"", receive, send, perf_counter(), [])
+        started = perf_counter()
+        call = Call(new_id("req"), self._endpoint, dict(scope["headers"]), b"", answer_of(scope, receive, send), started, [])
         self._traffic.in_flight += 1
         large = 0
         try:
@@ -106,6 +110,57 @@ class ModelEndpoint:
         finally:
             self._traffic.in_flight -= 1
             self._traffic.give_back(large)
+
+
+class AsgiAnswer:
+    """An `Answer` out of ASGI's two calls, for servers that make none themselves: each part is sent by `drained`."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._events: list[MutableMapping[str, Any]] = []
+        self._gone = False
+        self.started = False
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """See `Answer`."""
+        self.started = True
+        self._events.append({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    def write(self, part: bytes) -> bool:
+        """Always False: it is not sent before `drained`."""
+        self._events.append({"type": "http.response.body", "body": part, "more_body": True})
+        return False
+
+    def end(self, part: bytes = b"") -> None:
+        """See `Answer`."""
+        self._events.append({"type": "http.response.body", "body": part, "more_body": False})
+
+    async def drained(self) -> None:
+        """Send what there is."""
+        events, self._events = self._events, []
+        try:
+            for event in [] if self._gone else events:
+                await self._send(event)
+        except OSError:  # what the ASGI specification lets servers raise when nobody is there any more
+            self._gone = True
+
+    async def gone(self) -> bool:
+        """The request was read to its end, so nothing else can be received than that the client left."""
+        try:
+            async with asyncio.timeout(0):  # `receive` returns at once when it knows, and is cancelled when it would wait
+                return self._gone or bool((await self._receive())["type"] == "http.disconnect")
+        except TimeoutError:
+            return False
+
+
+def answer_of(scope: Scope, receive: Receive, send: Send) -> Answer:
+    """The server's own, where it makes one."""
+    found: Answer | None = scope.get("extensions", _NOTHING).get(ANSWER)
+    return found or AsgiAnswer(receive, send)
+
+
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class ClientGone(Exception):
@@ -183,8 +238,10 @@ async def preflight(_: Scope, __: Receive, send: Send) -> None:
 
 async def answer_error(call: Call, error: GatewayError) -> None:
     """The error as a JSON answer, or as the last event of a stream that has begun."""
-    if call.answered:
-        await call.send({"type": "http.response.body", "body": error_event(error, call.request_id), "more_body": False})
+    answer = call.answer
+    if answer.started:
+        answer.end(error_event(error, call.request_id))
+        await answer.drained()
         return
     body = wire.error_body(error, call.request_id)
     headers = [
@@ -193,8 +250,9 @@ async def answer_error(call: Call, error: GatewayError) -> None:
         (b"content-length", str(len(body)).encode()),
         *call.extra_headers,
     ]
-    await call.send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await call.send({"type": "http.response.body", "body": body})
+    answer.start(error.status, headers)
+    answer.end(body)
+    await answer.drained()
 
 
 Handler = Callable[[Call, Principal], Awaitable[bytes]]
@@ -212,7 +270,8 @@ class AccountEndpoint:
         """One request; path parameters reach the handler as the call's `raw`."""
         path = scope.get("path_params", {})
         raw = "/".join(str(path[name]) for name in self._path_names).encode()
-        call = Call(new_id("req"), scope["path"], dict(scope["headers"]), raw, receive, send, perf_counter(), [])
+        answer = answer_of(scope, receive, send)
+        call = Call(new_id("req"), scope["path"], dict(scope["headers"]), raw, answer, perf_counter(), [])
         try:
             principal = await identify(self._gate, call.headers)
             call.extra_headers = cors_headers(principal, call.headers)
@@ -230,5 +289,6 @@ class AccountEndpoint:
             (b"content-length", str(len(body)).encode()),
             *call.extra_headers,
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        answer.start(200, headers)
+        answer.end(body)
+        await answer.drained()

@@ -17,6 +17,7 @@ from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import Deployment, Reply, Upstream
 from gateway.providers.routing import Upstreams
 from tests import scripted_upstream
+from tests.replies import chunks
 
 
 class Subject:
@@ -34,7 +35,7 @@ class Subject:
         reply = await self.send(path, body)
         assert reply.status == 200
         assert reply.headers["content-type"].startswith("application/json")
-        raw = await reply.read()
+        raw = await reply.read(60)
         await reply.close()
         found: dict[str, Any] = json.loads(raw)
         return found
@@ -43,7 +44,7 @@ class Subject:
         reply = await self.send(path, {**body, "stream": True})
         assert reply.status == 200
         assert reply.headers["content-type"].startswith("text/event-stream")
-        raw = b"".join([chunk async for chunk in reply.chunks()])
+        raw = b"".join([chunk async for chunk in chunks(reply)])
         await reply.close()
         frames = raw.split(b"\n\n")
         assert frames[-2:] == [b"data: [DONE]", b""]
@@ -148,7 +149,7 @@ async def test_embeddings_are_answered_as_floats_and_as_base64(subject: Subject)
 
 async def test_closing_half_way_and_closing_twice_never_raise(subject: Subject) -> None:
     reply = await subject.send(CHAT, {"messages": MESSAGES, "stream": True})
-    async for _ in reply.chunks():
+    async for _ in chunks(reply):
         break
     await reply.close()
     await reply.close()
@@ -170,7 +171,7 @@ async def test_a_stream_that_is_cancelled_does_not_disturb_the_next_request(subj
     async def leave() -> None:
         reply = await subject.send(CHAT, {"messages": MESSAGES, "stream": True})
         try:
-            async for _ in reply.chunks():
+            async for _ in chunks(reply):
                 began.set()
                 await asyncio.Event().wait()
         finally:

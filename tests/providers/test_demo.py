@@ -13,6 +13,7 @@ import pytest
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.model import Deployment
 from gateway.providers.tokenizer import O200K, encode
+from tests.replies import chunks
 
 DEMO = Deployment(id="demo/demo/0", provider="demo", model="demo", api_base="", api_key="")
 CHAT = "/chat/completions"
@@ -21,7 +22,7 @@ CHAT = "/chat/completions"
 async def ask(body: dict[str, Any], path: str = CHAT, status: int = 200) -> dict[str, Any]:
     reply = await DemoUpstream(pause_s=0).send(DEMO, path, json.dumps({"model": "demo", **body}).encode())
     assert reply.status == status
-    found: dict[str, Any] = json.loads(await reply.read())
+    found: dict[str, Any] = json.loads(await reply.read(60))
     return found
 
 
@@ -157,7 +158,7 @@ async def test_a_stream_pauses_between_tokens_so_that_a_person_sees_it() -> None
     await ask(user("warm up the tokenizer"))
     started = time.monotonic()
     reply = await DemoUpstream(pause_s=0.01).send(DEMO, CHAT, json.dumps(user("x", max_tokens=10, stream=True)).encode())
-    arrivals = [time.monotonic() - started async for _ in reply.chunks()]
+    arrivals = [time.monotonic() - started async for _ in chunks(reply)]
     assert len(arrivals) == 13
     assert arrivals[-1] - arrivals[0] >= 0.1
 
@@ -169,7 +170,7 @@ async def client() -> AsyncIterator[openai.AsyncOpenAI]:
     class Transport(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             reply = await DemoUpstream(pause_s=0).send(DEMO, request.url.path.removeprefix("/v1"), await request.aread())
-            return httpx.Response(reply.status, headers=dict(reply.headers), content=reply.chunks())
+            return httpx.Response(reply.status, headers=dict(reply.headers), content=chunks(reply))
 
     async with httpx.AsyncClient(transport=Transport()) as http:
         yield openai.AsyncOpenAI(api_key="x", base_url="http://demo/v1", http_client=http, max_retries=0)
@@ -207,7 +208,7 @@ async def test_leaving_a_stream_early_is_harmless() -> None:
     reply = await DemoUpstream(pause_s=5).send(DEMO, CHAT, json.dumps(user("x", stream=True)).encode())
 
     async def drain() -> None:
-        async for _ in reply.chunks():
+        async for _ in chunks(reply):
             pass
 
     with pytest.raises(TimeoutError):

@@ -16,6 +16,7 @@ from gateway.providers import direct
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import Deployment, Reply, UpstreamFault, UpstreamSilent
 from tests import scripted_upstream
+from tests.replies import chunks
 
 CHAT = "/chat/completions"
 
@@ -51,13 +52,13 @@ async def journal(base: str) -> list[dict[str, Any]]:
 async def ask(upstream: DirectUpstream, to: Deployment, body: bytes) -> tuple[int, bytes]:
     reply = await upstream.send(to, CHAT, body)
     try:
-        return reply.status, await reply.read()
+        return reply.status, await reply.read(60)
     finally:
         await reply.close()
 
 
 async def collect(reply: Reply, got: list[bytes]) -> None:
-    async for chunk in reply.chunks():
+    async for chunk in chunks(reply):
         got.append(chunk)  # noqa: PERF401 (what came before a fault is kept)
 
 
@@ -274,7 +275,7 @@ async def test_silence_between_chunks_times_out_by_the_chunk_limit(base: str, up
 async def test_a_slow_stream_within_the_chunk_limit_is_not_cut_by_it(base: str, upstream: DirectUpstream) -> None:
     to = deployment(base, chunk_timeout_s=0.4, first_byte_timeout_s=0.4)
     reply = await upstream.send(to, CHAT, chat("ok:tokens=10,ms=60", stream=True))
-    body = b"".join([chunk async for chunk in reply.chunks()])
+    body = b"".join([chunk async for chunk in chunks(reply)])
     await reply.close()
     assert body.endswith(b"data: [DONE]\n\n")
 
@@ -282,7 +283,7 @@ async def test_a_slow_stream_within_the_chunk_limit_is_not_cut_by_it(base: str, 
 async def test_the_chunk_limit_does_not_cut_a_pooled_connection_later(base: str, upstream: DirectUpstream) -> None:
     to = deployment(base, chunk_timeout_s=0.1)
     reply = await upstream.send(to, CHAT, chat("ok", stream=True))
-    assert b"".join([chunk async for chunk in reply.chunks()])
+    assert b"".join([chunk async for chunk in chunks(reply)])
     await reply.close()
     await asyncio.sleep(0.15)
     status, _ = await ask(upstream, to, chat("slow:200"))
@@ -327,7 +328,7 @@ async def test_an_answer_without_a_length_is_read_to_its_end(base: str, upstream
 
 async def test_a_compressed_answer_is_given_decoded(base: str, upstream: DirectUpstream) -> None:
     reply = await upstream.send(deployment(base), CHAT, chat("gzip"))
-    assert json.loads(await reply.read())["id"]
+    assert json.loads(await reply.read(60))["id"]
     assert "content-encoding" not in reply.headers
     assert "content-length" not in reply.headers
     await reply.close()
@@ -397,7 +398,7 @@ async def test_cancelling_closes_the_connection(upstream: DirectUpstream, script
         async def talk() -> None:
             reply = await upstream.send(deployment(raw), CHAT, b"{}")
             try:
-                async for _ in reply.chunks():
+                async for _ in chunks(reply):
                     pass
             finally:
                 await reply.close()
@@ -413,7 +414,7 @@ async def test_cancelling_closes_the_connection(upstream: DirectUpstream, script
 async def test_closing_a_half_read_answer_drops_its_connection(base: str, upstream: DirectUpstream) -> None:
     to = deployment(base)
     reply = await upstream.send(to, CHAT, chat("ok:ms=10,tokens=100", stream=True))
-    async for _ in reply.chunks():
+    async for _ in chunks(reply):
         break
     await reply.close()
     await ask(upstream, to, chat("ok"))
@@ -423,7 +424,7 @@ async def test_closing_a_half_read_answer_drops_its_connection(base: str, upstre
 async def test_a_thousand_streams_at_once_all_end_whole(base: str, upstream: DirectUpstream) -> None:
     async def one(number: int) -> bytes:
         reply = await upstream.send(deployment(base), CHAT, chat(f"ok:tokens={number % 7 + 1},ms=20", stream=True))
-        body = b"".join([chunk async for chunk in reply.chunks()])
+        body = b"".join([chunk async for chunk in chunks(reply)])
         await reply.close()
         return body
 

@@ -14,6 +14,7 @@ from gateway.providers import direct
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import UpstreamFault, UpstreamSilent
 from tests.providers.test_direct import CHAT, ask, deployment, read_request
+from tests.replies import chunks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture:pytest.PytestDeprecationWarning")
 SIZE = 3_000_000
@@ -108,7 +109,7 @@ async def test_a_lagging_consumer_of_a_tls_stream_gets_all_of_it(certificates: P
         reply = await trusting.send(deployment(raw), CHAT, b"large")
         await asyncio.sleep(0.1)
         got = 0
-        async for chunk in reply.chunks():
+        async for chunk in chunks(reply):
             got += len(chunk)
             await asyncio.sleep(0.005)
         await reply.close()

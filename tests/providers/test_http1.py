@@ -16,6 +16,7 @@ from gateway.providers import http1
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import UpstreamFault, UpstreamSilent
 from tests.providers.test_direct import CHAT, ask, collect, deployment, raw_server, read_request
+from tests.replies import chunks
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: a/b\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -123,7 +124,7 @@ async def test_headers_of_interim_answers_and_trailers_are_left_out(upstream: Di
     interim = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
     async with raw_server(Served(interim + CHUNKED + b"0\r\ntrailer: x\r\n\r\n")) as raw:
         reply = await upstream.send(deployment(raw), CHAT, b"{}")
-        assert await reply.read() == b""
+        assert await reply.read(60) == b""
         assert reply.headers == {"content-type": "a/b", "transfer-encoding": "chunked"}
         await reply.close()
 
@@ -274,7 +275,7 @@ async def test_the_connection_used_last_is_lent_first_and_idle_ones_expire(
         to = deployment(raw)
         replies = [await upstream.send(to, CHAT, b"{}") for _ in range(5)]
         for reply in replies:
-            assert await reply.read() == b"{}"
+            assert await reply.read(60) == b"{}"
             await reply.close()
             await reply.close()
         origin = upstream._target(to, CHAT).origin
@@ -356,7 +357,7 @@ async def test_a_lagging_consumer_holds_the_server_back_and_is_not_taken_for_sil
         reply = await upstream.send(deployment(raw, chunk_timeout_s=0.1), CHAT, b"{}")
         (connection,) = upstream._pool.connections
         got = largest = 0
-        async for chunk in reply.chunks():
+        async for chunk in chunks(reply):
             if not got:
                 await asyncio.sleep(0.4)
                 stuck = sent
@@ -378,7 +379,7 @@ async def test_a_connection_paused_for_a_lagging_consumer_serves_the_next_reques
     async with raw_server(served) as raw:
         reply = await upstream.send(deployment(raw), CHAT, b"{}")
         await asyncio.sleep(0.1)
-        assert len(await reply.read()) == size
+        assert len(await reply.read(60)) == size
         await reply.close()
         assert await ask(upstream, deployment(raw), b"{}") == (200, b"{}")
     assert served.connections == [2]
@@ -435,7 +436,7 @@ async def test_each_silence_has_its_limit_and_steady_data_none(upstream: DirectU
             got: list[bytes] = []
             with contextlib.nullcontext() if body == b"steady" else pytest.raises(UpstreamSilent, match="mid-"):
                 if whole:
-                    got.append(await reply.read())
+                    got.append(await reply.read(60))
                 else:
                     await collect(reply, got)
             await reply.close()
@@ -449,12 +450,12 @@ async def test_a_stream_resumed_after_its_close_never_reads_the_next_request(ups
     served = Served([CHUNKED + b"1\r\na\r\n0\r\n\r\n"], [CHUNKED + b"1\r\nb\r\n0\r\n\r\n"])
     async with raw_server(served) as raw:
         first = await upstream.send(deployment(raw), CHAT, b"{}")
-        chunks = first.chunks()
-        assert await anext(chunks) == b"a"
+        pieces = chunks(first)
+        assert await anext(pieces) == b"a"
         await first.close()
         second = await upstream.send(deployment(raw), CHAT, b"{}")
-        assert await anext(chunks, b"the end") == b"the end"
-        assert await second.read() == b"b"
+        assert await anext(pieces, b"the end") == b"the end"
+        assert await second.read(60) == b"b"
         await second.close()
     assert served.connections == [2]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +20,8 @@ from gateway.metering.event import UsageEvent, decode_event
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.model import Deployment, Route
 from gateway.proxy.exchange import Call, Exchange
+from gateway.proxy.routes import AsgiAnswer
+from tests.replies import chunks
 
 WALLET = "a/app/ann"
 KEY = "sk-made-up-upstream-key"
@@ -59,15 +61,22 @@ class Reply:
     def headers(self) -> Mapping[str, str]:
         return {"content-type": self._kind}
 
-    async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+    @property
+    def content_type(self) -> bytes:
+        return self._kind.encode()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
+    async def read(self, limit_s: float) -> bytes:
+        return b"".join([chunk async for chunk in chunks(self)])
+
+    async def relay(self, take: Callable[[bytes], bool]) -> bool:
+        while self._chunks:
             await asyncio.sleep(0)
+            chunk = self._chunks.pop(0)
             if isinstance(chunk, Exception):
                 raise chunk
-            yield chunk
+            if not take(chunk):
+                return False
+        return True
 
     async def close(self) -> None:
         self.closed = True
@@ -134,7 +143,7 @@ class House:
         async def send(message: MutableMapping[str, Any]) -> None:
             self.sent.append(message)
 
-        call = Call("req_1", "/chat/completions", {}, raw, receive, send, time.perf_counter(), [])
+        call = Call("req_1", "/chat/completions", {}, raw, AsgiAnswer(receive, send), time.perf_counter(), [])
         try:
             await self.exchange.run(call, PRINCIPAL)
         finally:
@@ -176,11 +185,12 @@ async def test_a_bug_after_the_hold_never_keeps_it(reply: Any) -> None:
 
 async def test_a_task_that_is_cancelled_in_mid_stream_bills_what_was_delivered() -> None:
     class Endless(Reply):
-        async def chunks(self) -> AsyncIterator[bytes]:
-            yield delta("hello")
-            await asyncio.Event().wait()
+        async def relay(self, take: Callable[[bytes], bool]) -> bool:
+            if not self._chunks:
+                await asyncio.Event().wait()
+            return await super().relay(take)
 
-    house = House(Endless([]))
+    house = House(Endless([delta("hello")]))
     running = asyncio.ensure_future(house.run(stream=True))
     while not house.sent:
         await asyncio.sleep(0)

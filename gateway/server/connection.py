@@ -1,63 +1,38 @@
-"""The HTTP server of the web process: uvicorn, and what a peer may do to it before the application is asked.
+"""A client's connection, and what its peer may do before the application is asked.
 
 uvicorn's own protocol waits for ever: for the end of a head, for a body, for a peer to read its answer. The
 protocol here bounds each of these, refuses in the shape of every other error, and leaves the rest as it is.
 
 Bytes are counted down, not measured: `_room` is how many more may come before the parser completes something
 (a head, a part of a body, a message). Time is counted in sweeps: one timer per process looks at every
-connection once a second, so a request costs a few assignments and no timer; and a process that stalled does not
-blame its clients for the time in which it did not listen.
+connection once a second, so a request costs a few assignments and no timer, not even for keep-alive; and a
+process that stalled does not blame its clients for the time in which it did not listen.
 """
 
 import asyncio
 import fcntl
 import logging
 import math
-import resource
 import struct
 import termios
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
+from urllib.parse import unquote
 
 import httptools
 import msgspec
-import uvicorn
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.core import limits
 from gateway.core.errors import GatewayError, InvalidRequest, Unavailable
 from gateway.core.ids import new_id
 from gateway.proxy import wire
-from gateway.settings import Settings
+from gateway.proxy.ports import ANSWER
+from gateway.server.answer import EdgeAnswer
 
 _log = logging.getLogger(__name__)
-
-
-def run(config: Settings) -> None:
-    """Serve the application until a signal ends it; with several workers, in as many processes."""
-    # Each stream takes two descriptors; what the system lets a process have is often far above its first limit.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    uvicorn.run(
-        "gateway.app:create",
-        factory=True,
-        host=config.host,
-        port=config.port,
-        workers=config.workers,
-        loop="uvloop",
-        http=EdgeProtocol,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        log_config=None,
-        backlog=2048,
-        timeout_keep_alive=limits.KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(limits.DRAIN_ON_SHUTDOWN_S),
-    )
 
 
 class EdgeLimits(msgspec.Struct, frozen=True):
@@ -134,7 +109,7 @@ class EdgeProtocol(HttpToolsProtocol):
     watch: ClassVar[Watch] = Watch(EdgeLimits())
     _room_max: ClassVar[int] = limits.HEAD_BYTES_MAX
     # Beyond thirty attributes in its dictionary every access to an object becomes slower.
-    __slots__ = ("_answering", "_heard", "_phase", "_room", "_since", "_taken", "_waited", "_waiting_bytes")
+    __slots__ = ("_answering", "_heard", "_idle_since", "_phase", "_room", "_since", "_taken", "_waited", "_waiting_bytes")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -143,6 +118,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._since = self._heard = self.watch.tick  # when this phase began; when the peer last sent anything
         self._waiting_bytes = 0  # of the answer, at the last sweep at which some waited
         self._waited = self._taken = 0  # when that was; when the peer last took a part of it
+        self._idle_since = 0  # when the last request was answered, or was whole if that was later
         self._answering: RequestResponseCycle | None = None  # `cycle` is the last request read: not this one when pipelined
 
     # ---- the connection --------------------------------------------------------------------------
@@ -162,7 +138,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self.watch.open.discard(self)
         self._leave()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # uvicorn leaves it when the connection broke
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Feed the parser at most what may come before something is complete."""
@@ -196,34 +171,92 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request. Only this ends keep-alive: blank lines between requests do not."""
-        self._unset_keepalive_if_required()
         self._phase = _HEAD
         self._since = self.watch.tick
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        """The head is whole: bounded in parts now, in all while it came."""
-        bounds = self.watch.bounds
-        if len(self.url) > bounds.url_bytes_max or len(self.headers) > bounds.headers_max:
+        """The head is whole: bounded in parts now, in all while it came. The application begins."""
+        bounds, url, parser = self.watch.bounds, self.url, self.parser
+        if len(url) > bounds.url_bytes_max or len(self.headers) > bounds.headers_max:
             raise self._too_large()
         if self.pipeline and len(self.pipeline) >= bounds.pipelined_max:
             raise _refused(400, "invalid_http", "Too many requests wait on this connection.")
-        super().on_headers_complete()
+        path, query = url, b""
+        if url[:1] != b"/" or b"?" in url or b"#" in url:
+            parts = httptools.parse_url(url)
+            path, query = parts.path, parts.query or b""
+        name = path.decode("ascii")
+        version = parser.get_http_version()
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": unquote(name) if "%" in name else name,
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self.headers,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+        }
+        answer = EdgeAnswer(
+            cast(HTTPScope, scope),
+            self.transport,
+            self.flow,
+            self.server_state.default_headers,
+            self.expect_100_continue,
+            version != "1.0" and parser.should_keep_alive(),
+            self.on_response_complete,
+        )
+        scope["extensions"] = {ANSWER: answer}
+        self.headers = []  # the application has the list: trailers do not become headers
         self._phase = _BODY
         self._since = self.watch.tick
         self._room = self._room_max
-        self.headers = []  # the application has the list: trailers do not become headers
+        before, self.cycle = self.cycle, answer
+        if before is None or before.response_complete:
+            self._start_asgi_task(answer, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((answer, self.app))
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._room = self._room_max
-        super().on_body(body)
+        answer = cast(EdgeAnswer, self.cycle)
+        if answer.response_complete:
+            return
+        answer.pieces.append(body)
+        answer.pieces_bytes += len(body)
+        if answer.pieces_bytes > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        answer.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._phase = _IDLE
+        self._idle_since = self.watch.tick
         self._room = self._room_max
-        super().on_message_complete()
+        answer = self.cycle
+        if not answer.response_complete:
+            answer.more_body = False
+            answer.message_event.set()
+
+    def on_response_complete(self) -> None:
+        """The next request's turn, or keep-alive's."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._idle_since = self.watch.tick
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
@@ -240,9 +273,12 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         phase = self._phase
-        if phase is _IDLE:
-            return
         watch = self.watch
+        if phase is _IDLE:
+            idle_s = (tick - self._idle_since) * watch.bounds.sweep_s
+            if idle_s > self.timeout_keep_alive and not self._is_answering():
+                self.transport.close()
+            return
         if phase is _REFUSED:
             if tick - self._since > watch.linger_ticks:
                 self.transport.abort()
@@ -295,7 +331,6 @@ class EdgeProtocol(HttpToolsProtocol):
             may_answer = self._answering is self.cycle and not self.cycle.response_started
         else:
             may_answer = not self._is_answering()
-        self._unset_keepalive_if_required()
         self._leave()
         self._phase = _REFUSED
         self._since = self.watch.tick

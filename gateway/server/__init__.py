@@ -1,0 +1,1 @@
+"""The HTTP server of the web process: uvicorn, with bounds on what a peer may do and answers made in one piece."""

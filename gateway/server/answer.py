@@ -1,0 +1,182 @@
+"""How one request is answered on its connection: uvicorn's cycle, with answers made in one piece.
+
+uvicorn looks at every header with two regular expressions and writes the head by itself: a sixth of a plain
+request's CPU. Here a head is joined and checked as a whole, and leaves together with the first of the body.
+An application may use the ASGI calls, or `start`, `write` and `end` (see `proxy.ports.Answer`, found in the
+scope's extensions), which do the same without a suspension.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent, HTTPScope
+    from uvicorn.protocols.http.flow_control import FlowControl
+
+_log = logging.getLogger(__name__)
+_CONTROL: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
+_LENGTH: Final = b"\r\ncontent-length: "
+_JOINED_BYTES_MAX: Final = 64 * 1024  # up to here copying a body behind its head is cheaper than a second write
+_UNTIL_CLOSED: Final = -1
+_WITHOUT_BODY: Final = frozenset((204, 304))
+
+
+class EdgeAnswer(RequestResponseCycle):
+    """One request and its answer.
+
+    Header names are lower-case bytes, as ASGI asks; a control character anywhere in a head is a RuntimeError,
+    and so is a body that is longer or shorter than its content-length.
+    """
+
+    def __init__(
+        self,
+        scope: "HTTPScope",
+        transport: asyncio.Transport,
+        flow: "FlowControl",
+        default_headers: list[tuple[bytes, bytes]],
+        expect_100_continue: bool,
+        keep_alive: bool,
+        on_response: Callable[[], None],
+    ) -> None:
+        # All that uvicorn reads of a cycle; its own constructor makes more, for every request.
+        self.scope = scope
+        self.transport = transport
+        self.flow = flow
+        self.logger = _log
+        self.default_headers = default_headers
+        self.message_event = asyncio.Event()
+        self.on_response = on_response
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expect_100_continue
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        self.pieces: list[bytes] = []  # of the body, not yet taken by the application
+        self.pieces_bytes = 0
+        self._head = b""  # until it leaves
+        self._chunked = False
+        self._left = 0  # bytes of the body that are still to come, where the head says how many
+
+    # ---- answering without a suspension --------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a head."""
+        return self.response_started
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The head; it leaves with the first of the body."""
+        if self.response_started:
+            raise RuntimeError("the answer has begun already")
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        named = [*self.default_headers, *headers]
+        block = b"\r\n".join(map(b": ".join, named))
+        if len(block.translate(None, _CONTROL)) != len(block) - 2 * (len(named) - 1):
+            raise RuntimeError("a header has a control character")
+        head = STATUS_LINE[status] + block
+        at = head.find(_LENGTH)
+        if at >= 0:
+            ends = head.find(b"\r\n", at + len(_LENGTH))
+            self._left = int(head[at + len(_LENGTH) : None if ends < 0 else ends])
+        elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
+            if self.scope["http_version"] == "1.0":
+                self._left = _UNTIL_CLOSED
+            else:
+                self._chunked = True
+                head += b"\r\ntransfer-encoding: chunked"
+        if b"\r\nconnection: close" in head:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            head += b"\r\nconnection: close"
+        self._head = head + b"\r\n\r\n"
+
+    def write(self, part: bytes) -> bool:
+        """A part of the body. False: the peer is slow, nothing more should be written until `drained`."""
+        self._put(part)
+        return not self.flow.write_paused
+
+    def end(self, part: bytes = b"") -> None:
+        """The last of the body."""
+        if self.disconnected:
+            return
+        self._put(part, b"0\r\n\r\n" if self._chunked else b"")
+        if self._left > 0 and self.scope["method"] != "HEAD":
+            raise RuntimeError("the body is shorter than its content-length")
+        self.response_complete = True
+        self.scope["extensions"].clear()  # the scope holds this object, which holds the scope
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    async def drained(self) -> None:
+        """Until the peer has taken so much that more may be written, or has gone."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+
+    async def gone(self) -> bool:
+        """Whether the peer has closed the connection."""
+        return self.disconnected
+
+    def _put(self, part: bytes, last: bytes = b"") -> None:
+        if self.disconnected:
+            return
+        if not self.response_started or self.response_complete:
+            raise RuntimeError("a body belongs between the head and the end of an answer")
+        head, self._head = self._head, b""
+        if self._chunked:
+            data = b"%b%x\r\n%b\r\n%b" % (head, len(part), part, last) if part else head + last
+        elif self.scope["method"] == "HEAD":
+            data = head
+        else:
+            if self._left != _UNTIL_CLOSED:
+                if len(part) > self._left:
+                    raise RuntimeError("the body is longer than its content-length")
+                self._left -= len(part)
+            if head and len(part) > _JOINED_BYTES_MAX:
+                self.transport.write(head)
+                head = b""
+            data = head + part if head else part
+        if data:
+            self.transport.write(data)
+
+    # ---- ASGI ----------------------------------------------------------------------------------
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        """One ASGI event of the answer."""
+        await self.drained()
+        if self.disconnected:
+            return
+        event: Any = message
+        if event["type"] == "http.response.start":
+            self.start(event["status"], event.get("headers", ()))
+        elif event["type"] != "http.response.body":
+            raise RuntimeError(f"{event['type']} is no event of an answer here")
+        elif event.get("more_body", False):
+            self.write(event.get("body", b""))
+        else:
+            self.end(event.get("body", b""))
+
+    async def receive(self) -> "ASGIReceiveEvent":
+        """What came of the body since the last call, or else the next that comes."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            if not self.message_event.is_set():
+                await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        pieces = self.pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self.pieces_bytes = 0
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
