@@ -24,7 +24,6 @@ from gateway.balance.model import (
     BalanceUnavailable,
     Hold,
     HoldRequest,
-    LimitKind,
     RefusedByLimit,
     RefusedByWallet,
     Settled,
@@ -32,7 +31,7 @@ from gateway.balance.model import (
     WalletState,
 )
 from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisReplyError, pack
-from gateway.balance.redis_scripts import Scripts, load_scripts
+from gateway.balance.redis_scripts import Script, Scripts, load_scripts
 from gateway.balance.rules import check_amounts, check_credit, check_request
 from gateway.core.ids import SHARDS
 from gateway.core.limits import CREDIT_MARKER_TTL_S, EVENT_BACKLOG_MAX, REDIS_ATTEMPTS, RESULT_TTL_S, SWEEP_BATCH
@@ -45,7 +44,7 @@ _ADMITTED, _REFUSED_BY_WALLET, _REFUSED_BY_LIMIT, _MISSING, _BACKLOG = 1, 2, 3, 
 _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder().encode  # not of bytes: Lua's cmsgpack knows no binary type
 # The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
 _decode_hold = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_word = msgspec.msgpack.Decoder(str).decode
@@ -60,9 +59,9 @@ class RedisBalance:
         used = scripts or load_scripts()
         self.link = RedisLink(url, [script.text for script in used.all])
         self._event_backlog_max = event_backlog_max
-        self._reserve = used.reserve.sha
-        self._settle = used.settle.sha
-        self._release = used.release.sha
+        self._reserve = _head(used.reserve)
+        self._settle = _head(used.settle)
+        self._release = _head(used.release)
         self._abandon = used.abandon.sha
         self._sweep = used.sweep.sha
         self._credit = used.credit.sha
@@ -75,26 +74,22 @@ class RedisBalance:
     async def reserve(self, request: HoldRequest) -> Admitted | RefusedByWallet | RefusedByLimit | WalletMissing:
         """One call of reserve_v1."""
         check_request(request)
-        charges, limits, prefix = request.charges, request.limits, _PREFIX[request.shard]
-        parts: list[Part] = ["EVALSHA", self._reserve, 0]
-        parts += (prefix + "r:" + request.request_id, _DEADLINES[request.shard], EVENT_STREAMS[request.shard])
-        parts += [prefix + "w:" + charge.wallet for charge in charges]
-        numbers: list[int | LimitKind] = []
-        if limits:
-            subject, number = None, 0
-            for limit in limits:
-                if limit.subject != subject:
-                    subject = limit.subject
-                    parts.append(prefix + "l:" + subject)
-                    number += 1
-                numbers += (number, limit.kind, limit.maximum, limit.amount, limit.charge + 1)
-        parts[2] = len(parts) - 3
-        parts += (len(charges), request.ttl_ms, self._event_backlog_max, request.context)
+        charges, limits, shard = request.charges, request.limits, request.shard
+        keys = [_hold_keys(shard, request.request_id)]
+        bounds: list[int] = []
+        numbers: list[int | str] = []
         for charge in charges:
-            parts += (charge.ceiling_micro, charge.floor_micro)
-        if limits:
-            parts.append(_encode(numbers))
-        reply = await self._run(pack(tuple(parts)))
+            keys.append(_key(shard, "w:", charge.wallet))
+            bounds += (charge.ceiling_micro, charge.floor_micro)
+        subject, number = None, 0
+        for limit in limits:
+            if limit.subject != subject:
+                subject = limit.subject
+                keys.append(_key(shard, "l:", subject))
+                number += 1
+            numbers += (number, limit.kind._value_, limit.maximum, limit.amount, limit.charge + 1)
+        asked = _encode((request.ttl_ms, self._event_backlog_max, bounds, numbers))
+        reply = await self._run(_evalsha(self._reserve, keys, asked, request.context))
         word = reply[0]
         if word == _ADMITTED:
             n = 1 + len(charges)
@@ -111,16 +106,13 @@ class RedisBalance:
     async def settle(self, hold: Hold, amounts_micro: Sequence[int], tokens: int, event: bytes) -> Settled:
         """One call of settle_v1."""
         check_amounts(hold.wallets, amounts_micro, tokens)
-        parts = _hold_parts(self._settle, hold)
-        parts += (_RESULT_TTL_MS, tokens, event, *amounts_micro)
-        reply = await self._run(pack(tuple(parts)))
+        asked = _encode((_RESULT_TTL_MS, tokens, amounts_micro))
+        reply = await self._run(_evalsha(self._settle, _keys(hold), asked, event))
         return Settled(tuple(reply[1:]), reply[0] == 1)
 
     async def release(self, hold: Hold) -> bool:
         """One call of release_v1."""
-        parts = _hold_parts(self._release, hold)
-        parts.append(_RESULT_TTL_MS)
-        return bool(await self._run(pack(tuple(parts))))
+        return bool(await self._run(_evalsha(self._release, _keys(hold), _encode((_RESULT_TTL_MS,)), b"")))
 
     async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
         """One call of credit_v1; a repeat answers with the wallet as it is now."""
@@ -199,19 +191,48 @@ class RedisBalance:
         raise BalanceUnavailable(str(failed)) from failed
 
 
-def _hold_parts(sha: str, hold: Hold) -> list[Part]:
-    """EVALSHA with the keys of a hold, as reserve named them: limits of one subject that follow each other share a key."""
-    prefix = _PREFIX[hold.shard]
-    parts: list[Part] = ["EVALSHA", sha, 0]
-    parts += (prefix + "r:" + hold.request_id, _DEADLINES[hold.shard], EVENT_STREAMS[hold.shard])
-    parts += [prefix + "w:" + wallet for wallet in hold.wallets]
+# A hold's calls are packed by hand, each key (ASCII, as every id is) with its length: hiredis takes four times as
+# long for each part of a command, and these have the most parts.
+
+
+def _head(script: Script) -> bytes:
+    return b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % script.sha.encode()
+
+
+def _key(shard: int, kind: str, name: str) -> str:
+    return f"${_PREFIX_CHARS + len(name)}\r\n{_PREFIX[shard]}{kind}{name}\r\n"
+
+
+def _hold_keys(shard: int, request_id: str) -> str:
+    """The three keys that each hold begins with."""
+    return f"${_PREFIX_CHARS + len(request_id)}\r\n{_PREFIX[shard]}r:{request_id}\r\n{_OF_SHARD[shard]}"
+
+
+def _keys(hold: Hold) -> list[str]:
+    """The keys of a hold, as reserve named them: limits of one subject that follow each other share a key."""
+    shard = hold.shard
+    keys = [_hold_keys(shard, hold.request_id), *[_key(shard, "w:", wallet) for wallet in hold.wallets]]
     subject = None
     for limit in hold.limits:
         if limit.subject != subject:
             subject = limit.subject
-            parts.append(prefix + "l:" + subject)
-    parts[2] = len(parts) - 3
-    return parts
+            keys.append(_key(shard, "l:", subject))
+    return keys
+
+
+def _evalsha(head: bytes, keys: list[str], asked: bytes, more: bytes) -> bytes:
+    """EVALSHA of a script that takes a hold's keys and two arguments."""
+    counts = _COUNTS[len(keys) + 2]
+    return b"%b%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+        counts[0], head, counts[1], "".join(keys).encode("ascii"), len(asked), asked, len(more), more
+    )  # fmt: skip
+
+
+_PREFIX_CHARS: Final = len(_PREFIX[0]) + 2
+_OF_SHARD: Final = tuple(
+    "".join([f"${len(key)}\r\n{key}\r\n" for key in pair]) for pair in zip(_DEADLINES, EVENT_STREAMS, strict=True)
+)
+_COUNTS: Final = tuple((b"*%d\r\n" % (keys + 5), b"$%d\r\n%d\r\n" % (len(str(keys)), keys)) for keys in range(100))
 
 
 def _keys_of_hold(value: bytes) -> list[str]:

@@ -4,6 +4,9 @@ A failure here is a mistake in the caller's code, never a fact of the caller's r
 """
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
+from typing import Final
 
 from gateway.balance.model import HoldRequest
 from gateway.core.ids import SHARDS
@@ -18,13 +21,18 @@ def check_request(request: HoldRequest) -> None:
     for charge in charges:
         assert 0 <= charge.floor_micro <= charge.ceiling_micro <= AMOUNT_MICRO_MAX
     if len(charges) > 1:
-        assert len({charge.wallet for charge in charges}) == len(charges)
+        assert len(set(map(_WALLET, charges))) == len(charges)
     limits = request.limits
     if limits:
-        for limit in limits:
-            assert 0 <= limit.amount <= AMOUNT_MICRO_MAX
-            assert 0 <= limit.maximum <= AMOUNT_MICRO_MAX
-        assert len({(limit.subject, limit.kind) for limit in limits}) == len(limits)
+        numbers = list(chain.from_iterable(map(_NUMBERS, limits)))
+        assert min(numbers) >= 0
+        assert max(numbers) <= AMOUNT_MICRO_MAX
+        assert len(set(map(_COUNTER, limits))) == len(limits)
+
+
+_WALLET: Final = attrgetter("wallet")
+_NUMBERS: Final = attrgetter("amount", "maximum")
+_COUNTER: Final = attrgetter("subject", "kind")
 
 
 def check_amounts(wallets: Sequence[str], amounts_micro: Sequence[int], tokens: int) -> None:

@@ -69,7 +69,7 @@ api_keys: Final = Table(
     Column("enterprise_id", Text, ForeignKey("apps.enterprise_id"), nullable=False, index=True),
     Column("name", Text, nullable=False),
     Column("level", Text, nullable=False),
-    Column("digest", Text, nullable=False),  # HMAC-SHA-256 of the whole key under the pepper, hex
+    Column("digest", Text, nullable=False),  # keyed BLAKE2b-256 of the whole key under the pepper, hex
     Column("hint", Text, nullable=False),
     Column("models", JSON, nullable=False),
     Column("limits", JSON, nullable=False),

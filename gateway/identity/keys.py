@@ -5,12 +5,13 @@
     mzu_<jwt>             end-user token (`tokens.py`)
 
 <26> is the part of the record's id after its prefix, <43> is 256 random bits in base62. What is
-stored is HMAC-SHA-256 of the whole credential under the pepper: a stolen table opens nothing.
+stored is keyed BLAKE2b-256 of the whole credential under the pepper: a stolen table opens nothing. (BLAKE2 is
+a MAC when it has a key, RFC 7693; HMAC-SHA-256 takes four times as long, on every request.)
 """
 
-import hmac
 import re
 import string
+from hashlib import blake2b
 from secrets import randbits
 from typing import Final
 
@@ -65,9 +66,17 @@ def management_key_id(credential: str) -> str | None:
     return f"mgk_{match[1]}" if match else None
 
 
+def hasher(pepper: bytes) -> blake2b:
+    """The start of every digest under a pepper: update a copy with the whole credential in UTF-8."""
+    # A key of BLAKE2b has at most 64 bytes, a pepper may have more.
+    return blake2b(key=blake2b(pepper).digest(), digest_size=32, person=b"mozaiks-key")
+
+
 def digest_of(pepper: bytes, credential: str) -> str:
-    """What a record keeps of a credential: hex of HMAC-SHA-256 under the pepper."""
-    return hmac.digest(pepper, credential.encode(), "sha256").hex()
+    """What a record keeps of a credential, in hex."""
+    digest = hasher(pepper)
+    digest.update(credential.encode())
+    return digest.hexdigest()
 
 
 def _minted(pepper: bytes, kind: str, record_id: str) -> Minted:

@@ -1,6 +1,6 @@
 """Who is calling, on the path of every request: credentials to principals, requests to end users.
 
-A credential that was seen within KEY_CACHE_TTL_S costs one HMAC and one look-up, no SQL and no
+A credential that was seen within KEY_CACHE_TTL_S costs one digest and one look-up, no SQL and no
 suspension. The cache is keyed by the id inside the key and holds only digests; a change anywhere
 arrives over the bus within milliseconds, the time to live bounds a message that was lost, and
 expiry is checked at every use. While the platform's database is down, keys that were known go on
@@ -10,7 +10,6 @@ for KEY_STALE_MAX_S: nobody can revoke one through a database that does not answ
 import json
 from collections.abc import Mapping
 from hmac import compare_digest
-from hmac import digest as hmac_digest
 from typing import Any, Final
 
 import msgspec
@@ -77,6 +76,7 @@ class Identity:
         assert len(pepper) >= 16, "the key pepper is too short"
         self._store = store
         self._pepper = pepper
+        self._hasher = keys.hasher(pepper)
         self._bus = bus
         self._clock = clock
         self._keys: dict[str, _Entry] = {}  # by the 26 characters inside the key
@@ -95,8 +95,7 @@ class Identity:
         now_ns = self._clock()
         if now_ns >= entry.fresh_until_ns or now_ns >= entry.expires_ns or entry.refusal:
             return None
-        presented = hmac_digest(self._pepper, credential.encode("utf-8", "surrogatepass"), "sha256")
-        return entry.principal if compare_digest(presented, entry.digest) else None
+        return entry.principal if compare_digest(self._digest(credential), entry.digest) else None
 
     async def authenticate(self, credential: str) -> Principal:
         """The principal of a data-plane credential.
@@ -113,7 +112,7 @@ class Identity:
             return await self._authenticate_token(credential)
         key_id = keys.api_key_id(credential)
         entry = await self._entry(key_id[4:]) if key_id else None
-        if entry is None or not compare_digest(hmac_digest(self._pepper, credential.encode(), "sha256"), entry.digest):
+        if entry is None or not compare_digest(self._digest(credential), entry.digest):
             raise _refused("invalid_api_key")
         self._admit(entry)
         return entry.principal
@@ -122,7 +121,7 @@ class Identity:
         """The creator behind a management key; errors as `authenticate`. Not cached: a revoked key ends at once."""
         key_id = keys.management_key_id(credential)
         record = await self._store.management_record(key_id) if key_id else None
-        if record is None or not compare_digest(keys.digest_of(self._pepper, credential), record[0]):
+        if record is None or not compare_digest(self._digest(credential).hex(), record[0]):
             raise _refused("invalid_api_key")
         _, key, creator_status = record
         if key.revoked_at_ms is not None:
@@ -132,6 +131,11 @@ class Identity:
         if creator_status != ACTIVE:
             raise Forbidden("This account is suspended.", code="account_suspended")
         return Actor(role=Role.CREATOR, name=key.id, user_id=key.user_id)
+
+    def _digest(self, credential: str) -> bytes:
+        hasher = self._hasher.copy()
+        hasher.update(credential.encode("utf-8", "surrogatepass"))
+        return hasher.digest()
 
     def may_use(self, principal: Principal, model: str) -> bool:
         """Whether the key (and the token) allow a model; no list allows every one."""
@@ -236,7 +240,7 @@ class Identity:
     def _cached_token(self, credential: str) -> Principal | None:
         if len(credential) > CREDENTIAL_CHARS_MAX:
             return None
-        token = self._tokens.get(hmac_digest(self._pepper, credential.encode("utf-8", "surrogatepass"), "sha256"))
+        token = self._tokens.get(self._digest(credential))
         if token is None:
             return None
         parent, now_ns = token.parent, self._clock()
@@ -276,8 +280,7 @@ class Identity:
             token_id=claims.jti,
             token_limits=Limits(rpm=claims.rpm, spend_micro_total=claims.spend),
         )
-        digest = hmac_digest(self._pepper, credential.encode(), "sha256")
-        _keep(self._tokens, digest, _Token(principal, parent, expires_ns))
+        _keep(self._tokens, self._digest(credential), _Token(principal, parent, expires_ns))
         return principal
 
 

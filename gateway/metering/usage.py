@@ -38,10 +38,12 @@ def read_usage(raw: Mapping[str, Any], cached_inside: bool) -> tuple[Usage, tupl
     the main counts are cut down to them and flagged: `cached_exceeds_input`, `reasoning_exceeds_output`,
     `input_parts_overlap`, `output_parts_overlap`, `usage_detail_invalid`, `usage_total_mismatch`.
     """
-    prompt = raw.get("prompt_tokens")
+    prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens")
+    plain = _plain(raw, prompt, completion)
+    if plain is not None:
+        return plain, _NO_FLAGS
     if prompt is None:
         prompt = raw.get("input_tokens")
-    completion = raw.get("completion_tokens")
     if completion is None:
         completion = raw.get("output_tokens")
     total = raw.get("total_tokens")
@@ -70,6 +72,26 @@ def read_usage(raw: Mapping[str, Any], cached_inside: bool) -> tuple[Usage, tupl
     if total is not None and total != sum(inputs) + sum(outputs) and total != prompt + completion:
         flags.append("usage_total_mismatch")
     return usage, tuple(flags) if flags else _NO_FLAGS
+
+
+def _plain(raw: Mapping[str, Any], prompt: object, completion: object) -> Usage | None:
+    """The usage where the main counts are in order and nothing else says anything: most answers."""
+    if type(prompt) is not int or type(completion) is not int or not _PARTS.isdisjoint(raw):
+        return None
+    if not (0 < prompt <= COUNT_MAX and 0 <= completion <= COUNT_MAX) or raw.get("total_tokens") != prompt + completion:
+        return None
+    for details in (raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")):
+        if details is not None and (type(details) is not dict or any(details.values())):
+            return None
+    return Usage(input=prompt, output=completion)
+
+
+_PARTS: Final = frozenset(
+    (
+        "cache_read_input_tokens", "prompt_cache_hit_tokens", "cache_creation_input_tokens", "cache_creation",
+        "input_tokens_details", "output_tokens_details",
+    )
+)  # fmt: skip
 
 
 def _input_parts(raw: Mapping[str, Any], prompt: int, inside: bool, flags: list[str]) -> tuple[int, int, int, int, int, int]:

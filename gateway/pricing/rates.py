@@ -4,7 +4,10 @@ A rate is an integer of micro-units of one asset per million units. amount = cei
 1,000,000): every bucket is summed first, then rounded once, up.
 """
 
+from operator import mul
+
 import msgspec
+from msgspec.structs import astuple, force_setattr
 
 from gateway.core.units import KINDS, Usage
 
@@ -30,32 +33,22 @@ class Rates(msgspec.Struct, frozen=True):
     audio_output: int
     image_input: int
     request: int = 0
+    # Made of the above, because each request asks for them: the rates in the order of `KINDS`, and the highest
+    # rates that an input and an output token can be billed at, which a ceiling must assume.
+    by_kind: tuple[int, ...] = ()
+    dearest_input: int = 0
+    dearest_output: int = 0
+
+    def __post_init__(self) -> None:
+        inputs = (self.input, self.cached_input, self.cache_write, self.cache_write_1h, self.audio_input, self.image_input)
+        force_setattr(self, "by_kind", tuple([getattr(self, kind) for kind in KINDS]))
+        force_setattr(self, "dearest_input", max(inputs))
+        force_setattr(self, "dearest_output", max(self.output, self.reasoning, self.audio_output))
 
     def price(self, usage: Usage) -> int:
         """What `usage` costs, in micro-units of `asset`: exact sum, one rounding, up."""
-        total = (
-            usage.input * self.input
-            + usage.cached_input * self.cached_input
-            + usage.cache_write * self.cache_write
-            + usage.cache_write_1h * self.cache_write_1h
-            + usage.output * self.output
-            + usage.reasoning * self.reasoning
-            + usage.audio_input * self.audio_input
-            + usage.audio_output * self.audio_output
-            + usage.image_input * self.image_input
-            + self.request
-        )
+        total: int = sum(map(mul, astuple(usage), self.by_kind)) + self.request
         return -(-total // MILLION)
-
-    @property
-    def dearest_input(self) -> int:
-        """The highest rate that an input token can be billed at: what a ceiling must assume."""
-        return max(self.input, self.cached_input, self.cache_write, self.cache_write_1h, self.audio_input, self.image_input)
-
-    @property
-    def dearest_output(self) -> int:
-        """The highest rate that an output token can be billed at."""
-        return max(self.output, self.reasoning, self.audio_output)
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> int:
         """The most that this many tokens can cost."""

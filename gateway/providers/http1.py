@@ -66,10 +66,36 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_awaits", "_body_max", "_buffered", "_complete", "_due", "_fault", "_fed", "_heard", "_keep", "_limit_s", "_loop",
-        "_origin", "_overhead", "_pairs", "_parser", "_parts", "_paused", "_stopped", "_take", "_then_s", "_timer",
-        "_transport", "_unread", "_waiter",
-        "answered", "head", "idle_since", "on_body", "status",
+        "_awaits",
+        "_body_max",
+        "_buffered",
+        "_complete",
+        "_due",
+        "_fault",
+        "_fed",
+        "_heard",
+        "_keep",
+        "_limit_s",
+        "_lines",
+        "_loop",
+        "_origin",
+        "_overhead",
+        "_parser",
+        "_parts",
+        "_paused",
+        "_stopped",
+        "_take",
+        "_then_s",
+        "_timer",
+        "_transport",
+        "_unread",
+        "_waiter",
+        "answered",
+        "head",
+        "idle_since",
+        "on_body",
+        "on_header",
+        "status",
     )  # fmt: skip
 
     def __init__(self, origin: "Origin") -> None:
@@ -77,9 +103,10 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._fed: list[bytes] = []  # body pieces of the data being parsed
         self.on_body = self._fed.append
+        self._lines: dict[bytes, bytes] = {}  # of the head, as they come; trailers land here too, where nobody looks
+        self.on_header = self._lines.__setitem__
         self._parser = HttpResponseParser(self)
         self._parts: list[bytes] = []  # what the consumer has not taken, one piece for each time data came
-        self._pairs: list[tuple[bytes, bytes]] = []
         self._take: Callable[[bytes], bool] | None = None  # who gets each piece at once
         self._then_s = 0.0  # the time limit once a piece has come
         self._waiter: asyncio.Future[None] | None = None
@@ -105,7 +132,7 @@ class Connection(asyncio.Protocol):
             raise Lost
         self.answered = self._complete = self._keep = False
         self.status = self._overhead = self._buffered = 0
-        self._pairs.clear()
+        self._lines.clear()
         self._parts.clear()
         self._awaits = _Awaits.HEAD
         self._limit_silence(limit_s)
@@ -328,7 +355,7 @@ class Connection(asyncio.Protocol):
         """The connection is gone."""
         self._end(clean=exc is None)
         self._origin.pool.connections.discard(self)
-        del self._parser, self.on_body  # both refer back to this object
+        del self._parser, self.on_body  # the parser refers back to this object
 
     def _end(self, *, clean: bool) -> None:
         self._origin.forget(self)
@@ -359,23 +386,19 @@ class Connection(asyncio.Protocol):
         if self._complete:
             raise Invalid("the upstream sent more than one answer")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A line of the head, or a trailer, which is dropped."""
-        if not self.status:
-            self._pairs.append((name, value))
-
     def on_headers_complete(self) -> None:
         """The head of the answer, or of an interim one, which is dropped."""
         status = self._parser.get_status_code()
-        pairs = self._pairs
-        if 100 <= status < 200 and status != 101:
-            pairs.clear()
-            return
+        lines = self._lines
         if status < 200:
-            raise Invalid("the upstream did not answer in HTTP" if status != 101 else "the upstream switched protocols")
-        if sum([len(name) + len(value) for name, value in pairs]) > HEAD_BYTES_MAX:
+            if not status >= 100 or status == 101:
+                raise Invalid("the upstream did not answer in HTTP" if status != 101 else "the upstream switched protocols")
+            lines.clear()
+            return
+        values = lines.values()
+        if sum(map(len, lines)) + sum(map(len, values)) > HEAD_BYTES_MAX:
             raise Invalid(_HEAD_TOO_LARGE)
-        head = {name.lower(): value for name, value in pairs}
+        head = dict(zip(map(bytes.lower, lines), values, strict=True))
         if head.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise Invalid("the upstream's answer has a transfer coding that was not asked for")
         self.head = head

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import astuple, replace
 
 from gateway.balance.model import (
     SPEND_KINDS,
@@ -20,6 +21,7 @@ from gateway.balance.model import (
     BalanceUnavailable,
     Hold,
     HoldRequest,
+    LimitKind,
     RefusedByLimit,
     RefusedByWallet,
     Settled,
@@ -170,30 +172,33 @@ class Exchange:
             tags=tags.tags,
             provider=deployment.provider,
             deployment=deployment.id,
-            charges=tuple([EventCharge(p.wallet, p.role, p.rates.asset, 0) for p in paying]),
-            cost_policy=app.cost_policy if principal.level == Level.APP_USAGE else CostPolicy.PLATFORM_PAYS,
+            charges=tuple([EventCharge(payer.wallet, payer.role, payer.rates.asset, 0) for payer in paying]),
+            cost_policy=app.cost_policy if principal.level is Level.APP_USAGE else CostPolicy.PLATFORM_PAYS,
             streamed=request.streamed,
             attempts=1,
         )
-        return await self._reserve(call, request, principal, deployment, paying, event)
+        hold, admitted, cap, is_cut = await self._reserve(request, principal, deployment, paying, event)
+        return Ticket(call, request, principal, deployment, paying, hold, admitted, cap, is_cut, event)
 
     async def _reserve(
         self,
-        call: Call,
         request: wire.Request,
         principal: Principal,
         deployment: Deployment,
         paying: tuple[quote.Payer, ...],
         event: UsageEvent,
-    ) -> Ticket:
-        """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left."""
+    ) -> tuple[Hold, Admitted, int | None, bool]:
+        """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left.
+
+        Returns the hold, what was granted, the output cap to send upstream and whether it cuts the answer.
+        """
         embedding = request.endpoint == wire.EMBEDDINGS
         field = wire.PROMPT_FIELD[request.endpoint]
         bound = input_bound(request.body, request.body_bytes, field, deployment.model)
-        if deployment.input_tokens_max is not None and not embedding:
-            bound = min(bound, deployment.input_tokens_max)
+        if deployment.input_tokens_max is not None and not embedding and bound > deployment.input_tokens_max:
+            bound = deployment.input_tokens_max
         most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
-        total, shard = most * request.choices, principal.shard
+        total, shard, request_id = most * request.choices, principal.shard, event.request_id
         context = encode_event(event)
         longest_s = limits.STREAM_SECONDS_MAX if request.streamed else _whole_body_s(deployment)
         ttl_ms = round((deployment.first_byte_timeout_s + longest_s + limits.HOLD_MARGIN_S) * 1000)
@@ -202,8 +207,11 @@ class Exchange:
         opened = False
         while True:
             asked = quote.charges(paying, bound, least, total)
-            counted = quote.limits_of(principal, event.platform_user_id or None, bound + total, bool(paying))
-            outcome = await self._try_reserve(HoldRequest(call.request_id, shard, asked, counted, ttl_ms, context))
+            counted = quote.limits_of(principal, event.platform_user_id, bound + total, bool(paying))
+            try:
+                outcome = await self._balance.reserve(HoldRequest(request_id, shard, asked, counted, ttl_ms, context))
+            except BalanceUnavailable as broken:
+                raise refusals.balance_unavailable() from broken
             if type(outcome) is Admitted:
                 break
             if type(outcome) is WalletMissing:
@@ -224,14 +232,8 @@ class Exchange:
             is_cut = cap < most
         elif paying and request.output_cap is None and not embedding:
             cap = most  # the hold covers no more, so no more may be made, whatever the upstream's own default is
-        hold = Hold(call.request_id, shard, tuple([charge.wallet for charge in asked]), counted)
-        return Ticket(call, request, principal, deployment, paying, hold, outcome, cap, is_cut, event)
-
-    async def _try_reserve(self, wanted: HoldRequest) -> Admitted | RefusedByWallet | RefusedByLimit | WalletMissing:
-        try:
-            return await self._balance.reserve(wanted)
-        except BalanceUnavailable as broken:
-            raise refusals.balance_unavailable() from broken
+        hold = Hold(request_id, shard, tuple([charge.wallet for charge in asked]), counted)
+        return hold, outcome, cap, is_cut
 
     # ---- after the provider's first byte ------------------------------------------------------
 
@@ -343,29 +345,33 @@ class Exchange:
             usage, source = await self._counted(ticket, text()), UsageSource.COUNTED
         amounts = [min(payer.rates.price(usage), AMOUNT_MICRO_MAX) for payer in ticket.paying]
         now_ms, now = self._clock() // 1_000_000, perf_counter()
-        cost_rates = self._prices.cost(deployment.id, ticket.event.at_ms)
-        bears_cost = cost_rates is not None and ticket.event.cost_policy != CostPolicy.OWN_KEYS
-        event = msgspec.structs.replace(
-            ticket.event,
-            at_ms=now_ms,
-            status=status,
-            usage_source=source,
-            usage=usage,
-            flags=flags,
-            charges=tuple(
-                [
-                    EventCharge(payer.wallet, payer.role, payer.rates.asset, amount, held)
-                    for payer, amount, held in zip(ticket.paying, amounts, ticket.admitted.granted, strict=True)
-                ]
-            ),
-            provider_cost_micro=cost_rates.price(usage) if cost_rates is not None and bears_cost else 0,
-            latency_ms=round((now - ticket.call.started) * 1000),
-            ttft_ms=round((ticket.first_byte_at - ticket.call.started) * 1000),
-            attempts=ticket.attempts,
-            http_status=499 if status == RequestStatus.CLIENT_LEFT else 200,
+        event = ticket.event
+        provider_cost = 0
+        if event.cost_policy != CostPolicy.OWN_KEYS:
+            rates = self._prices.cost(deployment.id, event.at_ms)
+            provider_cost = 0 if rates is None else rates.price(usage)
+        encoded = encode_event(
+            replace(
+                event,
+                at_ms=now_ms,
+                status=status,
+                usage_source=source,
+                usage=usage,
+                charges=tuple(
+                    [
+                        EventCharge(payer.wallet, payer.role, payer.rates.asset, amount, held)
+                        for payer, amount, held in zip(ticket.paying, amounts, ticket.admitted.granted, strict=True)
+                    ]
+                ),
+                provider_cost_micro=provider_cost,
+                latency_ms=round((now - ticket.call.started) * 1000),
+                ttft_ms=round((ticket.first_byte_at - ticket.call.started) * 1000),
+                attempts=ticket.attempts,
+                http_status=499 if status is RequestStatus.CLIENT_LEFT else 200,
+                flags=flags,
+            )
         )
-        encoded = encode_event(event)
-        tokens = sum(msgspec.structs.astuple(usage))  # its buckets are disjoint
+        tokens = sum(astuple(usage))  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         try:
             settled = await self._balance.settle(ticket.hold, amounts, tokens, encoded)
@@ -402,28 +408,36 @@ class Exchange:
             _log.warning("release of %s is left to the sweeper", ticket.hold.request_id)
 
     def _headers(self, ticket: Ticket, content_type: bytes) -> list[tuple[bytes, bytes]]:
+        call = ticket.call
         upstream_s = ticket.first_byte_at - ticket.sent_at
-        overhead_ms = (perf_counter() - ticket.call.started - upstream_s) * 1000
+        overhead_ms = (perf_counter() - call.started - upstream_s) * 1000
         headers = [
             (b"content-type", content_type),
-            (b"x-request-id", ticket.call.request_id.encode()),
+            (b"x-request-id", call.request_id.encode()),
             _LEVEL_HEADERS[ticket.principal.level],
             (b"x-mozaiks-model", ticket.deployment.id.encode("ascii", "backslashreplace")),
             (b"x-mozaiks-attempts", b"%d" % ticket.attempts),
             (b"x-mozaiks-overhead-ms", b"%.2f" % overhead_ms),
+            *call.extra_headers,
         ]
         if ticket.is_cut and ticket.cap is not None:
             headers.append((b"x-mozaiks-output-cap", b"%d" % ticket.cap))
         for limit, remaining in zip(ticket.hold.limits, ticket.admitted.remaining, strict=True):
-            name = _LIMIT_HEADERS.get(limit.kind)
-            if name is not None:
-                headers.append((b"x-ratelimit-limit-" + name, b"%d" % limit.maximum))
-                headers.append((b"x-ratelimit-remaining-" + name, b"%d" % remaining))
-        return headers + ticket.call.extra_headers
+            names = _LIMIT_HEADERS.get(limit.kind)
+            if names is not None:
+                headers += ((names[0], b"%d" % limit.maximum), (names[1], b"%d" % remaining))
+        return headers
 
 
 _LEVEL_HEADERS: Final = {level: (b"x-mozaiks-level", level.encode()) for level in Level}
-_LIMIT_HEADERS: Final = {"rpm": b"requests", "tpm": b"tokens", "concurrency": b"concurrency"}
+_LIMIT_HEADERS: Final = {
+    kind: (b"x-ratelimit-limit-" + name, b"x-ratelimit-remaining-" + name)
+    for kind, name in (
+        (LimitKind.REQUESTS_PER_MINUTE, b"requests"),
+        (LimitKind.TOKENS_PER_MINUTE, b"tokens"),
+        (LimitKind.CONCURRENCY, b"concurrency"),
+    )
+}
 
 
 class _Answer(msgspec.Struct):

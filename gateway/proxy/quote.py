@@ -5,6 +5,7 @@ app's prices and, under `creator_pays`, the creator's wallet at platform prices 
 `analytics_only` app has no payer: the request is measured, never refused for money.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -62,7 +63,9 @@ def charges(paying: tuple[Payer, ...], input_tokens: int, least_output: int, mos
     """What each wallet must cover: the ceiling of the most output, or at the least that of `least_output`."""
     made = []
     for payer in paying:
-        ceiling = min(payer.rates.ceiling(input_tokens, most_output), AMOUNT_MICRO_MAX)
+        ceiling = payer.rates.ceiling(input_tokens, most_output)
+        if ceiling > AMOUNT_MICRO_MAX:
+            ceiling = AMOUNT_MICRO_MAX
         floor = ceiling if least_output == most_output else min(payer.rates.ceiling(input_tokens, least_output), ceiling)
         made.append(Charge(payer.wallet, ceiling, floor))
     return tuple(made)
@@ -73,33 +76,37 @@ def output_covered(paying: tuple[Payer, ...], granted: tuple[int, ...], input_to
     return min(payer.rates.output_covered(amount, input_tokens) for payer, amount in zip(paying, granted, strict=True))
 
 
-def limits_of(principal: Principal, end_user: str | None, tokens: int, charged: bool) -> tuple[Limit, ...]:
-    """Every limit that this request counts on: the key's, the end-user token's, the app's for each end user."""
-    made: list[Limit] = []
+def limits_of(principal: Principal, end_user: str, tokens: int, charged: bool) -> tuple[Limit, ...]:
+    """Every limit that this request counts on: the key's, the end-user token's, the app's for each end user ("" for none)."""
+    made: tuple[Limit, ...] = ()
     if principal.limits != _NONE:
-        _add(made, f"k/{principal.key_id}", principal.limits, tokens, charged)
-    if principal.token_limits != _NONE:
-        _add(made, f"t/{principal.token_id}", principal.token_limits, tokens, charged)
-    if end_user is not None and principal.app.end_user_limits != _NONE:
-        _add(made, f"u/{principal.app.enterprise_id}/{end_user}", principal.app.end_user_limits, tokens, charged)
-    return tuple(made)
+        made = _counted(f"k/{principal.key_id}", principal.limits, tokens, charged)
+    if principal.token_id is not None and principal.token_limits != _NONE:
+        made += _counted(f"t/{principal.token_id}", principal.token_limits, tokens, charged)
+    if end_user and principal.app.end_user_limits != _NONE:
+        made += _counted(f"u/{principal.app.enterprise_id}/{end_user}", principal.app.end_user_limits, tokens, charged)
+    return made
 
 
 _NONE: Final = Limits()
 
 
-def _add(made: list[Limit], subject: str, limits: Limits, tokens: int, charged: bool) -> None:
-    if limits.rpm is not None:
-        made.append(Limit(subject, LimitKind.REQUESTS_PER_MINUTE, limits.rpm))
-    if limits.tpm is not None:
-        # A request whose ceiling is above the whole limit takes the whole minute, or it could never run.
-        made.append(Limit(subject, LimitKind.TOKENS_PER_MINUTE, limits.tpm, min(tokens, limits.tpm)))
-    if limits.concurrency is not None:
-        made.append(Limit(subject, LimitKind.CONCURRENCY, limits.concurrency))
-    if charged:
-        if limits.spend_micro_per_day is not None:
-            made.append(Limit(subject, LimitKind.SPEND_PER_DAY, limits.spend_micro_per_day))
-        if limits.spend_micro_per_month is not None:
-            made.append(Limit(subject, LimitKind.SPEND_PER_MONTH, limits.spend_micro_per_month))
-        if limits.spend_micro_total is not None:
-            made.append(Limit(subject, LimitKind.SPEND_TOTAL, limits.spend_micro_total))
+def _counted(subject: str, limits: Limits, tokens: int, charged: bool) -> tuple[Limit, ...]:
+    fixed = _fixed(subject, limits, charged)
+    if limits.tpm is None:
+        return fixed
+    # A request whose ceiling is above the whole limit takes the whole minute, or it could never run.
+    return (Limit(subject, LimitKind.TOKENS_PER_MINUTE, limits.tpm, min(tokens, limits.tpm)), *fixed)
+
+
+@lru_cache(maxsize=8192)
+def _fixed(subject: str, limits: Limits, charged: bool) -> tuple[Limit, ...]:
+    """The limits that every request of a subject counts on alike: all but its tokens."""
+    found = [
+        (LimitKind.REQUESTS_PER_MINUTE, limits.rpm),
+        (LimitKind.CONCURRENCY, limits.concurrency),
+        (LimitKind.SPEND_PER_DAY, limits.spend_micro_per_day if charged else None),
+        (LimitKind.SPEND_PER_MONTH, limits.spend_micro_per_month if charged else None),
+        (LimitKind.SPEND_TOTAL, limits.spend_micro_total if charged else None),
+    ]
+    return tuple([Limit(subject, kind, maximum) for kind, maximum in found if maximum is not None])

@@ -20,8 +20,9 @@ EMBEDDINGS: Final = "/embeddings"
 _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 _OTHER_FEES: Final = ("models", "plugins", "web_search_options")  # another model than was asked for, or fees a call
+_PRICED_APART: Final = frozenset(("service_tier", *_OTHER_FEES))
 _PLAIN_BYTES: Final = 256 * 1024  # below it no body parses into much memory
-_PROMPTS: Final = ("messages", "prompt", "input")
+_OTHER_PROMPTS: Final = {endpoint: {*PROMPT_FIELD.values()} - {field} for endpoint, field in PROMPT_FIELD.items()}
 
 decode_json = msgspec.json.Decoder().decode
 encode_json = msgspec.json.Encoder().encode
@@ -86,6 +87,8 @@ def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
 
 def _check_price_known(body: dict[str, Any]) -> None:
     """A request is never run at a price that its hold does not cover."""
+    if _PRICED_APART.isdisjoint(body):
+        return
     if body.get("service_tier") not in (None, "auto", "default"):
         raise InvalidRequest("service_tier must be auto or default: other tiers have no price here", param="service_tier")
     for field in _OTHER_FEES:
@@ -111,10 +114,9 @@ def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:
         nested = kinds == {list} and all(item and set(map(type, item)) == {int} for item in prompt)
         if not (kinds == {str} or kinds == {int} or nested):
             raise InvalidRequest(f"{field} must be all strings, all token ids, or all lists of token ids", param=field)
-    for other in _PROMPTS:
-        if other != field and other in body:
-            # A server might read it as well, and it is not counted here.
-            raise InvalidRequest(f"{other} has no meaning on this endpoint", param=other)
+    others = _OTHER_PROMPTS[endpoint] & body.keys()
+    if others:  # a server might read it as well, and it is not counted here
+        raise InvalidRequest(f"{min(others)} has no meaning on this endpoint", param=min(others))
 
 
 def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
@@ -132,9 +134,11 @@ def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
 
 
 def _output_cap(body: dict[str, Any]) -> int | None:
-    caps = [_whole(body, field, 1, limits.OUTPUT_TOKENS_MAX, 0) for field in _CAP_FIELDS if body.get(field) is not None]
     # An upstream may honour either field, so the hold must cover the larger.
-    return max(caps) if caps else None
+    most = _whole(body, "max_tokens", 1, limits.OUTPUT_TOKENS_MAX, 0)
+    if "max_completion_tokens" in body:
+        most = max(most, _whole(body, "max_completion_tokens", 1, limits.OUTPUT_TOKENS_MAX, 0))
+    return most or None
 
 
 def _whole(body: dict[str, Any], field: str, least: int, most: int, default: int) -> int:
@@ -157,10 +161,10 @@ def read_tags(headers: Mapping[bytes, bytes], body: dict[str, Any]) -> Tags:
         own = {name: metadata.pop(name) for name in _METADATA_NAMES if name in metadata}
         if not metadata:
             del body["metadata"]
+    if not own and _TAG_HEADERS.isdisjoint(headers):
+        return NO_TAGS
     workflow, session = headers.get(b"x-workflow-type"), headers.get(b"x-session-id")
     agent, listed = headers.get(b"x-agent-name"), headers.get(b"x-tags")
-    if not (own or workflow or session or agent or listed):
-        return NO_TAGS
     tags = listed.decode("latin-1").split(",") if listed else own.get("tags", ())
     if type(tags) is str:
         tags = tags.split(",")
@@ -174,6 +178,7 @@ def read_tags(headers: Mapping[bytes, bytes], body: dict[str, Any]) -> Tags:
     )
 
 
+_TAG_HEADERS: Final = frozenset((b"x-workflow-type", b"x-session-id", b"x-agent-name", b"x-tags"))
 _METADATA_NAMES: Final = ("workflow_type", "session_id", "agent_name", "tags", "platform_user_id")
 
 

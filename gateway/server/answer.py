@@ -18,17 +18,38 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
 
 _log = logging.getLogger(__name__)
-_CONTROL: Final = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 _LENGTH: Final = b"\r\ncontent-length: "
 _JOINED_BYTES_MAX: Final = 64 * 1024  # up to here copying a body behind its head is cheaper than a second write
 _UNTIL_CLOSED: Final = -1
 _WITHOUT_BODY: Final = frozenset((204, 304))
 
 
+class _News:
+    """An event for one waiter: what uvicorn makes for many, in a fifth of the steps."""
+
+    __slots__ = ("_waiter", "is_there")
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self.is_there = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
 class EdgeAnswer(RequestResponseCycle):
     """One request and its answer.
 
-    Header names are lower-case bytes, as ASGI asks; a control character anywhere in a head is a RuntimeError,
+    Header names are lower-case bytes, as ASGI asks; a line break or a zero inside a header is a RuntimeError,
     and so is a body that is longer or shorter than its content-length.
     """
 
@@ -48,7 +69,7 @@ class EdgeAnswer(RequestResponseCycle):
         self.flow = flow
         self.logger = _log
         self.default_headers = default_headers
-        self.message_event = asyncio.Event()
+        self.message_event: Any = _News()
         self.on_response = on_response
         self.disconnected = False
         self.keep_alive = keep_alive
@@ -77,7 +98,8 @@ class EdgeAnswer(RequestResponseCycle):
         self.waiting_for_100_continue = False
         named = [*self.default_headers, *headers]
         block = b"\r\n".join(map(b": ".join, named))
-        if len(block.translate(None, _CONTROL)) != len(block) - 2 * (len(named) - 1):
+        breaks = len(named) - 1
+        if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
             raise RuntimeError("a header has a control character")
         head = STATUS_LINE[status] + block
         at = head.find(_LENGTH)
@@ -170,9 +192,10 @@ class EdgeAnswer(RequestResponseCycle):
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:
             self.flow.resume_reading()
-            if not self.message_event.is_set():
-                await self.message_event.wait()
-            self.message_event.clear()
+            news: _News = self.message_event
+            if not news.is_there:
+                await news.wait()
+            news.is_there = False
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         pieces = self.pieces

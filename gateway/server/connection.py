@@ -103,6 +103,9 @@ class Phase(IntEnum):
 _HEAD, _BODY, _IDLE, _REFUSED = Phase.HEAD, Phase.BODY, Phase.IDLE, Phase.REFUSED
 
 
+_EXPECTS_CONTINUE = (b"expect", b"100-continue")  # as every client that does writes it
+
+
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds; `protocol` makes one with other bounds than the defaults."""
 
@@ -175,7 +178,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._since = self.watch.tick
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line of the head, or a trailer."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is whole: bounded in parts now, in all while it came. The application begins."""
@@ -210,7 +216,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport,
             self.flow,
             self.server_state.default_headers,
-            self.expect_100_continue,
+            _EXPECTS_CONTINUE in self.headers,
             version != "1.0" and parser.should_keep_alive(),
             self.on_response_complete,
         )
@@ -262,7 +268,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._answering = cycle
         if self.flow.read_paused:  # because this one waited
             self.flow.resume_reading()
-        super()._start_asgi_task(cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     # ---- the sweep -------------------------------------------------------------------------------
 

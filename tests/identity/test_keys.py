@@ -1,6 +1,6 @@
 """Credentials as text."""
 
-import hmac
+import hashlib
 import re
 
 import pytest
@@ -21,11 +21,15 @@ def test_an_api_key_carries_its_records_id_and_a_long_secret(test: bool, prefix:
     assert minted.hint == minted.secret[-4:]
 
 
-def test_a_digest_is_the_hmac_of_the_whole_key_under_the_pepper() -> None:
+def test_a_digest_is_keyed_by_the_pepper_and_covers_the_whole_key() -> None:
     minted = keys.mint_api_key(PEPPER)
-    assert minted.digest == hmac.new(PEPPER, minted.secret.encode(), "sha256").hexdigest()
+    key = hashlib.blake2b(PEPPER).digest()
+    keyed = hashlib.blake2b(minted.secret.encode(), key=key, digest_size=32, person=b"mozaiks-key")
+    assert minted.digest == keyed.hexdigest()
     assert keys.digest_of(b"another pepper", minted.secret) != minted.digest
     assert keys.digest_of(PEPPER, minted.secret.replace("live", "test")) != minted.digest
+    long = b"a pepper longer than a key of BLAKE2b may be" * 3
+    assert keys.digest_of(long, minted.secret) != keys.digest_of(long[:-1], minted.secret)
 
 
 def test_a_management_key_is_told_from_an_api_key() -> None:

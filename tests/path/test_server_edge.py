@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from gateway.app import application
+from gateway.server.answer import EdgeAnswer
 from gateway.server.connection import EdgeLimits, EdgeProtocol, protocol
 from gateway.settings import load
 from tests.path.conftest import OPERATOR, PEPPER, free_port, start_gateway, write_config
@@ -486,6 +487,7 @@ async def test_requests_do_not_pile_up_behind_a_running_one(server: Server) -> N
         flooding = asyncio.ensure_future(client.flood(CHUNK, 99_000_000))
         await asyncio.sleep(0.5)
         [connection] = server.kind.watch.open
+        assert isinstance(connection.cycle, EdgeAnswer)
         assert connection.cycle.pieces_bytes < 1_000_000
         flooding.cancel()
     server.app.release.set()

@@ -38,7 +38,7 @@ local function move_money(hold, amounts)
   end
   for i = 1, hold[2] do
     if held[i] then
-      redis.call('HSET', KEYS[3 + i], 'a', string.format('%.0f', after[i]), 'h', string.format('%.0f', held[i]))
+      redis.call('HSET', KEYS[3 + i], 'a', after[i], 'h', held[i])
     end
   end
   return after
@@ -60,7 +60,7 @@ local function corrected(kind, value, window, delta)
       return string.format('%s:%.0f', seen, math.max(0, spent + delta))
     end
   else
-    return string.format('%.0f', math.max(0, value + delta))
+    return math.max(0, value + delta)
   end
 end
 

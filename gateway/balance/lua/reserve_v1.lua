@@ -1,10 +1,10 @@
 -- reserve_v1: hold on every wallet and count on every limit of a request, or change nothing.
 --
 -- KEYS  1 hold, 2 deadlines, 3 events, then n wallets, then the limit hashes
--- ARGV  1 n, 2 time to live of the hold in ms, 3 most undrained events, 4 context,
---       then per wallet: ceiling, floor
---       then, if there are limits, a msgpack list with five values a limit: number of its hash, kind,
---       maximum, amount, number of its charge (one argument instead of five a limit: it is cheaper)
+-- ARGV  1 a msgpack list (one argument is cheaper than thirty): time to live of the hold in ms, most
+--         undrained events, list of ceiling and floor a wallet, list of five values a limit: number of
+--         its hash, kind, maximum, amount, number of its charge
+--       2 context
 -- Reply {1, granted.., available.., remaining..}   admitted
 --       {2, charge, available, held}               a wallet does not cover its floor
 --       {3, limit, used, retry after ms}           a limit is reached
@@ -12,7 +12,8 @@
 --       {5}                                        too many events wait for the drain
 -- Numbers of charges and limits in a reply count from 0.
 --
--- Numbers are doubles here, exact below 2^53. '%.0f' writes them: Lua's own tostring would write 1e+15.
+-- Numbers are doubles here, exact below 2^53. redis.call writes them whole; inside a text '%.0f' does, as
+-- Lua's own tostring would write 1e+15.
 --
 -- A repeat is found by SET NX, the first write, so that the usual case needs no read for it; every
 -- refusal looks for a stored result first.
@@ -25,9 +26,11 @@ local function stored()
   return value and cmsgpack.unpack(value)[3]
 end
 
-local wallets = tonumber(ARGV[1])
+local asked = cmsgpack.unpack(ARGV[1])
+local ttl, bounds, limits = asked[1], asked[3], asked[4]
+local wallets = #bounds / 2
 
-if redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[3]) then
+if redis.call('XLEN', KEYS[3]) >= asked[2] then
   return stored() or {5}
 end
 
@@ -47,8 +50,8 @@ if missing then
   return stored() or missing
 end
 for i = 1, wallets do
-  local ceiling = tonumber(ARGV[3 + 2 * i])
-  floors[i] = tonumber(ARGV[4 + 2 * i])
+  local ceiling = bounds[2 * i - 1]
+  floors[i] = bounds[2 * i]
   if available[i] < floors[i] then
     return stored() or {2, i - 1, available[i], held[i]}
   end
@@ -66,8 +69,7 @@ local writes = {}    -- per limit hash: its key, when it expires, how long to ke
 --    spend_day, spend_month    window:spent in it
 --    concurrency, spend_total  a number
 --    x                         when the hash expires, so that most requests need not say it again
-local limits = ARGV[5 + 2 * wallets]
-if limits then
+if limits[1] then
   -- Month as year * 12 + month - 1, and the start of the next one; civil calendar from a day number
   -- (Hinnant's days algorithms), as Redis gives Lua no calendar.
   local function month_of(day)
@@ -89,7 +91,7 @@ if limits then
   end
 
   -- The list becomes `counters`: a maximum makes room for the window once the limit is checked.
-  counters = cmsgpack.unpack(limits)
+  counters = limits
   local minute = math.floor(now / MINUTE)
   local inside = (minute + 1) * MINUTE - now  -- ms of the minute before that are inside the last 60 s
   local maxima, useds, currents, previouses = {}, {}, {}, {}
@@ -183,13 +185,13 @@ if limits then
       text = string.format('%.0f:%.0f:%.0f', window, currents[i] + amount, previouses[i])
       keep = 3 * MINUTE
     elseif kind == 'concurrency' then
-      text = string.format('%.0f', useds[i] + amount)
-      keep = tonumber(ARGV[2]) + DAY  -- a day past the last hold's deadline nobody is in flight
+      text = useds[i] + amount
+      keep = ttl + DAY  -- a day past the last hold's deadline nobody is in flight
     else
       amount = granted[counters[base + 5]] or 0
       counters[base + 4] = amount
       if kind == 'spend_total' then
-        text = string.format('%.0f', useds[i] + amount)
+        text = useds[i] + amount
         -- A token lives a day at most; a key may rest for months and must not get its total back.
         keep = string.find(write[1], ':l:t/', 1, true) and 2 * DAY or 400 * DAY
       else
@@ -223,25 +225,24 @@ local keys = {}
 for i = 4, #KEYS do
   keys[i - 3] = KEYS[i]
 end
-local hold = cmsgpack.pack({'held', wallets, reply, keys, counters, ARGV[4]})
+local hold = cmsgpack.pack({'held', wallets, reply, keys, counters, ARGV[2]})
 if not redis.call('SET', KEYS[1], hold, 'NX') then
   return stored()
 end
-redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[2]), KEYS[1])
+redis.call('ZADD', KEYS[2], now + ttl, KEYS[1])
 
 -- 4. Wallets and counters.
 for i = 1, wallets do
-  redis.call('HSET', KEYS[3 + i],
-    'a', string.format('%.0f', available[i] - granted[i]), 'h', string.format('%.0f', held[i]))
+  redis.call('HSET', KEYS[3 + i], 'a', available[i] - granted[i], 'h', held[i])
 end
 for i = 1, #writes do
   local key, expires, keep, fields = unpack(writes[i])
   if expires < now + keep then
-    local text = string.format('%.0f', now + keep + math.min(keep, DAY))
+    local ends = now + keep + math.min(keep, DAY)
     fields[#fields + 1] = 'x'
-    fields[#fields + 1] = text
+    fields[#fields + 1] = ends
     redis.call('HSET', key, unpack(fields))
-    redis.call('PEXPIREAT', key, text)
+    redis.call('PEXPIREAT', key, ends)
   else
     redis.call('HSET', key, unpack(fields))
   end

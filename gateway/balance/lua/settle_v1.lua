@@ -1,10 +1,13 @@
 -- settle_v1: debit each wallet, free the hold, correct the counters, append the event: once.
 --
 -- KEYS  as in hold_v1
--- ARGV  1 time to live of the result in ms, 2 tokens used, 3 event, then the amount per wallet
+-- ARGV  1 a msgpack list: time to live of the result in ms, tokens used, list of the amount per wallet
+--       2 event
 -- Reply {1 the first time, else 0; available per wallet..}
 
 local hold = find_hold()
+local asked = cmsgpack.unpack(ARGV[1])
+local amounts = asked[3]
 
 if not hold or hold[1] ~= 'held' then
   local reply = {0}
@@ -14,23 +17,20 @@ if not hold or hold[1] ~= 'held' then
     end
   else
     -- Swept, released or long forgotten: nothing is charged; say what is there now.
-    for i = 1, #ARGV - 3 do
+    for i = 1, #amounts do
       reply[1 + i] = tonumber(redis.call('HGET', KEYS[3 + i], 'a') or 0)
     end
   end
   return reply
 end
 
-local amounts, reply = {}, {1}
-for i = 1, hold[2] do
-  amounts[i] = tonumber(ARGV[3 + i])
-end
+local reply = {1}
 local after = move_money(hold, amounts)
 if hold[5][1] then
-  correct_counters(hold, amounts, tonumber(ARGV[2]), true)
+  correct_counters(hold, amounts, asked[2], true)
 end
-redis.call('XADD', KEYS[3], '*', 'e', ARGV[3])
-end_hold('settled', hold, after, ARGV[1])
+redis.call('XADD', KEYS[3], '*', 'e', ARGV[2])
+end_hold('settled', hold, after, asked[1])
 for i = 1, hold[2] do
   reply[1 + i] = after[i]
 end
