@@ -33,6 +33,7 @@ from gateway.identity.rules import model_allowed
 from gateway.identity.store import KeyRecord, Store
 
 _NS: Final = 1_000_000_000
+_PLATFORM: Final = Level.PLATFORM
 _NEVER_NS: Final = 2**63
 _FRESH_NS: Final = int(KEY_CACHE_TTL_S * _NS)
 _UNKNOWN_NS: Final = int(UNKNOWN_KEY_TTL_S * _NS)
@@ -150,7 +151,7 @@ class Identity:
         `headers` have lower-case names, `body` is the parsed request. Raises InvalidRequest (`param`
         names the source), MissingEndUser, Forbidden `end_user_mismatch`.
         """
-        if principal.level is Level.PLATFORM:
+        if principal.level is _PLATFORM:
             return None
         if principal.platform_user_id is not None:
             return _agreed(principal.platform_user_id, headers, body)

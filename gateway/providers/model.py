@@ -1,6 +1,6 @@
 """Deployments, upstream replies, upstream faults, and the `Upstream` port."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -100,7 +100,7 @@ class Reply(Protocol):
 class Upstream(Protocol):
     """Talks to deployments. One instance serves a whole process."""
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    def send(self, deployment: Deployment, path: str, body: bytes) -> Awaitable[Reply]:
         """POST `body` (JSON) to the deployment's `path` (such as "/chat/completions") and return at the first byte.
 
         A reused connection that dies before any answer byte is replaced by a fresh one, once, without

@@ -1,7 +1,7 @@
 """Which deployments serve a model, in the order to try; and which adapter talks to a provider."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random, SystemRandom
 from typing import Final
 
@@ -114,9 +114,9 @@ class Upstreams:
         """The adapter that talks to this deployment."""
         return self._by_provider.get(deployment.provider, self._default)
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    def send(self, deployment: Deployment, path: str, body: bytes) -> Awaitable[Reply]:
         """As `Upstream.send`."""
-        return await self._by_provider.get(deployment.provider, self._default).send(deployment, path, body)
+        return self._by_provider.get(deployment.provider, self._default).send(deployment, path, body)
 
     async def close(self) -> None:
         """Close every adapter once."""

@@ -38,15 +38,12 @@ class DataPlane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any ASGI event."""
+        handler = self._behind
         if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self.posts.get(scope["path"])
-            if endpoint is not None:
-                await endpoint(scope, receive, send)
-                return
+            handler = self.posts.get(scope["path"], handler)
         elif scope["type"] == "http" and scope["method"] == "OPTIONS" and scope["path"].startswith("/v1/"):
-            await preflight(scope, receive, send)
-            return
-        await self._behind(scope, receive, send)
+            handler = preflight
+        await handler(scope, receive, send)
 
 
 class Traffic:
@@ -92,8 +89,10 @@ class ModelEndpoint:
         large = 0
         try:
             self._traffic.check()
-            principal = await identify(self._gate, call.headers)
-            call.extra_headers = cors_headers(principal, call.headers)
+            credential = credential_of(call.headers)
+            principal = self._gate.cached(credential) or await self._gate.authenticate(credential)
+            if b"origin" in call.headers:
+                call.extra_headers = cors_headers(principal, call.headers)
             declared = declared_bytes(call.headers, limits.BODY_BYTES_MAX)
             if declared > limits.LARGE_BODY_BYTES:
                 self._traffic.take(declared)
@@ -167,8 +166,8 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-async def identify(gate: Gate, headers: dict[bytes, bytes]) -> Principal:
-    """The principal behind `Authorization: Bearer` or `x-api-key`."""
+def credential_of(headers: dict[bytes, bytes]) -> str:
+    """What `Authorization: Bearer` or `x-api-key` says; Unauthenticated when neither does."""
     header = headers.get(b"authorization")
     if header is not None and header[:7].lower() == b"bearer ":
         credential = header[7:].strip().decode("latin-1")
@@ -176,7 +175,7 @@ async def identify(gate: Gate, headers: dict[bytes, bytes]) -> Principal:
         credential = headers.get(b"x-api-key", b"").decode("latin-1")
     if not credential:
         raise Unauthenticated("Send an API key as `Authorization: Bearer <key>`.")
-    return gate.cached(credential) or await gate.authenticate(credential)
+    return credential
 
 
 def declared_bytes(headers: dict[bytes, bytes], bytes_max: int) -> int:
@@ -273,7 +272,8 @@ class AccountEndpoint:
         answer = answer_of(scope, receive, send)
         call = Call(new_id("req"), scope["path"], dict(scope["headers"]), raw, answer, perf_counter(), [])
         try:
-            principal = await identify(self._gate, call.headers)
+            credential = credential_of(call.headers)
+            principal = self._gate.cached(credential) or await self._gate.authenticate(credential)
             call.extra_headers = cors_headers(principal, call.headers)
             body = await self._handler(call, principal)
         except GatewayError as error:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
 
 _log = logging.getLogger(__name__)
-_LENGTH: Final = b"\r\ncontent-length: "
 _JOINED_BYTES_MAX: Final = 64 * 1024  # up to here copying a body behind its head is cheaper than a second write
 _UNTIL_CLOSED: Final = -1
 _WITHOUT_BODY: Final = frozenset((204, 304))
@@ -102,17 +101,17 @@ class EdgeAnswer(RequestResponseCycle):
         if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
             raise RuntimeError("a header has a control character")
         head = STATUS_LINE[status] + block
-        at = head.find(_LENGTH)
-        if at >= 0:
-            ends = head.find(b"\r\n", at + len(_LENGTH))
-            self._left = int(head[at + len(_LENGTH) : None if ends < 0 else ends])
+        fields = dict(named)
+        length = fields.get(b"content-length")
+        if length is not None:
+            self._left = int(length)
         elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
             if self.scope["http_version"] == "1.0":
                 self._left = _UNTIL_CLOSED
             else:
                 self._chunked = True
                 head += b"\r\ntransfer-encoding: chunked"
-        if b"\r\nconnection: close" in head:
+        if fields.get(b"connection") == b"close":
             self.keep_alive = False
         elif not self.keep_alive:
             head += b"\r\nconnection: close"
