@@ -15,6 +15,7 @@ This is the hot path: commands are built from prefixes made once, and replies ar
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -22,8 +23,10 @@ import msgspec
 from gateway.balance.model import (
     Admitted,
     BalanceUnavailable,
+    Charge,
     Hold,
     HoldRequest,
+    Limit,
     RefusedByLimit,
     RefusedByWallet,
     Settled,
@@ -34,16 +37,19 @@ from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisRepl
 from gateway.balance.redis_scripts import Script, Scripts, load_scripts
 from gateway.balance.rules import check_amounts, check_credit, check_request
 from gateway.core.ids import SHARDS
-from gateway.core.limits import CREDIT_MARKER_TTL_S, EVENT_BACKLOG_MAX, REDIS_ATTEMPTS, RESULT_TTL_S, SWEEP_BATCH
+from gateway.core.limits import CREDIT_MARKER_TTL_S, EVENT_BACKLOG_MAX, IN_FLIGHT_MAX, REDIS_ATTEMPTS, RESULT_TTL_S, SWEEP_BATCH
 
 _PREFIX: Final = tuple(f"mzk:{{s{shard:03d}}}:" for shard in range(SHARDS))
 _DEADLINES: Final = tuple(prefix + "deadlines" for prefix in _PREFIX)
 EVENT_STREAMS: Final = tuple(prefix + "events" for prefix in _PREFIX)
 
 _ADMITTED, _REFUSED_BY_WALLET, _REFUSED_BY_LIMIT, _MISSING, _BACKLOG = 1, 2, 3, 4, 5
+_PACKED_MAX: Final = 2 * IN_FLIGHT_MAX
 _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
+_Packed = tuple[tuple[Charge, ...], tuple[Limit, ...], int, bytes]  # what was asked, and its keys: how many parts, the bytes
+_WALLET_OF: Final = attrgetter("wallet")
 _encode = msgspec.msgpack.Encoder().encode  # not of bytes: Lua's cmsgpack knows no binary type
 # The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
 _decode_hold = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -59,6 +65,7 @@ class RedisBalance:
         used = scripts or load_scripts()
         self.link = RedisLink(url, [script.text for script in used.all])
         self._event_backlog_max = event_backlog_max
+        self._packed: dict[str, _Packed] = {}  # of the holds that stand, by request id
         self._reserve = _head(used.reserve)
         self._settle = _head(used.settle)
         self._release = _head(used.release)
@@ -89,9 +96,11 @@ class RedisBalance:
                 number += 1
             numbers += (number, limit.kind._value_, limit.maximum, limit.amount, limit.charge + 1)
         asked = _encode((request.ttl_ms, self._event_backlog_max, bounds, numbers))
-        reply = await self._run(_evalsha(self._reserve, keys, asked, request.context))
+        names = "".join(keys).encode("ascii")
+        reply = await self._run(_evalsha(self._reserve, len(keys), names, asked, request.context))
         word = reply[0]
         if word == _ADMITTED:
+            self._packed[request.request_id] = (charges, limits, len(keys), names)
             n = 1 + len(charges)
             return Admitted(tuple(reply[1:n]), tuple(reply[n : 2 * n - 1]), tuple(reply[2 * n - 1 :]))
         if word == _REFUSED_BY_WALLET:
@@ -107,12 +116,12 @@ class RedisBalance:
         """One call of settle_v1."""
         check_amounts(hold.wallets, amounts_micro, tokens)
         asked = _encode((_RESULT_TTL_MS, tokens, amounts_micro))
-        reply = await self._run(_evalsha(self._settle, _keys(hold), asked, event))
+        reply = await self._run(_evalsha(self._settle, *self._keys(hold), asked, event))
         return Settled(tuple(reply[1:]), reply[0] == 1)
 
     async def release(self, hold: Hold) -> bool:
         """One call of release_v1."""
-        return bool(await self._run(_evalsha(self._release, _keys(hold), _encode((_RESULT_TTL_MS,)), b"")))
+        return bool(await self._run(_evalsha(self._release, *self._keys(hold), _encode((_RESULT_TTL_MS,)), b"")))
 
     async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
         """One call of credit_v1; a repeat answers with the wallet as it is now."""
@@ -164,6 +173,16 @@ class RedisBalance:
     async def ping(self) -> None:
         """One PING."""
         await self._run(pack(("PING",)))
+
+    def _keys(self, hold: Hold) -> tuple[int, bytes]:
+        """The keys of a hold, as reserve packed them; packed again after a repeat, or in another process."""
+        packed = self._packed.pop(hold.request_id, None)
+        if packed is not None and packed[1] == hold.limits and tuple(map(_WALLET_OF, packed[0])) == hold.wallets:
+            return packed[2], packed[3]
+        if len(self._packed) > _PACKED_MAX:
+            self._packed.clear()  # holds that nobody ended, because their requests died
+        keys = _keys(hold)
+        return len(keys), "".join(keys).encode("ascii")
 
     async def _run(self, command: bytes) -> Any:
         """Send a command; repeat it, which its idempotency allows, when its reply was lost."""
@@ -220,12 +239,11 @@ def _keys(hold: Hold) -> list[str]:
     return keys
 
 
-def _evalsha(head: bytes, keys: list[str], asked: bytes, more: bytes) -> bytes:
-    """EVALSHA of a script that takes a hold's keys and two arguments."""
-    counts = _COUNTS[len(keys) + 2]
-    return b"%b%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-        counts[0], head, counts[1], "".join(keys).encode("ascii"), len(asked), asked, len(more), more
-    )  # fmt: skip
+def _evalsha(head: bytes, parts: int, keys: bytes, asked: bytes, more: bytes) -> bytes:
+    """EVALSHA of a script that takes a hold's keys and two arguments; the first of the key parts has three of them."""
+    counts = _COUNTS[parts + 2]
+    asked_bytes, more_bytes = b"$%d\r\n" % len(asked), b"\r\n$%d\r\n" % len(more)
+    return b"".join((counts[0], head, counts[1], keys, asked_bytes, asked, more_bytes, more, b"\r\n"))
 
 
 _PREFIX_CHARS: Final = len(_PREFIX[0]) + 2

@@ -5,7 +5,7 @@ A failure here is a mistake in the caller's code, never a fact of the caller's r
 
 from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, le
 from typing import Final
 
 from gateway.balance.model import HoldRequest
@@ -17,20 +17,18 @@ def check_request(request: HoldRequest) -> None:
     """A request has each wallet once, each kind once a subject, amounts in range and a future deadline."""
     assert 0 <= request.shard < SHARDS
     assert request.ttl_ms > 0
-    charges = request.charges
-    for charge in charges:
-        assert 0 <= charge.floor_micro <= charge.ceiling_micro <= AMOUNT_MICRO_MAX
-    if len(charges) > 1:
-        assert len(set(map(_WALLET, charges))) == len(charges)
-    limits = request.limits
-    if limits:
-        numbers = list(chain.from_iterable(map(_NUMBERS, limits)))
-        assert min(numbers) >= 0
-        assert max(numbers) <= AMOUNT_MICRO_MAX
-        assert len(set(map(_COUNTER, limits))) == len(limits)
+    charges, limits = request.charges, request.limits
+    bounds = list(chain.from_iterable(map(_BOUNDS, charges)))
+    assert all(map(le, bounds[::2], bounds[1::2]))
+    numbers = [0, *bounds, *chain.from_iterable(map(_NUMBERS, limits))]
+    assert min(numbers) == 0
+    assert max(numbers) <= AMOUNT_MICRO_MAX
+    assert len(set(map(_WALLET, charges))) == len(charges)
+    assert len(set(map(_COUNTER, limits))) == len(limits)
 
 
 _WALLET: Final = attrgetter("wallet")
+_BOUNDS: Final = attrgetter("floor_micro", "ceiling_micro")
 _NUMBERS: Final = attrgetter("amount", "maximum")
 _COUNTER: Final = attrgetter("subject", "kind")
 

