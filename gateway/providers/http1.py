@@ -72,7 +72,6 @@ class Connection(asyncio.Protocol):
         "_complete",
         "_due",
         "_fault",
-        "_fed",
         "_heard",
         "_keep",
         "_limit_s",
@@ -101,12 +100,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, origin: "Origin") -> None:
         self._origin = origin
         self._loop = asyncio.get_running_loop()
-        self._fed: list[bytes] = []  # body pieces of the data being parsed
-        self.on_body = self._fed.append
+        self._parts: list[bytes] = []  # of the body, what the consumer has not taken
+        self.on_body = self._parts.append
         self._lines: dict[bytes, bytes] = {}  # of the head, as they come; trailers land here too, where nobody looks
         self.on_header = self._lines.__setitem__
         self._parser = HttpResponseParser(self)
-        self._parts: list[bytes] = []  # what the consumer has not taken, one piece for each time data came
         self._take: Callable[[bytes], bool] | None = None  # who gets each piece at once
         self._then_s = 0.0  # the time limit once a piece has come
         self._waiter: asyncio.Future[None] | None = None
@@ -284,20 +282,45 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         self.answered = True
-        fault = self._parse(data)
-        if self._take is not None and self._parts:
-            self._hand_over(self._take)
+        parts, take = self._parts, self._take
+        had = len(parts)
+        fault = None
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            fault = self._fault_of(error)
+        if len(parts) > had:
+            self._overhead = 0
+            if take is not None:
+                self._hand_over(take)
+            else:
+                self._buffered += sum(map(len, parts[had:]))
+        elif not self._complete:
+            self._overhead += len(data)
+            if self._overhead > HEAD_BYTES_MAX and fault is None:
+                fault = Invalid(_HEAD_TOO_LARGE)
         if fault is not None:
             self._fail(fault)
-        else:
+        elif take is None or self._complete:
             self._go_on()
 
+    def _fault_of(self, error: Exception) -> WireError | None:
+        """Why parsing stopped; None when the answer was whole before."""
+        self._keep = False
+        if self._complete:
+            return None
+        known = error.__context__
+        return known if isinstance(known, Invalid) else Invalid("the upstream did not answer in HTTP")
+
     def _hand_over(self, take: Callable[[bytes], bool]) -> None:
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
         self._heard = self._loop.time()
         if self._limit_s != self._then_s:
             self._limit_silence(self._then_s)
         try:
-            if take(self._taken()):
+            if take(data):
                 return
         except Exception as wrong:  # noqa: BLE001 - raised where `relay` waits
             if self._waiter is not None and not self._waiter.done():
@@ -305,28 +328,6 @@ class Connection(asyncio.Protocol):
         self._take = None
         self._stopped = True
         self._wake()
-
-    def _parse(self, data: bytes) -> WireError | None:
-        fault: WireError | None = None
-        try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            self._keep = False
-            if not self._complete:
-                known = error.__context__
-                fault = known if isinstance(known, Invalid) else Invalid("the upstream did not answer in HTTP")
-        fed = self._fed
-        if fed:
-            piece = fed[0] if len(fed) == 1 else b"".join(fed)
-            fed.clear()
-            self._parts.append(piece)
-            self._buffered += len(piece)
-            self._overhead = 0
-        elif not self._complete:
-            self._overhead += len(data)
-            if self._overhead > HEAD_BYTES_MAX and fault is None:
-                fault = Invalid(_HEAD_TOO_LARGE)
-        return fault
 
     def _go_on(self) -> None:
         """More of the answer came."""

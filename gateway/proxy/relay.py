@@ -22,6 +22,8 @@ _REASONING: Final = re.compile(rb'"reasoning' + _STRING, re.DOTALL)  # the other
 _FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _FIELD: Final = re.compile(rb"\s*(?:event|id|retry|data|:)")  # what a line of an event may begin with
 
+_NO_TEXT: Final = frozenset(b'"\n\r')  # what the text of an event, as it stands in JSON, does not contain
+
 DONE: Final = b"data: [DONE]\n\n"
 _decode = msgspec.json.Decoder().decode
 
@@ -37,11 +39,13 @@ class Relay:
     may name addresses or keys, and nothing after it is.
     """
 
-    __slots__ = ("_last", "_tail", "_texts", "done", "error", "usage", "usage_chunk")
+    __slots__ = ("_after", "_before", "_frames_to_learn", "_last", "_tail", "_texts", "done", "error", "usage", "usage_chunk")
 
     def __init__(self) -> None:
         self._tail = bytearray()
         self._last = b""
+        self._before = self._after = b""  # what stood around the text of the last plain event
+        self._frames_to_learn = 16  # a stream whose every event differs is not worth looking for more
         self._texts: list[bytes] = []
         self.done = False
         self.error = ""
@@ -50,11 +54,26 @@ class Relay:
 
     def feed(self, chunk: bytes) -> bytes:
         """Bytes to forward: `chunk` as it is while it holds whole frames and neither usage, an error nor the end."""
+        before, after = self._before, self._after
+        if before and chunk.startswith(before) and chunk.endswith(after):
+            # The events of most streams differ in their text alone: one that does needs no second look.
+            text = chunk[len(before) : -len(after)]
+            if len(before) + len(text) + len(after) == len(chunk) and _NO_TEXT.isdisjoint(text) and text[-1:] != b"\\":
+                self._last = chunk
+                self._texts.append(text)
+                return chunk
         plain = b"[DONE]" not in chunk and b'"error"' not in chunk and not _USAGE.search(chunk)
         if plain and not self._tail and not self.error and chunk.startswith(b"data:") and chunk.endswith(b"\n\n"):
             self._last = chunk
-            self._texts += _texts_in(chunk)
+            found = _texts_in(chunk)
+            self._texts += found
+            self._before = b""
+            text_at = _TEXT.search(chunk) if self._frames_to_learn and len(found) == 1 else None
+            if text_at is not None and chunk.count(b"\n\n") == 1:
+                self._frames_to_learn -= 1
+                self._before, self._after = chunk[: text_at.start(1)], chunk[text_at.end(1) :]
             return chunk
+        self._before = b""
         tail, forward = self._tail, []
         # What was there before holds no blank line: looking at it again would make a long event cost its square.
         start, look_from = 0, max(0, len(tail) - _BLANK_LINE_BYTES)

@@ -80,6 +80,7 @@ class EdgeAnswer(RequestResponseCycle):
         self.pieces_bytes = 0
         self._head = b""  # until it leaves
         self._chunked = False
+        self._streams = False  # the head of a chunked answer has left
         self._left = 0  # bytes of the body that are still to come, where the head says how many
 
     # ---- answering without a suspension --------------------------------------------------------
@@ -119,7 +120,10 @@ class EdgeAnswer(RequestResponseCycle):
 
     def write(self, part: bytes) -> bool:
         """A part of the body. False: the peer is slow, nothing more should be written until `drained`."""
-        self._put(part)
+        if self._streams and not self.disconnected:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        else:
+            self._put(part)
         return not self.flow.write_paused
 
     def end(self, part: bytes = b"") -> None:
@@ -130,6 +134,7 @@ class EdgeAnswer(RequestResponseCycle):
         if self._left > 0 and self.scope["method"] != "HEAD":
             raise RuntimeError("the body is shorter than its content-length")
         self.response_complete = True
+        self._streams = False
         self.scope["extensions"].clear()  # the scope holds this object, which holds the scope
         self.message_event.set()
         if not self.keep_alive:
@@ -152,6 +157,7 @@ class EdgeAnswer(RequestResponseCycle):
             raise RuntimeError("a body belongs between the head and the end of an answer")
         head, self._head = self._head, b""
         if self._chunked:
+            self._streams = True
             data = b"%b%x\r\n%b\r\n%b" % (head, len(part), part, last) if part else head + last
         elif self.scope["method"] == "HEAD":
             data = head

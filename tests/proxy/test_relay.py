@@ -49,6 +49,39 @@ def test_any_cut_of_the_bytes_gives_the_same_answer() -> None:
         assert relay.text() == 'he said "usage": {\n\n[DONE] ünï'
 
 
+def test_event_by_event_gives_what_the_whole_gives() -> None:
+    seed = 2026
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    words = ["", "a", " tok", "\\", '"', '\\"', "\n", "\n\n", "usage", "error", "[DONE]", "data: ", "ünï", '"usage": {', "}]}"]
+    for _ in range(300):
+        frames = []
+        fields = source.sample(["content", "text", "reasoning_content", "reasoning", "refusal"], 2)
+        more: dict[str, Any] = {}
+        for _ in range(source.randint(1, 12)):
+            if source.random() < 0.2:  # now and then the events change in more than their text
+                more = {"model": source.choice(words), "obfuscation": source.choice(words)}
+                fields = source.sample(["content", "text", "reasoning_content", "reasoning", "refusal"], 2)
+            delta = {name: "".join(source.choices(words, k=source.randint(0, 3))) for name in fields[: source.randint(1, 2)]}
+            if source.random() < 0.5:
+                frames.append(frame([{"index": 0, "delta": delta, "finish_reason": None}], **more))
+            else:
+                frames.append(frame([{"delta": delta}]).replace(b"data: ", b"data:", 1))
+        out, relay = relayed(frames)
+        # The mark at the end makes the other relay take the events apart one by one.
+        whole_out, whole = relayed([b"".join(frames) + b"data: [DONE]\n\n"])
+        assert out == whole_out == b"".join(frames)
+        assert relay.text() == whole.text(), frames
+
+
+def test_the_backslash_before_a_quote_is_not_the_end_of_a_text() -> None:
+    frames = [b'data: {"content":"%b"}\n\n' % text for text in (b"a", b"b", b"c\\\\", b'\\"', b"d")]
+    _, relay = relayed(frames)
+    assert relay.text() == 'abc\\"d'
+    _, relay = relayed([*frames[:2], b'data: {"content":"e\\"}\n\n'])  # broken JSON: not a text that ends there
+    assert relay.text() == "ab"
+
+
 def test_carriage_returns_are_understood() -> None:
     out, relay = relayed([STREAM.replace(b"\n\n", b"\r\n\r\n")])
     assert out == SHOWN.replace(b"\n\n", b"\r\n\r\n")
