@@ -13,7 +13,7 @@ from bench.measure import Plan, Run
 from bench.processes import BenchError, Ground
 
 _RESULTS: Final = Path(__file__).parent / "results"
-_QUICK: Final = Plan(seconds=1.0, rounds=1, stream_seconds=2.0, drain_events=3000, postgres=False)
+_QUICK: Final = Plan(patience_s=0, seconds=1.0, rounds=1, stream_seconds=2.0, drain_events=3000, postgres=False)
 
 
 def main() -> int:
@@ -43,7 +43,8 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument("--quick", action="store_true", help="one short round: a check that the benchmark works, not a figure")
     arguments.add_argument("--seconds", type=float, help="of one load; default 3")
     arguments.add_argument("--rounds", type=int, help="turns of each contestant; default 3")
-    arguments.add_argument("--patience", type=float, dest="patience_s", help="seconds a turn may wait for a quiet machine")
+    waiting = "seconds that turns may wait, in all, for a machine at rest; default 300"
+    arguments.add_argument("--patience", type=float, dest="patience_s", help=waiting)
     arguments.add_argument("--no-postgres", action="store_true", help="leave out the drain into Postgres")
     arguments.add_argument("--out", default=str(_RESULTS), help="where latest.json and latest.md go")
     arguments.add_argument("--case", choices=profile.CASES, default="plain", help="what `profile` drives")
