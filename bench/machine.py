@@ -3,6 +3,8 @@
 import os
 import platform
 import subprocess
+import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -21,7 +23,7 @@ def describe() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{memory:.0f} GB",
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": _python(),
         "nginx": _first_line("nginx", "-v"),
         "haproxy": _first_line("haproxy", "-v"),
         "wrk": _first_line("wrk", "-v"),
@@ -30,6 +32,12 @@ def describe() -> dict[str, str]:
         **{name: _package(name) for name in _PACKAGES},
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _python() -> str:
+    # Distributions build theirs with profile-guided optimisation, and nothing inside an interpreter tells.
+    build = "the distribution's build" if sys.base_prefix == "/usr" else f"built with {sysconfig.get_config_var('OPT')}"
+    return f"{platform.python_implementation()} {platform.python_version()}, {build}"
 
 
 def _cpu_model() -> str:

@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         "_awaits",
         "_body_max",
         "_buffered",
+        "_came",
         "_complete",
         "_due",
         "_fault",
@@ -113,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._paused = self._unread = self._keep = self._stopped = self.answered = False
         self._complete = True  # nothing was asked yet, so whatever comes is too much
         self._awaits = _Awaits.HEAD
-        self._buffered = self._overhead = self._body_max = self.status = 0
+        self._buffered = self._came = self._overhead = self._body_max = self.status = 0
         self._heard = self._due = self._limit_s = self.idle_since = 0.0
         self.head: Mapping[bytes, bytes] = {}
 
@@ -282,6 +283,7 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         self.answered = True
+        self._came = len(data)
         parts, take = self._parts, self._take
         had = len(parts)
         fault = None
@@ -397,7 +399,7 @@ class Connection(asyncio.Protocol):
             lines.clear()
             return
         values = lines.values()
-        if sum(map(len, lines)) + sum(map(len, values)) > HEAD_BYTES_MAX:
+        if self._overhead + self._came > HEAD_BYTES_MAX and sum(map(len, lines)) + sum(map(len, values)) > HEAD_BYTES_MAX:
             raise Invalid(_HEAD_TOO_LARGE)
         head = dict(zip(map(bytes.lower, lines), values, strict=True))
         if head.get(b"transfer-encoding", b"chunked").lower() != b"chunked":

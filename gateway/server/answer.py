@@ -102,19 +102,20 @@ class EdgeAnswer(RequestResponseCycle):
         if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
             raise RuntimeError("a header has a control character")
         head = STATUS_LINE[status] + block
-        fields = dict(named)
-        length = fields.get(b"content-length")
-        if length is not None:
-            self._left = int(length)
-        elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
-            if self.scope["http_version"] == "1.0":
-                self._left = _UNTIL_CLOSED
-            else:
-                self._chunked = True
-                head += b"\r\ntransfer-encoding: chunked"
-        if fields.get(b"connection") == b"close":
-            self.keep_alive = False
-        elif not self.keep_alive:
+        name, value = named[-1]
+        if name == b"content-length":  # where it stands in the answers that come most often
+            self._left = int(value)
+        else:
+            fields = dict(named)
+            if b"content-length" in fields:
+                self._left = int(fields[b"content-length"])
+            elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
+                if self.scope["http_version"] == "1.0":
+                    self._left = _UNTIL_CLOSED
+                else:
+                    self._chunked = True
+                    head += b"\r\ntransfer-encoding: chunked"
+        if not self.keep_alive:
             head += b"\r\nconnection: close"
         self._head = head + b"\r\n\r\n"
 
