@@ -11,18 +11,18 @@ upgrades. Trailers are dropped. A transfer coding other than `chunked` is refuse
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from gateway.providers.connecting import Address, first_that_connects, resolved
+
 IDLE_S: Final = 30.0  # servers give up an idle connection after 60 s and more
 HEAD_BYTES_MAX: Final = 64 * 1024
 BUFFER_BYTES_MAX: Final = 256 * 1024  # above it nothing more is read until the consumer has taken what there is
 _JOINED_BODY_BYTES_MAX: Final = 64 * 1024  # up to here copying a body behind its head is cheaper than a second write
-
-_Address = tuple[int, int, int, tuple[str | int | bytes, ...]]
 
 
 class WireError(Exception):
@@ -66,36 +66,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_awaits",
-        "_body_max",
-        "_buffered",
-        "_came",
-        "_complete",
-        "_due",
-        "_fault",
-        "_heard",
-        "_keep",
-        "_limit_s",
-        "_lines",
-        "_loop",
-        "_origin",
-        "_overhead",
-        "_parser",
-        "_parts",
-        "_paused",
-        "_stopped",
-        "_take",
-        "_then_s",
-        "_timer",
-        "_transport",
-        "_unread",
-        "_waiter",
-        "answered",
-        "head",
-        "idle_since",
-        "on_body",
-        "on_header",
-        "status",
+        "_awaits", "_body_max", "_buffered", "_came", "_complete", "_due", "_fault", "_heard", "_keep", "_limit_s", "_lines",
+        "_loop", "_origin", "_overhead", "_parser", "_parts", "_paused", "_stopped", "_take", "_then_s", "_timer", "_transport",
+        "_unread", "_waiter", "answered", "head", "idle_since", "on_body", "on_header", "status",
     )  # fmt: skip
 
     def __init__(self, origin: "Origin") -> None:
@@ -425,9 +398,9 @@ class Origin:
         self._idle: dict[Connection, None] = {}
         self._host, self._port, self._tls = host, port, tls
         self._name = host.rstrip(".")  # a certificate's names have no final dot
-        self._addresses: list[_Address] = []
+        self._addresses: list[Address] = []
         try:
-            self._addresses = _resolved(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+            self._addresses = resolved(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
         except socket.gaierror:
             self._addresses = []  # a name: resolved each time that a connection is made
 
@@ -465,44 +438,14 @@ class Origin:
         """A fresh connection. Raises TimeoutError, socket.gaierror, ssl.SSLError, OSError; Lost when the pool is closed."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(limit_s):
-            addresses = self._addresses or _resolved(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
-            link = await _first_that_connects(addresses, limit_s)
+            addresses = self._addresses or resolved(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            link = await first_that_connects(addresses, limit_s)
             name = self._name if self._tls is not None else None
             _, connection = await loop.create_connection(lambda: Connection(self), sock=link, ssl=self._tls, server_hostname=name)
         if self.pool.closed:
             connection.drop()
             raise Lost
         return connection
-
-
-def _resolved(found: Sequence[tuple[int, int, int, str, tuple[str | int | bytes, ...]]]) -> list[_Address]:
-    return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
-
-
-async def _first_that_connects(addresses: list[_Address], limit_s: float) -> socket.socket:
-    """Each address gets an equal share of what is left of the time, so that a black hole does not hide the next one."""
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + limit_s
-    failed: OSError = OSError("the name has no address")
-    for number, (family, kind, protocol, address) in enumerate(addresses):
-        link = None
-        try:
-            link = socket.socket(family, kind, protocol)
-            link.setblocking(False)
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout((ends - loop.time()) / (len(addresses) - number)):
-                await loop.sock_connect(link, address)
-        except OSError as refused:
-            failed = refused
-            if link is not None:
-                link.close()
-        except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
-            if link is not None:
-                link.close()
-            raise
-        else:
-            return link
-    raise failed
 
 
 class Pool:
