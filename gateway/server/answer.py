@@ -121,7 +121,7 @@ class EdgeAnswer(RequestResponseCycle):
 
     def write(self, part: bytes) -> bool:
         """A part of the body. False: the peer is slow, nothing more should be written until `drained`."""
-        if self._streams and not self.disconnected:
+        if self._streams and part and not self.disconnected:  # an empty chunk would be the end
             self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
         else:
             self._put(part)

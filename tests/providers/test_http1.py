@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from gateway.providers import http1
+from gateway.providers import connecting, http1
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import UpstreamFault, UpstreamSilent
 from tests.providers.test_direct import CHAT, ask, collect, deployment, raw_server, read_request
@@ -486,8 +486,8 @@ async def test_an_address_that_never_answers_does_not_hide_the_next_one() -> Non
                 filler.connect(full.getsockname())
         await asyncio.sleep(0.05)
         stream = int(socket.SOCK_STREAM)
-        found: list[http1._Address] = [(int(socket.AF_INET), stream, 0, each.getsockname()) for each in (full, good)]
-        with await http1._first_that_connects(found, 0.6) as link:
+        found: list[connecting.Address] = [(int(socket.AF_INET), stream, 0, each.getsockname()) for each in (full, good)]
+        with await connecting.first_that_connects(found, 0.6) as link:
             assert link.getpeername() == good.getsockname()
         for filler in fillers:
             filler.close()
