@@ -100,6 +100,8 @@ class RedisBalance:
         reply = await self._run(_evalsha(self._reserve, len(keys), names, asked, request.context))
         word = reply[0]
         if word == _ADMITTED:
+            if len(self._packed) >= _PACKED_MAX:
+                del self._packed[next(iter(self._packed))]  # its request died, and the sweeper has ended its hold
             self._packed[request.request_id] = (charges, limits, len(keys), names)
             n = 1 + len(charges)
             return Admitted(tuple(reply[1:n]), tuple(reply[n : 2 * n - 1]), tuple(reply[2 * n - 1 :]))
@@ -179,8 +181,6 @@ class RedisBalance:
         packed = self._packed.pop(hold.request_id, None)
         if packed is not None and packed[1] == hold.limits and tuple(map(_WALLET_OF, packed[0])) == hold.wallets:
             return packed[2], packed[3]
-        if len(self._packed) > _PACKED_MAX:
-            self._packed.clear()  # holds that nobody ended, because their requests died
         keys = _keys(hold)
         return len(keys), "".join(keys).encode("ascii")
 

@@ -97,6 +97,7 @@ class DirectReply:
         self._connection: Connection | None = connection
         self._chunk_timeout_s = chunk_timeout_s
         self._inflater: _Inflater | None = None
+        self._inflating: Iterator[bytes] = iter(())  # what is left of the last piece
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -151,10 +152,12 @@ class DirectReply:
 
         def take_inflated(piece: bytes) -> bool:
             assert inflater is not None
-            taken = [take(part) for part in inflater.feed(piece)]  # every one, also behind a False
-            return all(taken)
+            self._inflating = inflater.feed(piece)
+            return all(map(take, self._inflating))  # stops behind a False: a few bytes can become a hundred megabytes
 
         try:
+            if not all(map(take, self._inflating)):
+                return False
             is_whole = await connection.relay(take if inflater is None else take_inflated, self._chunk_timeout_s)
         except WireError as broken:
             raise _broken(broken, "stream") from broken

@@ -263,7 +263,7 @@ class Exchange:
         except UpstreamFault as fault:
             await self._release(ticket)
             raise refusals.fault_error(fault, ticket.deployment, ticket.attempts) from fault
-        except (msgspec.DecodeError, RecursionError) as garbage:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbage:
             await self._release(ticket)
             details = {"deployment": ticket.deployment.id, "attempts": ticket.attempts}
             raise UpstreamFailed("The provider's answer is not JSON.", details=details) from garbage

@@ -158,9 +158,11 @@ def _payload(frame: bytes) -> bytes:
 
 
 def _parsed(payload: bytes) -> Any:
-    """The JSON, None when it is none."""
+    """The JSON, None when it is none. Bytes that are no UTF-8 spoil the text that they stand in, not what stands beside it."""
     try:
         return _decode(payload)
+    except UnicodeDecodeError:
+        return _parsed(payload.decode("utf-8", "replace").encode())
     except (msgspec.DecodeError, RecursionError):
         return None
 
@@ -181,7 +183,7 @@ def text_of(escaped: list[bytes]) -> str:
     """Unescaped text of JSON string bodies; one that does not decode counts by its raw characters."""
     try:
         return "".join(_decode(b'["' + b'","'.join(escaped) + b'"]')) if escaped else ""
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return b"".join(escaped).decode("utf-8", "replace")
 
 

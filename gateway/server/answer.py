@@ -58,7 +58,6 @@ class EdgeAnswer(RequestResponseCycle):
         transport: asyncio.Transport,
         flow: "FlowControl",
         default_headers: list[tuple[bytes, bytes]],
-        expect_100_continue: bool,
         keep_alive: bool,
         on_response: Callable[[], None],
     ) -> None:
@@ -72,7 +71,7 @@ class EdgeAnswer(RequestResponseCycle):
         self.on_response = on_response
         self.disconnected = False
         self.keep_alive = keep_alive
-        self.waiting_for_100_continue = expect_100_continue
+        self._was_asked_for = False
         self.more_body = True
         self.response_started = False
         self.response_complete = False
@@ -94,30 +93,36 @@ class EdgeAnswer(RequestResponseCycle):
         """The head; it leaves with the first of the body."""
         if self.response_started:
             raise RuntimeError("the answer has begun already")
-        self.response_started = True
-        self.waiting_for_100_continue = False
         named = [*self.default_headers, *headers]
         block = b"\r\n".join(map(b": ".join, named))
-        breaks = len(named) - 1
+        breaks = max(0, len(named) - 1)
         if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
             raise RuntimeError("a header has a control character")
         head = STATUS_LINE[status] + block
-        name, value = named[-1]
-        if name == b"content-length":  # where it stands in the answers that come most often
-            self._left = int(value)
+        if named and named[-1][0] == b"content-length":  # where it stands in the answers that come most often
+            self._left = int(named[-1][1])
         else:
-            fields = dict(named)
-            if b"content-length" in fields:
-                self._left = int(fields[b"content-length"])
-            elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
-                if self.scope["http_version"] == "1.0":
-                    self._left = _UNTIL_CLOSED
-                else:
-                    self._chunked = True
-                    head += b"\r\ntransfer-encoding: chunked"
-        if not self.keep_alive:
+            head += self._framing(status, dict(named))
+        if status in _WITHOUT_BODY:
+            self._left = 0  # whatever length the answer to another method would have
+        if not self.keep_alive and b"\r\nconnection: close" not in head:
             head += b"\r\nconnection: close"
         self._head = head + b"\r\n\r\n"
+        self.response_started = True
+
+    def _framing(self, status: int, fields: dict[bytes, bytes]) -> bytes:
+        """How the end of the body is told; returns what the head must say besides."""
+        if fields.get(b"connection", b"").lower() == b"close":
+            self.keep_alive = False
+        if b"content-length" in fields:
+            self._left = int(fields[b"content-length"])
+        elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
+            if self.scope["http_version"] == "1.0":
+                self._left = _UNTIL_CLOSED
+            else:
+                self._chunked = True
+                return b"\r\ntransfer-encoding: chunked"
+        return b""
 
     def write(self, part: bytes) -> bool:
         """A part of the body. False: the peer is slow, nothing more should be written until `drained`."""
@@ -130,6 +135,7 @@ class EdgeAnswer(RequestResponseCycle):
     def end(self, part: bytes = b"") -> None:
         """The last of the body."""
         if self.disconnected:
+            self.scope["extensions"].clear()
             return
         self._put(part, b"0\r\n\r\n" if self._chunked else b"")
         if self._left > 0 and self.scope["method"] != "HEAD":
@@ -191,15 +197,21 @@ class EdgeAnswer(RequestResponseCycle):
         else:
             self.end(event.get("body", b""))
 
+    def _ask_for_body(self) -> None:
+        """Some clients send a body only when they are told to."""
+        self._was_asked_for = True
+        expects = [value for name, value in self.scope["headers"] if name == b"expect" and value.lower() == b"100-continue"]
+        if expects and not self.response_started and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     async def receive(self) -> "ASGIReceiveEvent":
         """What came of the body since the last call, or else the next that comes."""
-        if self.waiting_for_100_continue and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:
             self.flow.resume_reading()
             news: _News = self.message_event
             if not news.is_there:
+                if not self._was_asked_for:
+                    self._ask_for_body()
                 await news.wait()
             news.is_there = False
         if self.disconnected or self.response_complete:

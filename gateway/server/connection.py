@@ -103,16 +103,15 @@ class Phase(IntEnum):
 _HEAD, _BODY, _IDLE, _REFUSED = Phase.HEAD, Phase.BODY, Phase.IDLE, Phase.REFUSED
 
 
-_EXPECTS_CONTINUE = (b"expect", b"100-continue")  # as every client that does writes it
-
-
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds; `protocol` makes one with other bounds than the defaults."""
 
     watch: ClassVar[Watch] = Watch(EdgeLimits())
     _room_max: ClassVar[int] = limits.HEAD_BYTES_MAX
     # Beyond thirty attributes in its dictionary every access to an object becomes slower.
-    __slots__ = ("_answering", "_heard", "_idle_since", "_phase", "_room", "_since", "_taken", "_waited", "_waiting_bytes")
+    __slots__ = (
+        "_answering", "_asked_again", "_heard", "_idle_since", "_phase", "_room", "_since", "_taken", "_waited", "_waiting_bytes",
+    )  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -121,6 +120,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._since = self._heard = self.watch.tick  # when this phase began; when the peer last sent anything
         self._waiting_bytes = 0  # of the answer, at the last sweep at which some waited
         self._waited = self._taken = 0  # when that was; when the peer last took a part of it
+        self._asked_again = b""  # the head of a request with a body that offered to upgrade, without the offer
         self._idle_since = 0  # when the last request was answered, or was whole if that was later
         self._answering: RequestResponseCycle | None = None  # `cycle` is the last request read: not this one when pipelined
 
@@ -141,6 +141,11 @@ class EdgeProtocol(HttpToolsProtocol):
         self.watch.open.discard(self)
         self._leave()
         super().connection_lost(exc)
+        # Each of these leads back here: without them the connection goes with its last reference, not with the collector.
+        for answer in (self.cycle, self._answering):
+            if answer is not None:
+                answer.scope["extensions"].clear()
+        self.cycle = self._answering = self.flow = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Feed the parser at most what may come before something is complete."""
@@ -157,8 +162,13 @@ class EdgeProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as broken:
             cause = broken.__context__
             self._refuse(cause if isinstance(cause, GatewayError) else _refused(400, "invalid_http", "This is not valid HTTP."))
-        except httptools.HttpParserUpgrade:
-            pass  # nothing here to upgrade to: the request is answered as if it had not asked
+        except httptools.HttpParserUpgrade as upgrade:
+            # Nothing here to upgrade to: the request is answered as if it had not asked.
+            if self._asked_again:
+                head, self._asked_again = self._asked_again, b""
+                self.parser = httptools.HttpRequestParser(self)
+                self.data_received(head)
+                self.data_received(memoryview(data)[upgrade.args[0] :])
 
     def _in_pieces(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
@@ -196,6 +206,13 @@ class EdgeProtocol(HttpToolsProtocol):
             path, query = parts.path, parts.query or b""
         name = path.decode("ascii")
         version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise _refused(505, "invalid_http", "This server speaks HTTP/1.1.")
+        if parser.should_upgrade() and _has_body(self.headers):
+            # The parser takes all that follows such a head for another protocol, the body too: it gets a head without the offer.
+            kept = [b"%b: %b\r\n" % header for header in self.headers if header[0] not in (b"upgrade", b"connection")]
+            self._asked_again = b"%b %b HTTP/1.1\r\n%b\r\n" % (parser.get_method(), url, b"".join(kept))
+            return
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -216,7 +233,6 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport,
             self.flow,
             self.server_state.default_headers,
-            _EXPECTS_CONTINUE in self.headers,
             version != "1.0" and parser.should_keep_alive(),
             self.on_response_complete,
         )
@@ -246,6 +262,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        if self._asked_again:
+            return
         self._phase = _IDLE
         self._idle_since = self.watch.tick
         self._room = self._room_max
@@ -364,6 +382,10 @@ class EdgeProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         return STATUS_LINE[error.status] + b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n" + body
+
+
+def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ")) for name, value in headers)
 
 
 def _in_kernel(transport: asyncio.Transport) -> int:

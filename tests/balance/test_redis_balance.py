@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gateway.balance.model import Admitted, BalanceUnavailable, Charge, HoldRequest, Limit, LimitKind
-from gateway.balance.redis_balance import RedisBalance
+from gateway.balance.redis_balance import _PACKED_MAX, RedisBalance
 from gateway.core.limits import REDIS_ATTEMPTS, RESULT_TTL_S
 from tests.balance.conftest import Proxy
 from tests.balance.server import handle, stored_events
@@ -162,3 +162,19 @@ async def test_a_reserve_of_one_wallet_costs_the_server_six_commands(balance: Re
     after_reserve = await commands()
     await balance.settle(handle(request), [1], 0, b"e")
     assert (after_reserve, await commands() - after_reserve) == (6, 6)
+
+
+async def test_what_is_kept_of_holds_that_nobody_ends_is_bounded(balance: RedisBalance) -> None:
+    await balance.open(3, "p/u", 10**12)
+    for number in range(_PACKED_MAX, _PACKED_MAX + 20):
+        balance._packed.update({f"dead_{number}_{other}": ((), (), 0, b"") for other in range(1000)})
+        await balance.reserve(request_of(number))
+        if len(balance._packed) >= _PACKED_MAX:
+            break
+    for number in range(10):
+        await balance.reserve(request_of(number))
+    assert len(balance._packed) <= _PACKED_MAX + 1000
+    before = len(balance._packed)
+    for number in range(10, 20):
+        await balance.reserve(request_of(number))
+    assert len(balance._packed) == before

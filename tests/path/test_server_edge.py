@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import socket
@@ -499,6 +500,60 @@ async def test_an_upgrade_that_is_not_offered_is_an_ordinary_request(server: Ser
         for _ in range(2):
             client.writer.write(b"GET / HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n")
             assert await client.answer() == (200, b"hi")
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_the_body_behind_an_offer_to_upgrade_is_a_body_and_no_request(
+    server: Server, together: bool, chunked: bool
+) -> None:
+    hidden = b"GET /hidden HTTP/1.1\r\n\r\n"
+    length = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(hidden)
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden) if chunked else hidden
+    offer = b"POST /echo HTTP/1.1\r\nx-first: 1\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n%b\r\n\r\n" % length
+    async with peer(server.port) as client:
+        for _ in range(2):
+            client.writer.write(offer + body if together else offer)
+            if not together:
+                await asyncio.sleep(0.1)
+                client.writer.write(body)
+            client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            status, answer = await client.answer()
+            assert (status, answer.split(b" ")[0]) == (200, b"%d" % len(hidden))
+            assert b"x-first" in answer
+            assert await client.answer() == (200, b"hi")
+
+
+@pytest.mark.parametrize("version", [b"0.9", b"2.0"])
+async def test_another_version_of_http_is_refused(server: Server, version: bytes) -> None:
+    async with peer(server.port) as client:
+        client.writer.write(b"GET / HTTP/" + version + b"\r\n\r\n")
+        raw = await client.end()
+    assert raw.startswith((b"HTTP/1.1 505 ", b"HTTP/1.1 400 ")), raw[:200]
+
+
+async def test_a_connection_that_has_gone_leaves_nothing_for_the_collector(server: Server) -> None:
+    async def visit() -> None:
+        async with peer(server.port) as client:
+            client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert await client.answer() == (200, b"hi")
+        await eventually(lambda: server.open == 0)
+
+    for _ in range(3):
+        await visit()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await visit()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(found).__name__ for found in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not {"Bounded", "EdgeAnswer", "_Flow"} & set(left)
 
 
 async def test_connections_beyond_the_limit_are_refused_and_there_is_room_again() -> None:

@@ -14,6 +14,7 @@ from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import UpstreamFault
 from tests import scripted_upstream
 from tests.providers.test_direct import CHAT, ask, collect, deployment, journal, raw_server, read_request
+from tests.providers.test_http1 import Served
 
 
 @pytest.fixture
@@ -111,3 +112,23 @@ async def test_the_request_line_and_host_follow_the_address(upstream: DirectUpst
 
     assert await head("https://Api.Example.com./v1/", CHAT) == b"POST /v1/chat/completions HTTP/1.1\r\nHost: api.example.com"
     assert await head("http://[::1]:8080", "/\u00e0?v=\u00e9&w#x") == b"POST /%C3%A0?v=%C3%A9&w HTTP/1.1\r\nHost: [::1]:8080"
+
+
+async def test_a_reader_that_pauses_is_not_given_what_a_few_bytes_inflate_to(upstream: DirectUpstream) -> None:
+    piece = gzip.compress(b"x" * 20_000_000)
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(piece)
+    async with raw_server(Served(head + piece)) as raw:
+        reply = await upstream.send(deployment(raw), CHAT, b"{}")
+        taken: list[int] = []
+
+        def take(part: bytes) -> bool:
+            taken.append(len(part))
+            return False
+
+        calls = 1
+        while not await reply.relay(take):
+            assert len(taken) == calls
+            calls += 1
+        assert sum(taken) == 20_000_000
+        assert max(taken) < 1_000_000
+        await reply.close()

@@ -254,6 +254,38 @@ async def test_usage_beyond_any_amount_is_cut_to_what_a_wallet_can_hold() -> Non
     assert (await house.wallet())[1] == 0
 
 
+USED = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+NO_UTF8 = b'data: {"choices":[{"index":0,"delta":{"content":"hello \xff there"}}]}\n\n'
+USAGE_NO_UTF8 = b'data: {"model":"\xff","choices":[],"usage":' + msgspec.json.encode(USED) + b"}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "source"),
+    [
+        ([NO_UTF8, b"data: [DONE]\n\n"], "counted"),
+        ([delta("hello"), USAGE_NO_UTF8, b"data: [DONE]\n\n"], "upstream"),
+        ([NO_UTF8, USAGE_NO_UTF8, b"data: [DONE]\n\n"], "upstream"),
+    ],
+)
+async def test_bytes_that_are_no_text_are_billed_as_what_was_delivered(chunks: list[bytes | Exception], source: str) -> None:
+    house = House(Reply(list(chunks)))
+    await house.run(stream=True)
+    [event] = house.events()
+    assert (event.status, event.usage_source) == ("served", source)
+    assert event.charges[0].amount_micro > 0
+    assert (await house.wallet())[1] == 0
+
+
+async def test_a_whole_answer_with_bytes_that_are_no_text_is_billed_as_it_was_delivered() -> None:
+    answer = b'{"choices":[{"message":{"content":"hello \xff there"}}]}'
+    house = House(Reply([answer], kind="application/json"))
+    await house.run()
+    assert house.body() == answer
+    [event] = house.events()
+    assert (event.status, event.usage_source) == ("served", "counted")
+    assert event.charges[0].amount_micro > 0
+
+
 @pytest.mark.parametrize("usage", [[], "none", 7, {"prompt_tokens": "x"}])
 async def test_usage_that_is_none_is_counted_and_the_answer_kept(usage: Any) -> None:
     answer = msgspec.json.encode({"choices": [{"message": {"content": "hello there"}}], "usage": usage})

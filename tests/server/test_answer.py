@@ -44,8 +44,9 @@ class Made:
         self.wire = Wire()
         self.flow = FlowControl(cast(Any, self.wire))
         self.ended = 0
-        scope: Any = {"type": "http", "method": method, "http_version": version, "extensions": {}}
-        self.answer = EdgeAnswer(scope, cast(Any, self.wire), self.flow, [DATE], expects, keep_alive, self._end)
+        headers = [(b"host", b"x"), (b"expect", b"100-Continue")] if expects else []
+        scope: Any = {"type": "http", "method": method, "http_version": version, "extensions": {}, "headers": headers}
+        self.answer = EdgeAnswer(scope, cast(Any, self.wire), self.flow, [DATE], keep_alive, self._end)
         scope["extensions"][ANSWER] = self.answer
         self.scope = scope
 
@@ -112,10 +113,29 @@ async def test_an_answer_to_head_has_no_body(length: tuple[tuple[bytes, bytes], 
 
 @pytest.mark.parametrize("status", [204, 304])
 async def test_a_status_without_a_body_has_no_framing(status: int) -> None:
+    for headers in [(), ((b"content-length", b"5"),), ((b"content-length", b"5"), TYPE)]:
+        made = Made()
+        await asgi(made, start(*headers, status=status), body(b""))
+        assert b"chunked" not in made.wire.sent
+        assert made.wire.sent.endswith(b"\r\n\r\n")
+        assert made.ended == 1
+
+
+async def test_an_application_may_end_the_connection() -> None:
     made = Made()
-    await asgi(made, start(status=status), body(b""))
-    assert b"chunked" not in made.wire.sent
-    assert made.ended == 1
+    await asgi(made, start((b"connection", b"close"), TYPE), body(b"x"))
+    assert made.wire.sent.count(b"connection: close") == 1
+    assert made.wire.closed
+
+
+async def test_after_a_head_that_cannot_be_sent_another_can() -> None:
+    made = Made()
+    with pytest.raises(RuntimeError):
+        made.answer.start(200, [(b"x", b"a\nb")])
+    assert not made.answer.started
+    await made.answer.send_500_response()
+    assert made.wire.sent.startswith(b"HTTP/1.1 500 ")
+    assert made.wire.closed
 
 
 @pytest.mark.parametrize("bad", [b"a\r\nset-cookie: x=1", b"a\nb", b"a\rb", b"a\0b"])
