@@ -150,6 +150,8 @@ class MemoryBalance:
         if state is None or (shard, op_id) in self._credited:
             return state
         moved = _moved(state, delta_micro, 0)
+        if moved.available_micro + moved.held_micro > AMOUNT_MICRO_MAX:  # a hold that is given back must find room
+            raise BalanceUnavailable("amount out of range")
         self._credited.add((shard, op_id))
         self._wallets[shard, wallet] = moved
         return moved

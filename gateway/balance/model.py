@@ -44,7 +44,8 @@ class Limit(msgspec.Struct, frozen=True):
     `subject` names the counter's owner (`k/<key>`, `u/<app>/<end user>`, `t/<token>`); `amount` is
     what this request adds before it runs: 1 for requests and concurrency, the token ceiling for
     tokens. For the spend kinds the amount is what charge number `charge` is granted, so `amount` is
-    ignored. Sliding minute windows: the last whole minute counts by the share still inside the window.
+    ignored. Limits of one subject follow each other. Sliding minute windows: the last whole minute
+    counts by the share still inside the window.
     """
 
     subject: str

@@ -48,7 +48,7 @@ _PACKED_MAX: Final = 2 * IN_FLIGHT_MAX
 _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
-_Packed = tuple[tuple[Charge, ...], tuple[Limit, ...], int, bytes]  # what was asked, and its keys: how many parts, the bytes
+_Packed = tuple[int, tuple[Charge, ...], tuple[Limit, ...], int, bytes]  # what was asked; its keys: how many parts, the bytes
 _WALLET_OF: Final = attrgetter("wallet")
 _encode = msgspec.msgpack.Encoder().encode  # not of bytes: Lua's cmsgpack knows no binary type
 # The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
@@ -102,7 +102,7 @@ class RedisBalance:
         if word == _ADMITTED:
             if len(self._packed) >= _PACKED_MAX:
                 del self._packed[next(iter(self._packed))]  # its request died, and the sweeper has ended its hold
-            self._packed[request.request_id] = (charges, limits, len(keys), names)
+            self._packed[request.request_id] = (shard, charges, limits, len(keys), names)
             n = 1 + len(charges)
             return Admitted(tuple(reply[1:n]), tuple(reply[n : 2 * n - 1]), tuple(reply[2 * n - 1 :]))
         if word == _REFUSED_BY_WALLET:
@@ -179,8 +179,10 @@ class RedisBalance:
     def _keys(self, hold: Hold) -> tuple[int, bytes]:
         """The keys of a hold, as reserve packed them; packed again after a repeat, or in another process."""
         packed = self._packed.pop(hold.request_id, None)
-        if packed is not None and packed[1] == hold.limits and tuple(map(_WALLET_OF, packed[0])) == hold.wallets:
-            return packed[2], packed[3]
+        if packed is not None:
+            shard, charges, limits, parts, names = packed
+            if shard == hold.shard and limits == hold.limits and tuple(map(_WALLET_OF, charges)) == hold.wallets:
+                return parts, names
         keys = _keys(hold)
         return len(keys), "".join(keys).encode("ascii")
 

@@ -4,7 +4,7 @@ A failure here is a mistake in the caller's code, never a fact of the caller's r
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, groupby
 from operator import attrgetter, le
 from typing import Final
 
@@ -25,11 +25,15 @@ def check_request(request: HoldRequest) -> None:
     assert max(numbers) <= AMOUNT_MICRO_MAX
     assert len(set(map(_WALLET, charges))) == len(charges)
     assert len(set(map(_COUNTER, limits))) == len(limits)
+    if len(limits) > 2:
+        subjects = list(map(_SUBJECT, limits))
+        assert len(list(groupby(subjects))) == len(set(subjects)), "limits of one subject follow each other"
 
 
 _WALLET: Final = attrgetter("wallet")
 _BOUNDS: Final = attrgetter("floor_micro", "ceiling_micro")
 _NUMBERS: Final = attrgetter("amount", "maximum")
+_SUBJECT: Final = attrgetter("subject")
 _COUNTER: Final = attrgetter("subject", "kind")
 
 

@@ -4,10 +4,22 @@ import asyncio
 import time
 
 import pytest
+from msgspec import structs
 
-from gateway.balance.model import Admitted, BalanceUnavailable, Charge, HoldRequest, Limit, LimitKind
+from gateway.balance.memory_balance import MemoryBalance
+from gateway.balance.model import (
+    Admitted,
+    BalanceUnavailable,
+    Charge,
+    HoldRequest,
+    Limit,
+    LimitKind,
+    RefusedByLimit,
+    WalletState,
+)
 from gateway.balance.redis_balance import _PACKED_MAX, RedisBalance
 from gateway.core.limits import REDIS_ATTEMPTS, RESULT_TTL_S
+from gateway.core.money import AMOUNT_MICRO_MAX
 from tests.balance.conftest import Proxy
 from tests.balance.server import handle, stored_events
 
@@ -166,15 +178,41 @@ async def test_a_reserve_of_one_wallet_costs_the_server_six_commands(balance: Re
 
 async def test_what_is_kept_of_holds_that_nobody_ends_is_bounded(balance: RedisBalance) -> None:
     await balance.open(3, "p/u", 10**12)
-    for number in range(_PACKED_MAX, _PACKED_MAX + 20):
-        balance._packed.update({f"dead_{number}_{other}": ((), (), 0, b"") for other in range(1000)})
+    balance._packed.update({f"dead_{number}": (3, (), (), 0, b"") for number in range(_PACKED_MAX)})
+    for number in range(9):
         await balance.reserve(request_of(number))
-        if len(balance._packed) >= _PACKED_MAX:
-            break
-    for number in range(10):
-        await balance.reserve(request_of(number))
-    assert len(balance._packed) <= _PACKED_MAX + 1000
-    before = len(balance._packed)
-    for number in range(10, 20):
-        await balance.reserve(request_of(number))
-    assert len(balance._packed) == before
+    assert len(balance._packed) == _PACKED_MAX
+    for number in range(9):
+        assert (await balance.settle(handle(request_of(number)), [1], 0, b"e")).first
+
+
+async def test_the_same_request_id_in_another_shard_is_another_hold(balance: RedisBalance) -> None:
+    for shard in (3, 4):
+        await balance.open(shard, "p/u", 1000)
+        assert isinstance(await balance.reserve(structs.replace(request_of(1), shard=shard)), Admitted)
+    for shard in (3, 4):
+        assert (await balance.settle(handle(structs.replace(request_of(1), shard=shard)), [1], 0, b"e")).first
+        assert await balance.read(shard, ["p/u"]) == [WalletState(999, 0)]
+
+
+async def test_a_credit_leaves_room_for_what_is_held(balance: RedisBalance) -> None:
+    for side in (balance, MemoryBalance()):
+        await side.open(3, "p/u", AMOUNT_MICRO_MAX)
+        request = HoldRequest("req_1", 3, (Charge("p/u", AMOUNT_MICRO_MAX, 1),), (), 60_000, b"")
+        assert isinstance(await side.reserve(request), Admitted)
+        with pytest.raises(BalanceUnavailable):
+            await side.credit("txn", 3, "p/u", 1)
+        assert await side.release(handle(request))
+        assert await side.read(3, ["p/u"]) == [WalletState(AMOUNT_MICRO_MAX, 0)]
+
+
+async def test_an_over_run_does_not_carry_a_counter_out_of_range(balance: RedisBalance) -> None:
+    total = Limit("k/1", LimitKind.SPEND_TOTAL, AMOUNT_MICRO_MAX)
+    await balance.open(3, "p/u", AMOUNT_MICRO_MAX)
+    for number in range(3):
+        request = HoldRequest(f"req_{number}", 3, (Charge("p/u", 1, 0),), (total,), 60_000, b"")
+        assert isinstance(await balance.reserve(request), Admitted)
+        assert (await balance.settle(handle(request), [AMOUNT_MICRO_MAX // 2 + 10], 0, b"e")).first
+        await balance.credit(f"txn_{number}", 3, "p/u", AMOUNT_MICRO_MAX // 2)
+    request = HoldRequest("req_9", 3, (Charge("p/u", 1, 1),), (total,), 60_000, b"")
+    assert await balance.reserve(request) == RefusedByLimit(0, AMOUNT_MICRO_MAX, 0)

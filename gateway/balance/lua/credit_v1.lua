@@ -15,7 +15,8 @@ local after = available + tonumber(ARGV[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return {available, held}
 end
-assert(after >= -LARGEST and after <= LARGEST, 'available out of range')
+-- With what is held, too: a hold that is given back must find room, or it could never end.
+assert(after >= -LARGEST and after + held <= LARGEST, 'available out of range')
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-redis.call('HSET', KEYS[1], 'a', string.format('%.0f', after))
+redis.call('HSET', KEYS[1], 'a', after)
 return {after, held}

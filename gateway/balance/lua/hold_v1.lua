@@ -44,23 +44,28 @@ local function move_money(hold, amounts)
   return after
 end
 
+-- What a counter can hold: over-runs must not carry it out of the numbers that are exact.
+local function within(number)
+  return math.min(LARGEST, math.max(0, number))
+end
+
 -- Correct one limit field by `delta` in the window that reserve counted in; nil when that is over.
 local function corrected(kind, value, window, delta)
   if kind == 'rpm' or kind == 'tpm' then
     local seen, current, previous = string.match(value, '^(%d+):(%d+):(%d+)$')
     seen = tonumber(seen)
     if seen == window then
-      return string.format('%s:%.0f:%s', seen, math.max(0, current + delta), previous)
+      return string.format('%s:%.0f:%s', seen, within(current + delta), previous)
     elseif seen == window + 1 then
-      return string.format('%s:%s:%.0f', seen, current, math.max(0, previous + delta))
+      return string.format('%s:%s:%.0f', seen, current, within(previous + delta))
     end
   elseif window > 0 then
     local seen, spent = string.match(value, '^(%d+):(%d+)$')
     if tonumber(seen) == window then
-      return string.format('%s:%.0f', seen, math.max(0, spent + delta))
+      return string.format('%s:%.0f', seen, within(spent + delta))
     end
   else
-    return math.max(0, value + delta)
+    return within(value + delta)
   end
 end
 

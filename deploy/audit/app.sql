@@ -1,0 +1,289 @@
+-- The audit of one app's book, in SQL alone. It shares nothing with `gateway audit`, which makes the same
+-- promises in Python: two programs that agree are a better witness than one.
+--
+--     sqlite3 -bail -readonly data/apps/<app>.db < deploy/audit/app.sql
+--     psql -X -At -v ON_ERROR_STOP=1 -f deploy/audit/app.sql 'postgresql://.../<database of the app>'
+--
+-- The book is clean when the command succeeds (exit status 0) and prints nothing. Every line is a violation:
+-- the invariant by its number, what breaks it, what was found, what was expected. An error is no clean book.
+--
+-- It proves, from the stored rows and in one snapshot: every transaction balances (1), balances are the sums of
+-- their entries (2), lots agree with themselves, their wallets and their entries (3), nobody is below zero except
+-- by a debt (4), a payment was granted once (7), every charged request has one transaction of exactly its charge,
+-- paid by its own end user, and nothing else became revenue (11), the outbox is what the books granted (half of
+-- 12), and only wallets have owners (half of 14).
+-- It cannot prove what lies outside this database: that hot balances are those of the books (12), that the
+-- platform's book has the same requests (11), that no two apps share a database (14), that a request was priced
+-- rightly or served at all. `gateway audit` compares the stores; this file trusts the rows to be all there are.
+--
+-- SQLite and PostgreSQL 13 or newer; amounts are integer micro-units. SQLite adds in 64 bits and fails, with
+-- an error, on a sum beyond them.
+
+-- The books: from here to "This book's own", app.sql and platform.sql are the same.
+
+SELECT '1 every transaction sums to zero per asset' AS invariant,
+       'transaction ' || e.txn_id || ' in ' || e.asset AS what,
+       CAST(SUM(e.amount_micro) AS text) AS found,
+       '0' AS expected
+FROM entries e
+GROUP BY e.txn_id, e.asset
+HAVING SUM(e.amount_micro) <> 0
+
+UNION ALL
+SELECT '1 every entry has the asset of its account',
+       'entry ' || e.id || ' on account ' || e.account_id, e.asset, COALESCE(a.asset, 'an account')
+FROM entries e
+LEFT JOIN accounts a ON a.id = e.account_id
+WHERE a.id IS NULL OR a.asset <> e.asset
+
+UNION ALL
+SELECT '1 every entry belongs to a transaction', 'entry ' || e.id, e.txn_id, 'a transaction'
+FROM entries e
+LEFT JOIN txns t ON t.id = e.txn_id
+WHERE t.id IS NULL
+
+UNION ALL
+-- A request that cost nothing leaves a transaction without entries in the platform's book; nothing else may.
+SELECT '1 every transaction moves something', 'transaction ' || t.id || ' of ' || t.op_id, 'no entry', 'entries'
+FROM txns t
+LEFT JOIN entries e ON e.txn_id = t.id
+WHERE e.id IS NULL AND t.kind <> 'usage'
+
+UNION ALL
+SELECT '2 every balance is the sum of its entries',
+       'account ' || a.id || ' ' || a.owner || '/' || a.kind || '/' || a.asset,
+       CAST(a.balance_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM accounts a
+LEFT JOIN (SELECT account_id, SUM(amount_micro) AS total FROM entries GROUP BY account_id) s ON s.account_id = a.id
+WHERE a.balance_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+SELECT '3 every lot adds up', 'lot ' || l.id,
+       CAST(l.spent_micro + l.expired_micro + l.refunded_micro + l.frozen_micro + l.left_micro AS text),
+       CAST(l.granted_micro AS text)
+FROM lots l
+WHERE l.granted_micro <> l.spent_micro + l.expired_micro + l.refunded_micro + l.frozen_micro + l.left_micro
+
+UNION ALL
+SELECT '3 no part of a lot is negative', 'lot ' || l.id,
+       'granted ' || l.granted_micro || ', spent ' || l.spent_micro || ', expired ' || l.expired_micro || ', refunded '
+       || l.refunded_micro || ', frozen ' || l.frozen_micro || ', left ' || l.left_micro,
+       'none below 0'
+FROM lots l
+WHERE l.granted_micro < 0 OR l.spent_micro < 0 OR l.expired_micro < 0
+   OR l.refunded_micro < 0 OR l.frozen_micro < 0 OR l.left_micro < 0
+
+UNION ALL
+SELECT '3 what the lots have left is what is available', 'wallet of ' || a.owner || ' in ' || a.asset,
+       CAST(COALESCE(s.total, 0) AS text), CAST(a.balance_micro AS text)
+FROM accounts a
+LEFT JOIN (SELECT account_id, SUM(left_micro) AS total FROM lots GROUP BY account_id) s ON s.account_id = a.id
+WHERE a.kind = 'user.available' AND a.balance_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+SELECT '3 every lot lies in a wallet', 'lot ' || l.id || ' on account ' || l.account_id,
+       COALESCE(a.kind, 'no account'), 'user.available'
+FROM lots l
+LEFT JOIN accounts a ON a.id = l.account_id
+WHERE a.id IS NULL OR a.kind <> 'user.available'
+
+UNION ALL
+SELECT '3 every entry of a lot is on the account of the lot', 'entry ' || e.id || ' of lot ' || e.lot_id,
+       'account ' || e.account_id, COALESCE('account ' || l.account_id, 'a lot')
+FROM entries e
+LEFT JOIN lots l ON l.id = e.lot_id
+WHERE e.lot_id IS NOT NULL AND (l.id IS NULL OR l.account_id <> e.account_id)
+
+UNION ALL
+SELECT '3 every entry on a wallet names its lot', 'entry ' || e.id || ' on the wallet of ' || a.owner, 'no lot', 'a lot'
+FROM entries e
+JOIN accounts a ON a.id = e.account_id
+WHERE a.kind = 'user.available' AND e.lot_id IS NULL
+
+UNION ALL
+SELECT '3 granted is what the lot''s grant put in', 'lot ' || l.id,
+       CAST(l.granted_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM lots l
+LEFT JOIN (
+    SELECT e.lot_id, SUM(e.amount_micro) AS total
+    FROM entries e JOIN txns t ON t.id = e.txn_id
+    WHERE t.kind = 'grant' AND e.amount_micro > 0
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
+WHERE l.granted_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+-- A grant takes from its own lot what it repays of a debt; all else that is spent is usage.
+SELECT '3 spent is what grants and usage took out', 'lot ' || l.id,
+       CAST(l.spent_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM lots l
+LEFT JOIN (
+    SELECT e.lot_id, SUM(-e.amount_micro) AS total
+    FROM entries e JOIN txns t ON t.id = e.txn_id
+    WHERE t.kind IN ('grant', 'usage') AND e.amount_micro < 0
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
+WHERE l.spent_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+SELECT '3 left is the sum of the lot''s entries', 'lot ' || l.id,
+       CAST(l.left_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM lots l
+LEFT JOIN (SELECT lot_id, SUM(amount_micro) AS total FROM entries GROUP BY lot_id) s ON s.lot_id = l.id
+WHERE l.left_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+SELECT '4 nothing available is below zero', 'wallet of ' || a.owner || ' in ' || a.asset,
+       CAST(a.balance_micro AS text), '0 or more'
+FROM accounts a
+WHERE a.kind = 'user.available' AND a.balance_micro < 0
+
+UNION ALL
+SELECT '4 no debt is above zero', 'debt of ' || a.owner || ' in ' || a.asset, CAST(a.balance_micro AS text), '0 or less'
+FROM accounts a
+WHERE a.kind = 'receivable.clawback' AND a.balance_micro > 0
+
+UNION ALL
+SELECT '7 every payment has one lot', 'external_ref ' || l.external_ref, CAST(COUNT(*) AS text), '1'
+FROM lots l
+WHERE l.external_ref IS NOT NULL
+GROUP BY l.external_ref
+HAVING COUNT(*) > 1
+
+UNION ALL
+SELECT '7 every lot was granted once', 'lot ' || l.id, CAST(COALESCE(s.times, 0) AS text), '1'
+FROM lots l
+LEFT JOIN (
+    SELECT e.lot_id, COUNT(*) AS times
+    FROM entries e JOIN txns t ON t.id = e.txn_id
+    WHERE t.kind = 'grant' AND e.amount_micro > 0
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
+WHERE COALESCE(s.times, 0) <> 1
+
+UNION ALL
+SELECT '7 every operation is posted once', 'op_id ' || t.op_id, CAST(COUNT(*) AS text), '1'
+FROM txns t
+GROUP BY t.op_id
+HAVING COUNT(*) > 1
+
+UNION ALL
+-- The outbox tells the hot store what a transaction changed of a wallet: available and debt together.
+SELECT '12 every line of the outbox is what its transaction moved', 'credit of transaction ' || s.txn_id,
+       CAST(s.delta_micro AS text), COALESCE('a grant, not ' || s.other, CAST(s.moved AS text))
+FROM (
+    SELECT c.txn_id, c.delta_micro,
+           CASE WHEN t.id IS NULL THEN 'nothing' WHEN t.kind = 'usage' THEN 'usage' END AS other,
+           COALESCE(SUM(CASE WHEN w.owner = a.owner AND w.kind IN ('user.available', 'receivable.clawback')
+                             THEN e.amount_micro END), 0) AS moved
+    FROM credits c
+    LEFT JOIN txns t ON t.id = c.txn_id
+    LEFT JOIN accounts a ON a.id = c.account_id
+    LEFT JOIN entries e ON e.txn_id = c.txn_id
+    LEFT JOIN accounts w ON w.id = e.account_id
+    GROUP BY c.txn_id, c.delta_micro, t.id, t.kind
+) s
+WHERE s.other IS NOT NULL OR s.delta_micro <> s.moved
+
+UNION ALL
+SELECT '12 every grant is in the outbox', 'transaction ' || t.id || ' of ' || t.op_id, 'no credit', 'a credit'
+FROM txns t
+LEFT JOIN credits c ON c.txn_id = t.id
+WHERE t.kind = 'grant' AND c.txn_id IS NULL
+
+UNION ALL
+SELECT '14 wallets have an owner and nothing else has', 'account ' || a.id || ' of kind ' || a.kind,
+       'owner ''' || a.owner || '''', CASE WHEN a.owner = '' THEN 'an owner' ELSE 'none' END
+FROM accounts a
+WHERE (a.owner = '') = (a.kind IN ('user.available', 'user.frozen', 'receivable.clawback'))
+
+UNION ALL
+SELECT '11 the operation of a usage transaction names its request', 'transaction ' || t.id, t.kind || ' ' || t.op_id,
+       'usage usage:<request_id>, or neither'
+FROM txns t
+WHERE (t.kind = 'usage') <> (substr(t.op_id, 1, 6) = 'usage:')
+
+-- This book's own.
+
+UNION ALL
+SELECT '11 revenue is what the usage rows charged', 'revenue.usage in ' || s.asset,
+       CAST(s.stands AS text), CAST(s.charged AS text)
+FROM (
+    SELECT b.asset, SUM(b.stands) AS stands, SUM(b.charged) AS charged
+    FROM (
+        SELECT asset, balance_micro AS stands, 0 AS charged FROM accounts WHERE kind = 'revenue.usage'
+        UNION ALL
+        SELECT asset, 0, amount_micro FROM usage WHERE level = 'app_usage'
+    ) b
+    GROUP BY b.asset
+) s
+WHERE s.stands <> s.charged
+
+UNION ALL
+SELECT '11 every charged request is posted', 'request ' || u.request_id, 'no transaction',
+       CAST(u.amount_micro AS text) || ' ' || u.asset
+FROM usage u
+LEFT JOIN txns t ON t.op_id = 'usage:' || u.request_id AND t.kind = 'usage'
+WHERE u.level = 'app_usage' AND u.amount_micro <> 0 AND t.id IS NULL
+
+UNION ALL
+SELECT '11 every usage transaction has a charged request', 'transaction ' || t.id || ' of ' || t.op_id,
+       COALESCE('a request of level ' || u.level || ' at ' || u.amount_micro, 'no usage row'), 'a charged usage row'
+FROM txns t
+LEFT JOIN usage u ON u.request_id = substr(t.op_id, 7)
+WHERE t.kind = 'usage' AND (u.request_id IS NULL OR u.level <> 'app_usage' OR u.amount_micro = 0)
+
+UNION ALL
+SELECT '11 the revenue of a request is its charge', 'request ' || s.request_id || ' in ' || s.asset,
+       CAST(s.revenue AS text), CAST(s.amount_micro AS text)
+FROM (
+    SELECT u.request_id, u.asset, u.amount_micro,
+           COALESCE(SUM(CASE WHEN a.kind = 'revenue.usage' AND a.asset = u.asset THEN e.amount_micro END), 0) AS revenue
+    FROM usage u
+    JOIN txns t ON t.op_id = 'usage:' || u.request_id
+    LEFT JOIN entries e ON e.txn_id = t.id
+    LEFT JOIN accounts a ON a.id = e.account_id
+    WHERE u.level = 'app_usage'
+    GROUP BY u.request_id, u.asset, u.amount_micro
+) s
+WHERE s.revenue <> s.amount_micro
+
+UNION ALL
+SELECT '11 a request is paid by its own end user', 'request ' || s.request_id || ' of ' || s.platform_user_id,
+       CAST(s.paid AS text), CAST(s.amount_micro AS text)
+FROM (
+    SELECT u.request_id, u.platform_user_id, u.amount_micro,
+           COALESCE(SUM(CASE WHEN a.kind IN ('user.available', 'receivable.clawback') AND a.owner = u.platform_user_id
+                                  AND a.asset = u.asset THEN -e.amount_micro END), 0) AS paid
+    FROM usage u
+    JOIN txns t ON t.op_id = 'usage:' || u.request_id
+    LEFT JOIN entries e ON e.txn_id = t.id
+    LEFT JOIN accounts a ON a.id = e.account_id
+    WHERE u.level = 'app_usage'
+    GROUP BY u.request_id, u.platform_user_id, u.amount_micro
+) s
+WHERE s.paid <> s.amount_micro
+
+UNION ALL
+SELECT '11 every usage row is of a level, and of level platform is the creator''s charge', 'request ' || u.request_id,
+       u.level || ', ' || u.amount_micro || ' ' || u.asset,
+       'app_usage, or platform, ' || u.creator_micro || ' USD'
+FROM usage u
+WHERE u.level <> 'app_usage' AND (u.level <> 'platform' OR u.amount_micro <> u.creator_micro OR u.asset <> 'USD')
+
+UNION ALL
+SELECT '11 no usage row is negative', 'request ' || u.request_id,
+       'amount ' || u.amount_micro || ', creator ' || u.creator_micro || ', cost ' || u.provider_cost_micro,
+       'none below 0'
+FROM usage u
+WHERE u.amount_micro < 0 OR u.creator_micro < 0 OR u.provider_cost_micro < 0
+
+UNION ALL
+SELECT '12 every line of the outbox names the wallet of its account', 'credit of transaction ' || c.txn_id,
+       c.wallet, COALESCE('a/<app>/' || a.owner, 'a wallet')
+FROM credits c
+LEFT JOIN accounts a ON a.id = c.account_id AND a.kind = 'user.available'
+WHERE a.id IS NULL OR substr(c.wallet, 1, 2) <> 'a/'
+   OR substr(c.wallet, length(c.wallet) - length(a.owner), length(a.owner) + 1) <> '/' || a.owner
+
+ORDER BY 1, 2;
