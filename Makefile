@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11) $(PYTHON))
 BENCH_VENV := .venv-bench
 
-.PHONY: run test lint unit bench container lock clean
+.PHONY: run test lint unit long bench container lock clean
 
 run: $(VENV)/installed            ## start the gateway on the embedded default, with a demo model, key and balance
 	@$(BIN)/gateway serve
@@ -23,6 +23,9 @@ lint: $(VENV)/installed-dev       ## formatting of imports, bans, ranks, types
 
 unit: $(VENV)/installed-dev       ## the quick part of the suite
 	$(BIN)/python -m pytest tests/core tests/pricing tests/identity tests/metering tests/proxy
+
+long: $(VENV)/installed-dev       ## the random tests at length: a million operations on the hot balances
+	RANDOM_OPERATIONS=1000000 $(BIN)/python -m pytest -s tests/balance/test_random_operations.py
 
 bench: $(BENCH_VENV)/installed    ## CPU per request and per chunk, added latency, beside nginx
 	$(BENCH_VENV)/bin/python -m bench
