@@ -4,7 +4,7 @@ A history has shards, a clock and a random generator of its own, so many run at 
 can be repeated alone. Besides the two adapters it keeps books (what each wallet was given and charged, and
 which holds stand), so that a mistake common to both would show.
 
-    RANDOM_SEED=n           the same histories again
+    RANDOM_SEED=n           other histories; each run of the suite has the same
     RANDOM_OPERATIONS=n     how many in all; 100,000 unless told
     RANDOM_HISTORY=n        that one alone
 """
@@ -495,7 +495,7 @@ EXPECTED = {
 
 @pytest.mark.timeout(120 + OPERATIONS // 300)
 async def test_redis_and_the_reference_agree_on_every_answer_of_random_histories(server_url: str) -> None:
-    seed = int(os.environ.get("RANDOM_SEED", random.SystemRandom().randrange(2**32)))
+    seed = int(os.environ.get("RANDOM_SEED", 20_261_122))
     one = os.environ.get("RANDOM_HISTORY")
     numbers = [int(one)] if one else range(-(-OPERATIONS // OPERATIONS_A_HISTORY))
     print(f"RANDOM_SEED={seed} RANDOM_OPERATIONS={OPERATIONS}")
