@@ -1,7 +1,7 @@
 -- The audit of one app's book, in SQL alone. It shares nothing with `gateway audit`, which makes the same
 -- promises in Python: two programs that agree are a better witness than one.
 --
---     sqlite3 -bail -readonly data/apps/<app>.db < deploy/audit/app.sql
+--     sqlite3 -bail -readonly data/apps/<app>.sqlite < deploy/audit/app.sql
 --     psql -X -At -v ON_ERROR_STOP=1 -f deploy/audit/app.sql 'postgresql://.../<database of the app>'
 --
 -- The book is clean when the command succeeds (exit status 0) and prints nothing. Every line is a violation:

@@ -1,7 +1,7 @@
 -- The audit of the platform's book, in SQL alone. It shares nothing with `gateway audit`, which makes the same
 -- promises in Python: two programs that agree are a better witness than one.
 --
---     sqlite3 -bail -readonly data/platform.db < deploy/audit/platform.sql
+--     sqlite3 -bail -readonly data/platform.sqlite < deploy/audit/platform.sql
 --     psql -X -At -v ON_ERROR_STOP=1 -f deploy/audit/platform.sql 'postgresql://.../<database of the platform>'
 --
 -- The book is clean when the command succeeds (exit status 0) and prints nothing. Every line is a violation:

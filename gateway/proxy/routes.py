@@ -93,7 +93,8 @@ class ModelEndpoint:
             principal = self._gate.cached(credential) or await self._gate.authenticate(credential)
             if b"origin" in call.headers:
                 call.extra_headers = cors_headers(principal, call.headers)
-            if len(call.headers.get(b"content-length", _ANY_LENGTH)) >= _LARGE_DIGITS:
+            length = call.headers.get(b"content-length")
+            if length is None or len(length) >= _LARGE_DIGITS:
                 declared = declared_bytes(call.headers, limits.BODY_BYTES_MAX)
                 if declared > limits.LARGE_BODY_BYTES:
                     self._traffic.take(declared)
@@ -194,7 +195,6 @@ def declared_bytes(headers: dict[bytes, bytes], bytes_max: int) -> int:
 
 
 _LARGE_DIGITS: Final = len(str(limits.LARGE_BODY_BYTES))  # a length of fewer digits needs no second look
-_ANY_LENGTH: Final = b"?" * _LARGE_DIGITS
 
 
 async def rest_of_body(receive: Receive, message: MutableMapping[str, Any], bytes_max: int) -> bytes:
