@@ -23,6 +23,7 @@ from gateway.identity.store import Store as IdentityStore
 from gateway.ledger.audit import AuditReport, audit, persisting
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
+from gateway.metering.event import ABANDONED
 from gateway.pricing.catalog import Catalog, PriceOverride
 from gateway.pricing.shipped import shipped_names, shipped_sizes
 from gateway.providers.model import Deployment, ModelEntry
@@ -47,7 +48,7 @@ class Services:
         self.tasks = Tasks()
         self.clock = SYSTEM_CLOCK
         self.databases = Databases(settings.database_url, settings.app_database_url)
-        self.balance = RedisBalance(redis_url)
+        self.balance = RedisBalance(redis_url, abandoned=ABANDONED)
         self.bus = InvalidationBus(redis_url)
         # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
         # With several, an event that a slow one still holds is given out twice now and then, and posted once.

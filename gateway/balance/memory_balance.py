@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from gateway.balance.model import (
+    BY_TOKENS,
     Admitted,
     BalanceUnavailable,
     Hold,
@@ -24,7 +25,7 @@ from gateway.balance.model import (
     WalletMissing,
     WalletState,
 )
-from gateway.balance.rules import check_amounts, check_credit, check_request
+from gateway.balance.rules import check_amounts, check_credit, check_limits, check_request
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.limits import EVENT_BACKLOG_MAX, RESULT_TTL_S
 from gateway.core.money import AMOUNT_MICRO_MAX, ceil_div
@@ -58,10 +59,14 @@ class _Ended(msgspec.Struct):
 class MemoryBalance:
     """`Balance` without a server. `events` is what settle and sweep appended: (shard, data), oldest first."""
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK, event_backlog_max: int = EVENT_BACKLOG_MAX) -> None:
+    def __init__(
+        self, clock: Clock = SYSTEM_CLOCK, event_backlog_max: int = EVENT_BACKLOG_MAX, *, abandoned: bytes = b"{}"
+    ) -> None:
+        """`abandoned` is the rest of the event of a hold that nobody ended."""
         self.events: list[tuple[int, bytes]] = []
         self._clock = clock
         self._event_backlog_max = event_backlog_max
+        self._abandoned = abandoned
         self._wallets: dict[_Wallet, WalletState] = {}
         self._holds: dict[tuple[int, str], _Live | _Ended] = {}
         self._counts: dict[_Counter, int] = {}
@@ -70,6 +75,7 @@ class MemoryBalance:
     async def reserve(self, request: HoldRequest) -> _Answer:
         """See the port."""
         check_request(request)
+        check_limits(request.limits)
         now = now_ms(self._clock)
         known = self._find(request.shard, request.request_id, now)
         if known is not None:
@@ -97,7 +103,7 @@ class MemoryBalance:
         remaining: list[int] = []
         for limit in request.limits:
             counter = _counter(request.shard, limit, now)
-            amount = limit.amount
+            amount = _amount(request, limit)
             if _is_spend(limit):
                 amount = granted[limit.charge] if limit.charge < len(granted) else 0
             remaining.append(limit.maximum - self._used(counter, now) - amount)
@@ -131,7 +137,7 @@ class MemoryBalance:
             elif _is_spend(limit) and limit.charge < len(amounts_micro):
                 delta = amounts_micro[limit.charge] - amount
             self._counts[counter] += delta
-        self.events.append((hold.shard, bytes(event)))
+        self.events.append((hold.shard, _joined(live.request.context, b"", event)))
         self._remember(live, after)
         return Settled(after, True)
 
@@ -179,7 +185,10 @@ class MemoryBalance:
         expired.sort(key=lambda hold: (hold.deadline_ms, hold.request.request_id))
         for hold in expired:
             self._give_back(hold)
-            self.events.append((shard, bytes(hold.request.context)))
+            none = ",".join("0" * len(hold.admitted.granted))
+            granted = ",".join(map(str, hold.admitted.granted))
+            ended = f'"at_ms":{now},"amounts_micro":[{none}],"held_micro":[{granted}],'.encode()
+            self.events.append((shard, _joined(hold.request.context, ended, self._abandoned)))
         return len(expired)
 
     async def ping(self) -> None:
@@ -206,9 +215,10 @@ class MemoryBalance:
         counter = _counter(request.shard, limit, now)
         used = self._used(counter, now)
         if not _is_spend(limit):
-            if used + limit.amount <= limit.maximum:
+            amount = _amount(request, limit)
+            if used + amount <= limit.maximum:
                 return None
-            wait = 0 if limit.kind is LimitKind.CONCURRENCY else self._wait_ms(counter, limit, now)
+            wait = 0 if limit.kind is LimitKind.CONCURRENCY else self._wait_ms(counter, amount, limit.maximum, now)
             return RefusedByLimit(number, used, wait)
         if limit.charge >= len(granted):
             return None
@@ -218,18 +228,18 @@ class MemoryBalance:
         granted[limit.charge] = min(granted[limit.charge], room)
         return None
 
-    def _wait_ms(self, counter: _Counter, limit: Limit, now: int) -> int:
+    def _wait_ms(self, counter: _Counter, amount: int, maximum: int, now: int) -> int:
         """Milliseconds until the request would fit if nobody else came; 0 when it never would."""
         shard, subject, kind, window = counter
         current = self._counts.get(counter, 0)
         previous = self._counts.get((shard, subject, kind, window - 1), 0)
         left = _MINUTE_MS - now % _MINUTE_MS
-        if limit.amount > limit.maximum:
+        if amount > maximum:
             return 0
-        room = limit.maximum - limit.amount - current
+        room = maximum - amount - current
         if room >= 0:
             return left - room * _MINUTE_MS // previous
-        return left + max(0, _MINUTE_MS - (limit.maximum - limit.amount) * _MINUTE_MS // current)
+        return left + max(0, _MINUTE_MS - (maximum - amount) * _MINUTE_MS // current)
 
     def _end(self, live: _Live, amounts_micro: Sequence[int]) -> tuple[int, ...]:
         wallets = [(live.request.shard, charge.wallet) for charge in live.request.charges]
@@ -251,12 +261,21 @@ class MemoryBalance:
         self._holds[live.request.shard, live.request.request_id] = _Ended(live.admitted, settled, forget_ms)
 
 
+def _joined(front: bytes, between: bytes, rest: bytes) -> bytes:
+    """Two JSON objects and what stands between, as one."""
+    return b"%b,%b%b" % (front[:-1], between, rest[1:])
+
+
 def _moved(state: WalletState, available_micro: int, held_micro: int) -> WalletState:
     """The wallet after adding to both sides; refuses, as Redis does, what doubles would not hold exactly."""
     moved = WalletState(state.available_micro + available_micro, state.held_micro + held_micro)
     if abs(moved.available_micro) > AMOUNT_MICRO_MAX or moved.held_micro > AMOUNT_MICRO_MAX:
         raise BalanceUnavailable("amount out of range")
     return moved
+
+
+def _amount(request: HoldRequest, limit: Limit) -> int:
+    return min(request.tokens, limit.maximum) if limit.amount == BY_TOKENS else limit.amount
 
 
 def _is_spend(limit: Limit) -> bool:

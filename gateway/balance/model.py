@@ -38,14 +38,20 @@ class LimitKind(StrEnum):
 SPEND_KINDS: Final = frozenset((LimitKind.SPEND_PER_DAY, LimitKind.SPEND_PER_MONTH, LimitKind.SPEND_TOTAL))
 
 
-class Limit(msgspec.Struct, frozen=True):
+# The amount of a limit that counts what the request says of itself (`HoldRequest.tokens`): at most its maximum, so
+# that a request whose ceiling is above the whole limit takes the whole window, or it could never run.
+BY_TOKENS: Final = -1
+
+
+class Limit(msgspec.Struct, frozen=True, cache_hash=True):
     """One limit in the same atomic step as the wallets.
 
     `subject` names the counter's owner (`k/<key>`, `u/<app>/<end user>`, `t/<token>`); `amount` is
-    what this request adds before it runs: 1 for requests and concurrency, the token ceiling for
-    tokens. For the spend kinds the amount is what charge number `charge` is granted, so `amount` is
-    ignored. Limits of one subject follow each other. Sliding minute windows: the last whole minute
-    counts by the share still inside the window.
+    what this request adds before it runs: 1 for requests and concurrency, `BY_TOKENS` (the token
+    ceiling) for tokens. For the spend kinds the amount is what charge number `charge` is granted, so
+    `amount` is ignored. Limits of one subject follow each other. Sliding minute windows: the last
+    whole minute counts by the share still inside the window. Adapters keep what they make of a
+    request's limits, so callers hand in the same tuple each time.
     """
 
     subject: str
@@ -56,7 +62,11 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 class HoldRequest(msgspec.Struct, frozen=True):
-    """Everything `reserve` needs. `context` is the usage event to append should the hold be abandoned."""
+    """Everything `reserve` needs. `tokens` is the most that the request can use.
+
+    `context` is the front of the usage event, a JSON object. Its rest, another one, comes with `settle`, or
+    is the adapter's own should the hold be abandoned; the event that is appended has the fields of both.
+    """
 
     request_id: str
     shard: int
@@ -64,6 +74,7 @@ class HoldRequest(msgspec.Struct, frozen=True):
     limits: tuple[Limit, ...]
     ttl_ms: int
     context: bytes
+    tokens: int = 0
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -137,7 +148,7 @@ class Balance(Protocol):
         ...
 
     async def settle(self, hold: Hold, amounts_micro: Sequence[int], tokens: int, event: bytes) -> Settled:
-        """Debit each wallet, free the hold, correct tokens and spend, append the event: one step.
+        """Debit each wallet, free the hold, correct tokens and spend, append the event (`event` is its rest): one step.
 
         `amounts_micro` has one value per wallet of the hold. An amount may exceed the hold (then
         available may fall below zero). A hold that is gone (swept) is not charged: `first` is False.
@@ -161,7 +172,11 @@ class Balance(Protocol):
         ...
 
     async def sweep(self, shard: int) -> int:
-        """End holds past their deadline: release each and append its context as an event. Returns how many."""
+        """End holds past their deadline: release each and append its context, with what ended it. Returns how many.
+
+        The fields behind the context's are `"at_ms":<now>,"amounts_micro":[0,..],"held_micro":[<granted>,..]` and
+        those that the adapter was given as `abandoned`.
+        """
         ...
 
     async def ping(self) -> None:

@@ -15,7 +15,7 @@ This is the hot path: commands are built from prefixes made once, and replies ar
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from operator import attrgetter
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +23,6 @@ import msgspec
 from gateway.balance.model import (
     Admitted,
     BalanceUnavailable,
-    Charge,
     Hold,
     HoldRequest,
     Limit,
@@ -35,7 +34,7 @@ from gateway.balance.model import (
 )
 from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisReplyError, pack
 from gateway.balance.redis_scripts import Script, Scripts, load_scripts
-from gateway.balance.rules import check_amounts, check_credit, check_request
+from gateway.balance.rules import check_amounts, check_credit, check_limits, check_request
 from gateway.core.ids import SHARDS
 from gateway.core.limits import CREDIT_MARKER_TTL_S, EVENT_BACKLOG_MAX, IN_FLIGHT_MAX, REDIS_ATTEMPTS, RESULT_TTL_S, SWEEP_BATCH
 
@@ -48,8 +47,7 @@ _PACKED_MAX: Final = 2 * IN_FLIGHT_MAX
 _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
-_Packed = tuple[int, tuple[Charge, ...], tuple[Limit, ...], int, bytes]  # what was asked; its keys: how many parts, the bytes
-_WALLET_OF: Final = attrgetter("wallet")
+_Keys = tuple[int, bytes]  # of a hold, packed: in how many parts (the first has three keys), the bytes
 _encode = msgspec.msgpack.Encoder().encode  # not of bytes: Lua's cmsgpack knows no binary type
 # The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
 _decode_hold = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -60,12 +58,15 @@ _decode_keys = msgspec.msgpack.Decoder(list[str]).decode
 class RedisBalance:
     """`Balance` on one Redis or Valkey server, version 7 or later."""
 
-    def __init__(self, url: str, *, scripts: Scripts | None = None, event_backlog_max: int = EVENT_BACKLOG_MAX) -> None:
-        """Connects on first use. `event_backlog_max` is per shard."""
+    def __init__(
+        self, url: str, *, scripts: Scripts | None = None, event_backlog_max: int = EVENT_BACKLOG_MAX, abandoned: bytes = b"{}"
+    ) -> None:
+        """Connects on first use. `event_backlog_max` is per shard; `abandoned` the rest of the event of a hold nobody ended."""
         used = scripts or load_scripts()
         self.link = RedisLink(url, [script.text for script in used.all])
         self._event_backlog_max = event_backlog_max
-        self._packed: dict[str, _Packed] = {}  # of the holds that stand, by request id
+        self._abandoned = abandoned
+        self._packed: dict[tuple[int, str], _Keys] = {}  # of the holds that stand, by shard and request id
         self._reserve = _head(used.reserve)
         self._settle = _head(used.settle)
         self._release = _head(used.release)
@@ -81,28 +82,21 @@ class RedisBalance:
     async def reserve(self, request: HoldRequest) -> Admitted | RefusedByWallet | RefusedByLimit | WalletMissing:
         """One call of reserve_v1."""
         check_request(request)
-        charges, limits, shard = request.charges, request.limits, request.shard
-        keys = [_hold_keys(shard, request.request_id)]
+        request_id, charges, shard = request.request_id, request.charges, request.shard
+        hashes, counted, numbers = _counting(shard, request.limits)
+        names = _hold_keys(shard, request_id)
         bounds: list[int] = []
-        numbers: list[int | str] = []
         for charge in charges:
-            keys.append(_key(shard, "w:", charge.wallet))
+            names += _key(shard, "w:", charge.wallet)
             bounds += (charge.ceiling_micro, charge.floor_micro)
-        subject, number = None, 0
-        for limit in limits:
-            if limit.subject != subject:
-                subject = limit.subject
-                keys.append(_key(shard, "l:", subject))
-                number += 1
-            numbers += (number, limit.kind._value_, limit.maximum, limit.amount, limit.charge + 1)
-        asked = _encode((request.ttl_ms, self._event_backlog_max, bounds, numbers))
-        names = "".join(keys).encode("ascii")
-        reply = await self._run(_evalsha(self._reserve, len(keys), names, asked, request.context))
+        keys = (1 + len(charges) + hashes, (names + counted).encode("ascii"))
+        asked = _encode((request.ttl_ms, self._event_backlog_max, bounds, request.tokens, numbers))
+        reply = await self._run(_evalsha(self._reserve, keys, asked, request.context))
         word = reply[0]
         if word == _ADMITTED:
             if len(self._packed) >= _PACKED_MAX:
                 del self._packed[next(iter(self._packed))]  # its request died, and the sweeper has ended its hold
-            self._packed[request.request_id] = (shard, charges, limits, len(keys), names)
+            self._packed[shard, request_id] = keys
             n = 1 + len(charges)
             return Admitted(tuple(reply[1:n]), tuple(reply[n : 2 * n - 1]), tuple(reply[2 * n - 1 :]))
         if word == _REFUSED_BY_WALLET:
@@ -118,12 +112,12 @@ class RedisBalance:
         """One call of settle_v1."""
         check_amounts(hold.wallets, amounts_micro, tokens)
         asked = _encode((_RESULT_TTL_MS, tokens, amounts_micro))
-        reply = await self._run(_evalsha(self._settle, *self._keys(hold), asked, event))
+        reply = await self._run(_evalsha(self._settle, self._keys(hold), asked, event))
         return Settled(tuple(reply[1:]), reply[0] == 1)
 
     async def release(self, hold: Hold) -> bool:
         """One call of release_v1."""
-        return bool(await self._run(_evalsha(self._release, *self._keys(hold), _encode((_RESULT_TTL_MS,)), b"")))
+        return bool(await self._run(_evalsha(self._release, self._keys(hold), _encode((_RESULT_TTL_MS,)), b"")))
 
     async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
         """One call of credit_v1; a repeat answers with the wallet as it is now."""
@@ -166,7 +160,7 @@ class RedisBalance:
                 # Without a live hold there is nothing but the deadline to remove.
                 touched = _keys_of_hold(value) if value is not None else []
                 keys: tuple[Part, ...] = (key, _DEADLINES[shard], EVENT_STREAMS[shard], *touched)
-                commands.append(pack(("EVALSHA", self._abandon, len(keys), *keys, _RESULT_TTL_MS)))
+                commands.append(pack(("EVALSHA", self._abandon, len(keys), *keys, _RESULT_TTL_MS, self._abandoned)))
             replies: list[int] = await asyncio.gather(*[self._run(command) for command in commands])
             ended += sum(replies)
             if len(expired) < SWEEP_BATCH:
@@ -176,15 +170,14 @@ class RedisBalance:
         """One PING."""
         await self._run(pack(("PING",)))
 
-    def _keys(self, hold: Hold) -> tuple[int, bytes]:
+    def _keys(self, hold: Hold) -> _Keys:
         """The keys of a hold, as reserve packed them; packed again after a repeat, or in another process."""
-        packed = self._packed.pop(hold.request_id, None)
+        packed = self._packed.pop((hold.shard, hold.request_id), None)
         if packed is not None:
-            shard, charges, limits, parts, names = packed
-            if shard == hold.shard and limits == hold.limits and tuple(map(_WALLET_OF, charges)) == hold.wallets:
-                return parts, names
-        keys = _keys(hold)
-        return len(keys), "".join(keys).encode("ascii")
+            return packed
+        hashes, counted, _ = _counting(hold.shard, hold.limits)
+        names = "".join([_hold_keys(hold.shard, hold.request_id), *[_key(hold.shard, "w:", wallet) for wallet in hold.wallets]])
+        return 1 + len(hold.wallets) + hashes, (names + counted).encode("ascii")
 
     async def _run(self, command: bytes) -> Any:
         """Send a command; repeat it, which its idempotency allows, when its reply was lost."""
@@ -229,30 +222,30 @@ def _hold_keys(shard: int, request_id: str) -> str:
     return f"${_PREFIX_CHARS + len(request_id)}\r\n{_PREFIX[shard]}r:{request_id}\r\n{_OF_SHARD[shard]}"
 
 
-def _keys(hold: Hold) -> list[str]:
-    """The keys of a hold, as reserve named them: limits of one subject that follow each other share a key."""
-    shard = hold.shard
-    keys = [_hold_keys(shard, hold.request_id), *[_key(shard, "w:", wallet) for wallet in hold.wallets]]
-    subject = None
-    for limit in hold.limits:
-        if limit.subject != subject:
-            subject = limit.subject
-            keys.append(_key(shard, "l:", subject))
-    return keys
+@lru_cache(maxsize=8192)
+def _counting(shard: int, limits: tuple[Limit, ...]) -> tuple[int, str, msgspec.Raw]:
+    """How many hashes these limits count in, the hashes' keys, and the limits as reserve_v1 takes them."""
+    check_limits(limits)
+    subjects = list(dict.fromkeys([limit.subject for limit in limits]))
+    numbers = [
+        (subjects.index(limit.subject) + 1, limit.kind._value_, limit.maximum, limit.amount, limit.charge + 1) for limit in limits
+    ]
+    names = "".join([_key(shard, "l:", subject) for subject in subjects])
+    return len(subjects), names, msgspec.Raw(_encode([number for limit in numbers for number in limit]))
 
 
-def _evalsha(head: bytes, parts: int, keys: bytes, asked: bytes, more: bytes) -> bytes:
+def _evalsha(head: bytes, keys: _Keys, asked: bytes, more: bytes) -> bytes:
     """EVALSHA of a script that takes a hold's keys and two arguments; the first of the key parts has three of them."""
-    counts = _COUNTS[parts + 2]
-    asked_bytes, more_bytes = b"$%d\r\n" % len(asked), b"\r\n$%d\r\n" % len(more)
-    return b"".join((counts[0], head, counts[1], keys, asked_bytes, asked, more_bytes, more, b"\r\n"))
+    parts, names = keys
+    return b"%b%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (_COUNTS[parts], head, _KEYS[parts], names, len(asked), asked, len(more), more)
 
 
 _PREFIX_CHARS: Final = len(_PREFIX[0]) + 2
 _OF_SHARD: Final = tuple(
     "".join([f"${len(key)}\r\n{key}\r\n" for key in pair]) for pair in zip(_DEADLINES, EVENT_STREAMS, strict=True)
 )
-_COUNTS: Final = tuple((b"*%d\r\n" % (keys + 5), b"$%d\r\n%d\r\n" % (len(str(keys)), keys)) for keys in range(100))
+_COUNTS: Final = tuple(b"*%d\r\n" % (parts + 7) for parts in range(100))
+_KEYS: Final = tuple(b"$%d\r\n%d\r\n" % (len(str(parts + 2)), parts + 2) for parts in range(100))
 
 
 def _keys_of_hold(value: bytes) -> list[str]:

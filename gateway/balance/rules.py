@@ -4,37 +4,38 @@ A failure here is a mistake in the caller's code, never a fact of the caller's r
 """
 
 from collections.abc import Sequence
-from itertools import chain, groupby
-from operator import attrgetter, le
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
-from gateway.balance.model import HoldRequest
+from gateway.balance.model import BY_TOKENS, HoldRequest, Limit
 from gateway.core.ids import SHARDS
 from gateway.core.money import AMOUNT_MICRO_MAX
 
+_WALLET: Final = attrgetter("wallet")
+
 
 def check_request(request: HoldRequest) -> None:
-    """A request has each wallet once, each kind once a subject, amounts in range and a future deadline."""
+    """A request has each wallet once, amounts in range and a future deadline. Its limits: `check_limits`."""
     assert 0 <= request.shard < SHARDS
     assert request.ttl_ms > 0
-    charges, limits = request.charges, request.limits
-    bounds = list(chain.from_iterable(map(_BOUNDS, charges)))
-    assert all(map(le, bounds[::2], bounds[1::2]))
-    numbers = [0, *bounds, *chain.from_iterable(map(_NUMBERS, limits))]
-    assert min(numbers) == 0
-    assert max(numbers) <= AMOUNT_MICRO_MAX
-    assert len(set(map(_WALLET, charges))) == len(charges)
-    assert len(set(map(_COUNTER, limits))) == len(limits)
-    if len(limits) > 2:
-        subjects = list(map(_SUBJECT, limits))
-        assert len(list(groupby(subjects))) == len(set(subjects)), "limits of one subject follow each other"
+    assert 0 <= request.tokens <= AMOUNT_MICRO_MAX
+    charges = request.charges
+    for charge in charges:
+        assert 0 <= charge.floor_micro <= charge.ceiling_micro <= AMOUNT_MICRO_MAX
+    if len(charges) > 1:
+        assert len(set(map(_WALLET, charges))) == len(charges)
 
 
-_WALLET: Final = attrgetter("wallet")
-_BOUNDS: Final = attrgetter("floor_micro", "ceiling_micro")
-_NUMBERS: Final = attrgetter("amount", "maximum")
-_SUBJECT: Final = attrgetter("subject")
-_COUNTER: Final = attrgetter("subject", "kind")
+def check_limits(limits: Sequence[Limit]) -> None:
+    """Limits have each kind once a subject, those of one subject in a row, and numbers in range."""
+    for limit in limits:
+        assert limit.charge >= 0
+        assert BY_TOKENS <= limit.amount <= AMOUNT_MICRO_MAX
+        assert 0 <= limit.maximum <= AMOUNT_MICRO_MAX
+    assert len({(limit.subject, limit.kind) for limit in limits}) == len(limits)
+    subjects = [limit.subject for limit in limits]
+    assert len(list(groupby(subjects))) == len(set(subjects)), "limits of one subject follow each other"
 
 
 def check_amounts(wallets: Sequence[str], amounts_micro: Sequence[int], tokens: int) -> None:

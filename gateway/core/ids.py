@@ -1,8 +1,7 @@
 """Ids: the caller's own strings are checked here, ours are made here.
 
-An id of ours is a prefix and 26 characters of Crockford base32: ten for the Unix milliseconds, as in a ULID,
-so that ids of one kind sort by the time they were made, and 64 random bits in hexadecimal, whose digits are
-among the 32 and are written in one step.
+An id of ours is a prefix and 26 hexadecimal digits: eleven for the Unix milliseconds (enough until the year
+2527), so that ids of one kind sort by the time they were made, and 60 random bits.
 """
 
 import re
@@ -20,26 +19,12 @@ _random: Final = Random()  # noqa: S311
 register_at_fork(after_in_child=_random.seed)
 _bits: Final = _random.getrandbits
 
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
 _OUTSIDE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 
 
 def new_id(prefix: str) -> str:
-    """A fresh time-ordered id such as `req_01k...`; prefixes: key req hold txn lot evt plan whk mgk tok."""
-    now_ms = time.time_ns() // 1_000_000
-    moment = _moments.get(now_ms) or _moment(now_ms)
-    return f"{prefix}_{moment}{_bits(64):016x}"
-
-
-def _moment(now_ms: int) -> str:
-    """The first ten characters: fifty bits are five ten-bit groups; a 48-bit time leaves the top two bits zero."""
-    _moments.clear()
-    made = _moments[now_ms] = "".join([_PAIRS[now_ms >> shift & 1023] for shift in (40, 30, 20, 10, 0)])
-    return made
-
-
-_moments: dict[int, str] = {}  # of the current millisecond alone: its ids begin alike
+    """A fresh time-ordered id such as `req_19a...`; prefixes: key req hold txn lot evt plan whk mgk tok."""
+    return f"{prefix}_{time.time_ns() // 1_000_000:011x}{_bits(60):015x}"
 
 
 def is_outside_id(text: str) -> bool:

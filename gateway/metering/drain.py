@@ -26,7 +26,7 @@ from gateway.core.words import CostPolicy, Level
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.ledger.model import PLATFORM_ASSET, AppFacts, DeadEvent, UsagePosting, UsageRow
 from gateway.ledger.service import Ledger
-from gateway.metering.event import EventCharge, UsageEvent, decode_event
+from gateway.metering.event import EventFront, EventPayer, UsageEvent, decode_event
 
 _log = logging.getLogger(__name__)
 
@@ -256,7 +256,8 @@ def _read(data: bytes) -> tuple[UsageEvent | Poison, str | None]:
         event = decode_event(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as broken:
         return Poison("undecodable", str(broken)), _app_in(data)
-    return event, event.enterprise_id if is_outside_id(event.enterprise_id) else None
+    name = event.front.enterprise_id
+    return event, name if is_outside_id(name) else None
 
 
 class _Label(msgspec.Struct):
@@ -284,71 +285,74 @@ def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting
     A charge must be on the wallet that the event's own ids name, in that wallet's asset: whatever it says else, no
     event moves money of another creator or app.
     """
-    app = facts.get(event.enterprise_id)
+    front, rest = event.front, event.rest
+    app = facts.get(front.enterprise_id)
     if app is None:
-        raise Poison("unknown_app", event.enterprise_id)
-    if event.level not in (Level.PLATFORM, Level.APP_USAGE):
-        raise Poison("unknown_level", event.level)
-    if not is_outside_id(event.user_id) or not is_outside_id(event.request_id):
-        raise Poison("malformed_id", f"{event.user_id} {event.request_id}")
+        raise Poison("unknown_app", front.enterprise_id)
+    if front.level not in (Level.PLATFORM, Level.APP_USAGE):
+        raise Poison("unknown_level", front.level)
+    if not is_outside_id(front.user_id) or not is_outside_id(front.request_id):
+        raise Poison("malformed_id", f"{front.user_id} {front.request_id}")
+    if len(rest.amounts_micro) != len(front.payers):
+        raise Poison("amounts_do_not_fit", f"{len(rest.amounts_micro)} amounts, {len(front.payers)} payers")
     creator = end_user = 0
-    for charge in event.charges:
-        _check_charge(charge, event, app)
-        if charge.role == "creator":
-            creator += charge.amount_micro
+    for payer, amount in zip(front.payers, rest.amounts_micro, strict=True):
+        _check_payer(payer, front, app)
+        if amount < 0:
+            raise Poison("amount_out_of_range", str(amount))
+        if payer.role == "creator":
+            creator += amount
         else:
-            end_user += charge.amount_micro
-    for amount in (event.provider_cost_micro, creator, end_user):
+            end_user += amount
+    for amount in (rest.provider_cost_micro, creator, end_user):
         if not 0 <= amount <= AMOUNT_MICRO_MAX:
             raise Poison("amount_out_of_range", str(amount))
-    by_platform = event.level == Level.PLATFORM
+    by_platform = front.level == Level.PLATFORM
     if by_platform and end_user:
         raise Poison("wrong_wallet", "an end user pays nothing at level platform")
-    usage = event.usage
+    usage = rest.usage
     row = UsageRow(
-        request_id=event.request_id,
-        at=event.at_ms,
-        level=event.level,
-        user_id=event.user_id,
-        platform_user_id=event.platform_user_id,
-        key_id=event.key_id,
-        workflow_type=event.workflow_type,
-        session_id=event.session_id,
-        agent_name=event.agent_name,
-        tags=event.tags,
-        endpoint=event.endpoint,
-        model=event.model,
-        provider=event.provider,
-        deployment=event.deployment,
-        status=event.status,
-        usage_source=event.usage_source,
+        request_id=front.request_id,
+        at=rest.at_ms,
+        level=front.level,
+        user_id=front.user_id,
+        platform_user_id=front.platform_user_id,
+        key_id=front.key_id,
+        workflow_type=front.workflow_type,
+        session_id=front.session_id,
+        agent_name=front.agent_name,
+        tags=front.tags,
+        endpoint=front.endpoint,
+        model=front.model,
+        provider=front.provider,
+        deployment=front.deployment,
+        status=rest.status,
+        usage_source=rest.usage_source,
         units=usage,
         input_tokens=usage.input_total,
         output_tokens=usage.output_total,
         asset=PLATFORM_ASSET if by_platform else app.asset,
         amount_micro=creator if by_platform else end_user,
         creator_micro=creator,
-        provider_cost_micro=event.provider_cost_micro,
-        streamed=event.streamed,
-        latency_ms=event.latency_ms,
-        ttft_ms=event.ttft_ms,
-        attempts=event.attempts,
-        http_status=event.http_status,
-        flags=event.flags,
+        provider_cost_micro=rest.provider_cost_micro,
+        streamed=front.streamed,
+        latency_ms=rest.latency_ms,
+        ttft_ms=rest.ttft_ms,
+        attempts=rest.attempts,
+        http_status=rest.http_status,
+        flags=rest.flags,
     )
-    return UsagePosting(event.enterprise_id, app.asset, event.cost_policy != CostPolicy.OWN_KEYS, row)
+    return UsagePosting(front.enterprise_id, app.asset, front.cost_policy != CostPolicy.OWN_KEYS, row)
 
 
-def _check_charge(charge: EventCharge, event: UsageEvent, app: AppFacts) -> None:
-    if charge.role == "creator":
-        wallet, asset = platform_wallet(event.user_id), PLATFORM_ASSET
-    elif charge.role == "end_user":
-        wallet, asset = app_wallet(event.enterprise_id, event.platform_user_id), app.asset
+def _check_payer(payer: EventPayer, front: EventFront, app: AppFacts) -> None:
+    if payer.role == "creator":
+        wallet, asset = platform_wallet(front.user_id), PLATFORM_ASSET
+    elif payer.role == "end_user":
+        wallet, asset = app_wallet(front.enterprise_id, front.platform_user_id), app.asset
     else:
-        raise Poison("unknown_role", charge.role)
-    if charge.wallet != wallet:
-        raise Poison("wrong_wallet", f"{charge.role} charge on {charge.wallet}, not {wallet}")
-    if charge.asset != asset:
-        raise Poison("wrong_asset", f"{charge.role} charge in {charge.asset}, the wallet holds {asset}")
-    if charge.amount_micro < 0:
-        raise Poison("amount_out_of_range", str(charge.amount_micro))
+        raise Poison("unknown_role", payer.role)
+    if payer.wallet != wallet:
+        raise Poison("wrong_wallet", f"{payer.role} charge on {payer.wallet}, not {wallet}")
+    if payer.asset != asset:
+        raise Poison("wrong_asset", f"{payer.role} charge in {payer.asset}, the wallet holds {asset}")

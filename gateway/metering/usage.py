@@ -7,6 +7,7 @@ with `cached_inside=False`).
 """
 
 from collections.abc import Mapping
+from operator import methodcaller
 from typing import Any, Final
 
 import msgspec
@@ -186,7 +187,7 @@ def _whole(value: object) -> int | None:
 def input_bound(body: Mapping[str, Any], body_bytes: int, field: str, model: str) -> int:
     """More tokens than the prompt of this request can have, at next to no cost.
 
-    `field` holds the prompt (`messages`, `prompt` or `input`), `model` is the upstream's own name: images are
+    `field` holds the prompt (`messages`, a list of objects; `prompt` or `input`), `model` is the upstream's own name: images are
     counted by family.
 
     Byte-level tokenizers give at most one token a byte, a character never takes fewer bytes in JSON than
@@ -197,14 +198,12 @@ def input_bound(body: Mapping[str, Any], body_bytes: int, field: str, model: str
     """
     bound = body_bytes
     prompt = body.get(field)
-    if field == "messages" and type(prompt) is list:
-        for message in prompt:
-            if type(message) is dict:
-                content = message.get("content")
-                if type(content) is list:
-                    bound += _parts_bound(content, model)
-                if "audio" in message:
-                    bound += AUDIO_REFERENCE_TOKENS_MAX
+    if field == "messages" and type(prompt) is list and set(map(type, prompt)) == {dict}:
+        contents = list(map(_CONTENT, prompt))
+        if list in map(type, contents):
+            bound += sum([_parts_bound(content, model) for content in contents if type(content) is list])
+        if True in map(_HAS_AUDIO, prompt):
+            bound += AUDIO_REFERENCE_TOKENS_MAX * sum(map(_HAS_AUDIO, prompt))
     elif type(prompt) is list:
         counted = count_ids(prompt)
         if counted is not None:
@@ -212,6 +211,10 @@ def input_bound(body: Mapping[str, Any], body_bytes: int, field: str, model: str
     if body.get("tools") or body.get("functions"):
         bound += TOOLS_TOKENS
     return bound
+
+
+_CONTENT: Final = methodcaller("get", "content")
+_HAS_AUDIO: Final = methodcaller("__contains__", "audio")
 
 
 def count_ids(given: list[Any]) -> int | None:

@@ -47,7 +47,11 @@ class Rates(msgspec.Struct, frozen=True):
 
     def price(self, usage: Usage) -> int:
         """What `usage` costs, in micro-units of `asset`: exact sum, one rounding, up."""
-        total: int = sum(map(mul, astuple(usage), self.by_kind)) + self.request
+        return self.price_of(astuple(usage))
+
+    def price_of(self, counts: tuple[int, ...]) -> int:
+        """What this many units of each of the `KINDS` cost."""
+        total: int = sum(map(mul, counts, self.by_kind)) + self.request
         return -(-total // MILLION)
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> int:

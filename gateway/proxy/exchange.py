@@ -9,11 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import compress
 from time import perf_counter
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import astuple, replace
+from msgspec.structs import astuple
 
 from gateway.balance.model import (
     SPEND_KINDS,
@@ -22,6 +23,7 @@ from gateway.balance.model import (
     BalanceUnavailable,
     Hold,
     HoldRequest,
+    Limit,
     LimitKind,
     RefusedByLimit,
     RefusedByWallet,
@@ -37,7 +39,7 @@ from gateway.core.units import Usage
 from gateway.core.words import CostPolicy, HoldPolicy, Level, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
-from gateway.metering.event import EventCharge, UsageEvent, encode_event
+from gateway.metering.event import EventFront, EventPayer, EventRest, encode_event
 from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
@@ -53,8 +55,6 @@ _PLATFORM_PAYS: Final = CostPolicy.PLATFORM_PAYS.value
 _OWN_KEYS: Final = CostPolicy.OWN_KEYS.value
 _SERVED: Final = RequestStatus.SERVED
 _CLIENT_LEFT: Final = RequestStatus.CLIENT_LEFT
-_ABANDONED: Final = RequestStatus.ABANDONED.value
-_UNKNOWN: Final = UsageSource.NONE.value
 _UPSTREAM: Final = UsageSource.UPSTREAM.value
 _COUNTED: Final = UsageSource.COUNTED.value
 _REPLAY_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60)  # a settle that Redis did not take is repeated: its hold still stands
@@ -84,7 +84,8 @@ class Ticket(msgspec.Struct):
     admitted: Admitted
     cap: int | None
     is_cut: bool  # the wallet covers less output than was asked for, or than the model could make
-    event: UsageEvent
+    front: EventFront
+    at_ms: int  # when it was admitted, by whose prices
     sent_at: float = 0.0
     first_byte_at: float = 0.0
     attempts: int = 1
@@ -165,17 +166,14 @@ class Exchange:
             paying = quote.payers(self._prices, principal, end_user, request.model, deployment.id, at_ms)
             assert paying is not None
         app = principal.app
-        event = UsageEvent(
+        front = EventFront(
             request_id=call.request_id,
-            at_ms=at_ms,
             level=principal.level._value_,
             user_id=app.user_id,
             enterprise_id=app.enterprise_id,
             key_id=principal.key_id,
             endpoint=request.endpoint,
             model=request.model,
-            status=_ABANDONED,
-            usage_source=_UNKNOWN,
             platform_user_id=end_user or "",
             workflow_type=tags.workflow_type,
             session_id=tags.session_id,
@@ -183,13 +181,12 @@ class Exchange:
             tags=tags.tags,
             provider=deployment.provider,
             deployment=deployment.id,
-            charges=tuple([EventCharge(payer.wallet, payer.role, payer.rates.asset, 0) for payer in paying]),
+            payers=tuple([EventPayer(payer.wallet, payer.role, payer.rates.asset) for payer in paying]),
             cost_policy=app.cost_policy._value_ if principal.level is _APP_USAGE else _PLATFORM_PAYS,
             streamed=request.streamed,
-            attempts=1,
         )
-        hold, admitted, cap, is_cut = await self._reserve(request, principal, deployment, paying, event)
-        return Ticket(call, request, principal, deployment, paying, hold, admitted, cap, is_cut, event)
+        hold, admitted, cap, is_cut = await self._reserve(request, principal, deployment, paying, front)
+        return Ticket(call, request, principal, deployment, paying, hold, admitted, cap, is_cut, front, at_ms)
 
     async def _reserve(
         self,
@@ -197,7 +194,7 @@ class Exchange:
         principal: Principal,
         deployment: Deployment,
         paying: tuple[quote.Payer, ...],
-        event: UsageEvent,
+        front: EventFront,
     ) -> tuple[Hold, Admitted, int | None, bool]:
         """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left.
 
@@ -209,8 +206,9 @@ class Exchange:
         if deployment.input_tokens_max is not None and not embedding and bound > deployment.input_tokens_max:
             bound = deployment.input_tokens_max
         most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
-        total, shard, request_id = most * request.choices, principal.shard, event.request_id
-        context = encode_event(event)
+        total, shard, request_id = most * request.choices, principal.shard, front.request_id
+        context = encode_event(front)
+        counted = quote.limits_of(principal, front.platform_user_id, bool(paying))
         longest_s = limits.STREAM_SECONDS_MAX if request.streamed else _whole_body_s(deployment)
         ttl_ms = round((deployment.first_byte_timeout_s + longest_s + limits.HOLD_MARGIN_S) * 1000)
         exact = False
@@ -218,9 +216,9 @@ class Exchange:
         opened = False
         while True:
             asked = quote.charges(paying, bound, least, total)
-            counted = quote.limits_of(principal, event.platform_user_id, bound + total, bool(paying))
             try:
-                outcome = await self._balance.reserve(HoldRequest(request_id, shard, asked, counted, ttl_ms, context))
+                wanted = HoldRequest(request_id, shard, asked, counted, ttl_ms, context, bound + total)
+                outcome = await self._balance.reserve(wanted)
             except BalanceUnavailable as broken:
                 raise refusals.balance_unavailable() from broken
             if type(outcome) is Admitted:
@@ -270,10 +268,8 @@ class Exchange:
         settled, cost = await self._settle(ticket, found.usage, lambda: generated_text(body), _SERVED)
         headers = self._headers(ticket, reply.content_type or b"application/json")
         headers += _money_headers(ticket, settled, cost)
-        headers.append((b"content-length", str(len(body)).encode()))
         answer = ticket.call.answer
-        answer.start(200, headers)
-        answer.end(body)
+        answer.whole(200, headers, body)
         await answer.drained()
 
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
@@ -354,44 +350,39 @@ class Exchange:
         else:
             flags = () if raw_usage is None else ("usage_unusable",)
             usage, source = await self._counted(ticket, text()), _COUNTED
-        amounts = [min(payer.rates.price(usage), AMOUNT_MICRO_MAX) for payer in ticket.paying]
-        now_ms, now = self._clock() // 1_000_000, perf_counter()
-        event = ticket.event
+        counts = astuple(usage)
+        amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in ticket.paying]
         provider_cost = 0
-        if event.cost_policy != _OWN_KEYS:
-            rates = self._prices.cost(deployment.id, event.at_ms)
-            provider_cost = 0 if rates is None else rates.price(usage)
-        encoded = encode_event(
-            replace(
-                event,
-                at_ms=now_ms,
+        if ticket.front.cost_policy != _OWN_KEYS:
+            rates = self._prices.cost(deployment.id, ticket.at_ms)
+            provider_cost = 0 if rates is None else rates.price_of(counts)
+        started = ticket.call.started
+        rest = encode_event(
+            EventRest(
+                at_ms=self._clock() // 1_000_000,
                 status=status._value_,
                 usage_source=source,
+                amounts_micro=tuple(amounts),
+                held_micro=ticket.admitted.granted,
                 usage=usage,
-                charges=tuple(
-                    [
-                        EventCharge(payer.wallet, payer.role, payer.rates.asset, amount, held)
-                        for payer, amount, held in zip(ticket.paying, amounts, ticket.admitted.granted, strict=True)
-                    ]
-                ),
                 provider_cost_micro=provider_cost,
-                latency_ms=round((now - ticket.call.started) * 1000),
-                ttft_ms=round((ticket.first_byte_at - ticket.call.started) * 1000),
+                latency_ms=round((perf_counter() - started) * 1000),
+                ttft_ms=round((ticket.first_byte_at - started) * 1000),
                 attempts=ticket.attempts,
                 http_status=499 if status is _CLIENT_LEFT else 200,
                 flags=flags,
             )
         )
-        tokens = sum(astuple(usage))  # its buckets are disjoint
+        tokens = sum(counts)  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         try:
-            settled = await self._balance.settle(ticket.hold, amounts, tokens, encoded)
+            settled = await self._balance.settle(ticket.hold, amounts, tokens, rest)
             ticket.ended = True
             return settled, cost
         except BalanceUnavailable:
             ticket.ended = True
             _log.warning("settle of %s is waiting for the balance store", ticket.hold.request_id)
-            self._tasks.spawn(self._settle_later(ticket.hold, amounts, tokens, encoded), "settle later")
+            self._tasks.spawn(self._settle_later(ticket.hold, amounts, tokens, rest), "settle later")
             return None, cost
 
     async def _settle_later(self, hold: Hold, amounts: list[int], tokens: int, event: bytes) -> None:
@@ -433,26 +424,30 @@ class Exchange:
         ]
         if ticket.is_cut and ticket.cap is not None:
             headers.append((b"x-mozaiks-output-cap", b"%d" % ticket.cap))
-        for limit, remaining in zip(ticket.hold.limits, ticket.admitted.remaining, strict=True):
-            names = _LIMIT_HEADERS.get(limit.kind)
-            if names is not None:
-                headers += ((names[0], _digits(limit.maximum)), (names[1], b"%d" % remaining))
+        if ticket.hold.limits:
+            maxima, names, told = _limit_headers(ticket.hold.limits)
+            headers += maxima
+            headers += zip(names, map(_DIGITS, compress(ticket.admitted.remaining, told)), strict=True)
         return headers
 
 
-@lru_cache(maxsize=1024)
-def _digits(maximum: int) -> bytes:
-    return b"%d" % maximum
+_DIGITS: Final = b"%d".__mod__
+
+
+@lru_cache(maxsize=8192)
+def _limit_headers(limits: tuple[Limit, ...]) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], tuple[bool, ...]]:
+    """The headers that say what the limits are, the names of those that say what remains, and which limits have any."""
+    told = [limit for limit in limits if limit.kind in _LIMIT_HEADERS]
+    maxima = tuple([(b"x-ratelimit-limit-" + _LIMIT_HEADERS[limit.kind], b"%d" % limit.maximum) for limit in told])
+    names = tuple([b"x-ratelimit-remaining-" + _LIMIT_HEADERS[limit.kind] for limit in told])
+    return maxima, names, tuple([limit in told for limit in limits])
 
 
 _LEVEL_HEADERS: Final = {level: (b"x-mozaiks-level", level.encode()) for level in Level}
 _LIMIT_HEADERS: Final = {
-    kind: (b"x-ratelimit-limit-" + name, b"x-ratelimit-remaining-" + name)
-    for kind, name in (
-        (LimitKind.REQUESTS_PER_MINUTE, b"requests"),
-        (LimitKind.TOKENS_PER_MINUTE, b"tokens"),
-        (LimitKind.CONCURRENCY, b"concurrency"),
-    )
+    LimitKind.REQUESTS_PER_MINUTE: b"requests",
+    LimitKind.TOKENS_PER_MINUTE: b"tokens",
+    LimitKind.CONCURRENCY: b"concurrency",
 }
 
 

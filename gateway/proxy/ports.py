@@ -18,6 +18,14 @@ class Answer(Protocol):
         """Whether there is a head."""
         ...
 
+    def body_at_hand(self) -> bytes | None:
+        """The request's whole body, when all of it is here already; None: receive it. Once."""
+        ...
+
+    def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """All of the answer; the content-length is added. `drained` sends it."""
+        ...
+
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """The head, names in lower case; it may leave with the first of the body only."""
         ...

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.balance.model import Charge, Limit, LimitKind
+from gateway.balance.model import BY_TOKENS, Charge, Limit, LimitKind
 from gateway.core.errors import PaymentRequired
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import AMOUNT_MICRO_MAX
@@ -23,7 +23,6 @@ from gateway.proxy.ports import Prices
 _ANALYTICS_ONLY: Final = Enforcement.ANALYTICS_ONLY
 _PLATFORM: Final = Level.PLATFORM
 _CREATOR_PAYS: Final = CostPolicy.CREATOR_PAYS
-_TOKENS: Final = LimitKind.TOKENS_PER_MINUTE
 OUTPUT_TOKENS_DEFAULT: Final = 16_384  # of a model whose own limit nobody states; it is sent upstream as the cap
 
 
@@ -81,37 +80,30 @@ def output_covered(paying: tuple[Payer, ...], granted: tuple[int, ...], input_to
     return min(payer.rates.output_covered(amount, input_tokens) for payer, amount in zip(paying, granted, strict=True))
 
 
-def limits_of(principal: Principal, end_user: str, tokens: int, charged: bool) -> tuple[Limit, ...]:
+def limits_of(principal: Principal, end_user: str, charged: bool) -> tuple[Limit, ...]:
     """Every limit that this request counts on: the key's, the end-user token's, the app's for each end user ("" for none)."""
     made: tuple[Limit, ...] = ()
     if principal.limits != _NONE:
-        made = _counted(f"k/{principal.key_id}", principal.limits, tokens, charged)
+        made = _limits("k/", principal.key_id, principal.limits, charged)
     if principal.token_id is not None and principal.token_limits != _NONE:
-        made += _counted(f"t/{principal.token_id}", principal.token_limits, tokens, charged)
+        made += _limits("t/", principal.token_id, principal.token_limits, charged)
     if end_user and principal.app.end_user_limits != _NONE:
-        made += _counted(f"u/{principal.app.enterprise_id}/{end_user}", principal.app.end_user_limits, tokens, charged)
+        made += _limits("u/", f"{principal.app.enterprise_id}/{end_user}", principal.app.end_user_limits, charged)
     return made
 
 
 _NONE: Final = Limits()
 
 
-def _counted(subject: str, limits: Limits, tokens: int, charged: bool) -> tuple[Limit, ...]:
-    fixed = _fixed(subject, limits, charged)
-    if limits.tpm is None:
-        return fixed
-    # A request whose ceiling is above the whole limit takes the whole minute, or it could never run.
-    return (Limit(subject, _TOKENS, limits.tpm, min(tokens, limits.tpm)), *fixed)
-
-
 @lru_cache(maxsize=8192)
-def _fixed(subject: str, limits: Limits, charged: bool) -> tuple[Limit, ...]:
-    """The limits that every request of a subject counts on alike: all but its tokens."""
+def _limits(of: str, owner: str, limits: Limits, charged: bool) -> tuple[Limit, ...]:
+    """The same objects each time, by which the balance knows them again."""
     found = [
-        (LimitKind.REQUESTS_PER_MINUTE, limits.rpm),
-        (LimitKind.CONCURRENCY, limits.concurrency),
-        (LimitKind.SPEND_PER_DAY, limits.spend_micro_per_day if charged else None),
-        (LimitKind.SPEND_PER_MONTH, limits.spend_micro_per_month if charged else None),
-        (LimitKind.SPEND_TOTAL, limits.spend_micro_total if charged else None),
+        (LimitKind.TOKENS_PER_MINUTE, limits.tpm, BY_TOKENS),
+        (LimitKind.REQUESTS_PER_MINUTE, limits.rpm, 1),
+        (LimitKind.CONCURRENCY, limits.concurrency, 1),
+        (LimitKind.SPEND_PER_DAY, limits.spend_micro_per_day if charged else None, 0),
+        (LimitKind.SPEND_PER_MONTH, limits.spend_micro_per_month if charged else None, 0),
+        (LimitKind.SPEND_TOTAL, limits.spend_micro_total if charged else None, 0),
     ]
-    return tuple([Limit(subject, kind, maximum) for kind, maximum in found if maximum is not None])
+    return tuple([Limit(of + owner, kind, maximum, amount) for kind, maximum, amount in found if maximum is not None])

@@ -36,14 +36,14 @@ class DataPlane:
         self._behind = behind
         self.posts: dict[str, Application] = {}  # by path; filled when the services are open
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Any ASGI event."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Any ASGI event. Hands the handler's own coroutine on: one more around each request would cost at each wait."""
         handler = self._behind
         if scope["type"] == "http" and scope["method"] == "POST":
             handler = self.posts.get(scope["path"], handler)
         elif scope["type"] == "http" and scope["method"] == "OPTIONS" and scope["path"].startswith("/v1/"):
             handler = preflight
-        await handler(scope, receive, send)
+        return handler(scope, receive, send)
 
 
 class Traffic:
@@ -99,10 +99,10 @@ class ModelEndpoint:
                 if declared > limits.LARGE_BODY_BYTES:
                     self._traffic.take(declared)
                     large = declared
-            message = await receive()
-            call.raw = message.get("body", b"")
-            if message.get("more_body", True) or len(call.raw) > limits.BODY_BYTES_MAX:
-                call.raw = await rest_of_body(receive, message, limits.BODY_BYTES_MAX)
+            body = call.answer.body_at_hand()
+            if body is None or len(body) > limits.BODY_BYTES_MAX:
+                body = await whole_body(receive, limits.BODY_BYTES_MAX, body or b"")
+            call.raw = body
             await self._exchange.run(call, principal)
         except GatewayError as error:
             await answer_error(call, error)
@@ -126,6 +126,15 @@ class AsgiAnswer:
         self._events: list[MutableMapping[str, Any]] = []
         self._gone = False
         self.started = False
+
+    def body_at_hand(self) -> bytes | None:
+        """Always None: it must be received."""
+        return None
+
+    def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """See `Answer`."""
+        self.start(status, (*headers, (b"content-length", b"%d" % len(body))))
+        self.end(body)
 
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """See `Answer`."""
@@ -197,10 +206,10 @@ def declared_bytes(headers: dict[bytes, bytes], bytes_max: int) -> int:
 _LARGE_DIGITS: Final = len(str(limits.LARGE_BODY_BYTES))  # a length of fewer digits needs no second look
 
 
-async def rest_of_body(receive: Receive, message: MutableMapping[str, Any], bytes_max: int) -> bytes:
-    """The whole body of which `message` is the first part; BodyTooLarge while it is read, ClientGone."""
-    body: bytes = message.get("body", b"")
-    parts, size = [body], len(body)
+async def whole_body(receive: Receive, bytes_max: int, first: bytes = b"") -> bytes:
+    """The body, of which `first` is here; BodyTooLarge while it is read, ClientGone."""
+    parts, size = [first], len(first)
+    message: MutableMapping[str, Any] = {"type": "http.request", "more_body": True}
     while size <= bytes_max and message["type"] == "http.request" and message.get("more_body"):
         message = await receive()
         parts.append(message.get("body", b""))
@@ -250,11 +259,9 @@ async def answer_error(call: Call, error: GatewayError) -> None:
     headers = [
         *wire.error_headers(error),
         (b"x-request-id", call.request_id.encode()),
-        (b"content-length", str(len(body)).encode()),
         *call.extra_headers,
     ]
-    answer.start(error.status, headers)
-    answer.end(body)
+    answer.whole(error.status, headers, body)
     await answer.drained()
 
 
@@ -290,9 +297,7 @@ class AccountEndpoint:
         headers = [
             (b"content-type", b"application/json"),
             (b"x-request-id", call.request_id.encode()),
-            (b"content-length", str(len(body)).encode()),
             *call.extra_headers,
         ]
-        answer.start(200, headers)
-        answer.end(body)
+        answer.whole(200, headers, body)
         await answer.drained()

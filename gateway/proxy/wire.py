@@ -6,6 +6,7 @@ Fields that are not ours pass through untouched.
 """
 
 from collections.abc import Mapping
+from operator import methodcaller
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,10 @@ _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 _OTHER_FEES: Final = ("models", "plugins", "web_search_options")  # another model than was asked for, or fees a call
 _PRICED_APART: Final = frozenset(("service_tier", *_OTHER_FEES))
+_STREAMING: Final = frozenset(("stream", "stream_options"))
+_OBJECTS: Final[set[type]] = {dict}
+_TEXTS: Final[set[type]] = {str}
+_ROLE: Final = methodcaller("get", "role")
 _PLAIN_BYTES: Final = 256 * 1024  # below it no body parses into much memory
 _OTHER_PROMPTS: Final = {endpoint: {*PROMPT_FIELD.values()} - {field} for endpoint, field in PROMPT_FIELD.items()}
 
@@ -73,11 +78,13 @@ def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
     streamed = wants_usage = False
     cap, choices = None, 1
     if endpoint != EMBEDDINGS:
-        streamed, wants_usage = _stream_options(body)
+        if not _STREAMING.isdisjoint(body):
+            streamed, wants_usage = _stream_options(body)
         cap = _output_cap(body)
         if cap is None and endpoint == COMPLETIONS:
             cap = body["max_tokens"] = COMPLETION_TOKENS_DEFAULT
-        choices = _whole(body, "n", 1, limits.CHOICES_MAX, 1)
+        if "n" in body:
+            choices = _whole(body, "n", 1, limits.CHOICES_MAX, 1)
         if endpoint == COMPLETIONS:
             choices = max(choices, _whole(body, "best_of", 1, limits.CHOICES_MAX, 1))
             if type(body["prompt"]) is list and type(body["prompt"][0]) is not int:
@@ -102,9 +109,9 @@ def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:
     if endpoint == CHAT:
         if type(prompt) is not list or not 0 < len(prompt) <= limits.MESSAGES_MAX:
             raise InvalidRequest(f"messages must be a list of 1 to {limits.MESSAGES_MAX} messages", param="messages")
-        for index, message in enumerate(prompt):
-            if type(message) is not dict or type(message.get("role")) is not str:
-                raise InvalidRequest("a message is an object with a role", param=f"messages[{index}]")
+        if set(map(type, prompt)) != _OBJECTS or set(map(type, map(_ROLE, prompt))) != _TEXTS:
+            index = next(i for i, message in enumerate(prompt) if type(message) is not dict or type(_ROLE(message)) is not str)
+            raise InvalidRequest("a message is an object with a role", param=f"messages[{index}]")
     elif type(prompt) not in (str, list) or not prompt:
         raise InvalidRequest(f"{field} must be a string or a list, and not empty", param=field)
     elif type(prompt) is list:
@@ -114,8 +121,8 @@ def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:
         nested = kinds == {list} and all(item and set(map(type, item)) == {int} for item in prompt)
         if not (kinds == {str} or kinds == {int} or nested):
             raise InvalidRequest(f"{field} must be all strings, all token ids, or all lists of token ids", param=field)
-    others = _OTHER_PROMPTS[endpoint] & body.keys()
-    if others:  # a server might read it as well, and it is not counted here
+    if not _OTHER_PROMPTS[endpoint].isdisjoint(body):  # a server might read it as well, and it is not counted here
+        others = _OTHER_PROMPTS[endpoint] & body.keys()
         raise InvalidRequest(f"{min(others)} has no meaning on this endpoint", param=min(others))
 
 
@@ -135,7 +142,7 @@ def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
 
 def _output_cap(body: dict[str, Any]) -> int | None:
     # An upstream may honour either field, so the hold must cover the larger.
-    most = _whole(body, "max_tokens", 1, limits.OUTPUT_TOKENS_MAX, 0)
+    most = _whole(body, "max_tokens", 1, limits.OUTPUT_TOKENS_MAX, 0) if "max_tokens" in body else 0
     if "max_completion_tokens" in body:
         most = max(most, _whole(body, "max_completion_tokens", 1, limits.OUTPUT_TOKENS_MAX, 0))
     return most or None

@@ -23,6 +23,15 @@ _UNTIL_CLOSED: Final = -1
 _WITHOUT_BODY: Final = frozenset((204, 304))
 
 
+def _block(named: list[tuple[bytes, bytes]]) -> bytes:
+    """The lines of the headers, checked as a whole."""
+    block = b"\r\n".join(map(b": ".join, named))
+    breaks = max(0, len(named) - 1)
+    if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
+        raise RuntimeError("a header has a control character")
+    return block
+
+
 class _News:
     """An event for one waiter: what uvicorn makes for many, in a fifth of the steps."""
 
@@ -89,20 +98,41 @@ class EdgeAnswer(RequestResponseCycle):
         """Whether there is a head."""
         return self.response_started
 
+    def body_at_hand(self) -> bytes | None:
+        """The request's whole body, when it came with its head, as small ones do."""
+        if self.more_body or self.disconnected or len(self.pieces) != 1:
+            return None
+        self.message_event.is_there = False
+        self.pieces_bytes = 0
+        return self.pieces.pop()
+
+    def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """The whole answer in one write; the content-length is added."""
+        if self.response_started:
+            raise RuntimeError("the answer has begun already")
+        named = [*self.default_headers, *headers]
+        head = b"%b%b\r\ncontent-length: %d" % (STATUS_LINE[status], _block(named), len(body))
+        if not self.keep_alive:
+            head += b"\r\nconnection: close"
+        self.response_started = True
+        if self.disconnected:
+            self.scope["extensions"].clear()
+            return
+        if self.scope["method"] == "HEAD":
+            body = b""
+        if len(body) <= _JOINED_BYTES_MAX:
+            self.transport.write(b"%b\r\n\r\n%b" % (head, body))
+        else:
+            self.transport.write(head + b"\r\n\r\n")
+            self.transport.write(body)
+        self._complete()
+
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """The head; it leaves with the first of the body."""
         if self.response_started:
             raise RuntimeError("the answer has begun already")
         named = [*self.default_headers, *headers]
-        block = b"\r\n".join(map(b": ".join, named))
-        breaks = max(0, len(named) - 1)
-        if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
-            raise RuntimeError("a header has a control character")
-        head = STATUS_LINE[status] + block
-        if named and named[-1][0] == b"content-length":  # where it stands in the answers that come most often
-            self._left = int(named[-1][1])
-        else:
-            head += self._framing(status, dict(named))
+        head = STATUS_LINE[status] + _block(named) + self._framing(status, dict(named))
         if status in _WITHOUT_BODY:
             self._left = 0  # whatever length the answer to another method would have
         if not self.keep_alive and b"\r\nconnection: close" not in head:
@@ -140,6 +170,9 @@ class EdgeAnswer(RequestResponseCycle):
         self._put(part, b"0\r\n\r\n" if self._chunked else b"")
         if self._left > 0 and self.scope["method"] != "HEAD":
             raise RuntimeError("the body is shorter than its content-length")
+        self._complete()
+
+    def _complete(self) -> None:
         self.response_complete = True
         self._streams = False
         self.scope["extensions"].clear()  # the scope holds this object, which holds the scope

@@ -16,12 +16,12 @@ import math
 import struct
 import termios
 from enum import IntEnum
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import httptools
 import msgspec
-from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -229,7 +229,7 @@ class EdgeProtocol(HttpToolsProtocol):
             "state": self.app_state.copy(),
         }
         answer = EdgeAnswer(
-            cast(HTTPScope, scope),
+            scope,  # type: ignore[arg-type]
             self.transport,
             self.flow,
             self.server_state.default_headers,
@@ -251,7 +251,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._room = self._room_max
-        answer = cast(EdgeAnswer, self.cycle)
+        answer: EdgeAnswer = self.cycle  # type: ignore[assignment]
         if answer.response_complete:
             return
         answer.pieces.append(body)

@@ -20,6 +20,7 @@ def run(config: Settings) -> None:
         host=config.host,
         port=config.port,
         workers=config.workers,
+        interface="asgi3",
         loop="uvloop",
         http=EdgeProtocol,
         ws="none",

@@ -66,7 +66,7 @@ async def test_a_lost_reply_never_doubles_an_effect(balance: RedisBalance, proxy
                 event = f"{shard} {number}".encode()
                 settled = await done(partial(behind.settle, handle(request), [amount], 7, event))
                 expected[shard] -= amount
-                events[shard].append(event)
+                events[shard].append(request.context[:-1] + b"," + event[1:])
                 assert settled.available == (expected[shard],)
             else:
                 await done(partial(behind.release, handle(request)))

@@ -21,6 +21,7 @@ import pytest
 
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.balance.model import (
+    BY_TOKENS,
     SPEND_KINDS,
     Admitted,
     Balance,
@@ -44,6 +45,7 @@ OPERATIONS_A_HISTORY = 1000
 AT_ONCE = 40
 SHARDS_A_HISTORY = 2
 BACKLOG_MAX = 30
+ABANDONED = b'{"status":"lost"}'
 SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1000, 60_000, 3_600_000, 86_400_000
 SWEPT_EVERY_MS = 20 * HOUR_MS  # a counter of what is in flight lives a day longer than the last deadline
 HOLD_MS_MAX = 2 * DAY_MS
@@ -90,7 +92,7 @@ class History:
         first = SHARDS_A_HISTORY * (number % AT_ONCE)
         self._shards = range(first, first + SHARDS_A_HISTORY)
         self._redis = redis
-        self._memory = MemoryBalance(lambda: self._now_us * 1000, event_backlog_max=BACKLOG_MAX)
+        self._memory = MemoryBalance(lambda: self._now_us * 1000, event_backlog_max=BACKLOG_MAX, abandoned=ABANDONED)
         year, month = self._chance.randint(2032, 2103), self._chance.randint(1, 12)
         start = datetime(year, month, 1, tzinfo=UTC) + timedelta(milliseconds=self._chance.randint(-DAY_MS, 27 * DAY_MS))
         self._now_us = self._start_us = int(start.timestamp()) * 1_000_000 + self._chance.randint(0, 999_999)
@@ -421,7 +423,8 @@ class History:
             maximum = chance.choice((self._amount(), min(20 * self._amount(), AMOUNT_MICRO_MAX), AMOUNT_MICRO_MAX))
             return Limit(subject, kind, maximum, self._amount(), chance.choice((0, 0, 1)))
         if kind is TPM:
-            return Limit(subject, kind, min(chance.choice((1, 5)) * self._tokens(), RATE_LIMIT_MAX), self._tokens())
+            amount = chance.choice((BY_TOKENS, self._tokens()))
+            return Limit(subject, kind, min(chance.choice((1, 5)) * self._tokens(), RATE_LIMIT_MAX), amount)
         return Limit(subject, kind, chance.randint(0, 15), chance.choice((1, 1, 1, 1, 0, 2)))
 
     def _request(self) -> HoldRequest:
@@ -440,7 +443,8 @@ class History:
         ]
         ttl_ms = chance.choice((1, 500, 5000, MINUTE_MS, 10 * MINUTE_MS, HOUR_MS, HOLD_MS_MAX, HOLD_MS_MAX))
         name = self._request_id()
-        return HoldRequest(name, shard, tuple(charges), tuple(limits), ttl_ms, f"abandoned {name}\x00".encode() + b"\xfe")
+        context = f"context of {name}\x00".encode() + b"\xfe"
+        return HoldRequest(name, shard, tuple(charges), tuple(limits), ttl_ms, context, self._tokens())
 
 
 async def _answer(call: Any) -> object:
@@ -465,7 +469,7 @@ def _word(operation: str, arguments: tuple[object, ...], answer: object) -> str:
 
 async def drive(url: str, seed: int, numbers: Sequence[int], scripts: Scripts) -> Counter[str]:
     """Run these histories, some at a time; what happened in them. AssertionError of the first that differs."""
-    redis = [RedisBalance(url, scripts=scripts, event_backlog_max=BACKLOG_MAX) for _ in range(2)]
+    redis = [RedisBalance(url, scripts=scripts, event_backlog_max=BACKLOG_MAX, abandoned=ABANDONED) for _ in range(2)]
     seen: Counter[str] = Counter()
     try:
         for at in range(0, len(numbers), AT_ONCE):

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.balance.model import BalanceUnavailable, HoldRequest
-from gateway.balance.redis_balance import RedisBalance
+from gateway.balance.model import BalanceUnavailable
+from gateway.balance.redis_balance import EVENT_STREAMS, RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
 from tests.balance.conftest import Proxy
-from tests.balance.server import handle
 
 
 @pytest.fixture
@@ -21,9 +20,7 @@ async def events(balance: RedisBalance, server_url: str) -> AsyncIterator[RedisE
 
 
 async def append(balance: RedisBalance, shard: int, data: bytes) -> None:
-    request = HoldRequest(f"req_{data.decode()}", shard, (), (), 60_000, b"")
-    await balance.reserve(request)
-    await balance.settle(handle(request), [], 0, data)
+    await balance.link.call("XADD", EVENT_STREAMS[shard], "*", "e", data)
 
 
 async def test_events_of_all_shards_come_in_order_and_are_gone_once_acknowledged(

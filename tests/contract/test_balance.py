@@ -3,15 +3,19 @@
 import asyncio
 import itertools
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import cast
+from unittest.mock import ANY
 
 import pytest
+from msgspec import structs
 
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.balance.model import (
+    BY_TOKENS,
     Admitted,
     Balance,
     BalanceUnavailable,
@@ -35,6 +39,7 @@ SHARD, WALLET, SECOND = 7, "p/creator", "a/app/user"
 # Half an hour before a month ends (February of a leap year comes next), at the start of a minute.
 BASE_MS = int(datetime(2040, 1, 31, 23, 30, tzinfo=UTC).timestamp() * 1000)
 BACKLOG_MAX = 40
+ABANDONED = b'{"status":"lost"}'
 
 
 class Place:
@@ -62,7 +67,7 @@ class Place:
         self, *charges: Charge, limits: tuple[Limit, ...] = (), request_id: str = "", ttl_ms: int = 60_000
     ) -> HoldRequest:
         request_id = request_id or f"req_{next(self._ids)}"
-        return HoldRequest(request_id, SHARD, charges, limits, ttl_ms, b"abandoned " + request_id.encode())
+        return HoldRequest(request_id, SHARD, charges, limits, ttl_ms, b'{"of":"%b"}' % request_id.encode())
 
     async def hold(self, *charges: Charge, limits: tuple[Limit, ...] = ()) -> tuple[HoldRequest, Admitted]:
         request = self.request(*charges, limits=limits)
@@ -80,7 +85,7 @@ def server_url() -> Iterator[str]:
 @pytest.fixture(params=["memory", "redis", "redis with a moved clock"])
 async def place(request: pytest.FixtureRequest, server_url: str) -> AsyncIterator[Place]:
     if request.param == "memory":
-        memory = Place(MemoryBalance(lambda: there.now_ms * 1_000_000, event_backlog_max=BACKLOG_MAX))
+        memory = Place(MemoryBalance(lambda: there.now_ms * 1_000_000, event_backlog_max=BACKLOG_MAX, abandoned=ABANDONED))
         there = memory
         yield memory
         return
@@ -88,7 +93,7 @@ async def place(request: pytest.FixtureRequest, server_url: str) -> AsyncIterato
     if left_s < 0.5:
         await asyncio.sleep(left_s)  # no test on the real clock straddles a minute
     scripts = scripts_with_moved_clock() if "moved" in request.param else None
-    balance = RedisBalance(server_url, scripts=scripts, event_backlog_max=BACKLOG_MAX)
+    balance = RedisBalance(server_url, scripts=scripts, event_backlog_max=BACKLOG_MAX, abandoned=ABANDONED)
     await balance.link.call("FLUSHALL")
     place = Place(balance)
     if scripts is not None:
@@ -141,10 +146,10 @@ async def test_a_repeat_that_would_be_admitted_afresh_still_holds_once(place: Pl
 async def test_settling_debits_the_amount_frees_the_rest_and_appends_the_event(place: Place) -> None:
     await place.balance.open(SHARD, WALLET, 1000)
     request, _ = await place.hold(all_of(WALLET, 300))
-    event = b"\x00\xff{binary}\r\n"
+    event = b"{\x00\xffbinary\r\n}"
     assert await place.balance.settle(handle(request), [120], 0, event) == Settled((880,), True)
     assert await place.state() == [WalletState(880, 0)]
-    assert await place.events() == [event]
+    assert await place.events() == [request.context[:-1] + b"," + event[1:]]
 
 
 async def test_settling_again_returns_the_first_result_and_charges_once(place: Place) -> None:
@@ -154,7 +159,7 @@ async def test_settling_again_returns_the_first_result_and_charges_once(place: P
     await place.balance.credit("other", SHARD, WALLET, 5)
     assert await place.balance.settle(handle(request), [120], 0, b"two") == Settled((880,), False)
     assert await place.state() == [WalletState(885, 0)]
-    assert await place.events() == [b"one"]
+    assert await place.events() == [request.context[:-1] + b",ne"]
     assert await place.balance.release(handle(request)) is False
     assert await place.state() == [WalletState(885, 0)]
 
@@ -254,7 +259,7 @@ async def test_a_request_without_charges_is_still_held_settled_and_recorded(plac
     assert isinstance(await place.balance.reserve(place.request(limits=limits)), RefusedByLimit)
     assert await place.balance.settle(handle(request), [], 9, b"e") == Settled((), True)
     assert await place.balance.settle(handle(request), [], 9, b"e") == Settled((), False)
-    assert await place.events() == [b"e"]
+    assert await place.events() == [request.context[:-1] + b","]
     await place.hold(limits=limits)
 
 
@@ -270,12 +275,28 @@ async def test_an_expired_hold_is_released_and_its_context_becomes_the_event(pla
     assert await place.balance.sweep(SHARD) == 1
     assert await place.balance.sweep(SHARD) == 0
     assert await place.state() == [WalletState(900, 100)]
-    assert await place.events() == [short.context]
+    [event] = await place.events()
+    front, at_ms, rest = re.fullmatch(rb'(.*),"at_ms":(\d+)(,.*)', event).groups()  # type: ignore[union-attr]
+    assert (front, rest) == (short.context[:-1], b',"amounts_micro":[0],"held_micro":[300],"status":"lost"}')
+    # By the store's own clock, which only stands still where a test moves it.
+    assert int(at_ms) == place.now_ms or abs(int(at_ms) - time.time() * 1000) < 60_000
     assert await place.balance.settle(handle(short), [250], 0, b"late") == Settled((900,), False)
     assert await place.balance.release(handle(short)) is False
     assert await place.state() == [WalletState(900, 100)]
-    assert await place.events() == [short.context]
+    assert await place.events() == [event]
     assert (await place.hold(all_of(WALLET, 1), limits=limits))[1].remaining == (0, 899)
+
+
+async def test_a_limit_by_tokens_counts_what_the_request_says_of_itself_at_most_the_whole_limit(place: Place) -> None:
+    limits = (Limit("k/1", TPM, 1000, BY_TOKENS), Limit("u/a/1", TPM, 600, BY_TOKENS))
+    request = structs.replace(place.request(limits=limits), tokens=350)
+    assert await place.balance.reserve(request) == Admitted((), (), (650, 250))
+    assert await place.balance.reserve(structs.replace(request, request_id="other")) == RefusedByLimit(1, 350, ANY)
+    await place.balance.settle(handle(request), [], 40, b"e")
+    assert (await place.hold(limits=(Limit("k/1", TPM, 1000, 0), Limit("u/a/1", TPM, 600, 0))))[1].remaining == (960, 560)
+    await place.balance.open(SHARD, WALLET, 1)
+    large = structs.replace(place.request(limits=(Limit("k/2", TPM, 600, BY_TOKENS),)), tokens=10**9)
+    assert await place.balance.reserve(large) == Admitted((), (), (0,))
 
 
 async def test_a_sweep_ends_any_number_of_holds(place: Place) -> None:
@@ -287,7 +308,8 @@ async def test_a_sweep_ends_any_number_of_holds(place: Place) -> None:
     await place.advance(2)
     assert await place.balance.sweep(SHARD) == 237
     assert await place.state() == [WalletState(1000, 0)]
-    assert sorted(await place.events()) == sorted(request.context for request in requests)
+    fronts = [event.partition(b",")[0] for event in await place.events()]
+    assert sorted(fronts) == sorted(request.context[:-1] for request in requests)
 
 
 async def test_a_backlog_of_events_fails_closed_but_still_settles(place: Place) -> None:
@@ -511,20 +533,19 @@ def random_request(chance: random.Random, request_id: str) -> HoldRequest:
         for kind in chance.sample(list(LimitKind), k=chance.randint(1, 4)):
             is_spend = kind.startswith("spend")
             maximum = chance.randint(0, 9000 if is_spend else 1200 if kind is TPM else 12)
-            amount = chance.randint(0, 300) if kind is TPM else 1
+            amount = chance.choice((chance.randint(0, 300), BY_TOKENS)) if kind is TPM else 1
             limits.append(Limit(subject, kind, maximum, amount, charge=chance.randint(0, 1)))
-    return HoldRequest(
-        request_id, SHARD, tuple(charges), tuple(limits), chance.choice((1000, 100_000)), f"context {request_id}".encode()
-    )
+    context, tokens = f"context {request_id}".encode(), chance.randint(0, 300)
+    return HoldRequest(request_id, SHARD, tuple(charges), tuple(limits), chance.choice((1000, 100_000)), context, tokens)
 
 
 async def test_memory_and_redis_agree_on_any_sequence_of_operations(server_url: str) -> None:
     seed = random.SystemRandom().randint(0, 2**32)
     print("seed", seed)
     chance = random.Random(seed)
-    redis = Place(RedisBalance(server_url, scripts=scripts_with_moved_clock()))
+    redis = Place(RedisBalance(server_url, scripts=scripts_with_moved_clock(), abandoned=ABANDONED))
     await cast(RedisBalance, redis.balance).link.call("FLUSHALL")
-    memory = Place(MemoryBalance(lambda: memory.now_ms * 1_000_000))
+    memory = Place(MemoryBalance(lambda: memory.now_ms * 1_000_000, abandoned=ABANDONED))
     both = (redis, memory)
     for there in both:
         await there.advance(0)

@@ -17,7 +17,8 @@ from gateway.ledger.audit import audit
 from gateway.ledger.model import UsagePosting, WalletKey
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain, DrainCounts
-from gateway.metering.event import EventCharge, UsageEvent, encode_event
+from gateway.metering.event import EventFront, EventPayer, EventRest, UsageEvent
+from gateway.metering.event import encode_event as encode_part
 from tests.ledger.conftest import APPS, START_MS, add_owners
 from tests.ledger.conftest import clock as clock
 from tests.ledger.conftest import databases as databases
@@ -65,14 +66,19 @@ class Source:
         self.waiting, self.claimed = self.claimed + self.waiting, []
 
 
+def encode_event(event: UsageEvent) -> bytes:
+    return encode_part(event.front)[:-1] + b"," + encode_part(event.rest)[1:]
+
+
 def event(
     request_id: str, app: str = "shop", user: str = "ann", amount: int = 10, creator: int = 0, **changed: Any
 ) -> UsageEvent:
     user_id, asset = APPS[app]
-    charges = [EventCharge(app_wallet(app, user), "end_user", asset, amount)]
+    payers, amounts = [EventPayer(app_wallet(app, user), "end_user", asset)], [amount]
     if creator:
-        charges.append(EventCharge(platform_wallet(user_id), "creator", "USD", creator))
-    given = {
+        payers.append(EventPayer(platform_wallet(user_id), "creator", "USD"))
+        amounts.append(creator)
+    given: dict[str, Any] = {
         "request_id": request_id,
         "at_ms": START_MS,
         "level": "app_usage",
@@ -85,16 +91,19 @@ def event(
         "usage_source": "upstream",
         "platform_user_id": user,
         "usage": Usage(input=5, cached_input=1, output=2),
-        "charges": tuple(charges),
+        "payers": tuple(payers),
+        "amounts_micro": tuple(amounts),
         "provider_cost_micro": 3,
         "cost_policy": "platform_pays",
     }
-    return UsageEvent(**{**given, **changed})
+    given |= changed
+    front = {name: value for name, value in given.items() if name in EventFront.__struct_fields__}
+    return UsageEvent(EventFront(**front), EventRest(**{name: value for name, value in given.items() if name not in front}))
 
 
 def by_creator(request_id: str, amount: int, app: str = "shop") -> UsageEvent:
-    charge = EventCharge(platform_wallet(APPS[app][0]), "creator", "USD", amount)
-    return event(request_id, app, level="platform", charges=(charge,), platform_user_id="")
+    payer = EventPayer(platform_wallet(APPS[app][0]), "creator", "USD")
+    return event(request_id, app, amount=amount, level="platform", payers=(payer,), platform_user_id="")
 
 
 async def balances(databases: Databases, app: str | None) -> dict[str, int]:
@@ -120,7 +129,7 @@ async def test_each_level_and_policy_lands_on_its_own_books(ledger: Ledger, data
         by_creator("req_3", 5),
         event("req_4", amount=1, cost_policy="own_keys"),
         event("req_5", "chat", amount=4, tags=("a",), workflow_type="w"),
-        event("req_6", charges=()),  # measured only
+        event("req_6", payers=(), amounts_micro=()),  # measured only
     ]
     drain = Drain(Source(*events), ledger, "one")
     assert await drain.step() == 6
@@ -228,8 +237,10 @@ _POISON: list[tuple[UsageEvent | bytes, str, str | None]] = [
     (event("req_p", platform_user_id="bob"), "wrong_wallet", "shop"),
     (event("req_p", user_id="dave", creator=5), "wrong_wallet", "shop"),
     (event("req_p", level="platform"), "wrong_wallet", "shop"),
-    (event("req_p", charges=(EventCharge("a/shop/ann", "end_user", "TOK", 1),)), "wrong_asset", "shop"),
-    (event("req_p", charges=(EventCharge("a/shop/ann", "friend", "USD", 1),)), "unknown_role", "shop"),
+    (event("req_p", payers=(EventPayer("a/shop/ann", "end_user", "TOK"),)), "wrong_asset", "shop"),
+    (event("req_p", payers=(EventPayer("a/shop/ann", "friend", "USD"),)), "unknown_role", "shop"),
+    (event("req_p", payers=()), "amounts_do_not_fit", "shop"),
+    (event("req_p", amounts_micro=(1, 2)), "amounts_do_not_fit", "shop"),
     (event("req_p", latency_ms=2**63), "refused_by_database", "shop"),
 ]
 

@@ -92,6 +92,7 @@ class Server:
         self.port = free_port()
         config = uvicorn.Config(
             app,
+            interface="asgi3",
             port=self.port,
             http=self.kind,
             loop="uvloop",

@@ -199,9 +199,9 @@ async def test_a_task_that_is_cancelled_in_mid_stream_bills_what_was_delivered()
     with pytest.raises(asyncio.CancelledError):
         await running
     [event] = house.events()
-    assert (event.status, event.usage_source) == ("abandoned", "counted")
+    assert (event.rest.status, event.rest.usage_source) == ("abandoned", "counted")
     available, held = await house.wallet()
-    assert (available + event.charges[0].amount_micro, held) == (1_000_000, 0)
+    assert (available + event.rest.amounts_micro[0], held) == (1_000_000, 0)
 
 
 async def test_a_settle_that_the_store_does_not_take_is_repeated_and_the_client_gets_the_answer() -> None:
@@ -219,7 +219,7 @@ async def test_a_settle_that_the_store_does_not_take_is_repeated_and_the_client_
     await house.run()
     assert house.body() == answer
     assert await house.wallet() == (1_000_000 - 23, 0)
-    assert [event.status for event in house.events()] == ["served"]
+    assert [event.rest.status for event in house.events()] == ["served"]
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
@@ -242,7 +242,7 @@ async def test_an_error_event_in_mid_stream_carries_no_key_and_no_address() -> N
     assert b"no access with [removed]" in body
     assert KEY.encode() not in body
     assert b"10.1.2.3" not in body
-    assert [event.status for event in house.events()] == ["upstream_broke"]
+    assert [event.rest.status for event in house.events()] == ["upstream_broke"]
 
 
 async def test_usage_beyond_any_amount_is_cut_to_what_a_wallet_can_hold() -> None:
@@ -250,7 +250,7 @@ async def test_usage_beyond_any_amount_is_cut_to_what_a_wallet_can_hold() -> Non
     house = House(Reply([msgspec.json.encode({"choices": [], "usage": usage})], kind="application/json"))
     await house.run()
     [event] = house.events()
-    assert event.charges[0].amount_micro == 11 * 10**9
+    assert event.rest.amounts_micro[0] == 11 * 10**9
     assert (await house.wallet())[1] == 0
 
 
@@ -271,8 +271,8 @@ async def test_bytes_that_are_no_text_are_billed_as_what_was_delivered(chunks: l
     house = House(Reply(list(chunks)))
     await house.run(stream=True)
     [event] = house.events()
-    assert (event.status, event.usage_source) == ("served", source)
-    assert event.charges[0].amount_micro > 0
+    assert (event.rest.status, event.rest.usage_source) == ("served", source)
+    assert event.rest.amounts_micro[0] > 0
     assert (await house.wallet())[1] == 0
 
 
@@ -282,8 +282,8 @@ async def test_a_whole_answer_with_bytes_that_are_no_text_is_billed_as_it_was_de
     await house.run()
     assert house.body() == answer
     [event] = house.events()
-    assert (event.status, event.usage_source) == ("served", "counted")
-    assert event.charges[0].amount_micro > 0
+    assert (event.rest.status, event.rest.usage_source) == ("served", "counted")
+    assert event.rest.amounts_micro[0] > 0
 
 
 @pytest.mark.parametrize("usage", [[], "none", 7, {"prompt_tokens": "x"}])
@@ -293,5 +293,5 @@ async def test_usage_that_is_none_is_counted_and_the_answer_kept(usage: Any) -> 
     await house.run()
     assert house.body() == answer
     [event] = house.events()
-    assert (event.usage_source, event.flags) == ("counted", ("usage_unusable",))
-    assert event.usage.output == 2
+    assert (event.rest.usage_source, event.rest.flags) == ("counted", ("usage_unusable",))
+    assert event.rest.usage.output == 2

@@ -110,6 +110,11 @@ local function correct_counters(hold, amounts, tokens, served)
   end
 end
 
+-- Two JSON objects, neither of them empty, and what stands between, as one.
+local function joined(front, between, rest)
+  return string.sub(front, 1, -2) .. ',' .. between .. string.sub(rest, 2)
+end
+
 -- Replace the hold by its result, which answers repeats for `ttl` ms.
 local function end_hold(word, hold, after, ttl)
   redis.call('SET', KEYS[1], cmsgpack.pack({word, hold[2], hold[3], after}), 'PX', ttl)

@@ -2,9 +2,9 @@
 --
 -- KEYS  1 hold, 2 deadlines, 3 events, then n wallets, then the limit hashes
 -- ARGV  1 a msgpack list (one argument is cheaper than thirty): time to live of the hold in ms, most
---         undrained events, list of ceiling and floor a wallet, list of five values a limit: number of
---         its hash, kind, maximum, amount, number of its charge
---       2 context
+--         undrained events, list of ceiling and floor a wallet, tokens, list of five values a limit:
+--         number of its hash, kind, maximum, amount (-1: the tokens, at most the maximum), number of its charge
+--       2 context: the front of the usage event, a JSON object
 -- Reply {1, granted.., available.., remaining..}   admitted
 --       {2, charge, available, held}               a wallet does not cover its floor
 --       {3, limit, used, retry after ms}           a limit is reached
@@ -27,7 +27,7 @@ local function stored()
 end
 
 local asked = cmsgpack.unpack(ARGV[1])
-local ttl, bounds, limits = asked[1], asked[3], asked[4]
+local ttl, bounds, tokens, limits = asked[1], asked[3], asked[4], asked[5]
 local wallets = #bounds / 2
 
 if redis.call('XLEN', KEYS[3]) >= asked[2] then
@@ -70,26 +70,6 @@ local writes = {}    -- per limit hash: its key, when it expires, how long to ke
 --    concurrency, spend_total  a number
 --    x                         when the hash expires, so that most requests need not say it again
 if limits[1] then
-  -- Month as year * 12 + month - 1, and the start of the next one; civil calendar from a day number
-  -- (Hinnant's days algorithms), as Redis gives Lua no calendar.
-  local function month_of(day)
-    local shifted = day + 719468
-    local era = math.floor(shifted / 146097)
-    local doe = shifted - era * 146097
-    local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
-    local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
-    local from_march = math.floor((5 * doy + 2) / 153)
-    return (yoe + era * 400) * 12 + from_march + 2
-  end
-  local function month_start(month)
-    local from_march = (month - 2) % 12
-    local year = math.floor((month - 2) / 12)
-    local era = math.floor(year / 400)
-    local yoe = year - era * 400
-    local doy = math.floor((153 * from_march + 2) / 5)
-    return (era * 146097 + yoe * 365 + math.floor(yoe / 4) - math.floor(yoe / 100) + doy - 719468) * DAY
-  end
-
   -- The list becomes `counters`: a maximum makes room for the window once the limit is checked.
   counters = limits
   local minute = math.floor(now / MINUTE)
@@ -100,6 +80,10 @@ if limits[1] then
   for i = 1, count do
     local base = 5 * i - 5
     local kind, maximum, amount, charge = counters[base + 2], counters[base + 3], counters[base + 4], counters[base + 5]
+    if amount < 0 then
+      amount = math.min(tokens, maximum)
+      counters[base + 4] = amount
+    end
 
     -- Read each hash once: limits of one hash follow each other.
     if counters[base + 1] ~= hash then
@@ -154,6 +138,25 @@ if limits[1] then
         window = math.floor(now / DAY)
         retry = (window + 1) * DAY - now
       elseif kind == 'spend_month' then
+        -- Month as year * 12 + month - 1, and the start of the next one; civil calendar from a day number
+        -- (Hinnant's days algorithms), as Redis gives Lua no calendar.
+        local function month_of(day)
+          local shifted = day + 719468
+          local era = math.floor(shifted / 146097)
+          local doe = shifted - era * 146097
+          local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+          local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+          local from_march = math.floor((5 * doy + 2) / 153)
+          return (yoe + era * 400) * 12 + from_march + 2
+        end
+        local function month_start(month)
+          local from_march = (month - 2) % 12
+          local year = math.floor((month - 2) / 12)
+          local era = math.floor(year / 400)
+          local yoe = year - era * 400
+          local doy = math.floor((153 * from_march + 2) / 5)
+          return (era * 146097 + yoe * 365 + math.floor(yoe / 4) - math.floor(yoe / 100) + doy - 719468) * DAY
+        end
         window = month_of(math.floor(now / DAY))
         retry = month_start(window + 1) - now
       end

@@ -2,7 +2,7 @@
 --
 -- KEYS  as in hold_v1
 -- ARGV  1 a msgpack list: time to live of the result in ms, tokens used, list of the amount per wallet
---       2 event
+--       2 the rest of the usage event, a JSON object as its front is
 -- Reply {1 the first time, else 0; available per wallet..}
 
 local hold = find_hold()
@@ -29,7 +29,7 @@ local after = move_money(hold, amounts)
 if hold[5][1] then
   correct_counters(hold, amounts, asked[2], true)
 end
-redis.call('XADD', KEYS[3], '*', 'e', ARGV[2])
+redis.call('XADD', KEYS[3], '*', 'e', joined(hold[6], '', ARGV[2]))
 end_hold('settled', hold, after, asked[1])
 for i = 1, hold[2] do
   reply[1 + i] = after[i]
