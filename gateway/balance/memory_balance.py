@@ -15,6 +15,7 @@ from gateway.balance.model import (
     BY_TOKENS,
     Admitted,
     BalanceUnavailable,
+    Extended,
     Hold,
     HoldRequest,
     Limit,
@@ -25,7 +26,7 @@ from gateway.balance.model import (
     WalletMissing,
     WalletState,
 )
-from gateway.balance.rules import check_amounts, check_credit, check_limits, check_request
+from gateway.balance.rules import check_amounts, check_credit, check_extension, check_limits, check_request
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.limits import EVENT_BACKLOG_MAX, RESULT_TTL_S
 from gateway.core.money import AMOUNT_MICRO_MAX, ceil_div
@@ -40,12 +41,15 @@ _Counter = tuple[int, str, LimitKind, int]  # shard, subject, kind, window (0 wh
 
 
 class _Live(msgspec.Struct):
-    """A hold in flight: what was asked and admitted, and what was added to each counter."""
+    """A hold in flight: what was asked and admitted, what it holds and what was added to each counter by now."""
 
     request: HoldRequest
     admitted: Admitted
+    granted: tuple[int, ...]
     counted: tuple[tuple[_Counter, int], ...]
     deadline_ms: int
+    owed: tuple[int, ...] = ()
+    event: bytes = b""
 
 
 class _Ended(msgspec.Struct):
@@ -114,7 +118,7 @@ class MemoryBalance:
         for counter, amount in counted:
             self._counts[counter] = self._counts.get(counter, 0) + amount
         admitted = Admitted(tuple(granted), tuple(state.available_micro for state in moved), tuple(remaining))
-        live = _Live(request, admitted, tuple(counted), now + request.ttl_ms)
+        live = _Live(request, admitted, admitted.granted, tuple(counted), now + request.ttl_ms)
         self._holds[request.shard, request.request_id] = live
         return admitted
 
@@ -140,6 +144,41 @@ class MemoryBalance:
         self.events.append((hold.shard, _joined(live.request.context, b"", event)))
         self._remember(live, after)
         return Settled(after, True)
+
+    async def extend(
+        self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
+    ) -> Extended | None:
+        """See the port."""
+        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms)
+        now = now_ms(self._clock)
+        live = self._find(hold.shard, hold.request_id, now)
+        if not isinstance(live, _Live):
+            return None
+        states = [self._wallets[hold.shard, wallet] for wallet in hold.wallets]
+        more = [
+            max(0, min(ceiling - granted, state.available_micro))
+            for ceiling, granted, state in zip(ceilings_micro, live.granted, states, strict=True)
+        ]
+        spends = [
+            (number, limit)
+            for number, (limit, (counter, _)) in enumerate(zip(live.request.limits, live.counted, strict=True))
+            if _is_spend(limit) and limit.charge < len(more) and more[limit.charge] and not self._is_over(counter, limit, now)
+        ]
+        for number, limit in spends:
+            room = limit.maximum - self._counts.get(live.counted[number][0], 0)
+            more[limit.charge] = max(0, min(more[limit.charge], room))
+        counted = list(live.counted)
+        for number, limit in spends:
+            counter, amount = counted[number]
+            self._counts[counter] = self._counts.get(counter, 0) + more[limit.charge]
+            counted[number] = (counter, amount + more[limit.charge])
+        moved = [_moved(state, -added, added) for state, added in zip(states, more, strict=True)]
+        self._wallets.update(zip([(hold.shard, wallet) for wallet in hold.wallets], moved, strict=True))
+        live.counted = tuple(counted)
+        live.granted = tuple(granted + added for granted, added in zip(live.granted, more, strict=True))
+        live.deadline_ms = max(live.deadline_ms, now + ttl_ms)
+        live.owed, live.event = tuple(owed_micro) or live.owed, event or live.event
+        return Extended(live.granted, tuple(state.available_micro for state in moved))
 
     async def release(self, hold: Hold) -> bool:
         """See the port."""
@@ -184,11 +223,14 @@ class MemoryBalance:
         ]
         expired.sort(key=lambda hold: (hold.deadline_ms, hold.request.request_id))
         for hold in expired:
-            self._give_back(hold)
-            none = ",".join("0" * len(hold.admitted.granted))
-            granted = ",".join(map(str, hold.admitted.granted))
-            ended = f'"at_ms":{now},"amounts_micro":[{none}],"held_micro":[{granted}],'.encode()
-            self.events.append((shard, _joined(hold.request.context, ended, self._abandoned)))
+            owed = hold.owed or (0,) * len(hold.granted)
+            if hold.event:
+                self._end_at_checkpoint(hold, owed)
+            else:
+                self._give_back(hold)
+            amounts, granted = ",".join(map(str, owed)), ",".join(map(str, hold.granted))
+            ended = f'"at_ms":{now},"amounts_micro":[{amounts}],"held_micro":[{granted}],'.encode()
+            self.events.append((shard, _joined(hold.request.context, ended, hold.event or self._abandoned)))
         return len(expired)
 
     async def ping(self) -> None:
@@ -209,6 +251,11 @@ class MemoryBalance:
             previous = self._counts.get((shard, subject, kind, window - 1), 0)
             used += ceil_div(previous * (_MINUTE_MS - now % _MINUTE_MS), _MINUTE_MS)
         return used
+
+    def _is_over(self, counter: _Counter, limit: Limit, now: int) -> bool:
+        """Whether a later window has been counted in, which Redis' one field a kind then speaks of."""
+        newest = _counter(counter[0], limit, now)[3]
+        return any((*counter[:3], window) in self._counts for window in range(counter[3] + 1, newest + 1))
 
     def _check(self, request: HoldRequest, number: int, limit: Limit, granted: list[int], now: int) -> RefusedByLimit | None:
         """Refuse, or lower the grant of a spend limit's charge to what the limit leaves."""
@@ -245,7 +292,7 @@ class MemoryBalance:
         wallets = [(live.request.shard, charge.wallet) for charge in live.request.charges]
         moved = [
             _moved(self._wallets[wallet], granted - amount, -granted)
-            for wallet, granted, amount in zip(wallets, live.admitted.granted, amounts_micro, strict=True)
+            for wallet, granted, amount in zip(wallets, live.granted, amounts_micro, strict=True)
         ]
         self._wallets.update(zip(wallets, moved, strict=True))
         return tuple(state.available_micro for state in moved)
@@ -254,6 +301,15 @@ class MemoryBalance:
         self._end(live, [0] * len(live.request.charges))
         for counter, amount in live.counted:
             self._counts[counter] -= amount
+        self._remember(live, None)
+
+    def _end_at_checkpoint(self, live: _Live, owed: tuple[int, ...]) -> None:
+        self._end(live, owed)
+        for (counter, amount), limit in zip(live.counted, live.request.limits, strict=True):
+            if limit.kind is LimitKind.CONCURRENCY:
+                self._counts[counter] -= amount
+            elif _is_spend(limit) and limit.charge < len(owed):
+                self._counts[counter] += owed[limit.charge] - amount
         self._remember(live, None)
 
     def _remember(self, live: _Live, settled: tuple[int, ...] | None) -> None:

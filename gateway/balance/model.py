@@ -117,6 +117,13 @@ class Settled(msgspec.Struct, frozen=True):
     first: bool
 
 
+class Extended(msgspec.Struct, frozen=True):
+    """The hold stands. Per charge: what is held for it in all, and what is available beside that."""
+
+    granted: tuple[int, ...]
+    available: tuple[int, ...]
+
+
 class WalletState(msgspec.Struct, frozen=True):
     """One wallet, as the hot store has it."""
 
@@ -155,6 +162,17 @@ class Balance(Protocol):
         """
         ...
 
+    async def extend(
+        self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
+    ) -> Extended | None:
+        """Hold up to `ceilings_micro` in all on each wallet, as far as it and the spend limits go, and put the deadline off.
+
+        Never takes anything back, so it may be repeated; 0 leaves a wallet's hold as it is. `owed_micro` and
+        `event` (the rest of the event, less time and amounts) are the checkpoint: what is charged and appended
+        should nobody end the hold. None: the hold has ended.
+        """
+        ...
+
     async def release(self, hold: Hold) -> bool:
         """Give the hold back whole, with the minute's request and token counts. False when it had ended already."""
         ...
@@ -172,10 +190,10 @@ class Balance(Protocol):
         ...
 
     async def sweep(self, shard: int) -> int:
-        """End holds past their deadline: release each and append its context, with what ended it. Returns how many.
+        """End holds past their deadline: settle each at its checkpoint, or release it, and append its event. Returns how many.
 
-        The fields behind the context's are `"at_ms":<now>,"amounts_micro":[0,..],"held_micro":[<granted>,..]` and
-        those that the adapter was given as `abandoned`.
+        The fields behind the context's are `"at_ms":<now>,"amounts_micro":[<owed>,..],"held_micro":[<granted>,..]` and
+        those of the checkpoint; without one nothing is owed, and they are those that the adapter was given as `abandoned`.
         """
         ...
 

@@ -23,6 +23,7 @@ import msgspec
 from gateway.balance.model import (
     Admitted,
     BalanceUnavailable,
+    Extended,
     Hold,
     HoldRequest,
     Limit,
@@ -34,7 +35,7 @@ from gateway.balance.model import (
 )
 from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisReplyError, pack
 from gateway.balance.redis_scripts import Script, Scripts, load_scripts
-from gateway.balance.rules import check_amounts, check_credit, check_limits, check_request
+from gateway.balance.rules import check_amounts, check_credit, check_extension, check_limits, check_request
 from gateway.core.ids import SHARDS
 from gateway.core.limits import CREDIT_MARKER_TTL_S, EVENT_BACKLOG_MAX, IN_FLIGHT_MAX, REDIS_ATTEMPTS, RESULT_TTL_S, SWEEP_BATCH
 
@@ -70,6 +71,7 @@ class RedisBalance:
         self._reserve = _head(used.reserve)
         self._settle = _head(used.settle)
         self._release = _head(used.release)
+        self._extend = _head(used.extend)
         self._abandon = used.abandon.sha
         self._sweep = used.sweep.sha
         self._credit = used.credit.sha
@@ -114,6 +116,18 @@ class RedisBalance:
         asked = _encode((_RESULT_TTL_MS, tokens, amounts_micro))
         reply = await self._run(_evalsha(self._settle, self._keys(hold), asked, event))
         return Settled(tuple(reply[1:]), reply[0] == 1)
+
+    async def extend(
+        self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
+    ) -> Extended | None:
+        """One call of extend_v1."""
+        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms)
+        numbers = _counting(hold.shard, hold.limits)[2]
+        asked = _encode((ttl_ms, ceilings_micro, owed_micro, numbers))
+        keys = self._packed.get((hold.shard, hold.request_id)) or _keys(hold)
+        reply = await self._run(_evalsha(self._extend, keys, asked, event))
+        n = 1 + len(hold.wallets)
+        return Extended(tuple(reply[1:n]), tuple(reply[n:])) if reply[0] else None
 
     async def release(self, hold: Hold) -> bool:
         """One call of release_v1."""
@@ -172,12 +186,7 @@ class RedisBalance:
 
     def _keys(self, hold: Hold) -> _Keys:
         """The keys of a hold, as reserve packed them; packed again after a repeat, or in another process."""
-        packed = self._packed.pop((hold.shard, hold.request_id), None)
-        if packed is not None:
-            return packed
-        hashes, counted, _ = _counting(hold.shard, hold.limits)
-        names = "".join([_hold_keys(hold.shard, hold.request_id), *[_key(hold.shard, "w:", wallet) for wallet in hold.wallets]])
-        return 1 + len(hold.wallets) + hashes, (names + counted).encode("ascii")
+        return self._packed.pop((hold.shard, hold.request_id), None) or _keys(hold)
 
     async def _run(self, command: bytes) -> Any:
         """Send a command; repeat it, which its idempotency allows, when its reply was lost."""
@@ -232,6 +241,12 @@ def _counting(shard: int, limits: tuple[Limit, ...]) -> tuple[int, str, msgspec.
     ]
     names = "".join([_key(shard, "l:", subject) for subject in subjects])
     return len(subjects), names, msgspec.Raw(_encode([number for limit in numbers for number in limit]))
+
+
+def _keys(hold: Hold) -> _Keys:
+    hashes, counted, _ = _counting(hold.shard, hold.limits)
+    names = "".join([_hold_keys(hold.shard, hold.request_id), *[_key(hold.shard, "w:", wallet) for wallet in hold.wallets]])
+    return 1 + len(hold.wallets) + hashes, (names + counted).encode("ascii")
 
 
 def _evalsha(head: bytes, keys: _Keys, asked: bytes, more: bytes) -> bytes:

@@ -3,7 +3,7 @@
 A script never changes under its name: another behaviour is another version, so that old and new
 gateways can share one Redis while they are replaced.
 
-Settle, release and abandon share a front part (`hold_v1.lua`) and carry `allow-oom`: what ends a hold
+Settle, extend, release and abandon share a front part (`hold_v1.lua`); all but extend carry `allow-oom`: what ends a hold
 must run even when Redis has reached its memory limit, or money would stay held. Needs Redis 7 or Valkey.
 """
 
@@ -29,6 +29,7 @@ class Scripts(msgspec.Struct, frozen=True):
 
     reserve: Script
     settle: Script
+    extend: Script
     release: Script
     abandon: Script
     sweep: Script
@@ -38,7 +39,7 @@ class Scripts(msgspec.Struct, frozen=True):
     @property
     def all(self) -> tuple[Script, ...]:
         """For loading them on a new connection."""
-        return (self.reserve, self.settle, self.release, self.abandon, self.sweep, self.credit, self.open)
+        return (self.reserve, self.settle, self.extend, self.release, self.abandon, self.sweep, self.credit, self.open)
 
 
 def _unchanged(text: str) -> str:
@@ -56,6 +57,7 @@ def load_scripts(edit: Callable[[str], str] = _unchanged) -> Scripts:
     return Scripts(
         reserve=script("reserve_v1"),
         settle=script("hold_v1", "settle_v1", head=_ENDS_A_HOLD),
+        extend=script("hold_v1", "extend_v1"),
         release=script("hold_v1", "release_v1", head=_ENDS_A_HOLD),
         abandon=script("hold_v1", "abandon_v1", head=_ENDS_A_HOLD),
         sweep=script("sweep_v1"),

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.balance.model import (
@@ -109,6 +110,7 @@ class History:
         self._books: dict[tuple[int, str], int] = {}
         self._live: dict[str, tuple[HoldRequest, Admitted]] = {}
         self._deadlines: dict[str, int] = {}
+        self._owed: dict[str, tuple[int, ...]] = {}  # the checkpoints
         self._ended: dict[str, int] = {}
         self._spent: Counter[tuple[int, str, LimitKind]] = Counter()
 
@@ -118,8 +120,8 @@ class History:
 
     async def run(self) -> None:
         steps: dict[Callable[[], Any], float] = {
-            self._reserve: 9, self._repeat: 2, self._settle: 8, self._release: 2, self._credit: 4, self._open: 0.4, self._read: 1,
-            self._sweep: 1, self._move: 4, self._drain: 0.8, self._probe: 1, self._burst: 0.01,
+            self._reserve: 9, self._repeat: 2, self._extend: 5, self._settle: 8, self._release: 2, self._credit: 4,
+            self._open: 0.4, self._read: 1, self._sweep: 1, self._move: 4, self._drain: 0.8, self._probe: 1, self._burst: 0.01,
         }  # fmt: skip
         await self._set_clock()
         for shard in self._shards:
@@ -229,6 +231,33 @@ class History:
             self._ends(request.request_id)
             self._count_spend(*standing, amounts, 1)
 
+    async def _extend(self) -> None:
+        request = self._any_hold()
+        if request is None:
+            return
+        chance, name = self._chance, request.request_id
+        ceilings = [chance.choice((0, self._amount())) for _ in request.charges]
+        ttl_ms = chance.choice((1, 5000, MINUTE_MS, HOUR_MS))
+        owed: tuple[int, ...] = ()
+        event = b""
+        standing = self._live.get(name)
+        if chance.random() < 0.5 and standing is not None:
+            owed = tuple(min(self._amount(), granted) for granted in standing[1].granted)
+            event = f"checkpoint {self._next()}\x00".encode()
+        answer = await self._compare("extend", handle(request), ceilings, ttl_ms, owed, event)
+        if standing is None:
+            if answer is not None:
+                self._fail("a hold that had ended was extended")
+            return
+        _, admitted = standing
+        if any(now < before for now, before in zip(answer.granted, admitted.granted, strict=True)):
+            self._fail("an extension took something back")
+        self._count_spend(request, admitted, admitted.granted, -1)
+        self._count_spend(request, admitted, answer.granted, 1)
+        self._live[name] = (request, structs.replace(admitted, granted=answer.granted))
+        self._deadlines[name] = max(self._deadlines[name], self._now_ms + ttl_ms)
+        self._owed[name] = owed or self._owed.get(name, ())
+
     async def _release(self) -> None:
         request = self._any_hold()
         if request is not None and await self._compare("release", handle(request)):
@@ -275,7 +304,13 @@ class History:
         if await self._compare("sweep", shard) != len(ended):
             self._fail(f"{len(ended)} holds are past their deadlines")
         for name in ended:
+            request, admitted = self._live[name]
+            owed = self._owed.get(name)
             self._ends(name)
+            if owed:
+                self._count_spend(request, admitted, owed, 1)
+                for charge, micro in zip(request.charges, owed, strict=True):
+                    self._books[shard, charge.wallet] -= micro
 
     async def _probe(self) -> None:
         """What every counter of a shard says."""
@@ -374,6 +409,7 @@ class History:
     def _ends(self, name: str) -> None:
         request, admitted = self._live.pop(name)
         del self._deadlines[name]
+        self._owed.pop(name, None)
         self._ended[name] = self._now_ms + RESULT_TTL_S * SECOND_MS
         self._count_spend(request, admitted, admitted.granted, -1)
 

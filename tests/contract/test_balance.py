@@ -20,6 +20,7 @@ from gateway.balance.model import (
     Balance,
     BalanceUnavailable,
     Charge,
+    Extended,
     HoldRequest,
     Limit,
     LimitKind,
@@ -299,6 +300,75 @@ async def test_a_limit_by_tokens_counts_what_the_request_says_of_itself_at_most_
     assert await place.balance.reserve(large) == Admitted((), (), (0,))
 
 
+async def test_a_hold_grows_as_far_as_the_wallet_goes_and_is_settled_whole(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, 1000)
+    request, first = await place.hold(all_of(WALLET, 100))
+    assert await place.balance.extend(handle(request), [400], 60_000) == Extended((400,), (600,))
+    assert await place.balance.extend(handle(request), [400], 60_000) == Extended((400,), (600,))
+    assert await place.balance.extend(handle(request), [50], 60_000) == Extended((400,), (600,))  # nothing is taken back
+    assert await place.balance.extend(handle(request), [5000], 60_000) == Extended((1000,), (0,))
+    assert await place.state() == [WalletState(0, 1000)]
+    assert await place.balance.reserve(request) == first
+    assert await place.balance.settle(handle(request), [730], 0, b"{e}") == Settled((270,), True)
+    assert await place.state() == [WalletState(270, 0)]
+    assert await place.balance.extend(handle(request), [5000], 60_000) is None
+    assert await place.state() == [WalletState(270, 0)]
+
+
+async def test_a_hold_that_grew_is_given_back_whole(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, 1000)
+    request, _ = await place.hold(all_of(WALLET, 100), limits=(Limit("k/1", DAY, 900),))
+    await place.balance.extend(handle(request), [500], 60_000)
+    assert await place.balance.release(handle(request))
+    assert await place.state() == [WalletState(1000, 0)]
+    assert (await place.hold(all_of(WALLET, 1), limits=(Limit("k/1", DAY, 900),)))[1].remaining == (899,)
+
+
+async def test_a_spend_limit_bounds_what_a_hold_grows_by_and_counts_it(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, 1000)
+    await place.balance.open(SHARD, SECOND, 1000)
+    limits = (Limit("k/1", RPM, 9), Limit("k/1", TOTAL, 300), Limit("k/1", MONTH, 350), Limit("u/a/1", DAY, 90, charge=1))
+    request, _ = await place.hold(all_of(WALLET, 100), all_of(SECOND, 10), limits=limits)
+    assert await place.balance.extend(handle(request), [200, 10], 60_000) == Extended((200, 10), (800, 990))
+    assert await place.balance.extend(handle(request), [800, 800], 60_000) == Extended((300, 90), (700, 910))
+    assert isinstance(await place.balance.reserve(place.request(all_of(WALLET, 1), limits=(limits[1],))), RefusedByLimit)
+    await place.balance.settle(handle(request), [250, 20], 0, b"{e}")
+    _, answer = await place.hold(all_of(WALLET, 10), all_of(SECOND, 10), limits=limits)
+    assert answer.remaining == (7, 40, 90, 60)
+
+
+async def test_an_abandoned_hold_is_settled_at_its_checkpoint(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, 1000)
+    limits = (Limit("k/1", RPM, 9), Limit("k/1", TPM, 900, 100), Limit("k/1", CONCURRENCY, 9), Limit("k/1", DAY, 900))
+    request = place.request(all_of(WALLET, 100), limits=limits, ttl_ms=5)
+    await place.balance.reserve(request)
+    await place.balance.extend(handle(request), [200], 5, (30,), b'{"status":"early"}')
+    await place.balance.extend(handle(request), [300], 5, (70,), b'{"status":"later"}')
+    await place.balance.extend(handle(request), [0], 5)  # a sign of life alone leaves the checkpoint as it is
+    await asyncio.sleep(0.01)
+    await place.advance(6)
+    assert await place.balance.sweep(SHARD) == 1
+    assert await place.state() == [WalletState(930, 0)]
+    [event] = await place.events()
+    assert event.startswith(request.context[:-1] + b',"at_ms":')
+    assert event.endswith(b',"amounts_micro":[70],"held_micro":[300],"status":"later"}')
+    assert (await place.balance.settle(handle(request), [250], 0, b"{late}")).first is False
+    assert await place.state() == [WalletState(930, 0)]
+    _, answer = await place.hold(all_of(WALLET, 1), limits=limits)
+    assert answer.remaining == (7, 700, 8, 829)  # it ran: its place in the minute is not given back
+
+
+async def test_a_sign_of_life_puts_the_deadline_off_and_never_nearer(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, 1000)
+    short, long = (place.request(all_of(WALLET, 10), ttl_ms=ttl_ms) for ttl_ms in (5, 60_000))
+    for request, ttl_ms in ((short, 60_000), (long, 5)):
+        await place.balance.reserve(request)
+        assert await place.balance.extend(handle(request), [0], ttl_ms) == Extended((10,), ANY)
+    await asyncio.sleep(0.01)
+    await place.advance(6)
+    assert await place.balance.sweep(SHARD) == 0
+
+
 async def test_a_sweep_ends_any_number_of_holds(place: Place) -> None:
     await place.balance.open(SHARD, WALLET, 1000)
     requests = [place.request(all_of(WALLET, 1), ttl_ms=1) for _ in range(237)]
@@ -556,8 +626,9 @@ async def test_memory_and_redis_agree_on_any_sequence_of_operations(server_url: 
     answers: Sequence[object]
     for step in range(4000):
         recent = [request for request, at_ms in requests.values() if redis.now_ms - at_ms < 250_000]
-        choice = chance.choices(("reserve", "repeat", "settle", "release", "credit", "sweep", "wait"), (9, 2, 8, 2, 1, 1, 3))[0]
-        if choice in ("repeat", "settle", "release") and not recent:
+        kinds = ("reserve", "repeat", "settle", "release", "credit", "sweep", "wait", "extend")
+        choice = chance.choices(kinds, (9, 2, 8, 2, 1, 1, 3, 4))[0]
+        if choice in ("repeat", "settle", "release", "extend") and not recent:
             choice = "reserve"
         if choice in ("reserve", "repeat"):
             request = random_request(chance, f"req_{step}") if choice == "reserve" else chance.choice(recent)
@@ -568,6 +639,11 @@ async def test_memory_and_redis_agree_on_any_sequence_of_operations(server_url: 
             amounts = [chance.randint(0, 800) for _ in hold.wallets]
             tokens = chance.randint(0, 400)
             answers = [await there.balance.settle(hold, amounts, tokens, f"event {step}".encode()) for there in both]
+        elif choice == "extend":
+            hold = handle(chance.choice(recent))
+            ceilings, owed = [chance.randint(0, 2000) for _ in hold.wallets], [chance.randint(0, 300) for _ in hold.wallets]
+            event = chance.choice((b"", f'{{"step":{step}}}'.encode()))
+            answers = [await there.balance.extend(hold, ceilings, 100_000, owed if event else (), event) for there in both]
         elif choice == "release":
             hold = handle(chance.choice(recent))
             answers = [await there.balance.release(hold) for there in both]

@@ -1,6 +1,7 @@
--- hold_v1: what settle_v1, release_v1 and abandon_v1 share; put in front of each of them.
+-- hold_v1: what settle_v1, extend_v1, release_v1 and abandon_v1 share; put in front of each of them.
 --
--- A hold is {'held', number of wallets, reply of reserve, keys, counters, context}; once it has ended
+-- A hold is {'held', number of wallets, reply of reserve, keys, counters, context} and, when it was extended,
+-- {.., granted per wallet, owed so far per wallet, rest of the event should it be abandoned}; once it has ended
 -- it is {'settled' | 'released' | 'abandoned', number of wallets, reply of reserve, available..}, kept
 -- for a while to answer repeats.
 --
@@ -22,13 +23,18 @@ local function find_hold()
   return hold
 end
 
+-- What is held on the wallet of this number.
+local function granted_on(hold, i)
+  return hold[7] and hold[7][i] or hold[3][1 + i]
+end
+
 -- Free the hold on each wallet and take the amount. Gives what is available on each afterwards.
 local function move_money(hold, amounts)
   local after, held = {}, {}
   for i = 1, hold[2] do
     local row = redis.call('HMGET', KEYS[3 + i], 'a', 'h')
     if row[1] then
-      local granted = hold[3][1 + i]
+      local granted = granted_on(hold, i)
       after[i] = row[1] + granted - amounts[i]
       held[i] = row[2] - granted
       assert(after[i] >= -LARGEST and after[i] <= LARGEST, 'available out of range')
@@ -70,7 +76,8 @@ local function corrected(kind, value, window, delta)
 end
 
 -- Correct every counter of the hold: one read and one write a limit hash. `served` is false when the
--- request did not run: then the request itself is given back too. Fields that expired stay away.
+-- request did not run: then the request itself is given back too. `tokens` nil: nobody knows, so what was
+-- counted stays. Fields that expired stay away.
 local function correct_counters(hold, amounts, tokens, served)
   local counters = hold[5]
   local at = 1
@@ -83,7 +90,7 @@ local function correct_counters(hold, amounts, tokens, served)
       if kind == 'rpm' then
         delta = served and 0 or -amount
       elseif kind == 'tpm' then
-        delta = tokens - amount
+        delta = tokens and tokens - amount or 0
       elseif kind ~= 'concurrency' then
         delta = (amounts[charge] or 0) - amount
       end
