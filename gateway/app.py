@@ -38,6 +38,7 @@ from gateway.providers.routing import DEMO, Upstreams
 from gateway.proxy import wire
 from gateway.proxy.account import Account
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.renewal import Renewal
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.settings import Settings, load
 
@@ -55,7 +56,7 @@ def application(settings: Settings) -> DataPlane:
         async with opened(settings) as services:
             upstream = Upstreams(DirectUpstream(), {DEMO: DemoUpstream()})
             traffic = Traffic()
-            hot, routes = _routes(services, upstream, traffic)
+            hot, routes, renewing = _routes(services, upstream, traffic)
             front.posts.update(hot)
             app.router.routes.extend(routes)
             following = services.tasks.spawn(services.follow_changes(), "follow changes")
@@ -68,6 +69,7 @@ def application(settings: Settings) -> DataPlane:
             yield
             traffic.draining = True
             following.cancel()
+            renewing.cancel()  # the server lets requests end before it comes here
             stop.set()
             if working is not None:
                 await asyncio.wait([working], timeout=DRAIN_ON_SHUTDOWN_S)
@@ -97,9 +99,12 @@ def _management(services: Services) -> list[BaseRoute]:
     return list(management_routes(context))
 
 
-def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> tuple[dict[str, ModelEndpoint], list[BaseRoute]]:
-    """The hot endpoints by path, and every route (the hot ones too, for the answers to other methods)."""
+def _routes(
+    services: Services, upstream: Upstreams, traffic: Traffic
+) -> tuple[dict[str, ModelEndpoint], list[BaseRoute], asyncio.Task[None]]:
+    """The hot endpoints by path, every route (the hot ones too, for the answers to other methods), and what keeps holds alive."""
     gate = services.identity
+    counter = Counter()
     exchange = Exchange(
         gate=gate,
         router=services.routing,
@@ -107,10 +112,13 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> tuple[
         balance=services.balance,
         opener=services.wallets,
         upstream=upstream,
-        counter=Counter(),
+        counter=counter,
         tasks=services.tasks,
         clock=services.clock,
+        hold_ttl_s=services.settings.hold_ttl_s,
     )
+    renewal = Renewal(exchange.in_flight, services.balance, counter, services.settings.hold_ttl_s, services.clock)
+    renewing = services.tasks.spawn(renewal.run(), "renew holds")
 
     async def find_usage(enterprise_id: str, request_id: str, whole: bool) -> Mapping[str, Any] | None:
         row = await queries.usage_by_id(services.databases, enterprise_id, request_id)
@@ -144,7 +152,7 @@ def _routes(services: Services, upstream: Upstreams, traffic: Traffic) -> tuple[
         )
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
-    return hot, [*data_plane, *health, *_management(services)]
+    return hot, [*data_plane, *health, *_management(services)], renewing
 
 
 async def readiness(services: Services, traffic: Traffic) -> dict[str, Any]:

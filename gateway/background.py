@@ -32,13 +32,17 @@ async def run(services: Services, stop: asyncio.Event) -> None:
 
 
 async def _sweep(services: Services, stop: asyncio.Event) -> None:
-    while not await _stopped(stop, _SWEEP_EVERY_S):
+    # Deadlines pass while balances cannot be reached, too: live gateways get the time to say that they live.
+    pause_s = grace_s = services.settings.hold_ttl_s / 2
+    while not await _stopped(stop, pause_s):
+        pause_s = _SWEEP_EVERY_S
         try:
             ended = sum(await asyncio.gather(*[services.balance.sweep(shard) for shard in range(SHARDS)]))
         except BalanceUnavailable:
+            pause_s = grace_s
             continue
         if ended:
-            _log.warning("%d abandoned holds were released", ended)
+            _log.warning("%d abandoned holds were settled at their checkpoints or given back", ended)
 
 
 async def _apply_credits(services: Services, stop: asyncio.Event) -> None:

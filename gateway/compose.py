@@ -146,6 +146,7 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         headers=tuple(config.headers.items()),
         first_byte_timeout_s=config.first_byte_timeout_s,
         chunk_timeout_s=config.chunk_timeout_s,
+        hidden_reasoning=config.hidden_reasoning,
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
-from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S
+from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
 
 PREFIX: Final = "MOZAIKS_"
 NAMES: Final = {
@@ -33,6 +33,7 @@ NAMES: Final = {
     "mode": "hosted",
     "demo": "true: a demo model, app, key and funded end user; default: true without a config file and database URL",
     "inline_worker": "true: one web process also drains usage into the books; default true",
+    "hold_ttl_s": "seconds after which what a dead gateway held is settled or given back; 5 to 3600, default 60",
     "log_level": "debug, info, warning or error; default info",
 }
 _TOKEN_CHARS_MIN: Final = 24
@@ -58,6 +59,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_tokens_max: int | None = None
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     chunk_timeout_s: float = CHUNK_TIMEOUT_S
+    hidden_reasoning: bool | None = None  # whether it makes tokens that are paid for and not shown; None: as listed
     prices: dict[str, str] | None = None
 
 
@@ -90,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True):
     public_url: str
     demo: bool
     inline_worker: bool
+    hold_ttl_s: int
     log_level: str
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
@@ -136,6 +139,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
     host = str(given["host"] or "127.0.0.1")
     port = _whole("port", given["port"] or 8080, 0, 65535)
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    hold_ttl_s = _whole("hold_ttl_s", given["hold_ttl_s"] or HOLD_TTL_S, 5, 3600)
     log_level = str(given["log_level"] or "info").lower()
     if log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
@@ -161,6 +165,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         public_url=str(given["public_url"] or f"http://{shown_host}:{port}").rstrip("/"),
         demo=_flag("demo", given["demo"], embedded and not configured),
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
+        hold_ttl_s=hold_ttl_s,
         log_level=log_level,
         models=models,
         platform_markup_bp=markup_bp,

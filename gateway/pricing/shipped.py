@@ -49,6 +49,7 @@ class _Entry(msgspec.Struct):
     max_tokens: _Size = None
     max_input_tokens: _Size = None
     max_output_tokens: _Size = None
+    supports_reasoning: bool | None = None
 
 
 _KIND: Final = {
@@ -72,6 +73,7 @@ class Shipped(msgspec.Struct, frozen=True):
     rates: Rates | None
     input_tokens_max: int | None
     output_tokens_max: int | None
+    reasons: bool
 
 
 def shipped(provider: str, model: str) -> Shipped | None:
@@ -88,10 +90,10 @@ def shipped(provider: str, model: str) -> Shipped | None:
     return None
 
 
-def shipped_sizes(provider: str, model: str) -> tuple[int | None, int | None]:
-    """(input, output) tokens at most, None where the list does not say."""
+def shipped_sizes(provider: str, model: str) -> tuple[int | None, int | None, bool | None]:
+    """Tokens of input and of output at most, and whether it reasons unseen; None where the list does not say."""
     found = shipped(provider, model)
-    return (None, None) if found is None else (found.input_tokens_max, found.output_tokens_max)
+    return (None, None, None) if found is None else (found.input_tokens_max, found.output_tokens_max, found.reasons)
 
 
 def shipped_names(provider: str, pattern: str) -> list[str]:
@@ -126,6 +128,7 @@ def _converted(entry: _Entry) -> Shipped:
         rates=rates_from(USD, given) if priced else None,
         input_tokens_max=_size(entry.max_input_tokens),
         output_tokens_max=_size(most_output) if mode in _GENERATES else None,
+        reasons=bool(entry.supports_reasoning),
     )
 
 

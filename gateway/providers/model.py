@@ -14,6 +14,7 @@ class Deployment(msgspec.Struct, frozen=True):
     `id` is unique in the configuration ("gpt-4o-mini/openai/0") and is the key of its cost prices.
     `output_cap_field` is the body field that caps output there. `cached_inside` says whether the
     provider counts cached tokens inside the prompt count (OpenAI) or beside it (Anthropic).
+    `hidden_reasoning` says whether it makes tokens that are paid for and not shown; None: nobody knows.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Deployment(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     chunk_timeout_s: float = CHUNK_TIMEOUT_S
+    hidden_reasoning: bool | None = None
 
 
 class ModelEntry(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from gateway.core.ids import expanded_id
 from gateway.providers.model import Deployment, ModelEntry, Reply, Route, Upstream
 
 DEMO: Final = "demo"
-Sizes = Callable[[str, str], tuple[int | None, int | None]]
+Sizes = Callable[[str, str], tuple[int | None, int | None, bool | None]]
 _NAMES_CACHED_MAX: Final = 10_000
 _MODEL_CHARS_MAX: Final = 256
 
@@ -23,7 +23,7 @@ class Routing:
     def __init__(self, entries: Sequence[ModelEntry], random: Random | None = None, sizes: Sizes | None = None) -> None:
         """Raises ValueError for a name given twice, an entry without deployments, an id given twice or a weight below 1.
 
-        `sizes` tells (input, output) tokens at most of a provider's model; it fills in what the
+        `sizes` tells (input, output) tokens at most of a provider's model, and whether it reasons unseen; it fills in what the
         configuration leaves open, above all for the models that a pattern stands for.
         """
         _check(entries)
@@ -76,13 +76,16 @@ class Routing:
     def _placed(self, deployment: Deployment, model: str) -> Deployment:
         if deployment.model == "*":
             deployment = msgspec.structs.replace(deployment, model=model, id=expanded_id(deployment.id, model))
-        if self._sizes is None or (deployment.input_tokens_max is not None and deployment.output_tokens_max is not None):
+        if self._sizes is None or None not in (
+            deployment.input_tokens_max, deployment.output_tokens_max, deployment.hidden_reasoning
+        ):  # fmt: skip
             return deployment
-        most_input, most_output = self._sizes(deployment.provider, deployment.model)
+        most_input, most_output, reasons = self._sizes(deployment.provider, deployment.model)
         return msgspec.structs.replace(
             deployment,
             input_tokens_max=most_input if deployment.input_tokens_max is None else deployment.input_tokens_max,
             output_tokens_max=most_output if deployment.output_tokens_max is None else deployment.output_tokens_max,
+            hidden_reasoning=reasons if deployment.hidden_reasoning is None else deployment.hidden_reasoning,
         )
 
 

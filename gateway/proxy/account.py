@@ -13,8 +13,8 @@ from gateway.core.money import USD, decimal_from_micro
 from gateway.core.words import Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.proxy import refusals, wire
-from gateway.proxy.exchange import Call
 from gateway.proxy.ports import Gate
+from gateway.proxy.ticket import Call
 
 ModelNames = Callable[[], list[tuple[str, str]]]
 Peek = Callable[[str], Awaitable[WalletState]]

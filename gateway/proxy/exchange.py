@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import compress
+from operator import add
 from time import perf_counter
 from typing import Any, Final
 
@@ -43,11 +44,16 @@ from gateway.metering.event import EventFront, EventPayer, EventRest, encode_eve
 from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
-from gateway.proxy.ports import Answer, Gate, Opener, Prices, Router
+from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
+from gateway.proxy.renewal import input_of
+from gateway.proxy.rolling import SLICE_TOKENS, Made, RollingHold
+from gateway.proxy.ticket import Call, Ticket
 
 _log = logging.getLogger(__name__)
 
+_EXHAUSTED: Final = ("wallet_exhausted",)  # flags of a stream that was cut here
+_UNKNOWN_BALANCE: Final = ("balance_unavailable",)
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
 _APP_USAGE: Final = Level.APP_USAGE
@@ -58,38 +64,6 @@ _CLIENT_LEFT: Final = RequestStatus.CLIENT_LEFT
 _UPSTREAM: Final = UsageSource.UPSTREAM.value
 _COUNTED: Final = UsageSource.COUNTED.value
 _REPLAY_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60)  # a settle that Redis did not take is repeated: its hold still stands
-
-
-class Call(msgspec.Struct):
-    """One HTTP request, its headers parsed, and the way to answer it."""
-
-    request_id: str
-    endpoint: str
-    headers: dict[bytes, bytes]
-    raw: bytes
-    answer: Answer
-    started: float
-    extra_headers: list[tuple[bytes, bytes]]
-
-
-class Ticket(msgspec.Struct):
-    """One admitted request, until it is settled or released."""
-
-    call: Call
-    request: wire.Request
-    principal: Principal
-    deployment: Deployment
-    paying: tuple[quote.Payer, ...]
-    hold: Hold
-    admitted: Admitted
-    cap: int | None
-    is_cut: bool  # the wallet covers less output than was asked for, or than the model could make
-    front: EventFront
-    at_ms: int  # when it was admitted, by whose prices
-    sent_at: float = 0.0
-    first_byte_at: float = 0.0
-    attempts: int = 1
-    ended: bool = False
 
 
 class Exchange:
@@ -106,6 +80,7 @@ class Exchange:
         counter: Counter,
         tasks: Tasks,
         clock: Clock,
+        hold_ttl_s: int = limits.HOLD_TTL_S,
     ) -> None:
         self._gate = gate
         self._router = router
@@ -116,6 +91,8 @@ class Exchange:
         self._counter = counter
         self._tasks = tasks
         self._clock = clock
+        self._hold_ttl_ms = 1000 * hold_ttl_s
+        self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
     async def run(self, call: Call, principal: Principal) -> None:
         """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
@@ -125,12 +102,15 @@ class Exchange:
         if principal.models and not self._gate.may_use(principal, request.model):
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
         ticket = await self._admit(call, request, principal, end_user, deployment)
+        self.in_flight[call.request_id] = ticket
         try:
             await self._forward(ticket)
         except BaseException:  # a bug or a cancelled task alike: the hold must end before it goes on
             if not ticket.ended:
                 self._tasks.spawn(self._release(ticket), "release")
             raise
+        finally:
+            del self.in_flight[call.request_id]
 
     async def _forward(self, ticket: Ticket) -> None:
         request, deployment = ticket.request, ticket.deployment
@@ -185,39 +165,36 @@ class Exchange:
             cost_policy=app.cost_policy._value_ if principal.level is _APP_USAGE else _PLATFORM_PAYS,
             streamed=request.streamed,
         )
-        hold, admitted, cap, is_cut = await self._reserve(request, principal, deployment, paying, front)
-        return Ticket(call, request, principal, deployment, paying, hold, admitted, cap, is_cut, front, at_ms)
+        return await self._reserve(call, request, principal, deployment, paying, front, at_ms)
 
     async def _reserve(
         self,
+        call: Call,
         request: wire.Request,
         principal: Principal,
         deployment: Deployment,
         paying: tuple[quote.Payer, ...],
         front: EventFront,
-    ) -> tuple[Hold, Admitted, int | None, bool]:
-        """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left.
-
-        Returns the hold, what was granted, the output cap to send upstream and whether it cuts the answer.
-        """
+        at_ms: int,
+    ) -> Ticket:
+        """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left."""
         embedding = request.endpoint == wire.EMBEDDINGS
         field = wire.PROMPT_FIELD[request.endpoint]
         bound = input_bound(request.body, request.body_bytes, field, deployment.model)
         if deployment.input_tokens_max is not None and not embedding and bound > deployment.input_tokens_max:
             bound = deployment.input_tokens_max
         most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
-        total, shard, request_id = most * request.choices, principal.shard, front.request_id
+        rolls = request.rolls and bool(paying) and not deployment.hidden_reasoning and most > SLICE_TOKENS
+        total, shard, request_id = (SLICE_TOKENS if rolls else most) * request.choices, principal.shard, call.request_id
         context = encode_event(front)
         counted = quote.limits_of(principal, front.platform_user_id, bool(paying))
-        longest_s = limits.STREAM_SECONDS_MAX if request.streamed else _whole_body_s(deployment)
-        ttl_ms = round((deployment.first_byte_timeout_s + longest_s + limits.HOLD_MARGIN_S) * 1000)
         exact = False
         least = total
         opened = False
         while True:
             asked = quote.charges(paying, bound, least, total)
             try:
-                wanted = HoldRequest(request_id, shard, asked, counted, ttl_ms, context, bound + total)
+                wanted = HoldRequest(request_id, shard, asked, counted, self._hold_ttl_ms, context, bound + total)
                 outcome = await self._balance.reserve(wanted)
             except BalanceUnavailable as broken:
                 raise refusals.balance_unavailable() from broken
@@ -236,13 +213,18 @@ class Exchange:
                 if not embedding and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
                     least = request.choices
         cap, is_cut = None, False
-        if paying and least < total:
-            cap = min(most, quote.output_covered(paying, outcome.granted, bound) // request.choices)
+        if rolls or (paying and least < total):
+            covered = outcome.granted
+            if rolls:  # it may grow to all that there is
+                covered = tuple(map(add, covered, outcome.available))
+            cap = min(most, quote.output_covered(paying, covered, bound) // request.choices)
             is_cut = cap < most
         elif paying and request.output_cap is None and not embedding:
             cap = most  # the hold covers no more, so no more may be made, whatever the upstream's own default is
         hold = Hold(request_id, shard, tuple([charge.wallet for charge in asked]), counted)
-        return hold, outcome, cap, is_cut
+        return Ticket(
+            call, request, principal, deployment, paying, hold, outcome, outcome.granted, bound, cap, is_cut, rolls, front, at_ms
+        )
 
     # ---- after the provider's first byte ------------------------------------------------------
 
@@ -274,7 +256,39 @@ class Exchange:
 
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
         relay, answer = Relay(), ticket.call.answer
-        status, trouble = _SERVED, None
+        ticket.relay = relay
+        rolling = self._rolling(ticket, relay) if ticket.rolls else None
+        try:
+            forward, trouble, flags = await self._relayed(ticket, reply, relay, rolling)
+        except asyncio.CancelledError:
+            ticket.ended = True
+            self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, RequestStatus.ABANDONED), "settle")
+            raise
+        status = _SERVED
+        if trouble is not None:
+            status = RequestStatus.UPSTREAM_BROKE
+            if not answer.started:
+                await self._release(ticket)
+                raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
+        elif await answer.gone():
+            status = _CLIENT_LEFT
+        settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags)
+        last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
+        if flags:
+            error: GatewayError = refusals.balance_unavailable()
+            if rolling is not None and flags == _EXHAUSTED:
+                error = refusals.exhausted(ticket.paying[rolling.dry], ticket.principal.level)
+            last = last.removesuffix(DONE) + error_event(error, ticket.call.request_id) + DONE
+        if not answer.started:
+            answer.start(200, self._headers(ticket, EVENT_STREAM))
+        answer.end(last)
+        await answer.drained()
+
+    async def _relayed(
+        self, ticket: Ticket, reply: Reply, relay: Relay, rolling: RollingHold | None
+    ) -> tuple[bytes, UpstreamFault | None, tuple[str, ...]]:
+        """Pass the stream on. Returns what to put behind it, what broke upstream, and what to note: why it was cut here."""
+        answer = ticket.call.answer
 
         def take(chunk: bytes) -> bool:
             forward = relay.feed(chunk)
@@ -284,35 +298,40 @@ class Exchange:
                 answer.start(200, self._headers(ticket, EVENT_STREAM))
             return answer.write(forward)
 
+        def take_of_slice(chunk: bytes) -> bool:
+            assert rolling is not None
+            return take(chunk) and relay.text_bytes < rolling.pause_at
+
         try:
             async with asyncio.timeout(limits.STREAM_SECONDS_MAX):
-                while not await reply.relay(take):
+                while not await reply.relay(take if rolling is None else take_of_slice):
                     await answer.drained()
-            forward = relay.end()
-            if not relay.complete:
-                told = refusals.without_secrets(relay.error, ticket.deployment) if relay.error else "it ended the stream early"
-                trouble = UpstreamFault(told, sent=True)
+                    if rolling is None or relay.text_bytes < rolling.pause_at:
+                        continue
+                    has_more = await rolling.grow()
+                    ticket.granted = rolling.granted
+                    if not has_more:
+                        return relay.finish("length"), None, _EXHAUSTED
         except UpstreamFault as fault:
-            trouble, forward = fault, b""
+            return b"", fault, ()
         except (BrokenStream, TimeoutError) as broken:
-            trouble, forward = UpstreamFault(str(broken) or "the stream took too long", sent=True), b""
-        except asyncio.CancelledError:
-            ticket.ended = True
-            self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, RequestStatus.ABANDONED), "settle")
-            raise
-        if trouble is not None:
-            status = RequestStatus.UPSTREAM_BROKE
-            if not answer.started:
-                await self._release(ticket)
-                raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
-        elif await answer.gone():
-            status = _CLIENT_LEFT
-        settled, cost = await self._settle(ticket, relay.usage, relay.text, status)
-        last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
-        if not answer.started:
-            answer.start(200, self._headers(ticket, EVENT_STREAM))
-        answer.end(last)
-        await answer.drained()
+            return b"", UpstreamFault(str(broken) or "the stream took too long", sent=True), ()
+        except BalanceUnavailable:  # nothing more may be spent; what was made is settled, now or later
+            return relay.finish("length"), None, _UNKNOWN_BALANCE
+        forward = relay.end()
+        if relay.complete:
+            return forward, None, ()
+        told = refusals.without_secrets(relay.error, ticket.deployment) if relay.error else "it ended the stream early"
+        return forward, UpstreamFault(told, sent=True), ()
+
+    def _rolling(self, ticket: Ticket, relay: Relay) -> RollingHold:
+        choices = ticket.request.choices
+        made = ticket.made = Made(relay, self._counter, ticket.deployment.model)
+        assert ticket.cap is not None
+        return RollingHold(
+            self._balance, ticket.hold, ticket.paying, ticket.granted, ticket.input_bound,
+            SLICE_TOKENS * choices, ticket.cap * choices, self._hold_ttl_ms, made,
+        )  # fmt: skip
 
     def _last_frames(
         self, ticket: Ticket, relay: Relay, trouble: UpstreamFault | None, settled: Settled | None, cost: int
@@ -340,7 +359,7 @@ class Exchange:
     # ---- the end of the hold -------------------------------------------------------------------
 
     async def _settle(
-        self, ticket: Ticket, raw_usage: Any, text: Callable[[], str], status: RequestStatus
+        self, ticket: Ticket, raw_usage: Any, text: Callable[[], str], status: RequestStatus, noted: tuple[str, ...] = ()
     ) -> tuple[Settled | None, int]:
         """Price what was used and debit it; returns the result (None when Redis must be asked again later) and the cost."""
         deployment = ticket.deployment
@@ -363,14 +382,14 @@ class Exchange:
                 status=status._value_,
                 usage_source=source,
                 amounts_micro=tuple(amounts),
-                held_micro=ticket.admitted.granted,
+                held_micro=ticket.granted,
                 usage=usage,
                 provider_cost_micro=provider_cost,
                 latency_ms=round((perf_counter() - started) * 1000),
                 ttft_ms=round((ticket.first_byte_at - started) * 1000),
                 attempts=ticket.attempts,
                 http_status=499 if status is _CLIENT_LEFT else 200,
-                flags=flags,
+                flags=flags + noted,
             )
         )
         tokens = sum(counts)  # its buckets are disjoint
@@ -397,10 +416,8 @@ class Exchange:
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
         """Usage that we count ourselves, because the upstream did not say."""
-        model, request = ticket.deployment.model, ticket.request
-        body = wire.decode_json(ticket.call.raw)
-        counted_input = await self._counter.count_input(model, body, wire.PROMPT_FIELD[request.endpoint])
-        return Usage(input=counted_input, output=await self._counter.count_text(model, text) if text else 0)
+        output = await self._counter.count_text(ticket.deployment.model, text) if text else 0
+        return Usage(input=await input_of(ticket, self._counter), output=output)
 
     async def _release(self, ticket: Ticket) -> None:
         ticket.ended = True

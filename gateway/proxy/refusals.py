@@ -72,6 +72,12 @@ def wallet_error(refused: RefusedByWallet, payer: Payer, level: Level, required_
     return PaymentRequired(message, details=details, retry_after_s=2.0 if only_held else None)
 
 
+def exhausted(payer: Payer, level: Level) -> PaymentRequired:
+    """What ends a stream whose wallet covers no more."""
+    details = {"level": str(level), "limit_source": payer.role, "asset": payer.rates.asset}
+    return PaymentRequired("The balance is used up: the answer was cut here.", details=details)
+
+
 def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required_micro: int) -> GatewayError:
     """429 for a rate, 402 for a spend limit; with the wait, where it can be told."""
     owner = _OWNER[limit.subject[0]]

@@ -26,6 +26,7 @@ _NO_TEXT: Final = frozenset(b'"\n\r')  # what the text of an event, as it stands
 
 DONE: Final = b"data: [DONE]\n\n"
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class BrokenStream(Exception):
@@ -35,18 +36,22 @@ class BrokenStream(Exception):
 class Relay:
     """One stream. `feed` returns the bytes to forward now; after the end, the attributes tell what was seen.
 
+    `texts` is the generated text as it stands in JSON, `text_bytes` how much of it there is (a bound on its tokens).
     `error` is what an error event of the upstream said; such an event is not forwarded, because the words
     may name addresses or keys, and nothing after it is.
     """
 
-    __slots__ = ("_after", "_before", "_frames_to_learn", "_last", "_tail", "_texts", "done", "error", "usage", "usage_chunk")
+    __slots__ = (
+        "_after", "_before", "_frames_to_learn", "_last", "_tail", "done", "error", "text_bytes", "texts", "usage", "usage_chunk",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._tail = bytearray()
         self._last = b""
         self._before = self._after = b""  # what stood around the text of the last plain event
         self._frames_to_learn = 16  # a stream whose every event differs is not worth looking for more
-        self._texts: list[bytes] = []
+        self.texts: list[bytes] = []
+        self.text_bytes = 0
         self.done = False
         self.error = ""
         self.usage: dict[str, Any] | None = None
@@ -60,13 +65,14 @@ class Relay:
             text = chunk[len(before) : -len(after)]
             if len(before) + len(text) + len(after) == len(chunk) and _NO_TEXT.isdisjoint(text) and text[-1:] != b"\\":
                 self._last = chunk
-                self._texts.append(text)
+                self.texts.append(text)
+                self.text_bytes += len(text)
                 return chunk
         plain = b"[DONE]" not in chunk and b'"error"' not in chunk and not _USAGE.search(chunk)
         if plain and not self._tail and not self.error and chunk.startswith(b"data:") and chunk.endswith(b"\n\n"):
             self._last = chunk
             found = _texts_in(chunk)
-            self._texts += found
+            self._keep(found)
             self._before = b""
             text_at = _TEXT.search(chunk) if self._frames_to_learn and len(found) == 1 else None
             if text_at is not None and chunk.count(b"\n\n") == 1:
@@ -105,7 +111,22 @@ class Relay:
 
     def text(self) -> str:
         """Everything generated so far, in order, unescaped."""
-        return text_of(self._texts)
+        return text_of(self.texts)
+
+    def finish(self, reason: str) -> bytes:
+        """The event that ends the choices of a stream which is cut here, in the shape of the events before."""
+        chunk = _parsed(_payload(self._last))
+        if type(chunk) is not dict:
+            return b""
+        choices = chunk.get("choices")
+        said = [choice for choice in choices if type(choice) is dict] if type(choices) is list else []
+        ended = [{"index": choice.get("index", 0), **_nothing_in(choice), "finish_reason": reason} for choice in said]
+        chunk.pop("usage", None)
+        return b"data: " + _encode({**chunk, "choices": ended or [{"index": 0, "delta": {}, "finish_reason": reason}]}) + b"\n\n"
+
+    def _keep(self, texts: list[bytes]) -> None:
+        self.texts += texts
+        self.text_bytes += sum(map(len, texts))
 
     def _passes(self, frame: bytes) -> bool:
         """Read one event; False keeps it from the client."""
@@ -122,7 +143,7 @@ class Relay:
         if _USAGE.search(payload) and not self._read_usage(payload):
             return False
         self._last = payload
-        self._texts += _texts_in(payload)
+        self._keep(_texts_in(payload))
         return True
 
     def _is_error(self, payload: bytes) -> bool:
@@ -165,6 +186,10 @@ def _parsed(payload: bytes) -> Any:
         return _parsed(payload.decode("utf-8", "replace").encode())
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _nothing_in(choice: dict[str, Any]) -> dict[str, Any]:
+    return {"text": ""} if "text" in choice else {"delta": {}}
 
 
 def _size(usage: dict[str, Any]) -> int:

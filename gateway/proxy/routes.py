@@ -13,8 +13,9 @@ from gateway.core.errors import BodyTooLarge, GatewayError, Unauthenticated, Una
 from gateway.core.ids import new_id
 from gateway.identity.model import Principal
 from gateway.proxy import wire
-from gateway.proxy.exchange import Call, Exchange, error_event
+from gateway.proxy.exchange import Exchange, error_event
 from gateway.proxy.ports import ANSWER, Answer, Gate
+from gateway.proxy.ticket import Call
 
 _log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]

@@ -22,6 +22,7 @@ _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 _OTHER_FEES: Final = ("models", "plugins", "web_search_options")  # another model than was asked for, or fees a call
 _PRICED_APART: Final = frozenset(("service_tier", *_OTHER_FEES))
+_UNSEEN: Final = frozenset(("audio", "modalities", "prediction", "reasoning", "reasoning_effort"))  # ask for unseen tokens
 _STREAMING: Final = frozenset(("stream", "stream_options"))
 _OBJECTS: Final[set[type]] = {dict}
 _TEXTS: Final[set[type]] = {str}
@@ -56,6 +57,7 @@ class Request(msgspec.Struct):
     wants_usage: bool
     output_cap: int | None
     choices: int
+    rolls: bool  # all that it can cost shows in a stream as it is made, and no cap was set
 
 
 def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
@@ -89,7 +91,8 @@ def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
             choices = max(choices, _whole(body, "best_of", 1, limits.CHOICES_MAX, 1))
             if type(body["prompt"]) is list and type(body["prompt"][0]) is not int:
                 choices *= len(body["prompt"])  # one completion for each prompt of the batch
-    return Request(endpoint, body, len(raw), model, streamed, wants_usage, cap, choices)
+    rolls = streamed and cap is None and _UNSEEN.isdisjoint(body)
+    return Request(endpoint, body, len(raw), model, streamed, wants_usage, cap, choices, rolls)
 
 
 def _check_price_known(body: dict[str, Any]) -> None:

@@ -44,7 +44,8 @@ def test_a_star_deployment_is_asked_for_the_name_that_the_client_gave() -> None:
 
 def test_sizes_fill_in_only_what_the_configuration_leaves_open() -> None:
     known = msgspec.structs.replace(deployment(1), output_tokens_max=7)
-    routing = Routing([entry("m", known), entry("gpt-*", deployment(2, "*"))], sizes=lambda provider, model: (len(model), 9))
+    entries = [entry("m", known), entry("gpt-*", deployment(2, "*"))]
+    routing = Routing(entries, sizes=lambda provider, model: (len(model), 9, True))
     first, second = routing.route("m").deployments[0], routing.route("gpt-5").deployments[0]
     assert (first.input_tokens_max, first.output_tokens_max) == (1, 7)
     assert (second.input_tokens_max, second.output_tokens_max) == (5, 9)

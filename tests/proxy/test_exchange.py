@@ -19,8 +19,9 @@ from gateway.metering.counting import Counter
 from gateway.metering.event import UsageEvent, decode_event
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.model import Deployment, Route
-from gateway.proxy.exchange import Call, Exchange
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.routes import AsgiAnswer
+from gateway.proxy.ticket import Call
 from tests.replies import chunks
 
 WALLET = "a/app/ann"
@@ -85,13 +86,20 @@ class Reply:
 class House:
     """Every port of the exchange, in memory."""
 
-    def __init__(self, reply: Reply | Exception, balance: MemoryBalance | None = None) -> None:
+    def __init__(
+        self, reply: Reply | Exception, balance: MemoryBalance | None = None, *, opening: int = 1_000_000, output_max: int = 100
+    ) -> None:
         self.reply = reply
+        self.opening = opening
         self.balance = balance or MemoryBalance()
         self.tasks = Tasks()
         self.sent: list[MutableMapping[str, Any]] = []
-        self.deployment = Deployment("m/openai/0", "openai", "m", "http://10.1.2.3:8000/v1", KEY, output_tokens_max=100)
-        self.exchange = Exchange(self, self, self, self.balance, self, self, Counter(), self.tasks, time.time_ns)
+        self.asked: dict[str, Any] = {}
+        self.name = "req_1"
+        self.answer: type[AsgiAnswer] = AsgiAnswer
+        self.clock: Callable[[], int] = time.time_ns
+        self.deployment = Deployment("m/openai/0", "openai", "m", "http://10.1.2.3:8000/v1", KEY, output_tokens_max=output_max)
+        self.exchange = Exchange(self, self, self, self.balance, self, self, Counter(), self.tasks, lambda: self.clock())
 
     def cached(self, credential: str) -> Principal | None:
         return PRINCIPAL
@@ -123,9 +131,10 @@ class House:
         raise AssertionError("the book is in memory")
 
     async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
-        return all([await self.balance.open(shard, wallet, 1_000_000) for wallet in wallets])
+        return all([await self.balance.open(shard, wallet, self.opening) for wallet in wallets])
 
     async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+        self.asked = msgspec.json.decode(body)
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply
@@ -143,7 +152,7 @@ class House:
         async def send(message: MutableMapping[str, Any]) -> None:
             self.sent.append(message)
 
-        call = Call("req_1", "/chat/completions", {}, raw, AsgiAnswer(receive, send), time.perf_counter(), [])
+        call = Call(self.name, "/chat/completions", {}, raw, self.answer(receive, send), time.perf_counter(), [])
         try:
             await self.exchange.run(call, PRINCIPAL)
         finally:

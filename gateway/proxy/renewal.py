@@ -1,0 +1,87 @@
+"""Signs of life: what keeps the holds of requests in flight from being taken for those of a dead process.
+
+A hold lives for `hold_ttl_s` from the last sign, so that what a gateway held when it died is free again after
+that time and not after the longest request. Requests that end sooner than a quarter of it cost nothing here.
+Each sign of a stream carries its checkpoint: what it has made so far, at its price, is what the sweeper settles.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec.structs import astuple
+
+from gateway.balance.model import Balance
+from gateway.core.clock import Clock
+from gateway.core.units import Usage
+from gateway.core.words import RequestStatus, UsageSource
+from gateway.metering.counting import Counter
+from gateway.metering.event import encode_event
+from gateway.proxy import wire
+from gateway.proxy.rolling import Made
+from gateway.proxy.ticket import Ticket
+
+_log = logging.getLogger(__name__)
+SIGNS: Final = 4  # in the life of a hold: three may be lost
+_AT_ONCE: Final = 100
+
+
+class Renewal:
+    """Renews the holds of `in_flight` (by request id) until stopped."""
+
+    def __init__(self, in_flight: Mapping[str, Ticket], balance: Balance, counter: Counter, ttl_s: int, clock: Clock) -> None:
+        self._in_flight = in_flight
+        self._balance = balance
+        self._counter = counter
+        self._ttl_s = ttl_s
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._ttl_s / SIGNS)
+            await self.renew()
+
+    async def renew(self) -> int:
+        """A sign for every hold that is older than the time between two; how many. A sign that fails is logged."""
+        before_ms = self._clock() // 1_000_000 - 1000 * self._ttl_s // SIGNS
+        due = [ticket for ticket in self._in_flight.values() if ticket.at_ms <= before_ms and not ticket.ended]
+        for start in range(0, len(due), _AT_ONCE):
+            some = due[start : start + _AT_ONCE]
+            for failed in await asyncio.gather(*[self._renew(ticket) for ticket in some], return_exceptions=True):
+                if isinstance(failed, Exception):  # of one hold: the others live on
+                    _log.warning("a hold was not renewed: %s: %s", type(failed).__name__, failed)
+        return len(due)
+
+    async def _renew(self, ticket: Ticket) -> None:
+        owed, event = await self._checkpoint(ticket)
+        if not ticket.ended:
+            nothing = [0] * len(ticket.granted)
+            await self._balance.extend(ticket.hold, nothing, 1000 * self._ttl_s, owed, event)
+
+    async def _checkpoint(self, ticket: Ticket) -> tuple[tuple[int, ...], bytes]:
+        """What each wallet owes for what a stream has made, and the rest of its event; nothing before its first text."""
+        if ticket.relay is None or not ticket.relay.texts:
+            return (), b""
+        made = ticket.made = ticket.made or Made(ticket.relay, self._counter, ticket.deployment.model)
+        usage = Usage(input=await input_of(ticket, self._counter), output=await made.count())
+        counts = astuple(usage)
+        amounts = [payer.rates.price_of(counts) for payer in ticket.paying]
+        owed = tuple(min(amount, held) for amount, held in zip(amounts, ticket.granted, strict=True))
+        rest = {
+            "status": RequestStatus.ABANDONED,
+            "usage_source": UsageSource.COUNTED,
+            "usage": usage,
+            "attempts": ticket.attempts,
+        }
+        return owed, encode_event(rest)
+
+
+async def input_of(ticket: Ticket, counter: Counter) -> int:
+    """The tokens of a ticket's prompt, counted once."""
+    if ticket.input_counted is None:
+        body = wire.decode_json(ticket.call.raw)
+        field = wire.PROMPT_FIELD[ticket.request.endpoint]
+        ticket.input_counted = await counter.count_input(ticket.deployment.model, body, field)
+    return ticket.input_counted

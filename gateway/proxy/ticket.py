@@ -1,0 +1,50 @@
+"""One request on its way: what came in, and, once it is admitted, everything that its end needs."""
+
+import msgspec
+
+from gateway.balance.model import Admitted, Hold
+from gateway.identity.model import Principal
+from gateway.metering.event import EventFront
+from gateway.providers.model import Deployment
+from gateway.proxy import quote, wire
+from gateway.proxy.ports import Answer
+from gateway.proxy.relay import Relay
+from gateway.proxy.rolling import Made
+
+
+class Call(msgspec.Struct):
+    """One HTTP request, its headers parsed, and the way to answer it."""
+
+    request_id: str
+    endpoint: str
+    headers: dict[bytes, bytes]
+    raw: bytes
+    answer: Answer
+    started: float
+    extra_headers: list[tuple[bytes, bytes]]
+
+
+class Ticket(msgspec.Struct):
+    """One admitted request, until it is settled or released. `granted` is what its hold holds now, per wallet."""
+
+    call: Call
+    request: wire.Request
+    principal: Principal
+    deployment: Deployment
+    paying: tuple[quote.Payer, ...]
+    hold: Hold
+    admitted: Admitted
+    granted: tuple[int, ...]
+    input_bound: int  # tokens of the prompt, at most
+    cap: int | None
+    is_cut: bool  # the wallet covers less output than was asked for, or than the model could make
+    rolls: bool  # the hold covers a slice of the output and grows with it
+    front: EventFront
+    at_ms: int  # when it was admitted, by whose prices
+    sent_at: float = 0.0
+    first_byte_at: float = 0.0
+    attempts: int = 1
+    ended: bool = False
+    relay: Relay | None = None  # of a stream
+    made: Made | None = None  # of a stream, once anybody counts it
+    input_counted: int | None = None  # tokens of the prompt, once they were counted

@@ -1,0 +1,312 @@
+"""Holds that grow with a stream, and the signs of life of holds in flight."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.balance.memory_balance import MemoryBalance
+from gateway.balance.model import BalanceUnavailable, Extended, Hold
+from gateway.metering.counting import Counter
+from gateway.metering.event import ABANDONED, decode_event
+from gateway.proxy.renewal import Renewal
+from gateway.proxy.rolling import SLICE_TOKENS
+from gateway.proxy.routes import AsgiAnswer
+from tests.proxy.test_exchange import PRINCIPAL, WALLET, House, Reply, delta
+
+WORD = "hello "  # one token, six bytes
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":%d,"total_tokens":%d}}\n\n'
+OUTPUT_MICRO = 10  # a token of output; one of input costs 1
+
+
+def words(count: int) -> list[bytes | Exception]:
+    return [delta(WORD) for _ in range(count)]
+
+
+def ended(tokens: int) -> list[bytes | Exception]:
+    return [USAGE % (tokens, 8 + tokens), b"data: [DONE]\n\n"]
+
+
+class Watched(MemoryBalance):
+    """Notes each extension, and how much was held at most."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.extended: list[tuple[int, ...]] = []
+        self.broken = False
+
+    def clock_moves_to(self, now_ns: int) -> None:
+        self._clock = lambda: now_ns
+
+    async def extend(self, hold: Hold, *given: Any) -> Extended | None:
+        if self.broken:
+            raise BalanceUnavailable("down")
+        self.extended.append(tuple(given[0]))
+        return await super().extend(hold, *given)
+
+
+async def test_a_stream_without_a_cap_holds_a_slice_and_more_as_it_grows() -> None:
+    balance = Watched()
+    first_held: list[int] = []
+
+    class Looks(Reply):
+        async def relay(self, take: Callable[[bytes], bool]) -> bool:
+            [state] = await balance.read(PRINCIPAL.shard, [WALLET])
+            assert state is not None
+            first_held.append(state.held_micro)
+            return await super().relay(take)
+
+    house = House(Looks([*words(800), *ended(800)]), balance, opening=10**9, output_max=100_000)
+    await house.run(stream=True)
+    assert SLICE_TOKENS * OUTPUT_MICRO <= first_held[0] < (SLICE_TOKENS + 200) * OUTPUT_MICRO  # not what the model could make
+    assert first_held == sorted(first_held)
+    assert len(balance.extended) == len(set(first_held)) - 1 > 2
+    assert house.asked["max_tokens"] == 100_000
+    assert await house.wallet() == (10**9 - 8 - 800 * OUTPUT_MICRO, 0)
+    assert house.body().count(b"hello") == 800
+    [event] = house.events()
+    assert (event.rest.status, event.rest.usage_source, event.rest.flags) == ("served", "upstream", ())
+    assert event.rest.held_micro == (first_held[-1],)
+
+
+class Quick(AsgiAnswer):
+    """A client that takes all at once: nothing but the hold ever stops the stream."""
+
+    def write(self, part: bytes) -> bool:
+        super().write(part)
+        return True
+
+
+@pytest.mark.parametrize("answer", [AsgiAnswer, Quick])
+async def test_a_stream_whose_wallet_runs_dry_is_cut_cleanly_and_billed_for_what_was_made(answer: type[AsgiAnswer]) -> None:
+    opening = 10_000  # about a thousand tokens
+    reply = Reply([*words(5000), *ended(5000)])
+    house = House(reply, Watched(), opening=opening, output_max=100_000)
+    house.answer = answer
+    await house.run(stream=True, stream_options={"include_usage": True})
+    body = house.body()
+    delivered = body.count(b"hello")
+    available, held = await house.wallet()
+    assert held == 0
+    # This upstream breaks its word: it was told to stop where the wallet ends, and is cut a little behind.
+    assert -40 * OUTPUT_MICRO < available < 40 * OUTPUT_MICRO
+    [event] = house.events()
+    assert event.rest.flags == ("wallet_exhausted",)
+    assert (event.rest.status, event.rest.usage_source) == ("served", "counted")
+    assert opening - available == event.rest.amounts_micro[0]
+    assert delivered <= event.rest.usage.output
+    frames = body.split(b"\n\n")
+    last_text = next(i for i in reversed(range(len(frames))) if b"hello" in frames[i])
+    finish, usage, error, done = frames[last_text + 1 : last_text + 5]
+    assert msgspec.json.decode(finish[6:])["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
+    assert b'"usage"' in usage
+    said = msgspec.json.decode(error.partition(b"data: ")[2])["error"]
+    assert (said["code"], said["limit_source"]) == ("insufficient_balance", "end_user")
+    assert done == b"data: [DONE]"
+    assert reply.closed
+
+
+async def test_the_upstream_is_told_no_more_than_all_of_the_wallet_covers() -> None:
+    house = House(Reply([*words(3), *ended(3)]), Watched(), opening=20_000, output_max=100_000)
+    await house.run(stream=True)
+    assert 1900 < house.asked["max_tokens"] < 2000
+
+
+async def test_two_streams_share_a_wallet_to_its_last_token() -> None:
+    balance = Watched()
+    await balance.open(PRINCIPAL.shard, WALLET, 40_000)
+    houses = [House(Reply([*words(2500), *ended(2500)]), balance, output_max=100_000) for _ in range(2)]
+    for number, house in enumerate(houses):
+        house.name = f"req_{number}"
+    await asyncio.gather(*[house.run(stream=True) for house in houses])
+    available, held = await houses[0].wallet()
+    assert held == 0
+    assert 0 <= available < 1000
+    assert {event.rest.flags for event in houses[0].events()} == {("wallet_exhausted",)}
+
+
+@pytest.mark.parametrize("field", ["modalities", "prediction", "reasoning_effort"])
+async def test_output_that_no_event_shows_is_held_whole(field: str) -> None:
+    balance = Watched()
+    house = House(Reply([*words(800), *ended(800)]), balance, opening=10**9, output_max=100_000)
+    await house.run(stream=True, **{field: "x"})
+    assert balance.extended == []
+    [event] = house.events()
+    assert event.rest.held_micro[0] > 100_000 * OUTPUT_MICRO
+
+
+async def test_a_model_that_reasons_unseen_is_held_whole() -> None:
+    house = House(Reply([*words(800), *ended(800)]), Watched(), opening=10**9, output_max=100_000)
+    house.deployment = msgspec.structs.replace(house.deployment, hidden_reasoning=True)
+    await house.run(stream=True)
+    assert house.events()[0].rest.held_micro[0] > 100_000 * OUTPUT_MICRO
+
+
+async def test_a_cap_of_the_client_is_held_whole() -> None:
+    balance = Watched()
+    house = House(Reply([*words(800), *ended(800)]), balance, opening=10**9, output_max=100_000)
+    await house.run(stream=True, max_tokens=5000)
+    assert balance.extended == []
+    assert house.asked["max_tokens"] == 5000
+
+
+async def test_a_stream_ends_when_balances_cannot_be_read_and_is_settled() -> None:
+    balance = Watched()
+    house = House(Reply([*words(3000), *ended(3000)]), balance, opening=10**9, output_max=100_000)
+
+    class Breaks(Reply):
+        async def relay(self, take: Callable[[bytes], bool]) -> bool:
+            balance.broken = len(balance.extended) >= 1
+            return await super().relay(take)
+
+    house.reply = Breaks([*words(3000), *ended(3000)])
+    await house.run(stream=True)
+    [event] = house.events()
+    assert event.rest.flags == ("balance_unavailable",)
+    assert event.rest.amounts_micro[0] >= house.body().count(b"hello") * OUTPUT_MICRO
+    assert b'"balance_unavailable"' in house.body()
+    assert b'"finish_reason":"length"' in house.body()
+    assert (await house.wallet())[1] == 0
+
+
+async def test_texts_of_any_size_never_cost_more_than_the_wallet_had_but_for_one_event() -> None:
+    seed = 20261122
+    print("seed", seed)
+    chance = random.Random(seed)
+    for number in range(60):
+        sizes = [chance.choice((1, 1, 5, 40)) for _ in range(chance.randint(1, 900))]
+        chunks: list[bytes | Exception] = [delta(chance.choice(("a ", "hello ", "é", "\n", "漢字")) * size) for size in sizes]
+        opening = chance.choice((300, 3000, 30_000, 300_000))
+        house = House(Reply(chunks), Watched(), opening=opening, output_max=chance.choice((2000, 100_000)))
+        house.reply = Reply([*chunks, b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'])
+        await house.run(stream=True)
+        available, held = await house.wallet()
+        assert held == 0, (seed, number)
+        assert available > -(40 * 4 + 32) * OUTPUT_MICRO, (seed, number, opening)
+        [event] = house.events()
+        assert opening - available == event.rest.amounts_micro[0]
+
+
+# Signs of life
+
+
+class Paused(Reply):
+    """Waits behind its chunks until it is told to go on."""
+
+    def __init__(self, chunks: list[bytes | Exception], rest: list[bytes | Exception]) -> None:
+        super().__init__(chunks)
+        self.go = asyncio.Event()
+        self.waits = asyncio.Event()
+        self._rest = rest
+
+    async def relay(self, take: Callable[[bytes], bool]) -> bool:
+        if self._rest and not await super().relay(take):
+            return False
+        if self._rest:
+            self.waits.set()
+            await self.go.wait()
+            self._chunks, self._rest = self._rest, []
+        return await super().relay(take)
+
+
+async def test_a_sign_of_life_carries_what_the_stream_has_made_at_its_price() -> None:
+    now = [time.time_ns()]
+    balance = Watched(clock=lambda: now[0], abandoned=ABANDONED)
+    reply = Paused(words(50), [*words(50), *ended(100)])
+    house = House(reply, balance, opening=10**6, output_max=100_000)
+    house.clock = lambda: now[0]
+    renewal = Renewal(house.exchange.in_flight, balance, Counter(), 60, house.clock)
+    running = asyncio.ensure_future(house.run(stream=True))
+    await reply.waits.wait()
+    assert await renewal.renew() == 0  # too young
+    now[0] += 20 * 10**9
+    assert await renewal.renew() == 1
+    now[0] += 50 * 10**9
+    assert await balance.sweep(PRINCIPAL.shard) == 0  # the first deadline has passed, the sign counts
+    now[0] += 11 * 10**9
+    assert await balance.sweep(PRINCIPAL.shard) == 1
+    [event] = [decode_event(data) for _, data in balance.events]
+    assert (event.rest.status, event.rest.usage_source) == ("abandoned", "counted")
+    assert 50 <= event.rest.usage.output <= 51
+    [amount] = event.rest.amounts_micro
+    assert amount == event.rest.usage.input + event.rest.usage.output * OUTPUT_MICRO
+    assert await house.wallet() == (10**6 - amount, 0)
+    reply.go.set()
+    await running
+    assert await house.wallet() == (10**6 - amount, 0)  # what was swept is not charged again
+
+
+async def test_a_request_that_waits_for_its_first_byte_is_kept_alive_and_owes_nothing() -> None:
+    now = [time.time_ns()]
+    balance = Watched(clock=lambda: now[0], abandoned=ABANDONED)
+    house = House(Reply([]), balance)
+    house.clock = lambda: now[0]
+    waiting = asyncio.Event()
+
+    async def send(*_: Any) -> Any:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    house.send = send  # type: ignore[assignment, method-assign]
+    renewal = Renewal(house.exchange.in_flight, balance, Counter(), 60, house.clock)
+    running = asyncio.ensure_future(house.run(stream=True))
+    await waiting.wait()
+    for _ in range(10):
+        now[0] += 50 * 10**9
+        assert await renewal.renew() == 1
+        assert await balance.sweep(PRINCIPAL.shard) == 0
+    now[0] += 61 * 10**9
+    assert await balance.sweep(PRINCIPAL.shard) == 1
+    [event] = [decode_event(data) for _, data in balance.events]
+    assert (event.rest.status, event.rest.amounts_micro) == ("abandoned", (0,))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert house.exchange.in_flight == {}
+
+
+async def test_a_checkpoint_owes_no_more_than_is_held() -> None:
+    balance = Watched(abandoned=ABANDONED)
+    reply = Paused(words(50), ended(50))
+    house = House(reply, balance)
+    later = time.time_ns() + 60 * 10**9
+    running = asyncio.ensure_future(house.run(stream=True, max_tokens=5))
+    await reply.waits.wait()
+    [ticket] = house.exchange.in_flight.values()
+    balance.clock_moves_to(later)
+    assert await Renewal(house.exchange.in_flight, balance, Counter(), 60, lambda: later).renew() == 1
+    balance.clock_moves_to(later + 61 * 10**9)
+    assert await balance.sweep(PRINCIPAL.shard) == 1
+    [event] = [decode_event(data) for _, data in balance.events]
+    assert event.rest.amounts_micro == ticket.granted
+    reply.go.set()
+    await running
+
+
+async def test_one_sign_that_fails_does_not_keep_back_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    balance = Watched()
+    await balance.open(PRINCIPAL.shard, WALLET, 1000)
+
+    class Fails(Counter):
+        async def count_text(self, model: str, text: str) -> int:
+            raise RuntimeError("no tokenizer")
+
+    replies = [Paused(words(1), ended(2)), Paused([], ended(2))]
+    houses = [House(reply, balance, output_max=100_000) for reply in replies]
+    running = []
+    for number, each in enumerate(houses):
+        each.name = f"req_{number}"
+        running.append(asyncio.ensure_future(each.run(stream=True, max_tokens=5)))
+        await replies[number].waits.wait()
+    both = {name: ticket for each in houses for name, ticket in each.exchange.in_flight.items()}
+    later = time.time_ns() + 60 * 10**9
+    assert await Renewal(both, balance, Fails(), 60, lambda: later).renew() == 2
+    assert len(balance.extended) == 1
+    assert "no tokenizer" in caplog.text
+    for reply in replies:
+        reply.go.set()
+    await asyncio.gather(*running)
