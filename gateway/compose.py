@@ -48,7 +48,7 @@ class Services:
         self.tasks = Tasks()
         self.clock = SYSTEM_CLOCK
         self.databases = Databases(settings.database_url, settings.app_database_url)
-        self.balance = RedisBalance(redis_url, abandoned=ABANDONED)
+        self.balance = RedisBalance(redis_url, event_backlog_max=settings.event_backlog_max, abandoned=ABANDONED)
         self.bus = InvalidationBus(redis_url)
         # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
         # With several, an event that a slow one still holds is given out twice now and then, and posted once.

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
-from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
+from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
 
 PREFIX: Final = "MOZAIKS_"
 NAMES: Final = {
@@ -34,6 +34,7 @@ NAMES: Final = {
     "demo": "true: a demo model, app, key and funded end user; default: true without a config file and database URL",
     "inline_worker": "true: one web process also drains usage into the books; default true",
     "hold_ttl_s": "seconds after which what a dead gateway held is settled or given back; 5 to 3600, default 60",
+    "event_backlog_max": "usage events of one shard that may wait for the worker before requests are refused; default 1000000",
     "log_level": "debug, info, warning or error; default info",
 }
 _TOKEN_CHARS_MIN: Final = 24
@@ -93,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True):
     demo: bool
     inline_worker: bool
     hold_ttl_s: int
+    event_backlog_max: int
     log_level: str
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
@@ -166,6 +168,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         demo=_flag("demo", given["demo"], embedded and not configured),
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
         hold_ttl_s=hold_ttl_s,
+        event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or EVENT_BACKLOG_MAX, 1, EVENT_BACKLOG_MAX),
         log_level=log_level,
         models=models,
         platform_markup_bp=markup_bp,

@@ -101,13 +101,22 @@ class Postgres:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def signal(self, sign: signal.Signals) -> None:
+        """To the postmaster and all that it has started."""
+        for pid in (self._pid, *map(int, Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split())):
+            os.kill(pid, sign)
+
     async def restart(self) -> None:
         for pid in self._dead:
             await asyncio.to_thread(_gone, pid)
         await asyncio.to_thread(self._start)
 
     def stop(self) -> None:
-        pgexec("pg_ctl", ("-w", "-D", str(self._data), "stop"), bin_path=self._made.bin_path, user=self._made.system_user)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            self.signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.CalledProcessError):  # a test that failed may have left it dead
+            options = ("-w", "-m", "immediate", "-D", str(self._data), "stop")
+            pgexec("pg_ctl", options, bin_path=self._made.bin_path, user=self._made.system_user)
         self._made._cleanup()
 
 
@@ -229,6 +238,11 @@ class House:
         self._starts += 1
         command = [sys.executable, "-m", "gateway.cli.main", "worker"]
         self.worker = Process(command, self.env("worker"), self.folder / f"worker-{self._starts}.log")
+        self._reads_before = self.steps.seen["worker>redis XREADGROUP"]
+
+    async def worker_is_up(self) -> None:
+        """A worker that is told to stop, or finds no database, before it has begun just ends."""
+        await until(lambda: self.steps.seen["worker>redis XREADGROUP"] > self._reads_before, "the worker looks for events")
 
     def kill(self, part: str) -> None:
         """SIGKILL, at once."""

@@ -94,6 +94,7 @@ def test_a_gateway_killed_in_mid_request_gives_the_hold_back_and_its_books_stay_
         ({"MOZAIKS_CONFIG": "nowhere.yaml"}, "MOZAIKS_CONFIG"),
         ({"MOZAIKS_KEY_PEPPER": "short"}, "MOZAIKS_KEY_PEPPER"),
         ({"MOZAIKS_MODE": "other"}, "MOZAIKS_MODE"),
+        ({"MOZAIKS_EVENT_BACKLOG_MAX": "0"}, "MOZAIKS_EVENT_BACKLOG_MAX"),
         ({"MOZAIKS_PORT": "TAKEN"}, "MOZAIKS_PORT"),
         ({"MOZAIKS_DATA_DIR": "/dev/null/x"}, "/dev/null"),
         ({"MOZAIKS_REDIS_URL": "redis://127.0.0.1:TAKEN"}, "balance store"),

@@ -1,0 +1,85 @@
+"""The books cannot be written for a while, under load: usage waits in Redis up to a bound, then nothing is served."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from tests.chaos.books import compared, settled_down
+from tests.chaos.house import House
+from tests.chaos.load import Clients
+from tests.chaos.taps import until
+
+BACKLOG = 120
+CLIENTS = 8
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    house = House(MOZAIKS_EVENT_BACKLOG_MAX=str(BACKLOG))
+    try:
+        await house.open()
+        yield house
+    finally:
+        await house.close()
+
+
+async def refused(house: House) -> None:
+    """One request of a client that reads everything it is told."""
+    body = {"model": "ok:tokens=3", "messages": [{"role": "user", "content": "refused-0"}], "max_tokens": 3}
+    headers = {"authorization": f"Bearer {house.key}", "x-platform-user-id": "user-0", "x-session-id": "refused-0"}
+    url = house.gateway_url + "/v1/chat/completions"
+    async with aiohttp.ClientSession() as http, http.post(url, json=body, headers=headers) as answer:
+        assert answer.status == 503
+        assert answer.headers["x-should-retry"] == "false"
+        assert int(answer.headers["retry-after"]) >= 1
+        error = (await answer.json())["error"]
+        assert error["code"] == "balance_unavailable"
+        assert error["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.timeout(240)
+async def test_while_sql_is_down_usage_waits_up_to_a_bound_then_requests_are_refused_and_nothing_is_lost(house: House) -> None:
+    """First the server dies, then it stands still without an answer, which looks different to whoever waits for it."""
+    seed = int(os.environ.get("CHAOS_SEED", 20_261_122))
+    print(f"CHAOS_SEED={seed} pytest -s tests/chaos/test_sql_down.py")
+    chance = random.Random(seed)
+    for name in ("dead", "frozen"):
+        async with Clients(house.url, house.key, chance, name, CLIENTS) as clients:
+            await until(lambda: clients.told()[200] > 20, "the load runs")
+            await house.worker_is_up()
+            if name == "dead":
+                house.kill("postgres")
+            else:
+                house.postgres.signal(signal.SIGSTOP)
+            before = clients.told()
+            await until(lambda: clients.told()[503] > 20, "requests are refused", 60)
+            during = clients.told() - before
+            assert during[200] >= BACKLOG // 2, "usage did not wait: requests were refused at once"
+            most = 0
+            for _ in range(50):
+                most = max(most, await house.waiting())
+                await asyncio.sleep(0.005)
+            # Each request that was under way may add its event, also of a client that left and asked anew.
+            assert BACKLOG <= most <= BACKLOG + 3 * CLIENTS
+            await refused(house)
+            at = asyncio.get_running_loop().time()
+            if name == "dead":
+                await house.restart("postgres")
+            else:
+                house.postgres.signal(signal.SIGCONT)
+            async with asyncio.timeout(60):
+                while clients.answered_since(at) < 50:
+                    await asyncio.sleep(0.01)
+            await clients.stop()
+        abandoned = await settled_down(house)
+        assert abandoned == 0, "a refusal holds nothing"
+        fates = await compared(house, clients.asked, name, "postgres")
+        print(f"{name}: {len(clients.asked)} requests: {fates}")
+        assert fates["refused"] > 20
+        assert await house.rows("SELECT 1 FROM usage WHERE session_id = 'refused-0'") == []
+        await house.audit()
