@@ -11,8 +11,8 @@ from tests.chaos.load import Asked
 DELIVERED = {"served", "client_left", "upstream_broke", "abandoned"}
 
 
-async def settled_down(house: House, by_sweeper: bool = False) -> int:
-    """No hold stands and every event is in the books; how many holds nobody but the sweeper could end.
+async def settled_down(house: House, victim: str = "") -> set[str]:
+    """No hold stands and every event is in the books; the requests whose holds nobody but the sweeper could end.
 
     The load has ended: what still runs ends by itself, what does not is a dead gateway's.
     """
@@ -24,20 +24,19 @@ async def settled_down(house: House, by_sweeper: bool = False) -> int:
             break
         await asyncio.sleep(0.15)
     abandoned = await house.age_holds()
-    if by_sweeper:
-        for _ in range(1000):
-            if not await house.holds():
-                break
-            await asyncio.sleep(0.02)
-    elif abandoned:
+    if abandoned:
         await house.direct.sweep(shard)
     assert await house.holds() == 0
-    await house.drained()
+    await house.drained(0.8 if victim == "redis" else 8.0)
     return abandoned
 
 
-async def compared(house: House, asked: Sequence[Asked], name: str, victim: str) -> dict[str, int]:
+async def compared(
+    house: House, asked: Sequence[Asked], name: str, victim: str, abandoned: set[str] | None = None
+) -> dict[str, int]:
     """The rule of this folder (see its docstring) for the requests of one round; AssertionError names the first break.
+
+    `abandoned` are the requests whose holds were swept: each has its row that says so, and no other has.
 
     Returns how many requests there were of each fate.
     """
@@ -46,6 +45,8 @@ async def compared(house: House, asked: Sequence[Asked], name: str, victim: str)
     for request_id, marker, status, amount_micro, creator_micro in await house.rows(sql, name + "-"):
         rows.setdefault(marker, []).append((request_id, status, amount_micro))
         assert status != "abandoned" or amount_micro == creator_micro == 0, marker
+    told = {request_id for found in rows.values() for request_id, status, _ in found if status == "abandoned"}
+    assert told == (abandoned or set()), "what was swept is not what the rows call abandoned"
     served = await house.served()
     fates: dict[str, int] = {}
     assert set(rows) <= {each.marker for each in asked}

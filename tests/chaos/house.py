@@ -242,7 +242,7 @@ class House:
 
     async def worker_is_up(self) -> None:
         """A worker that is told to stop, or finds no database, before it has begun just ends."""
-        await until(lambda: self.steps.seen["worker>redis XREADGROUP"] > self._reads_before, "the worker looks for events")
+        await until(lambda: self.steps.seen["worker>redis XREADGROUP"] > self._reads_before, "the worker looks for events", 60)
 
     def kill(self, part: str) -> None:
         """SIGKILL, at once."""
@@ -271,25 +271,29 @@ class House:
         for entry_id, consumer, _, _ in await call("XPENDING", EVENTS, GROUP, "-", "+", 100_000):
             await call("XCLAIM", EVENTS, GROUP, consumer, 0, entry_id, "IDLE", 3_600_000, "JUSTID")
 
-    async def age_holds(self) -> int:
-        """The deadline of every hold there is has passed; how many there are."""
+    async def age_holds(self) -> set[str]:
+        """The deadline of every hold there is has passed; the requests they are of."""
         holds: list[bytes] = await self.direct.link.call("ZRANGE", DEADLINES, 0, -1)
         for hold in holds:
             await self.direct.link.call("ZADD", DEADLINES, "XX", 1, hold)
-        return len(holds)
+        return {hold.decode().partition(":r:")[2] for hold in holds}
 
     async def holds(self) -> int:
         count: int = await self.direct.link.call("ZCARD", DEADLINES)
         return count
+
+    async def nothing_held(self) -> bool:
+        return await self.holds() == 0
 
     async def waiting(self) -> int:
         """Events that are not in the books yet."""
         count: int = await self.direct.link.call("XLEN", EVENTS)
         return count
 
-    async def drained(self) -> None:
+    async def drained(self, patience_s: float = 8.0) -> None:
         """Wait until every event is in the books; a worker that lost what it had claimed is replaced, to save its minute."""
-        for patience_s in (3.0, 15.0, 30.0):
+        for _ in range(4):
+            await self.worker_is_up()
             try:
                 async with asyncio.timeout(patience_s):
                     while await self.waiting():
@@ -323,7 +327,12 @@ class House:
         return found
 
     async def audit(self) -> None:
-        """`gateway audit`, as an operator would."""
+        """`gateway audit`, as an operator would; and no event had to be set aside."""
+        conn = await asyncpg.connect(user="postgres", database="chaos", host=self.postgres.folder)
+        try:
+            assert await conn.fetch("SELECT * FROM dead_events") == []
+        finally:
+            await conn.close()
         told = await asyncio.to_thread(self.stack.cli, "audit")
         assert "VIOLATED" not in told
         assert "wait for a worker" not in told

@@ -20,7 +20,7 @@ import pytest
 from tests.chaos.books import compared, settled_down
 from tests.chaos.house import House
 from tests.chaos.load import Clients
-from tests.chaos.taps import Trap
+from tests.chaos.taps import Trap, until
 
 KILLS = int(os.environ.get("CHAOS_KILLS", 100))
 PART = os.environ.get("CHAOS_PART", "")
@@ -143,11 +143,13 @@ async def killed_once(house: House, chance: random.Random, number: int, kill: tu
         if part in ("gateway", "redis"):
             back = time.monotonic()
         await clients.stop()
-    log.abandoned += await settled_down(house)
+    abandoned = await settled_down(house, part)
+    log.abandoned += len(abandoned)
+    assert part in ("gateway", "redis") or not abandoned, "no gateway died, and yet a hold was left"
     if part in ("worker", "postgres"):
         back = time.monotonic()
     log.away.setdefault(f"{part}: {what}", []).append(back - died)
-    log.fates.update(await compared(house, clients.asked, name, part))
+    log.fates.update(await compared(house, clients.asked, name, part, abandoned))
     log.asked += len(clients.asked)
 
 
@@ -165,3 +167,30 @@ async def test_no_part_that_is_killed_at_any_step_loses_or_doubles_a_request(hou
             await house.audit()
     await house.audit()
     log.tell()
+
+
+@pytest.mark.timeout(240)
+async def test_a_worker_that_dies_while_it_sweeps_ends_each_abandoned_hold_once(house: House) -> None:
+    """Holds of a dead gateway are ended by the worker's own sweeper, which dies at it and is started again."""
+    chance = random.Random(int(os.environ.get("CHAOS_SEED", 20_261_122)))
+    for number, (step, pass_on) in enumerate((("worker>redis abandon", True), ("redis>worker abandon", False))):
+        name = f"w{number}"
+        async with Clients(house.url, house.key, chance, name, 16) as clients:
+            await until(lambda: clients.answered_since(0) > 20, "the load runs")
+            died = Trap("provider>gateway head", 5, True, partial(house.kill, "gateway"))
+            house.steps.set(died)
+            await died.sprung.wait()
+            await house.restart("gateway")
+            await clients.stop()
+        await house.worker_is_up()
+        trap = Trap(step, 0, pass_on, partial(house.kill, "worker"))
+        house.steps.set(trap)
+        abandoned = await house.age_holds()
+        assert abandoned
+        async with asyncio.timeout(30):
+            await trap.sprung.wait()
+        await house.restart("worker")
+        await until(house.nothing_held, "the sweeper has ended every hold", 30)
+        await house.drained()
+        await compared(house, clients.asked, name, "gateway", abandoned)
+    await house.audit()

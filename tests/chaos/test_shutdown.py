@@ -112,7 +112,7 @@ async def test_sigterm_under_load_and_a_start_again_lose_and_double_nothing(hous
                 while clients.answered_since(at) < 10:
                     await asyncio.sleep(0.01)
             await clients.stop()
-        assert await settled_down(house) == 0
+        assert await settled_down(house) == set()
         fates = await compared(house, clients.asked, name, "")
         assert not [fate for fate in fates if fate.startswith("cut off")], fates
     await house.audit()
@@ -133,6 +133,6 @@ async def test_a_worker_that_is_told_to_stop_finishes_what_it_has_claimed(house:
             assert await house.direct.link.call("XPENDING", EVENTS, GROUP) == [0, None, None, None]
             await house.start_worker()
             await clients.stop()
-        assert await settled_down(house) == 0
+        assert await settled_down(house) == set()
         await compared(house, clients.asked, name, "worker")
     await house.audit()
