@@ -20,5 +20,8 @@ Time is not waited for where it would be a minute or an hour: a dead gateway's h
 worker had claimed is made old, by writing the time into Redis. The product's own sweeper and reclaiming do the rest.
 
 Only processes die here, never the machine: what the kernel was given is kept. Postgres runs with `fsync` off for that
-reason, and with `synchronous_commit` on, as a process's own buffers die with it.
+reason, and with `synchronous_commit` on, as a process's own buffers die with it. Redis runs with `appendfsync always`
+and `everysec` in turns, on a file in memory. `everysec` is not safe on every disk, even if only the process dies: while
+its once-a-second sync is under way (two seconds at most) it answers before it has given the kernel what it answered. A
+sync in memory takes no time, so here nothing may be lost under either.
 """

@@ -109,6 +109,8 @@ class Postgres:
     async def restart(self) -> None:
         for pid in self._dead:
             await asyncio.to_thread(_gone, pid)
+        # They are dead, but until somebody reaps them Postgres takes their ids for a server that lives.
+        (self._data / "postmaster.pid").unlink()
         await asyncio.to_thread(self._start)
 
     def stop(self) -> None:
@@ -118,6 +120,14 @@ class Postgres:
             options = ("-w", "-m", "immediate", "-D", str(self._data), "stop")
             pgexec("pg_ctl", options, bin_path=self._made.bin_path, user=self._made.system_user)
         self._made._cleanup()
+
+
+def _made_ms(request_id: str) -> int:
+    """The time that an id of ours begins with: ten digits of 32."""
+    made = 0
+    for digit in request_id.partition("_")[2][:10]:
+        made = made * 32 + "0123456789abcdefghjkmnpqrstvwxyz".index(digit)
+    return made
 
 
 def _gone(pid: int) -> None:
@@ -141,14 +151,17 @@ class House:
         self.folder = Path(tempfile.mkdtemp(prefix="mzk-chaos-"))
         self.folder.chmod(0o755)
         self.steps = Steps()
-        self.redis = Redis(self.folder / "r")
+        # In memory where there is such a folder: while a sync is under way `everysec` puts off writing what it has
+        # answered, for as long as the disk takes, and a process that is killed then takes it along.
+        memory = Path("/dev/shm")
+        self._redis_folder = Path(tempfile.mkdtemp(prefix="mzk-chaos-", dir=memory if memory.is_dir() else None))
+        self.redis = Redis(self._redis_folder)
         self._taps: list[Tap] = []
         self._more_env = env
         self._starts = 0
 
     async def open(self) -> None:
         folder = self.folder
-        (folder / "r").mkdir()
         (folder / "pg").mkdir()
         (folder / "pg").chmod(0o755)
         await self.redis.start()
@@ -193,6 +206,7 @@ class House:
         await self.redis.stop()
         await asyncio.to_thread(self.postgres.stop)
         shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._redis_folder, ignore_errors=True)
 
     async def _tap(self, tap: Tap) -> Tap:
         await tap.start()
@@ -220,6 +234,7 @@ class House:
 
     async def start_gateway(self) -> None:
         self._starts += 1
+        self._started_ms = time.time_ns() // 1_000_000
         command = [sys.executable, "-m", "gateway.cli.main", "serve"]
         self.gateway = Process(command, self.env("gateway"), self.folder / f"gateway-{self._starts}.log")
 
@@ -273,10 +288,19 @@ class House:
 
     async def age_holds(self) -> set[str]:
         """The deadline of every hold there is has passed; the requests they are of."""
+        holds = await self.held()
+        for request_id in holds:
+            await self.direct.link.call("ZADD", DEADLINES, "XX", 1, EVENTS.replace("events", "r:" + request_id))
+        return holds
+
+    async def held(self) -> set[str]:
+        """The requests whose holds stand."""
         holds: list[bytes] = await self.direct.link.call("ZRANGE", DEADLINES, 0, -1)
-        for hold in holds:
-            await self.direct.link.call("ZADD", DEADLINES, "XX", 1, hold)
         return {hold.decode().partition(":r:")[2] for hold in holds}
+
+    async def running(self) -> bool:
+        """Whether a hold stands that this gateway made: all others are a dead one's."""
+        return any(_made_ms(request_id) >= self._started_ms for request_id in await self.held())
 
     async def holds(self) -> int:
         count: int = await self.direct.link.call("ZCARD", DEADLINES)
