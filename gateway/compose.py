@@ -53,7 +53,9 @@ class Services:
         # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
         # With several, an event that a slow one still holds is given out twice now and then, and posted once.
         self.events = RedisEvents(redis_url, min_idle_ms=60_000 if settings.redis_url else 0)
-        self.identity = Identity(IdentityStore(self.databases.platform), settings.key_pepper.encode(), self.bus, self.clock)
+        self.identity = Identity(
+            IdentityStore(self.databases.platform, self.databases.app), settings.key_pepper.encode(), self.bus, self.clock
+        )
         self.ledger = Ledger(self.databases, self.clock)
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock)
         models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models

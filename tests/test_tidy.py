@@ -122,7 +122,10 @@ WALLS = {
     "click": ("cli/",),
     "alembic": ("db/",),
     "asyncpg": ("db/",),
-    "sqlalchemy": ("db/", "identity/store.py", "ledger/store.py", "ledger/queries.py", "pricing/store.py", "api/queries.py"),
+    "sqlalchemy": (
+        *("db/", "trail/store.py", "identity/store.py", "ledger/store.py", "ledger/queries.py", "pricing/store.py"),
+        "api/queries.py",
+    ),
 }
 
 

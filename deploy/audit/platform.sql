@@ -11,11 +11,13 @@
 -- their entries (2), lots agree with themselves, their wallets and their entries (3), nobody is below zero except
 -- by a debt (4), a payment was granted once (7), the hourly roll-up and the transactions tell the same story of
 -- requests, revenue and what each creator paid, with no more provider cost than was metered (11), the outbox is
--- what the books granted (half of 12), and no account belongs to anyone but a creator (14).
--- It cannot prove what lies outside this database: that hot balances are those of the books (12), that the apps'
--- books have the same requests (11), that no two apps share a database (14), that a request was priced rightly.
--- Nor can it tell an end user's id inside a free text such as a grant's reason. `gateway audit` compares the
--- stores; this file trusts the rows to be all there are.
+-- what the books granted (half of 12), no account belongs to anyone but a creator (14), and the trail's lines
+-- follow one another up to its head, one for each grant (half of 15).
+-- It cannot make a line's hash anew (`gateway trail verify` does). It cannot prove what lies outside this
+-- database: that hot balances are those of the books (12), that the apps' books have the same requests (11), that
+-- no two apps share a database (14), that a request was priced rightly. Nor can it tell an end user's id inside a
+-- free text such as a grant's reason. `gateway audit` compares the stores; this file trusts the rows to be all
+-- there are.
 --
 -- SQLite and PostgreSQL 13 or newer; amounts are integer micro-units. SQLite adds in 64 bits and fails, with
 -- an error, on a sum beyond them.
@@ -203,6 +205,43 @@ SELECT '11 the operation of a usage transaction names its request', 'transaction
        'usage usage:<request_id>, or neither'
 FROM txns t
 WHERE (t.kind = 'usage') <> (substr(t.op_id, 1, 6) = 'usage:')
+
+UNION ALL
+-- The trail. Hashes cannot be made anew in SQL that both databases know: `gateway trail verify` does that.
+SELECT '15 no line of the trail is missing', 'line ' || (t.seq - 1), 'none', 'the line before line ' || t.seq
+FROM trail t
+LEFT JOIN trail p ON p.seq = t.seq - 1
+WHERE t.seq > 1 AND p.seq IS NULL
+
+UNION ALL
+SELECT '15 every line of the trail follows the hash before it', 'line ' || t.seq, t.prev_hash,
+       COALESCE(p.hash, '0000000000000000000000000000000000000000000000000000000000000000')
+FROM trail t
+LEFT JOIN trail p ON p.seq = t.seq - 1
+WHERE (t.seq = 1 OR p.seq IS NOT NULL)
+  AND t.prev_hash <> COALESCE(p.hash, '0000000000000000000000000000000000000000000000000000000000000000')
+
+UNION ALL
+SELECT '15 the head of the trail is its last line', 'the head',
+       COALESCE((SELECT MAX(h.seq || ' ' || h.hash) FROM trail_head h), 'no head'), l.last
+FROM (SELECT COALESCE((SELECT t.seq || ' ' || t.hash FROM trail t ORDER BY t.seq DESC LIMIT 1),
+                      '0 0000000000000000000000000000000000000000000000000000000000000000') AS last) l
+WHERE COALESCE((SELECT MAX(h.seq || ' ' || h.hash) FROM trail_head h), 'no head') <> l.last
+
+UNION ALL
+-- Grants from before there was a trail have none.
+SELECT '15 every grant has its line in the trail', 'transaction ' || t.id || ' of ' || t.op_id, COUNT(l.seq) || ' lines', 'one line'
+FROM txns t
+LEFT JOIN trail l ON l.txn_id = t.id
+WHERE t.kind = 'grant' AND t.id > COALESCE((SELECT MAX(h.after_txn) FROM trail_head h), '')
+GROUP BY t.id, t.op_id
+HAVING COUNT(l.seq) <> 1
+
+UNION ALL
+SELECT '15 every transaction of a line of the trail is there', 'line ' || l.seq, l.txn_id, 'a transaction'
+FROM trail l
+LEFT JOIN txns t ON t.id = l.txn_id
+WHERE l.txn_id <> '' AND t.id IS NULL
 
 -- This book's own.
 

@@ -55,7 +55,12 @@ async def create_app(context: ApiContext, call: Call) -> AppAnswer:
     app = await context.registry.create_app(call.actor, new)
     if markup_bp is not None:
         await context.catalog.add_app_price(
-            app.enterprise_id, ANY_MODEL, now_ms(context.clock), markup_bp=markup_bp, actor=call.actor.name
+            app.enterprise_id,
+            ANY_MODEL,
+            now_ms(context.clock),
+            markup_bp=markup_bp,
+            actor=call.actor.name,
+            role=call.actor.role,
         )
     return _app(app)
 

@@ -46,6 +46,7 @@ async def grant(context: ApiContext, call: Call) -> GrantAnswer:
         op_id=f"grant:{call.actor.role}:{call.idempotency_key}",
         actor=call.actor.name,
         reason=body.reason,
+        role=call.actor.role,
         priority=body.priority,
         effective_at_ms=None if body.effective_at is None else ms_of(body.effective_at),
     )

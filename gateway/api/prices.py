@@ -33,6 +33,7 @@ async def add(context: ApiContext, call: Call) -> PriceBookAnswer:
             rates=_rates(body.prices),
             markup_bp=markup_bp_of(body.markup_percent),
             actor=call.actor.name,
+            role=call.actor.role,
         )
     except InvalidRequest as wrong:
         wrong.param = _OWN_NAMES.get(wrong.param or "", wrong.param)

@@ -459,3 +459,32 @@ class PriceAnswer(Answer, frozen=True):
     deployment: str
     source: str
     prices: dict[str, str]
+
+
+class AuditLogQuery(PageQuery, frozen=True):
+    """Whose trail: an app's, or without `enterprise_id` the platform's."""
+
+    enterprise_id: str | None = None
+
+
+class ActAnswer(Answer, frozen=True):
+    """One line of the trail. `chain` says in which database's chain it is: the `platform`'s, or the `app`'s own.
+
+    `hash` covers every field and `prev_hash`, the hash of line `seq` - 1 of the same chain.
+    """
+
+    chain: str
+    seq: int
+    at: Stamp
+    role: str
+    actor: str
+    act: str
+    user_id: str | None
+    enterprise_id: str | None
+    subject: str
+    reason: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    transaction_id: str | None
+    prev_hash: str
+    hash: str

@@ -6,13 +6,15 @@ Roles here decide who gets in; each handler then confines the actor to what is i
 from functools import cache
 from typing import Final
 
-from gateway.api import apps, keys, money, prices, usage
+from gateway.api import apps, keys, money, prices, trail, usage
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, PUBLIC, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.openapi import described
 from gateway.api.shapes import (
     AccountAnswer,
+    ActAnswer,
     AppAnswer,
     AppBody,
+    AuditLogQuery,
     BookQuery,
     CreatorAnswer,
     CreatorBody,
@@ -186,5 +188,15 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         Listing[UsageEventAnswer],
         "List requests, newest first",
         query=EventsQuery,
+    ),
+    # The trail
+    Endpoint(
+        "GET",
+        f"{_V1}/audit-log",
+        MANAGERS,
+        trail.acts,
+        Listing[ActAnswer],
+        "List who did what, newest first",
+        query=AuditLogQuery,
     ),
 )

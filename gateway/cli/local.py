@@ -1,19 +1,66 @@
 """The management API, called in this process by the operator."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, MutableMapping
-from typing import Any, TypeVar
+import logging
+from collections.abc import Coroutine, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import click
 import msgspec
 
 from gateway.app import management
+from gateway.balance.embedded_redis import EmbeddedRedisFailed
+from gateway.balance.model import BalanceUnavailable
 from gateway.compose import Services, opened
+from gateway.core.errors import GatewayError
 from gateway.core.ids import new_id
+from gateway.db.faults import SqlDown, SqlRefused
 from gateway.settings import Settings, SettingsError, load
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+KNOWN: Final = (GatewayError, SqlDown, BalanceUnavailable, EmbeddedRedisFailed, SettingsError, OSError)
+
+
+def sentence(error: BaseException) -> str:
+    """What a person reads of a failure that we know."""
+    if isinstance(error, GatewayError):
+        return error.message
+    if isinstance(error, SqlDown):
+        return f"The database does not serve: {error}"
+    if isinstance(error, BalanceUnavailable):
+        return f"The balance store does not serve: {error}"
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    return str(error)
+
+
+class CouldNotLook(click.ClickException):
+    """Status 2: nothing was found because nothing, or not everything, was looked at."""
+
+    exit_code = 2
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """For commands whose status 1 says that something is wrong with the books: every failure to look is status 2."""
+    try:
+        yield
+    except click.exceptions.Exit:
+        raise
+    except click.ClickException as refused:
+        raise CouldNotLook(refused.format_message()) from refused
+    except (*KNOWN, SqlRefused) as error:
+        raise CouldNotLook(sentence(error)) from error
+    except KeyboardInterrupt as stopped:
+        raise CouldNotLook("stopped before the end") from stopped
+    except Exception as bug:  # process edge: a bug in the audit must not pass for a violation, nor for a clean book
+        _log.exception("could not look")
+        raise CouldNotLook(f"a bug: {type(bug).__name__}: {bug}") from bug
 
 
 def settings(*, make_data: bool = True) -> Settings:

@@ -6,12 +6,8 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.balance.embedded_redis import EmbeddedRedisFailed
-from gateway.balance.model import BalanceUnavailable
-from gateway.cli import manage, server
-from gateway.core.errors import GatewayError
-from gateway.db.faults import SqlDown
-from gateway.settings import SettingsError
+from gateway.cli import audit, manage, server, trail
+from gateway.cli.local import KNOWN, sentence
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +20,8 @@ for command in (
     server.serve,
     server.worker,
     server.migrate,
-    server.audit,
+    audit.audit,
+    trail.trail,
     manage.creators,
     manage.apps,
     manage.keys,
@@ -40,25 +37,12 @@ for command in (
 
 
 def main() -> None:
-    """Run one command; a failure that we know is one sentence and status 1."""
+    """Run one command; a failure that we know is one sentence and status 1, or 2 where 1 has a meaning of its own."""
     os.umask(0o077)  # databases and secrets are for this user alone
     try:
         gateway()
-    except GatewayError as error:
-        _end(error.message)
-    except (SqlDown, BalanceUnavailable, EmbeddedRedisFailed, SettingsError) as down:
-        _end(f"{_STORES[type(down)]}{down}")
-    except OSError as failed:
-        where = f" ({failed.filename})" if failed.filename else ""
-        _end(f"{failed.strerror or failed}{where}")
-
-
-_STORES = {
-    SqlDown: "The database does not serve: ",
-    BalanceUnavailable: "The balance store does not serve: ",
-    EmbeddedRedisFailed: "",
-    SettingsError: "",
-}
+    except KNOWN as error:
+        _end(sentence(error))
 
 
 def _end(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that run the gateway: serve, worker, migrate, audit."""
+"""Commands that run the gateway: serve, worker, migrate."""
 
 import logging
 import signal
@@ -6,14 +6,12 @@ import socket
 import sys
 
 import click
-import msgspec
 
 from gateway import demo
 from gateway import worker as worker_process
 from gateway.balance import embedded_redis
 from gateway.cli.local import run, settings
 from gateway.compose import opened
-from gateway.ledger.audit import AuditReport
 from gateway.server import main as server
 from gateway.settings import Settings
 
@@ -51,6 +49,7 @@ async def _prepared(config: Settings) -> demo.Account | None:
     """Stores that answer and are migrated, and the demo account, before anything is promised."""
     async with opened(config) as services:
         await services.balance.ping()
+        await services.catalog.record_configured()
         return await demo.prepare(services) if config.demo else None
 
 
@@ -104,27 +103,3 @@ def migrate() -> None:
             return len(enterprise_ids)
 
     click.echo(f"The platform's database and {run(work())} app databases are at the newest schema.")
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def audit(as_json: bool) -> None:
-    """Check every invariant of the books and the hot balances; exit status 1 when one is violated."""
-    config = settings(make_data=False)
-
-    async def work() -> tuple[AuditReport, int]:
-        async with opened(config) as services:
-            return await services.audited(), await services.events.depth()
-
-    report, waiting = run(work())
-    if as_json:
-        told = {"ok": report.ok, "events_waiting": waiting, "checks": report.checks}
-        click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
-    else:
-        for check in report.checks:
-            click.echo(f"{'ok      ' if check.ok else 'VIOLATED'}  {check.name}  ({check.counted} checked)")
-            for violation in check.violations:
-                click.echo(f"          {violation}")
-        if waiting:
-            click.echo(f"{waiting} usage events wait for a worker; what they change is not in the books yet.")
-    sys.exit(0 if report.ok else 1)

@@ -218,6 +218,43 @@ def _outbox(metadata: MetaData) -> Table:
 PLATFORM_BOOKS: Final = _books(PLATFORM)
 APP_BOOKS: Final = _books(APP)
 
+
+def _trail(metadata: MetaData) -> dict[str, Table]:
+    """Who did what, one hash chain a database. Triggers (revision 0003) refuse every change but the next line."""
+    lines = Table(
+        "trail",
+        metadata,
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3, ... without a gap
+        Column("at", BigInteger, nullable=False),
+        Column("role", Text, nullable=False),
+        Column("actor", Text, nullable=False),
+        Column("act", Text, nullable=False),
+        Column("user_id", Text, nullable=False),  # the creator concerned; "" for none, as in all texts here
+        Column("enterprise_id", Text, nullable=False),
+        Column("subject", Text, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("before_json", Text, nullable=False),  # text, not JSON: the hash is of these very characters
+        Column("after_json", Text, nullable=False),
+        Column("txn_id", Text, nullable=False, index=True),  # the transaction in this database's books, or ""
+        Column("prev_hash", Text, nullable=False),
+        Column("hash", Text, nullable=False, unique=True),
+    )
+    Index("ix_trail_enterprise_id", lines.c.enterprise_id, lines.c.seq)
+    head = Table(
+        "trail_head",
+        metadata,
+        Column("id", Integer, primary_key=True, autoincrement=False),
+        Column("seq", BigInteger, nullable=False),
+        Column("hash", Text, nullable=False),
+        Column("after_txn", Text, nullable=False),  # the newest transaction when the trail began; those since have lines
+        CheckConstraint("id = 1", name="one_row"),
+    )
+    return {"trail": lines, "trail_head": head}
+
+
+PLATFORM_TRAIL: Final = _trail(PLATFORM)
+APP_TRAIL: Final = _trail(APP)
+
 # Usage events that cannot be posted. The platform's row says where and why; it has no end user in it.
 # The event's bytes, which may name one, lie in the app's database, or, when no app can be told from
 # them, in a database of their own (`Databases.unattributed`) with the schema of an app's.

@@ -2,7 +2,8 @@
 
 Every method takes the actor and confines it: a creator sees its own apps, an app server and an end
 user one app; what is another's does not exist for them (NotFound, never Forbidden). Input is checked
-here, for every caller alike; a failed check is InvalidRequest with `param`.
+here, for every caller alike; a failed check is InvalidRequest with `param`. Every change is an act of the
+trail, committed with it; no secret, digest or hint of one is in its line.
 """
 
 from collections.abc import Awaitable, Callable
@@ -37,6 +38,7 @@ from gateway.identity.model import (
     Role,
 )
 from gateway.identity.store import Store, Taken
+from gateway.trail.model import Act
 
 Announce = Callable[[str, str], Awaitable[None]]
 
@@ -57,8 +59,9 @@ class Registry:
         """A new creator; operator only. Conflict when the id is taken."""
         _operator_only(actor)
         creator = Creator(rules.outside_id(user_id, "user_id"), rules.display_name(name), ACTIVE, self._now_ms())
+        act = _act(actor, "creator.create", user_id, user_id=user_id, after=_fields(creator))
         try:
-            await self._store.add_creator(creator)
+            await self._store.add_creator(creator, act)
         except Taken as taken:
             raise Conflict(f"The creator {user_id} exists already.", param="user_id") from taken
         return creator
@@ -86,7 +89,8 @@ class Registry:
         if changes.status is not UNSET:
             checked["status"] = rules.status(changes.status)
         if checked:
-            await self._store.change_creator(user_id, checked)
+            act = _act(actor, "creator.update", user_id, user_id=user_id)
+            await self._store.change_creator(user_id, checked, act, self._now_ms())
             await self._announce(CREATOR, user_id)
         return msgspec.structs.replace(creator, **checked)
 
@@ -118,8 +122,9 @@ class Registry:
             if app.cost_policy == CostPolicy.OWN_KEYS:
                 raise Forbidden("Only an operator makes apps with provider keys of their own.", param="cost_policy")
         await self.creator(actor, app.user_id)
+        act = _act(actor, "app.create", app.enterprise_id, app, after=_fields(app))
         try:
-            await self._store.add_app(app)
+            await self._store.add_app(app, act)
         except Taken as taken:
             raise Conflict(f"The app {app.enterprise_id} exists already.", param="enterprise_id") from taken
         return app
@@ -165,7 +170,8 @@ class Registry:
         if changes.cors_origins is not UNSET:
             checked["cors_origins"] = rules.cors_origins(changes.cors_origins)
         if checked:
-            await self._store.change_app(enterprise_id, msgspec.to_builtins(checked), self._now_ms())
+            act = _act(actor, "app.update", enterprise_id, app)
+            await self._store.change_app(enterprise_id, msgspec.to_builtins(checked), act, self._now_ms())
             await self._announce(APP, enterprise_id)
         return msgspec.structs.replace(app, **checked)
 
@@ -173,7 +179,7 @@ class Registry:
 
     async def create_key(self, actor: Actor, enterprise_id: str, new: NewKey) -> tuple[ApiKey, str]:
         """A new API key and its secret, which is kept nowhere."""
-        await self._managed_app(actor, enterprise_id)
+        app = await self._managed_app(actor, enterprise_id)
         now_ms = self._now_ms()
         minted = keys.mint_api_key(self._pepper, test=new.test)
         key = ApiKey(
@@ -188,7 +194,7 @@ class Registry:
             expires_at_ms=rules.expiry(new.expires_at_ms, now_ms),
             revoked_at_ms=None,
         )
-        await self._store.add_key(key, minted.digest)
+        await self._store.add_key(key, minted.digest, _act(actor, "key.create", key.id, app, after=_fields(key)))
         return key, minted.secret
 
     async def key(self, actor: Actor, enterprise_id: str, key_id: str) -> ApiKey:
@@ -203,7 +209,8 @@ class Registry:
 
     async def update_key(self, actor: Actor, enterprise_id: str, key_id: str, changes: KeyChanges) -> ApiKey:
         """Change a key. Conflict when it is revoked."""
-        key = await self.key(actor, enterprise_id, key_id)
+        app = await self._managed_app(actor, enterprise_id)
+        key = await self._key(enterprise_id, key_id)
         checked: dict[str, Any] = {}
         if changes.name is not UNSET:
             checked["name"] = rules.display_name(changes.name)
@@ -214,7 +221,8 @@ class Registry:
         if changes.expires_at_ms is not UNSET:
             checked["expires_at_ms"] = rules.expiry(changes.expires_at_ms, self._now_ms())
         if checked:
-            if not await self._store.change_key(key_id, msgspec.to_builtins(checked)):
+            act = _act(actor, "key.update", key_id, app)
+            if not await self._store.change_key(key_id, msgspec.to_builtins(checked), act, self._now_ms()):
                 raise Conflict("A revoked key cannot be changed.", param="key_id")
             await self._announce(KEY, key_id)
         return msgspec.structs.replace(key, **checked)
@@ -226,7 +234,8 @@ class Registry:
         expired, or has a successor already.
         """
         rules.number(overlap_seconds, "overlap_seconds", KEY_OVERLAP_SECONDS_MAX)
-        old = await self.key(actor, enterprise_id, key_id)
+        app = await self._managed_app(actor, enterprise_id)
+        old = await self._key(enterprise_id, key_id)
         now_ms = self._now_ms()
         if old.expires_at_ms is not None and old.expires_at_ms <= now_ms:
             raise Conflict("An expired key cannot be rotated.", param="key_id")
@@ -235,17 +244,19 @@ class Registry:
             ends_ms = min(ends_ms, old.expires_at_ms)
         minted = keys.mint_api_key(self._pepper)
         new = msgspec.structs.replace(old, id=minted.id, hint=minted.hint, created_at_ms=now_ms)
-        if not await self._store.rotate_key(key_id, ends_ms, new, minted.digest):
+        act = _act(actor, "key.rotate", key_id, app, after={"successor": _fields(new)})
+        if not await self._store.rotate_key(key_id, ends_ms, new, minted.digest, act):
             raise Conflict("A key that is revoked or has a successor cannot be rotated.", param="key_id")
         await self._announce(KEY, key_id)
         return new, minted.secret
 
     async def revoke_key(self, actor: Actor, enterprise_id: str, key_id: str) -> ApiKey:
         """End a key and every token that hangs on it; a second time changes nothing."""
-        key = await self.key(actor, enterprise_id, key_id)
+        app = await self._managed_app(actor, enterprise_id)
+        key = await self._key(enterprise_id, key_id)
         if key.revoked_at_ms is None:
-            await self._store.revoke_key(key_id, self._now_ms())
-            key = await self.key(actor, enterprise_id, key_id)
+            await self._store.revoke_key(key_id, self._now_ms(), _act(actor, "key.revoke", key_id, app))
+            key = await self._key(enterprise_id, key_id)
         # Announced even when it was revoked before: the first announcement may have been lost.
         await self._announce(KEY, key_id)
         return key
@@ -268,7 +279,8 @@ class Registry:
             expires_at_ms=rules.expiry(expires_at_ms, now_ms),
             revoked_at_ms=None,
         )
-        await self._store.add_management_key(key, minted.digest)
+        act = _act(actor, "management_key.create", key.id, user_id=user_id, after=_fields(key))
+        await self._store.add_management_key(key, minted.digest, act)
         return key, minted.secret
 
     async def management_keys(self, actor: Actor, after: str | None = None, count: int = PAGE_ROWS_MAX) -> Page[ManagementKey]:
@@ -285,7 +297,8 @@ class Registry:
         may = actor.role == Role.OPERATOR or (actor.role == Role.CREATOR and key is not None and key.user_id == actor.user_id)
         if key is None or not may:
             raise NotFound("There is no such management key.", param="key_id")
-        await self._store.revoke_management_key(key_id, self._now_ms())
+        act = _act(actor, "management_key.revoke", key_id, user_id=key.user_id)
+        await self._store.revoke_management_key(key_id, self._now_ms(), act)
         return await self._store.management_key(key_id) or key
 
     # ---- end-user tokens -----------------------------------------------------------------------
@@ -325,6 +338,17 @@ class Registry:
             spend=new.spend_micro_max,
             rpm=new.rpm,
         )
+        granted = {
+            "platform_user_id": claims.sub,
+            "key_id": key.id,
+            "models": claims.models,
+            "spend_micro_max": claims.spend,
+            "rpm": claims.rpm,
+            "expires_at_ms": expires_s * 1000,
+        }
+        # Before the token is handed out: one that nobody can be told of does not leave.
+        act = _act(actor, "end_user_token.create", claims.jti, app, after=granted)
+        await self._store.record_token(enterprise_id, act, self._now_ms())
         return EndUserToken(
             id=claims.jti,
             token=tokens.sign(self._pepper, claims, key.id),
@@ -397,3 +421,25 @@ def _operator_only(actor: Actor) -> None:
 
 def _optional_id(value: str | None) -> str | None:
     return None if value is None else rules.outside_id(value, "default_end_user")
+
+
+def _act(
+    actor: Actor, name: str, subject: str, app: App | None = None, *, user_id: str = "", after: dict[str, Any] | None = None
+) -> Act:
+    """What `actor` does to `subject`, which belongs to an app or else to the creator `user_id`."""
+    return Act(
+        name=name,
+        role=actor.role,
+        actor=actor.name,
+        subject=subject,
+        user_id=user_id if app is None else app.user_id,
+        enterprise_id="" if app is None else app.enterprise_id,
+        after=after,
+    )
+
+
+def _fields(made: Creator | App | ApiKey | ManagementKey) -> dict[str, Any]:
+    """What the trail says of something new: all but the hint, four characters of the secret."""
+    fields: dict[str, Any] = msgspec.to_builtins(made)
+    fields.pop("hint", None)
+    return fields

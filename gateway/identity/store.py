@@ -1,21 +1,24 @@
 """Identity's rows in the platform's database: the only SQL of this room.
 
 A database that does not answer is `Unavailable`, so that no caller sees an engine's own error.
-Every change is one transaction of its own, committed before the method returns.
+Every change is one transaction of its own, with its line in the trail, committed before the method returns.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import Select, Table, and_, insert, select, update
+from sqlalchemy import ColumnElement, Select, Table, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.core.errors import Unavailable
 from gateway.db.faults import SqlDown, SqlRefused, named_faults
 from gateway.db.tables import api_keys, apps, creators, management_keys
 from gateway.identity.model import ApiKey, App, Creator, ManagementKey, Page
+from gateway.trail import model as trail_model
+from gateway.trail import store as trail
+from gateway.trail.model import Act
 
 Value = TypeVar("Value", bound=msgspec.Struct)
 _Query = Select[*tuple[Any, ...]]
@@ -38,14 +41,20 @@ _CREATOR = [creators.c.user_id, creators.c.name, creators.c.status, creators.c.c
 _APP = [column for column in apps.c if column.name != "updated_at"]
 _KEY = [column for column in api_keys.c if column.name not in ("digest", "rotated_to")]
 _MANAGEMENT = [column for column in management_keys.c if column.name != "digest"]
+_TRAIL: Final = trail.trail_of(None)
 _FIELD = {"created_at": "created_at_ms", "expires_at": "expires_at_ms", "revoked_at": "revoked_at_ms"}
 
 
 class Store:
-    """Reads and writes of creators, apps and keys. Amounts and times as in `model.py`."""
+    """Reads and writes of creators, apps and keys. Amounts and times as in `model.py`.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    Where a method takes an act, the act's line is committed with the change, `before` read under the same locks.
+    """
+
+    def __init__(self, engine: AsyncEngine, app_engine: Callable[[str], Awaitable[AsyncEngine]] | None = None) -> None:
+        """`engine` is the platform's; `app_engine` gives an app's own, where the trail of end users' tokens is."""
         self._engine = engine
+        self._app_engine = app_engine
 
     async def key_record(self, key_id: str) -> KeyRecord | None:
         """A key with its app and its creator's status."""
@@ -81,21 +90,28 @@ class Store:
             return None
         return row[0], _value(ManagementKey, [column.name for column in _MANAGEMENT], row[2:]), row[1]
 
-    async def add_creator(self, creator: Creator) -> None:
+    async def add_creator(self, creator: Creator, act: Act) -> None:
         """Insert; raises Taken."""
-        await self._add(creators, _columns(creator))
+        await self._add(creators, _columns(creator), act, creator.created_at_ms)
 
-    async def add_app(self, app: App) -> None:
+    async def add_app(self, app: App, act: Act) -> None:
         """Insert; raises Taken. The creator must exist."""
-        await self._add(apps, {**_columns(app), "updated_at": app.created_at_ms})
+        await self._add(apps, {**_columns(app), "updated_at": app.created_at_ms}, act, app.created_at_ms)
 
-    async def add_key(self, key: ApiKey, digest: str) -> None:
+    async def add_key(self, key: ApiKey, digest: str, act: Act) -> None:
         """Insert; the app must exist."""
-        await self._add(api_keys, {**_columns(key), "digest": digest})
+        await self._add(api_keys, {**_columns(key), "digest": digest}, act, key.created_at_ms)
 
-    async def add_management_key(self, key: ManagementKey, digest: str) -> None:
+    async def add_management_key(self, key: ManagementKey, digest: str, act: Act) -> None:
         """Insert; the creator must exist."""
-        await self._add(management_keys, {**_columns(key), "digest": digest})
+        await self._add(management_keys, {**_columns(key), "digest": digest}, act, key.created_at_ms)
+
+    async def record_token(self, enterprise_id: str, act: Act, at_ms: int) -> None:
+        """That a token was issued to an end user: in the app's own database, where end users may be named."""
+        assert self._app_engine is not None, "tokens are issued where the apps' databases are at hand"
+        with _translated():
+            async with (await self._app_engine(enterprise_id)).begin() as connection:
+                await trail.append(connection, trail.trail_of(enterprise_id), act, at_ms)
 
     async def creator(self, user_id: str) -> Creator | None:
         """One creator."""
@@ -153,58 +169,69 @@ class Store:
             query = query.where(management_keys.c.id < after)
         return await self._page(ManagementKey, query, count, "id")
 
-    async def change_creator(self, user_id: str, changes: Mapping[str, Any]) -> None:
+    async def change_creator(self, user_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> None:
         """Set fields, named as in `model.Creator`."""
-        async with self._transaction() as connection:
-            await connection.execute(update(creators).where(creators.c.user_id == user_id).values(_renamed(changes)))
+        await self._change(creators, creators.c.user_id == user_id, changes, act, at_ms)
 
-    async def change_app(self, enterprise_id: str, changes: Mapping[str, Any], at_ms: int) -> None:
+    async def change_app(self, enterprise_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> None:
         """Set fields, named as in `model.App`."""
-        values = {**_renamed(changes), "updated_at": at_ms}
-        async with self._transaction() as connection:
-            await connection.execute(update(apps).where(apps.c.enterprise_id == enterprise_id).values(values))
+        await self._change(apps, apps.c.enterprise_id == enterprise_id, changes, act, at_ms, {"updated_at": at_ms})
 
-    async def change_key(self, key_id: str, changes: Mapping[str, Any]) -> bool:
+    async def change_key(self, key_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> bool:
         """Set fields, named as in `model.ApiKey`, of a key that is not revoked; False when it is."""
-        statement = update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
-        async with self._transaction() as connection:
-            done = await connection.execute(statement.values(_renamed(changes)))
-        return done.rowcount == 1
+        return await self._change(api_keys, _unrevoked(api_keys, key_id), changes, act, at_ms)
 
-    async def revoke_key(self, key_id: str, at_ms: int) -> None:
+    async def revoke_key(self, key_id: str, at_ms: int, act: Act) -> None:
         """Mark revoked; the first time stays."""
-        await self._revoke(api_keys, key_id, at_ms)
+        await self._change(api_keys, _unrevoked(api_keys, key_id), {"revoked_at_ms": at_ms}, act, at_ms)
 
-    async def revoke_management_key(self, key_id: str, at_ms: int) -> None:
+    async def revoke_management_key(self, key_id: str, at_ms: int, act: Act) -> None:
         """Mark revoked; the first time stays."""
-        await self._revoke(management_keys, key_id, at_ms)
+        await self._change(management_keys, _unrevoked(management_keys, key_id), {"revoked_at_ms": at_ms}, act, at_ms)
 
-    async def rotate_key(self, old_id: str, old_expires_at_ms: int, new: ApiKey, digest: str) -> bool:
+    async def rotate_key(self, old_id: str, old_expires_at_ms: int, new: ApiKey, digest: str, act: Act) -> bool:
         """Add the successor and end the old key, in one transaction.
 
         False, and no change, when the old key is revoked or has a successor already.
         """
-        statement = update(api_keys).where(
-            api_keys.c.id == old_id, api_keys.c.revoked_at.is_(None), api_keys.c.rotated_to.is_(None)
-        )
+        rule = and_(_unrevoked(api_keys, old_id), api_keys.c.rotated_to.is_(None))
+        ends = {"rotated_to": new.id, "expires_at_ms": old_expires_at_ms}
         async with self._transaction() as connection:
-            done = await connection.execute(statement.values(rotated_to=new.id, expires_at=old_expires_at_ms))
-            if done.rowcount != 1:
+            before = await _set(connection, api_keys, rule, ends)
+            if before is None:
                 return False
             await connection.execute(insert(api_keys).values({**_columns(new), "digest": digest}))
+            line = msgspec.structs.replace(act, before=before, after={**ends, **(act.after or {})})
+            await trail.append(connection, _TRAIL, line, new.created_at_ms)
         return True
 
-    async def _revoke(self, table: Table, key_id: str, at_ms: int) -> None:
+    async def _change(
+        self,
+        table: Table,
+        rule: ColumnElement[bool],
+        changes: Mapping[str, Any],
+        act: Act,
+        at_ms: int,
+        more: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Set fields of the one row under `rule`, and say so in the trail; False, and no line, when there is none."""
         async with self._transaction() as connection:
-            statement = update(table).where(table.c.id == key_id, table.c.revoked_at.is_(None))
-            await connection.execute(statement.values(revoked_at=at_ms))
+            before = await _set(connection, table, rule, changes, more)
+            if before is None:
+                return False
+            line = msgspec.structs.replace(act, before=_told(act, before), after=_told(act, changes))
+            await trail.append(connection, _TRAIL, line, at_ms)
+        return True
 
-    async def _add(self, table: Table, values: Mapping[str, Any]) -> None:
-        try:
-            async with self._transaction() as connection:
-                await connection.execute(insert(table).values(**values))
-        except SqlRefused as taken:
-            raise Taken from taken
+    async def _add(self, table: Table, values: Mapping[str, Any], act: Act, at_ms: int) -> None:
+        async with self._transaction() as connection:
+            try:
+                with named_faults():
+                    await connection.execute(insert(table).values(**values))
+            except SqlRefused as taken:
+                raise Taken from taken
+            line = msgspec.structs.replace(act, after=_told(act, act.after or {}))
+            await trail.append(connection, _TRAIL, line, at_ms)
 
     async def _one(self, kind: type[Value], query: _Query) -> Value | None:
         async with self._connection() as connection:
@@ -229,6 +256,37 @@ class Store:
         with _translated():
             async with self._engine.begin() as connection:
                 yield connection
+
+
+async def _set(
+    connection: AsyncConnection,
+    table: Table,
+    rule: ColumnElement[bool],
+    changes: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Change the one row under `rule`; what the fields were, or None when there is no such row.
+
+    The row is locked before it is read, so that nobody changes it between what was and what is.
+    """
+    columns = _renamed(changes)
+    found = (await connection.execute(select(*[table.c[name] for name in columns]).where(rule).with_for_update())).first()
+    if found is None:
+        return None
+    await connection.execute(update(table).where(rule).values({**columns, **(more or {})}))
+    return dict(zip(changes, found, strict=True))
+
+
+def _unrevoked(table: Table, key_id: str) -> ColumnElement[bool]:
+    return and_(table.c.id == key_id, table.c.revoked_at.is_(None))
+
+
+def _told(act: Act, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What the platform's trail may say: an end user by a digest alone."""
+    told = dict(fields)
+    if "default_end_user" in told:
+        told["default_end_user"] = trail_model.named(told["default_end_user"], act.enterprise_id)
+    return told
 
 
 @contextmanager

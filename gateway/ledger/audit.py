@@ -3,7 +3,7 @@
 Takes the same memory for books of any size: rows are read as they come, and only the first violations
 of each check are kept. Each book is read in one snapshot. Checks that compare two stores (app and
 platform, SQL and hot) hold once every usage event is drained; while requests run they may be ahead of
-each other by what is on its way.
+each other by what is on its way; what they name is then gone at the next look, and `persisting` drops it.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +17,8 @@ from gateway.core.limits import DRAIN_BATCH
 from gateway.db.engines import Databases
 from gateway.ledger import invariants, journal, queries, store
 from gateway.ledger.model import PLATFORM_ASSET, AppFacts, WalletKey, wallet_from_name
+from gateway.trail import service as chains
+from gateway.trail import store as trail
 
 VIOLATIONS_SHOWN: Final = 20
 
@@ -99,6 +101,10 @@ class _Tally:
             if len(self._shown) < VIOLATIONS_SHOWN:
                 self._shown.append(f"{where}: {violation}" if where else violation)
 
+    def passed(self, count: int) -> None:
+        """Count things that were looked at and found in order."""
+        self._counted += count
+
     def done(self) -> Check:
         return Check(self._name, not self._violated, self._counted, self._violated, tuple(self._shown))
 
@@ -115,6 +121,8 @@ class _Tallies:
         self.hot = _Tally("12 the hot balances are those of the books")
         self.owners = _Tally("14 no end user is in the platform's database")
         self.places = _Tally("14 every app's database is its own")
+        self.chains = _Tally("15 every line of the trail follows the one before it")
+        self.acts = _Tally("15 every grant has its line in the trail, and every line its transaction")
 
     def report(self, with_hot: bool) -> AuditReport:
         tallies = [tally for tally in vars(self).values() if with_hot or tally is not self.hot]
@@ -135,11 +143,14 @@ async def audit(databases: Databases, enterprise_ids: Sequence[str], hot: HotBal
     for enterprise_id in enterprise_ids:
         async with store.snapshot(await databases.app(enterprise_id)) as conn:
             await _book(conn, enterprise_id, tallies)
+            await _trail(conn, enterprise_id, tallies)
             creator_micro += await _app_usage(conn, databases, enterprise_id, tallies)
     async with store.snapshot(databases.platform) as conn:
         await _book(conn, None, tallies)
+        await _trail(conn, None, tallies)
         stands = (await queries.revenue(conn, store.books_of(None))).get(PLATFORM_ASSET, 0)
         tallies.revenue.see(invariants.revenue_is_usage("platform", PLATFORM_ASSET, stands, creator_micro))
+        await _has_rows(conn, databases, set(enterprise_ids), tallies.posted)
         async for account, owner, is_creator in queries.platform_owners(conn):
             tallies.owners.see(invariants.owner_is_creator(str(account), owner, bool(is_creator)))
     if hot is not None:
@@ -172,9 +183,21 @@ async def _book(conn: store.Connection, enterprise_id: str | None, tallies: _Tal
         tallies.lots_left.see(invariants.lots_make_available(f"{owner}/{asset}", available, int(left)), where)
 
 
+async def _trail(conn: store.Connection, enterprise_id: str | None, tallies: _Tallies) -> None:
+    where = "platform" if enterprise_id is None else f"app {enterprise_id}"
+    verdict = await chains.verify(conn, enterprise_id)
+    tallies.chains.passed(verdict.lines)
+    tallies.chains.see(verdict.broken, where)
+    tables, books = trail.trail_of(enterprise_id), store.books_of(enterprise_id)
+    tallies.acts.passed(await trail.lines_of_money(conn, tables))
+    async for txn_id, line in trail.unlike_the_books(conn, tables, books):
+        wrong = f"line {line} names transaction {txn_id}, which is not there" if line else f"grant {txn_id} has no line"
+        tallies.acts.see(wrong, where)
+
+
 async def _app_usage(conn: store.Connection, databases: Databases, enterprise_id: str, tallies: _Tallies) -> int:
     """Check 11 of one app; returns what its usage rows charged the creator."""
-    count, charged, creator_micro = await queries.usage_sums(conn)
+    charged, creator_micro = await queries.usage_sums(conn)
     stands = await queries.revenue(conn, store.books_of(enterprise_id))
     for asset in charged.keys() | stands.keys():
         violation = invariants.revenue_is_usage(f"app {enterprise_id}", asset, stands.get(asset, 0), charged.get(asset, 0))
@@ -186,9 +209,6 @@ async def _app_usage(conn: store.Connection, databases: Databases, enterprise_id
             await _posted(databases, enterprise_id, batch, tallies.posted)
             batch = []
     await _posted(databases, enterprise_id, batch, tallies.posted)
-    async with store.reading(databases.platform) as platform:
-        posted = (await queries.posted_requests(platform)).get(enterprise_id, 0)
-    tallies.posted.see(invariants.every_request_posted(enterprise_id, count, posted))
     return creator_micro
 
 
@@ -198,6 +218,33 @@ async def _posted(databases: Databases, enterprise_id: str, request_ids: list[st
     for request_id in request_ids:
         there = journal.usage_op(request_id) in known
         tally.see(None if there else f"request {request_id} of app {enterprise_id} is not in the platform's book")
+
+
+async def _has_rows(conn: store.Connection, databases: Databases, enterprise_ids: set[str], tally: _Tally) -> None:
+    """Every request of the platform's book, against its app: posted there first, so exact while the drain runs.
+
+    The platform's snapshot (`conn`) is older than every look into an app. Requests come app by app, so that each
+    app's database is opened once. An app made since the audit began is not looked at.
+    """
+    batch: list[str] = []
+    of_app = ""
+    async for enterprise_id, op_id in queries.posted_requests(conn):
+        if enterprise_id not in enterprise_ids:
+            continue
+        if batch and (enterprise_id != of_app or len(batch) == DRAIN_BATCH):
+            await _rows_of(databases, of_app, batch, tally)
+            batch = []
+        of_app = enterprise_id
+        batch.append(op_id.removeprefix(journal.usage_op("")))
+    if batch:
+        await _rows_of(databases, of_app, batch, tally)
+
+
+async def _rows_of(databases: Databases, enterprise_id: str, request_ids: list[str], tally: _Tally) -> None:
+    async with store.reading(await databases.app(enterprise_id)) as conn:
+        known = await store.known_requests(conn, request_ids)
+    for request_id in request_ids:
+        tally.see(invariants.posted_request_has_row(enterprise_id, request_id, request_id in known))
 
 
 async def _hot_of_sql(

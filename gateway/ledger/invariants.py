@@ -73,8 +73,8 @@ def database_is_own(enterprise_id: str, place: str, other: str | None) -> str | 
     return f"app {enterprise_id} and {other} share the database {place}"
 
 
-def every_request_posted(enterprise_id: str, rows: int, posted: int) -> str | None:
-    """11: the platform's book has as many requests of an app as the app has usage rows."""
-    if rows == posted:
+def posted_request_has_row(enterprise_id: str, request_id: str, has_row: bool) -> str | None:
+    """11: every request that the platform's book has of an app is among the app's usage rows."""
+    if has_row:
         return None
-    return f"app {enterprise_id} has {rows} usage rows, the platform's book has {posted} of its requests"
+    return f"request {request_id} of app {enterprise_id} is in the platform's book, but the app has no usage row of it"

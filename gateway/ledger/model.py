@@ -132,6 +132,7 @@ class GrantRequest(msgspec.Struct, frozen=True):
     effective_at_ms: int | None = None  # None: now
     expires_at_ms: int | None = None
     external_ref: str | None = None  # the payment behind it; one grant each
+    role: str = "operator"  # of the actor, for the trail
 
 
 class WalletView(msgspec.Struct, frozen=True):

@@ -282,12 +282,12 @@ async def revenue(conn: store.Connection, books: store.Books) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in await conn.execute(query)}
 
 
-async def usage_sums(conn: store.Connection) -> tuple[int, dict[str, int], int]:
-    """Of an app's usage rows: how many, what end users were charged by asset, what the creator was charged."""
+async def usage_sums(conn: store.Connection) -> tuple[dict[str, int], int]:
+    """Of an app's usage rows: what end users were charged by asset, what the creator was charged."""
     charged = sa.func.sum(sa.case((usage.c.level == "app_usage", usage.c.amount_micro), else_=0))
-    query = sa.select(usage.c.asset, sa.func.count(), charged, sa.func.sum(usage.c.creator_micro)).group_by(usage.c.asset)
+    query = sa.select(usage.c.asset, charged, sa.func.sum(usage.c.creator_micro)).group_by(usage.c.asset)
     rows = (await conn.execute(query)).all()
-    return sum(row[1] for row in rows), {row[0]: int(row[2]) for row in rows}, sum(int(row[3]) for row in rows)
+    return {row[0]: int(row[1]) for row in rows}, sum(int(row[2]) for row in rows)
 
 
 async def request_ids(conn: store.Connection) -> AsyncIterator[Any]:
@@ -296,11 +296,12 @@ async def request_ids(conn: store.Connection) -> AsyncIterator[Any]:
         yield row
 
 
-async def posted_requests(conn: store.Connection) -> dict[str, int]:
-    """How many requests of each app the platform's book has."""
+async def posted_requests(conn: store.Connection) -> AsyncIterator[Any]:
+    """(enterprise_id, op_id) of every request that the platform's book has, app by app."""
     txns = PLATFORM_BOOKS["txns"]
-    query = sa.select(txns.c.reason, sa.func.count()).where(txns.c.kind == USAGE).group_by(txns.c.reason)
-    return {row[0]: row[1] for row in await conn.execute(query)}
+    query = sa.select(txns.c.reason, txns.c.op_id).where(txns.c.kind == USAGE).order_by(txns.c.reason)
+    async for row in await conn.stream(query):
+        yield row
 
 
 async def wallets_owed(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:

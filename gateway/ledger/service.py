@@ -1,7 +1,7 @@
 """The ledger's rules over its two kinds of book: grants, the outbox of credits, opening wallets, posting usage.
 
 Money enters the books first and the hot store second: a grant commits its transaction, its lot and a
-line of the outbox (`credits`) together; whoever drives the hot store applies the line under the
+line of the outbox (`credits`) together, and its line in the trail; whoever drives the hot store applies the line under the
 transaction's id, which makes a repeat harmless, and marks it applied.
 
 All methods raise SqlDown while a database cannot serve; nothing was committed then.
@@ -9,7 +9,7 @@ All methods raise SqlDown while a database cannot serve; nothing was committed t
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -33,12 +33,15 @@ from gateway.ledger.model import (
     DeadEvent,
     Granted,
     GrantRequest,
+    Lot,
     Opening,
     Txn,
     UsagePosting,
     WalletKey,
     WalletView,
 )
+from gateway.trail import store as trail
+from gateway.trail.model import Act
 
 _OP_ID_CHARS_MAX: Final = 300
 _PRIORITY_MAX: Final = 1_000_000
@@ -87,6 +90,8 @@ class Ledger:
                 txn_id, request.wallet.enterprise_id, shard_of(owner.user_id), request.wallet.name, request.amount_micro, due
             )
             await store.add_credit(conn, books, credit, account_id)
+            act = _granted_act(request, owner, txn, lot, stands)
+            await trail.append(conn, trail.trail_of(request.wallet.enterprise_id), act, now)
             return await self._granted(conn, txn_id, request.wallet, owner, first=True)
 
     async def waiting_credits(self, enterprise_id: str | None, limit: int = DRAIN_BATCH) -> list[Credit]:
@@ -274,6 +279,34 @@ def _fresh(postings: Sequence[UsagePosting], known: set[str], name: Callable[[st
         if key not in known:
             fresh.setdefault(key, posting)
     return list(fresh.values())
+
+
+def _granted_act(request: GrantRequest, owner: AppFacts, txn: Txn, lot: Lot, stood: Mapping[str, int]) -> Act:
+    """The trail's line of a grant; it stands in the book's own database, so it may name the end user."""
+    available, debt = stood.get(AVAILABLE, 0), -stood.get(DEBT, 0)
+    repaid = lot.spent_micro
+    after = {
+        "available_micro": available + lot.left_micro,
+        "debt_micro": debt - repaid,
+        "amount_micro": request.amount_micro,
+        "source": lot.source,
+        "priority": lot.priority,
+        "effective_at_ms": lot.effective_at_ms,
+        "expires_at_ms": lot.expires_at_ms,
+        "lot_id": lot.id,
+    }
+    return Act(
+        name="grant.create",
+        role=request.role,
+        actor=request.actor,
+        subject=request.wallet.name,
+        user_id=owner.user_id,
+        enterprise_id=request.wallet.enterprise_id or "",
+        reason=request.reason,
+        before={"available_micro": available, "debt_micro": debt},
+        after={**after, "asset": request.asset},
+        txn_id=txn.id,
+    )
 
 
 def _check_shape(request: GrantRequest) -> None:

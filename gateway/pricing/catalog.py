@@ -26,6 +26,7 @@ from gateway.pricing.book import ANY_MODEL, Book, Version
 from gateway.pricing.rates import Rates, marked_up, rates_from
 from gateway.pricing.shipped import shipped
 from gateway.pricing.store import PriceRow, SameInstant, Store
+from gateway.trail.model import Act
 
 _log = logging.getLogger(__name__)
 
@@ -185,9 +186,11 @@ class Catalog:
         rates: Mapping[str, int] | None = None,
         markup_bp: int | None = None,
         actor: str,
+        role: str = "operator",
     ) -> PriceRow:
         """Add a price that holds from `effective_at_ms`: `rates` in the app's asset, or a markup on the provider's price.
 
+        `actor`, of `role`, stands in the trail.
         Never for the past: what is over keeps its price. Raises NotFound, InvalidRequest, Conflict (the
         model has a price from that very moment), Unavailable.
         """
@@ -203,7 +206,7 @@ class Catalog:
             _check(asset, rates, markup_bp)
             version = Version(model, max(effective_at_ms, at_ms), dict(rates) if rates is not None else None, markup_bp)
             row = PriceRow(new_id("prc"), version, at_ms, actor)
-            await self._store.add(enterprise_id, row)
+            await self._store.add(enterprise_id, row, role)
         except SameInstant as taken:
             raise Conflict("The model has a price from that moment already.", param="effective_at") from taken
         except SqlDown as down:
@@ -218,6 +221,20 @@ class Catalog:
             return await self._store.prices(enterprise_id)
         except SqlDown as down:
             raise _unavailable() from down
+
+    async def record_configured(self) -> bool:
+        """Say in the trail what the configuration and the shipped list make every deployment cost and charge, if it changed.
+
+        For the start of the gateway, where such a change takes force; True when there is a new line. The line's actor
+        is the configuration: who edited the file is not known here. SqlDown.
+        """
+        told: dict[str, dict[str, dict[str, int]]] = {}
+        for deployment_id in self._configured:
+            provided = self._provide(deployment_id)
+            both = (("cost", provided.cost), ("charge", provided.charge))
+            told[deployment_id] = {name: _rates_told(rates) for name, rates in both if rates is not None}
+        act = Act("prices.configure", "configuration", "configuration", "deployments", after=told)
+        return await self._store.record_configured(act, now_ms(self._clock))
 
     def listing(self) -> list[ListedPrice]:
         """The provider prices of every deployment; one that stands for many models is listed only where configured."""
@@ -287,6 +304,11 @@ def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
         except ValueError as wrong:
             raise ValueError(f"{name} of {given.deployment_id}: {wrong}") from wrong
     return found[0], found[1]
+
+
+def _rates_told(rates: Rates) -> dict[str, int]:
+    """Micro-units per million, by kind; kinds that cost nothing are left out."""
+    return {kind: rate for kind in (*KINDS, "request") if (rate := getattr(rates, kind))}
 
 
 def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -> None:

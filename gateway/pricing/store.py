@@ -1,12 +1,20 @@
-"""The rows of app prices in the platform's database: the only SQL of this room. Rows are only ever added."""
+"""The rows of app prices in the platform's database: the only SQL of this room.
+
+Rows are only ever added, each together with its line in the trail.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from sqlalchemy import insert, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.db.faults import SqlRefused, named_faults
 from gateway.db.tables import app_prices, apps
 from gateway.pricing.book import Version
+from gateway.trail import store as trail
+from gateway.trail.model import Act
 
 
 class SameInstant(Exception):
@@ -55,8 +63,8 @@ class Store:
                 rows = (await connection.execute(query)).all()
         return [PriceRow(row[0], Version(row[1], row[2], row[3], row[4]), row[5], row[6]) for row in rows]
 
-    async def add(self, enterprise_id: str, row: PriceRow) -> None:
-        """Insert; raises SameInstant. The app must exist."""
+    async def add(self, enterprise_id: str, row: PriceRow, role: str) -> None:
+        """Insert, and say so in the trail; raises SameInstant. The app must exist."""
         version = row.version
         values = {
             "id": row.id,
@@ -68,9 +76,43 @@ class Store:
             "created_at": row.created_at_ms,
             "actor": row.actor,
         }
-        try:
-            with named_faults():
-                async with self._engine.begin() as connection:
-                    await connection.execute(insert(app_prices).values(**values))
-        except SqlRefused as taken:
-            raise SameInstant from taken
+        with named_faults():
+            async with self._engine.begin() as connection:
+                try:
+                    with named_faults():
+                        await connection.execute(insert(app_prices).values(**values))
+                except SqlRefused as taken:
+                    raise SameInstant from taken
+                act = Act(
+                    name="price.create",
+                    role=role,
+                    actor=row.actor,
+                    subject=row.id,
+                    user_id=await connection.scalar(select(apps.c.user_id).where(apps.c.enterprise_id == enterprise_id)) or "",
+                    enterprise_id=enterprise_id,
+                    before=await _held_before(connection, enterprise_id, version),
+                    after=_told(version.model, version.effective_at_ms, version.rates, version.markup_bp),
+                )
+                await trail.append(connection, trail.trail_of(None), act, row.created_at_ms)
+
+    async def record_configured(self, act: Act, at_ms: int) -> bool:
+        """Say in the trail what prices the configuration gives, when it is not what the trail said last; whether it was."""
+        with named_faults():
+            async with self._engine.begin() as connection:
+                return await trail.append_if_new(connection, trail.trail_of(None), act, at_ms) is not None
+
+
+async def _held_before(connection: AsyncConnection, enterprise_id: str, version: Version) -> dict[str, Any] | None:
+    """The price that the new one takes the place of: the latest before it of the same model."""
+    query = select(app_prices.c.effective_at, app_prices.c.rates, app_prices.c.markup_bp).where(
+        app_prices.c.enterprise_id == enterprise_id,
+        app_prices.c.model == version.model,
+        app_prices.c.effective_at < version.effective_at_ms,
+    )
+    row = (await connection.execute(query.order_by(app_prices.c.effective_at.desc()).limit(1))).first()
+    return None if row is None else _told(version.model, row[0], row[1], row[2])
+
+
+def _told(model: str, effective_at_ms: int, rates: Mapping[str, int] | None, markup_bp: int | None) -> dict[str, Any]:
+    price = {"markup_bp": markup_bp} if rates is None else {"rates": dict(rates)}
+    return {"model": model, "effective_at_ms": effective_at_ms, **price}

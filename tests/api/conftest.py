@@ -33,7 +33,7 @@ class Api:
     def __init__(self, databases: Databases, balance: RedisBalance) -> None:
         self.databases = databases
         self.balance = balance
-        self.identity = Identity(Store(databases.platform), b"a pepper of the tests")
+        self.identity = Identity(Store(databases.platform, databases.app), b"a pepper of the tests")
         self.registry = self.identity.registry
         self.ledger = Ledger(databases)
         self.wallets = Wallets(balance, self.ledger, self.registry.enterprise_ids)

@@ -45,7 +45,7 @@ class World:
 
     def another(self) -> Identity:
         """A second process, as it were: same database, caches of its own, no bus."""
-        return Identity(Store(self.databases.platform), PEPPER, None, self.clock)
+        return Identity(Store(self.databases.platform, self.databases.app), PEPPER, None, self.clock)
 
     async def key(self, level: Level = Level.APP_USAGE, app: str = "shop", **fields: object) -> tuple[ApiKey, str]:
         return await self.registry.create_key(OPERATOR, app, NewKey(name="k", level=level, **fields))  # type: ignore[arg-type]

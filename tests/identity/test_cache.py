@@ -15,6 +15,7 @@ from gateway.identity.cache import InvalidationBus
 from gateway.identity.model import AppChanges, NewKey
 from gateway.identity.service import Identity
 from gateway.identity.store import Store
+from gateway.trail.model import Act
 
 from .conftest import OPERATOR, PEPPER, World
 
@@ -79,7 +80,7 @@ async def test_a_message_missed_while_cut_off_is_made_up_for_on_reconnecting(wor
     async with listening(there, own_redis_url), Redis.from_url(own_redis_url) as admin:
         await there.authenticate(secret)
         # Revoked behind the bus's back: as if the message had been published while `there` was away.
-        await Store(world.databases.platform).revoke_key(key.id, 1)
+        await Store(world.databases.platform).revoke_key(key.id, 1, Act("key.revoke", "operator", "test", key.id))
         assert there.cached(secret) is not None
         assert await admin.client_kill_filter(_type="pubsub") == 1
         took_s = await until(lambda: there.cached(secret) is None)

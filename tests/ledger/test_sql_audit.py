@@ -44,6 +44,8 @@ DO $$ DECLARE found record; BEGIN
     FOR found IN SELECT conrelid::regclass AS place, conname FROM pg_constraint
         WHERE connamespace = 'public'::regnamespace AND contype IN ('f', 'c', 'u', 'p') ORDER BY contype <> 'f'
     LOOP EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.place, found.conname); END LOOP;
+    FOR found IN SELECT tgrelid::regclass AS place, tgname FROM pg_trigger WHERE NOT tgisinternal
+    LOOP EXECUTE format('DROP TRIGGER %I ON %s', found.tgname, found.place); END LOOP;
 END $$;
 """
 
@@ -57,6 +59,8 @@ class Files:
         for book, bare in self.bare.items():
             shutil.copyfile(places[book], bare)
             with closing(sqlite3.connect(bare)) as conn:
+                for (trigger,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                    conn.execute(f"DROP TRIGGER {trigger}")
                 for (table,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                     conn.execute(f'CREATE TABLE bare AS SELECT * FROM "{table}"')
                     conn.execute(f'DROP TABLE "{table}"')
@@ -269,6 +273,16 @@ _IN_BOTH: list[tuple[str, str]] = [
     ("12 every grant is in the outbox", f"DELETE FROM credits WHERE txn_id = {_FIRST}"),
     ("14 wallets have an owner", "UPDATE accounts SET owner = 'carol' WHERE kind = 'revenue.usage'"),
     ("14 wallets have an owner", "UPDATE accounts SET owner = '' WHERE kind = 'user.available'"),
+    ("15 no line of the trail is missing", "DELETE FROM trail WHERE seq = 1"),
+    ("15 no line of the trail is missing", "UPDATE trail SET seq = seq + 1"),
+    ("15 every line of the trail follows", "UPDATE trail SET prev_hash = 'x' WHERE seq = 1"),
+    ("15 every line of the trail follows", "UPDATE trail SET hash = 'x' WHERE seq = 1"),
+    ("15 the head of the trail", "DELETE FROM trail WHERE seq = (SELECT MAX(seq) FROM trail)"),
+    ("15 the head of the trail", "DELETE FROM trail"),
+    ("15 the head of the trail", "DELETE FROM trail_head"),
+    ("15 the head of the trail", "UPDATE trail_head SET hash = 'x'"),
+    ("15 every grant has its line", f"UPDATE trail SET txn_id = '' WHERE txn_id = {_FIRST}"),
+    ("15 every transaction of a line", "DELETE FROM txns WHERE op_id = 'first'"),
 ]
 _IN_AN_APP: list[tuple[str, str]] = [
     ("11 revenue is", "UPDATE usage SET amount_micro = amount_micro + 1 WHERE request_id = 'req_charge'"),

@@ -1,0 +1,11 @@
+"""The trail of the platform database, and append-only books."""
+
+from gateway.db.migrations import trail
+
+revision = "0003"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+upgrade = trail.upgrade
+downgrade = trail.downgrade
