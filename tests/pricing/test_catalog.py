@@ -15,6 +15,7 @@ from gateway.db.tables import apps, creators
 from gateway.pricing import catalog as module
 from gateway.pricing.catalog import BOOK_TTL_MS, Catalog, PriceOverride
 from gateway.pricing.rates import Rates, marked_up
+from gateway.trail import store as trail
 
 NOW = 1_800_000_000_000
 MINI, PATTERN, OWN, UNKNOWN = "mini/openai/0", "gpt-*/openai/0", "own/vllm/0", "none/vllm/0"
@@ -236,3 +237,18 @@ def test_the_listing_names_every_kind_and_where_its_price_is_from(catalog: Catal
     assert lines[OWN, "output"].source == "configuration"
     assert (PATTERN, "input") not in lines
     assert (UNKNOWN, "input") not in lines
+
+
+async def test_prices_that_the_configuration_changed_are_noted_once_with_what_they_were(
+    databases: Databases, clock: Moment
+) -> None:
+    def started(price: str) -> Catalog:
+        prices = {"input": price, "output": "2"}
+        return Catalog(databases.platform, [PriceOverride("x/y/0", "p", "m", prices=prices)], clock=clock)
+
+    assert [await started(price).record_configured() for price in ("1", "1", "3")] == [True, False, True]
+    async with trail.reading(databases.platform) as conn:
+        lines = [line async for line in trail.lines(conn, trail.trail_of(None)) if line.act == "prices.configure"]
+    assert [line.before_json == "" for line in lines] == [True, False]
+    assert lines[1].before_json == lines[0].after_json != lines[1].after_json
+    assert '"input":3000000' in lines[1].after_json

@@ -2,7 +2,9 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from gateway.core.errors import InvalidRequest
+from gateway.db import migrate
 from gateway.db.engines import Databases
+from gateway.db.tables import APP_BOOKS
 from gateway.trail import store
 from gateway.trail.model import GENESIS, Head
 from gateway.trail.service import Trail, not_found
@@ -187,3 +189,16 @@ async def test_a_page_merges_both_chains_newest_first_and_goes_on_where_it_ended
     for cursor in ("", "1", "a.b", "1.2.3", "-1.1", "9" * 30 + "."):
         with pytest.raises(InvalidRequest):
             await trail.page(SHOP, 1, cursor)
+
+
+async def test_grants_from_before_the_trail_need_no_line_and_those_since_do(databases: Databases) -> None:
+    engine = await databases.app(SHOP)
+    tables, books = store.trail_of(SHOP), APP_BOOKS
+    grant = "INSERT INTO txns (id, op_id, kind, actor, reason, at) VALUES ('{0}', '{0}', 'grant', 'a', '', 1)"
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.downgrade, "app", "0001")
+        await conn.exec_driver_sql(grant.format("txn_5"))
+        await conn.run_sync(migrate.upgrade, "app")
+        assert [found async for found in store.unlike_the_books(conn, tables, books)] == []
+        await conn.exec_driver_sql(grant.format("txn_6"))
+        assert [found async for found in store.unlike_the_books(conn, tables, books)] == [("txn_6", "")]
