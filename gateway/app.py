@@ -41,6 +41,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.settings import Settings, load
+from gateway.stopping import drain_first
 
 
 def create() -> DataPlane:
@@ -66,6 +67,7 @@ def application(settings: Settings) -> DataPlane:
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_COLLECT)
+            drain_first(traffic, services.tasks, DRAIN_ON_SHUTDOWN_S)
             yield
             traffic.draining = True
             following.cancel()

@@ -107,6 +107,9 @@ class ModelEndpoint:
             await self._exchange.run(call, principal)
         except GatewayError as error:
             await answer_error(call, error)
+        except asyncio.CancelledError:  # only the end of the process cancels a request
+            put_error(call, Unavailable("The gateway is shutting down.", code="draining", retry_after_s=1.0))
+            raise
         except ClientGone:
             _log.debug("%s: the client left before its request was complete", call.request_id)
         except Exception:  # noqa: BLE001 - process edge: a bug answers 500 and is logged, the server lives on
@@ -251,10 +254,15 @@ async def preflight(_: Scope, __: Receive, send: Send) -> None:
 
 async def answer_error(call: Call, error: GatewayError) -> None:
     """The error as a JSON answer, or as the last event of a stream that has begun."""
+    put_error(call, error)
+    await call.answer.drained()
+
+
+def put_error(call: Call, error: GatewayError) -> None:
+    """The same, without waiting until it is sent."""
     answer = call.answer
     if answer.started:
         answer.end(error_event(error, call.request_id))
-        await answer.drained()
         return
     body = wire.error_body(error, call.request_id)
     headers = [
@@ -263,7 +271,6 @@ async def answer_error(call: Call, error: GatewayError) -> None:
         *call.extra_headers,
     ]
     answer.whole(error.status, headers, body)
-    await answer.drained()
 
 
 Handler = Callable[[Call, Principal], Awaitable[bytes]]

@@ -31,5 +31,5 @@ def run(config: Settings) -> None:
         log_config=None,
         backlog=2048,
         timeout_keep_alive=limits.KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(limits.DRAIN_ON_SHUTDOWN_S),
+        timeout_graceful_shutdown=1,  # the application has drained before: see gateway/stopping.py
     )

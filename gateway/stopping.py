@@ -1,0 +1,63 @@
+"""The end of a web process: requests in flight are finished, new ones are told that it drains, and then it closes.
+
+uvicorn closes its sockets on the first signal. Here the signal first turns `Traffic.draining` on, while the process
+still listens: a load balancer sees `/readyz` fail and clients get a 503 that says so, instead of a refused
+connection. The server's own end begins when nothing is in flight any more, or when the limit has passed; what
+still runs then is cut, told why, and billed for what was delivered. A second signal skips the wait.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from gateway.core.tasks import Tasks
+from gateway.proxy.routes import Traffic
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_LOOK_S: Final = 0.05
+
+
+def drain_first(traffic: Traffic, tasks: Tasks, limit_s: float) -> None:
+    """Put the draining before what the server does on a signal. Call it in the server's loop, once it handles signals."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # a server in a thread gets no signals
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        handler = signal.getsignal(number)
+        if callable(handler):
+            signal.signal(number, _Drain(handler, traffic, tasks, limit_s, loop))
+
+
+class _Drain:
+    def __init__(
+        self,
+        then: Callable[[int, FrameType | None], Any],
+        traffic: Traffic,
+        tasks: Tasks,
+        limit_s: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._then = then
+        self._traffic = traffic
+        self._tasks = tasks
+        self._limit_s = limit_s
+        self._loop = loop
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._traffic.draining:
+            self._then(number, frame)
+        else:
+            self._traffic.draining = True
+            self._loop.call_soon_threadsafe(self._begin, number)
+
+    def _begin(self, number: int) -> None:
+        self._tasks.spawn(self._wait(number), "drain")
+
+    async def _wait(self, number: int) -> None:
+        ends = self._loop.time() + self._limit_s
+        while self._traffic.in_flight and self._loop.time() < ends:  # noqa: ASYNC110 - a request in flight pays for no event
+            await asyncio.sleep(_LOOK_S)
+        self._then(number, None)
