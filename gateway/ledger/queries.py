@@ -46,7 +46,7 @@ _SUMS: Final = ("input_tokens", "output_tokens", "amount_micro", "creator_micro"
 async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> WalletView:
     """A wallet with its open lots; empty when it has no account."""
     books = store.books_of(wallet.enterprise_id)
-    available, debt, waiting, _ = await store.owed(conn, wallet, asset)
+    available, debt, waiting, *_ = await store.owed(conn, wallet, asset)
     lots = (await store.open_lots(conn, books, [wallet.owner])).get(AccountKey(wallet.owner, AVAILABLE, asset), [])
     return WalletView(asset, available, -debt, waiting, tuple(sorted(lots, key=burn_order)))
 
@@ -55,7 +55,7 @@ async def waiting_credits(conn: store.Connection, enterprise_id: str | None, now
     """Credits that are due and not marked applied, oldest first."""
     credit = store.books_of(enterprise_id)["credits"]
     query = (
-        sa.select(credit.c.txn_id, credit.c.shard, credit.c.wallet, credit.c.delta_micro, credit.c.due_at)
+        sa.select(credit.c.txn_id, credit.c.shard, credit.c.wallet, credit.c.delta_micro + credit.c.taken_micro, credit.c.due_at)
         .where(credit.c.applied_at.is_(None), credit.c.due_at <= now_ms)
         .order_by(credit.c.due_at, credit.c.txn_id)
         .limit(limit)
@@ -309,7 +309,7 @@ async def wallets_owed(conn: store.Connection, books: store.Books) -> AsyncItera
     debts = table.alias()
     same = sa.and_(debts.c.owner == table.c.owner, debts.c.asset == table.c.asset, debts.c.kind == DEBT)
     waiting = (
-        sa.select(credit.c.account_id, sa.func.sum(credit.c.delta_micro).label("delta"))
+        sa.select(credit.c.account_id, sa.func.sum(credit.c.delta_micro + credit.c.taken_micro).label("delta"))
         .where(credit.c.applied_at.is_(None))
         .group_by(credit.c.account_id)
         .subquery()
