@@ -122,7 +122,15 @@ WALLS = {
     "click": ("cli/",),
     "alembic": ("db/",),
     "asyncpg": ("db/",),
-    "sqlalchemy": ("db/", "identity/store.py", "ledger/store.py", "ledger/queries.py", "pricing/store.py", "api/queries.py"),
+    "sqlalchemy": (
+        "db/",
+        "identity/store.py",
+        "ledger/store.py",
+        "ledger/queries.py",
+        "ledger/audit_queries.py",
+        "pricing/store.py",
+        "api/queries.py",
+    ),
 }
 
 

@@ -40,6 +40,8 @@ CORRECTION: Final = "correction"
 FEE: Final = "fee"
 SETTLEMENT: Final = "settlement"
 
+REVERSING: Final = (DISPUTE_WON, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds that name what they reverse
+
 PLATFORM_ASSET: Final = USD  # creators' wallets and provider cost
 
 T = TypeVar("T")

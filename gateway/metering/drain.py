@@ -291,14 +291,16 @@ def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting
         raise Poison("unknown_level", event.level)
     if not is_outside_id(event.user_id) or not is_outside_id(event.request_id):
         raise Poison("malformed_id", f"{event.user_id} {event.request_id}")
-    creator = end_user = 0
+    creator = end_user = creator_held = end_user_held = 0
     for charge in event.charges:
         _check_charge(charge, event, app)
         if charge.role == "creator":
             creator += charge.amount_micro
+            creator_held += charge.held_micro
         else:
             end_user += charge.amount_micro
-    for amount in (event.provider_cost_micro, creator, end_user):
+            end_user_held += charge.held_micro
+    for amount in (event.provider_cost_micro, creator, end_user, creator_held, end_user_held):
         if not 0 <= amount <= AMOUNT_MICRO_MAX:
             raise Poison("amount_out_of_range", str(amount))
     by_platform = event.level == Level.PLATFORM
@@ -335,6 +337,8 @@ def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting
         attempts=event.attempts,
         http_status=event.http_status,
         flags=event.flags,
+        held_micro=creator_held if by_platform else end_user_held,
+        creator_held_micro=creator_held,
     )
     return UsagePosting(event.enterprise_id, app.asset, event.cost_policy != CostPolicy.OWN_KEYS, row)
 
