@@ -24,8 +24,9 @@ lint: $(VENV)/installed-dev       ## formatting of imports, bans, ranks, types
 unit: $(VENV)/installed-dev       ## the quick part of the suite
 	$(BIN)/python -m pytest tests/core tests/pricing tests/identity tests/metering tests/proxy
 
-long: $(VENV)/installed-dev       ## the random tests at length: a million operations on the hot balances
+long: $(VENV)/installed-dev       ## the random tests at length: a million operations on the hot balances, a million steps of money
 	RANDOM_OPERATIONS=1000000 $(BIN)/python -m pytest -s tests/balance/test_random_operations.py
+	RANDOM_HISTORIES=1000000 $(BIN)/python -m pytest -s tests/ledger/test_random_histories.py
 
 bench: $(BENCH_VENV)/installed    ## CPU per request and per chunk, added latency, beside nginx
 	$(BENCH_VENV)/bin/python -m bench
