@@ -214,6 +214,49 @@ async def test_a_lot_used_up_between_such_a_death_and_the_repeat_gives_the_rest_
     assert await house.expired() == 0
 
 
+async def test_a_request_that_comes_between_the_look_and_the_taking_keeps_its_money(house: House, server_url: str) -> None:
+    class Overtaken(RedisBalance):
+        async def take(self, op_id: str, shard: int, wallet: str, most_micro: int) -> int | None:
+            holds.append(await house.hold(60))
+            return await super().take(op_id, shard, wallet, most_micro)
+
+    await house.grant("g1", 100)
+    house.clock.ms += 2000
+    holds: list[Hold] = []
+    overtaken = Overtaken(server_url)
+    registry = house.identity.registry
+    assert await Wallets(overtaken, house.ledger, registry.enterprise_ids, house.clock).expire_lots() == 1
+    await overtaken.close()
+    assert await house.hot() == WalletState(0, 60)
+    await house.settle(holds[0], 60)
+    await house.drain(holds[0], 60)
+    assert (await house.ledger.wallet(ANN)).debt_micro == 0
+    assert await house.in_order()
+
+
+async def test_what_an_expiry_gives_back_waits_for_a_hot_store_that_is_down(house: House, server_url: str) -> None:
+    class Down(RedisBalance):
+        async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
+            raise BalanceUnavailable
+
+    await house.grant("g1", 100)
+    await house.grant("g2", 200, None)
+    await died(house, server_url)
+    hold = await house.hold(70)
+    await house.settle(hold, 70)
+    await house.drain(hold, 70)
+    down = Down(server_url)
+    assert await Wallets(down, house.ledger, house.identity.registry.enterprise_ids, house.clock).expire_lots() == 1
+    await down.close()
+    assert await house.hot() == WalletState(130, 0)
+    assert (await house.ledger.opening(ANN)).amount_micro == 130  # 70 are to be given back
+    assert await house.in_order()
+    assert [credit.delta_micro for credit in await house.ledger.waiting_credits("shop")] == [70]
+    await house.wallets.apply_waiting_credits()
+    assert await house.hot() == WalletState(200, 0)
+    assert await house.in_order()
+
+
 async def test_a_hot_store_that_is_down_or_lost_the_wallet_changes_nothing(house: House, server_url: str) -> None:
     class Down(RedisBalance):
         async def take(self, op_id: str, shard: int, wallet: str, most_micro: int) -> int | None:
@@ -314,10 +357,12 @@ class LateLedger(Ledger):
 async def test_processes_that_all_saw_the_newcomer_first_grant_one_trial(house: House) -> None:
     await with_trial(house, Trial(500, 7))
     registry = house.identity.registry
-    slow = [
-        Wallets(house.balance, LateLedger(house.databases, house.clock), registry.enterprise_ids, house.clock, registry.trial_of)
-        for _ in range(4)
-    ]
+    slow = []
+    for ahead_ms in range(4):  # no two machines have the same time
+        clock = Clock()
+        clock.ms += ahead_ms
+        ledger = LateLedger(house.databases, clock)
+        slow.append(Wallets(house.balance, ledger, registry.enterprise_ids, clock, registry.trial_of))
     assert all(await asyncio.gather(*[wallets.open_missing(SHARD, ("a/shop2/newcomer",)) for wallets in slow]))
     await house.wallets.apply_waiting_credits()
     assert (await house.balance.read(SHARD, ["a/shop2/newcomer"]))[0] == WalletState(500, 0)

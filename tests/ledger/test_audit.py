@@ -72,7 +72,7 @@ async def disputed(ledger: Ledger, hot: Hot) -> None:
     for number in range(3):
         paid = grant_request(f"paid {number}", 100, paula, source="paid", external_ref=f"pi_{number}", fees=Fees(10, 3))
         await ledger.grant(paid)
-    over = posting("req_over", end_user="paula", amount_micro=60, held_micro=50, creator_held_micro=0)
+    over = posting("req_over", end_user="paula", amount_micro=60, held_micro=59, creator_held_micro=0)
     await ledger.post_app_usage("shop", [over])
     await ledger.post_platform_usage([over])
     await ledger.payments.refund(RefundRequest(paula, "pi_0", "re_0", 70, "tester", fee_returned_micro=4))
@@ -130,8 +130,8 @@ _TAMPERINGS = [
     ("shop", "UPDATE usage SET amount_micro = 0 WHERE request_id = 'req_1'", "5", "is captured 1 times"),
     ("shop", "UPDATE txns SET op_id = 'usage:req_9' WHERE op_id = 'usage:req_1'", "5", "is captured 0 times"),
     ("shop", "INSERT INTO txns VALUES ('t9', 'usage:req_9', 'usage', 'x', '', NULL, NULL, 1)", "5", "3 captures, 2 charged"),
-    ("shop", "DELETE FROM overruns", "6", "request req_over was charged 60 (end_user), 50 was held, no over-run"),
-    ("shop", "UPDATE usage SET held_micro = 60 WHERE held_micro = 50", "6", "an over-run is recorded"),
+    ("shop", "DELETE FROM overruns", "6", "request req_over was charged 60 (end_user), 59 was held, no over-run"),
+    ("shop", "UPDATE usage SET held_micro = 60 WHERE held_micro = 59", "6", "an over-run is recorded"),
     ("shop", "UPDATE usage SET creator_held_micro = 6 WHERE request_id = 'req_3'", "6", "was charged 7 (creator), 6 was held"),
     ("shop", "UPDATE txns SET reverses = NULL WHERE op_id = 'dispute:dp_1:closed'", "7", "reverses nothing"),
     ("shop", "UPDATE txns SET kind = 'correction' WHERE op_id = 'dispute:dp_1:closed'", "7", "reverses dispute_opened"),
