@@ -24,9 +24,9 @@ lint: $(VENV)/installed-dev       ## formatting of imports, bans, ranks, types
 unit: $(VENV)/installed-dev       ## the quick part of the suite
 	$(BIN)/python -m pytest tests/core tests/pricing tests/identity tests/metering tests/proxy
 
-long: $(VENV)/installed-dev       ## the random tests at length: a million operations, a thousand kills, 250,000 requests
-	RANDOM_OPERATIONS=1000000 CHAOS_KILLS=1000 EXACTLY_K_REPEATS=500 $(BIN)/python -m pytest -s \
-	  tests/balance/test_random_operations.py tests/chaos/test_kills.py tests/path/test_exactly_k.py
+long: $(VENV)/installed-dev       ## the random tests at length: a million operations and steps of money, a thousand kills, 250,000 requests
+	RANDOM_OPERATIONS=1000000 RANDOM_HISTORIES=1000000 CHAOS_KILLS=1000 EXACTLY_K_REPEATS=500 $(BIN)/python -m pytest -s \
+	  tests/balance/test_random_operations.py tests/ledger/test_random_histories.py tests/chaos/test_kills.py tests/path/test_exactly_k.py
 
 bench: $(BENCH_VENV)/installed    ## CPU per request and per chunk, added latency, beside nginx
 	$(BENCH_VENV)/bin/python -m bench

@@ -1,7 +1,8 @@
 """Everything that need not happen while a client waits.
 
-It drains usage events into the books, ends abandoned holds, and applies credits that a crash left
-between the books and the hot balances. Any number of processes may run these loops beside each other.
+It drains usage events into the books, ends abandoned holds, applies credits that a crash left
+between the books and the hot balances, and ends lots whose time has passed. Any number of processes may
+run these loops beside each other.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from gateway.db.faults import SqlDown
 
 _log = logging.getLogger(__name__)
 _SWEEP_EVERY_S: Final = 5.0
-_CREDITS_EVERY_S: Final = 60.0
+_BOOKS_EVERY_S: Final = 60.0
 
 
 async def run(services: Services, stop: asyncio.Event) -> None:
@@ -26,7 +27,7 @@ async def run(services: Services, stop: asyncio.Event) -> None:
     loops = [
         services.tasks.spawn(services.drain(consumer).run(stop), "drain"),
         services.tasks.spawn(_sweep(services, stop), "sweep holds"),
-        services.tasks.spawn(_apply_credits(services, stop), "apply credits"),
+        services.tasks.spawn(_look_after_books(services, stop), "look after books"),
     ]
     await asyncio.gather(*loops)
 
@@ -45,15 +46,19 @@ async def _sweep(services: Services, stop: asyncio.Event) -> None:
             _log.warning("%d abandoned holds were settled at their checkpoints or given back", ended)
 
 
-async def _apply_credits(services: Services, stop: asyncio.Event) -> None:
+async def _look_after_books(services: Services, stop: asyncio.Event) -> None:
+    """Waiting credits first: a lot whose own money is not in the hot wallet yet cannot expire."""
     while True:
         try:
             applied = await services.wallets.apply_waiting_credits()
             if applied:
                 _log.warning("%d credits that had been waiting were applied", applied)
+            expired = await services.wallets.expire_lots()
+            if expired:
+                _log.info("%d lots expired", expired)
         except (BalanceUnavailable, SqlDown) as down:
-            _log.warning("waiting credits: %s", down)
-        if await _stopped(stop, _CREDITS_EVERY_S):
+            _log.warning("waiting credits and expiries: %s", down)
+        if await _stopped(stop, _BOOKS_EVERY_S):
             return
 
 

@@ -57,7 +57,7 @@ class Services:
             IdentityStore(self.databases.platform, self.databases.app), settings.key_pepper.encode(), self.bus, self.clock
         )
         self.ledger = Ledger(self.databases, self.clock)
-        self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock)
+        self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock, self.identity.registry.trial_of)
         models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models
         entries = [_entry(model) for model in models]
         overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]

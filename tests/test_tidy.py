@@ -123,7 +123,13 @@ WALLS = {
     "alembic": ("db/",),
     "asyncpg": ("db/",),
     "sqlalchemy": (
-        *("db/", "trail/store.py", "identity/store.py", "ledger/store.py", "ledger/queries.py", "pricing/store.py"),
+        "db/",
+        "trail/store.py",
+        "identity/store.py",
+        "ledger/store.py",
+        "ledger/queries.py",
+        "ledger/audit_queries.py",
+        "pricing/store.py",
         "api/queries.py",
     ),
 }

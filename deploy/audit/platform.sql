@@ -9,7 +9,8 @@
 --
 -- It proves, from the stored rows and in one snapshot: every transaction balances (1), balances are the sums of
 -- their entries (2), lots agree with themselves, their wallets and their entries (3), nobody is below zero except
--- by a debt (4), a payment was granted once (7), the hourly roll-up and the transactions tell the same story of
+-- by a debt (4), a payment was granted once and a transaction reversed once (7), clawbacks and disputes keep within
+-- their lots (8), a fee is due as it is borne (9), the hourly roll-up and the transactions tell the same story of
 -- requests, revenue and what each creator paid, with no more provider cost than was metered (11), the outbox is
 -- what the books granted (half of 12), no account belongs to anyone but a creator (14), and the trail's lines
 -- follow one another up to its head, one for each grant (half of 15).
@@ -46,11 +47,12 @@ LEFT JOIN txns t ON t.id = e.txn_id
 WHERE t.id IS NULL
 
 UNION ALL
--- A request that cost nothing leaves a transaction without entries in the platform's book; nothing else may.
+-- A request that cost nothing leaves a transaction without entries in the platform's book, as does a dispute of money
+-- that was spent already, and an expiry that gives all back that the hot wallet gave for it; nothing else may.
 SELECT '1 every transaction moves something', 'transaction ' || t.id || ' of ' || t.op_id, 'no entry', 'entries'
 FROM txns t
 LEFT JOIN entries e ON e.txn_id = t.id
-WHERE e.id IS NULL AND t.kind <> 'usage'
+WHERE e.id IS NULL AND t.kind NOT IN ('usage', 'expiry', 'dispute_opened', 'dispute_won')
 
 UNION ALL
 SELECT '2 every balance is the sum of its entries',
@@ -91,55 +93,107 @@ LEFT JOIN accounts a ON a.id = l.account_id
 WHERE a.id IS NULL OR a.kind <> 'user.available'
 
 UNION ALL
+-- Or frozen for, or owed by, the same owner.
 SELECT '3 every entry of a lot is on the account of the lot', 'entry ' || e.id || ' of lot ' || e.lot_id,
-       'account ' || e.account_id, COALESCE('account ' || l.account_id, 'a lot')
+       'account ' || e.account_id, COALESCE('account ' || l.account_id || ' or its owner''s', 'a lot')
 FROM entries e
 LEFT JOIN lots l ON l.id = e.lot_id
-WHERE e.lot_id IS NOT NULL AND (l.id IS NULL OR l.account_id <> e.account_id)
+LEFT JOIN accounts a ON a.id = e.account_id
+LEFT JOIN accounts o ON o.id = l.account_id
+WHERE e.lot_id IS NOT NULL
+  AND (l.id IS NULL OR l.account_id <> e.account_id
+       AND (a.id IS NULL OR o.id IS NULL OR a.kind NOT IN ('user.frozen', 'receivable.clawback')
+            OR a.owner <> o.owner OR a.asset <> o.asset))
 
 UNION ALL
 SELECT '3 every entry on a wallet names its lot', 'entry ' || e.id || ' on the wallet of ' || a.owner, 'no lot', 'a lot'
 FROM entries e
 JOIN accounts a ON a.id = e.account_id
-WHERE a.kind = 'user.available' AND e.lot_id IS NULL
+WHERE a.kind IN ('user.available', 'user.frozen') AND e.lot_id IS NULL
 
 UNION ALL
+-- A lot's first entry is what made it.
 SELECT '3 granted is what the lot''s grant put in', 'lot ' || l.id,
        CAST(l.granted_micro AS text), CAST(COALESCE(s.total, 0) AS text)
 FROM lots l
 LEFT JOIN (
-    SELECT e.lot_id, SUM(e.amount_micro) AS total
-    FROM entries e JOIN txns t ON t.id = e.txn_id
-    WHERE t.kind = 'grant' AND e.amount_micro > 0
-    GROUP BY e.lot_id
+    SELECT e.lot_id, e.amount_micro AS total
+    FROM entries e
+    JOIN (SELECT MIN(id) AS id FROM entries WHERE lot_id IS NOT NULL GROUP BY lot_id) f ON f.id = e.id
+    JOIN txns t ON t.id = e.txn_id
+    WHERE t.kind IN ('grant', 'rollover', 'reinstate', 'correction')
 ) s ON s.lot_id = l.id
 WHERE l.granted_micro <> COALESCE(s.total, 0)
 
 UNION ALL
--- A grant takes from its own lot what it repays of a debt; all else that is spent is usage.
-SELECT '3 spent is what grants and usage took out', 'lot ' || l.id,
+-- A grant takes from its own lot what it repays of a debt, as netting does before a lot expires; all else is usage.
+SELECT '3 spent is what grants, netting and usage took out', 'lot ' || l.id,
        CAST(l.spent_micro AS text), CAST(COALESCE(s.total, 0) AS text)
 FROM lots l
 LEFT JOIN (
     SELECT e.lot_id, SUM(-e.amount_micro) AS total
-    FROM entries e JOIN txns t ON t.id = e.txn_id
-    WHERE t.kind IN ('grant', 'usage') AND e.amount_micro < 0
+    FROM entries e JOIN txns t ON t.id = e.txn_id JOIN accounts a ON a.id = e.account_id
+    WHERE t.kind IN ('grant', 'usage', 'netting') AND e.amount_micro < 0 AND a.kind = 'user.available'
     GROUP BY e.lot_id
 ) s ON s.lot_id = l.id
 WHERE l.spent_micro <> COALESCE(s.total, 0)
 
 UNION ALL
+SELECT '3 expired is what expiry and roll-over took out', 'lot ' || l.id,
+       CAST(l.expired_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM lots l
+LEFT JOIN (
+    SELECT e.lot_id, SUM(-e.amount_micro) AS total
+    FROM entries e JOIN txns t ON t.id = e.txn_id
+    WHERE t.kind IN ('expiry', 'rollover') AND e.amount_micro < 0
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
+WHERE l.expired_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+-- What refunds and losses took out of what was left or frozen, less what their reversals put back.
+SELECT '3 refunded is what refunds, losses and corrections took out', 'lot ' || l.id,
+       CAST(l.refunded_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM lots l
+LEFT JOIN (
+    SELECT e.lot_id, SUM(-e.amount_micro) AS total
+    FROM entries e JOIN txns t ON t.id = e.txn_id JOIN accounts a ON a.id = e.account_id
+    LEFT JOIN (SELECT MIN(id) AS id FROM entries WHERE lot_id IS NOT NULL GROUP BY lot_id) f ON f.id = e.id
+    WHERE t.kind IN ('refund', 'dispute_lost', 'reinstate', 'correction') AND a.kind IN ('user.available', 'user.frozen')
+      AND f.id IS NULL
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
+WHERE l.refunded_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+SELECT '3 frozen is the sum of the lot''s frozen entries', 'lot ' || l.id,
+       CAST(l.frozen_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM lots l
+LEFT JOIN (
+    SELECT e.lot_id, SUM(e.amount_micro) AS total
+    FROM entries e JOIN accounts a ON a.id = e.account_id
+    WHERE a.kind = 'user.frozen'
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
+WHERE l.frozen_micro <> COALESCE(s.total, 0)
+
+UNION ALL
 SELECT '3 left is the sum of the lot''s entries', 'lot ' || l.id,
        CAST(l.left_micro AS text), CAST(COALESCE(s.total, 0) AS text)
 FROM lots l
-LEFT JOIN (SELECT lot_id, SUM(amount_micro) AS total FROM entries GROUP BY lot_id) s ON s.lot_id = l.id
+LEFT JOIN (
+    SELECT e.lot_id, SUM(e.amount_micro) AS total
+    FROM entries e JOIN accounts a ON a.id = e.account_id
+    WHERE a.kind = 'user.available'
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
 WHERE l.left_micro <> COALESCE(s.total, 0)
 
 UNION ALL
-SELECT '4 nothing available is below zero', 'wallet of ' || a.owner || ' in ' || a.asset,
+SELECT '4 nothing available or frozen is below zero', 'wallet of ' || a.owner || ' in ' || a.asset,
        CAST(a.balance_micro AS text), '0 or more'
 FROM accounts a
-WHERE a.kind = 'user.available' AND a.balance_micro < 0
+WHERE a.kind IN ('user.available', 'user.frozen') AND a.balance_micro < 0
 
 UNION ALL
 SELECT '4 no debt is above zero', 'debt of ' || a.owner || ' in ' || a.asset, CAST(a.balance_micro AS text), '0 or less'
@@ -154,12 +208,15 @@ GROUP BY l.external_ref
 HAVING COUNT(*) > 1
 
 UNION ALL
+-- Or made, as its first entry, of money that came back.
 SELECT '7 every lot was granted once', 'lot ' || l.id, CAST(COALESCE(s.times, 0) AS text), '1'
 FROM lots l
 LEFT JOIN (
     SELECT e.lot_id, COUNT(*) AS times
     FROM entries e JOIN txns t ON t.id = e.txn_id
-    WHERE t.kind = 'grant' AND e.amount_micro > 0
+    LEFT JOIN (SELECT MIN(id) AS id FROM entries WHERE lot_id IS NOT NULL GROUP BY lot_id) f ON f.id = e.id
+    WHERE e.amount_micro > 0
+      AND (t.kind IN ('grant', 'rollover') OR f.id IS NOT NULL AND t.kind IN ('reinstate', 'correction'))
     GROUP BY e.lot_id
 ) s ON s.lot_id = l.id
 WHERE COALESCE(s.times, 0) <> 1
@@ -171,9 +228,77 @@ GROUP BY t.op_id
 HAVING COUNT(*) > 1
 
 UNION ALL
+SELECT '7 every transaction is reversed once', 'transaction ' || t.reverses, CAST(COUNT(*) AS text), '1'
+FROM txns t
+WHERE t.reverses IS NOT NULL
+GROUP BY t.reverses
+HAVING COUNT(*) > 1
+
+UNION ALL
+SELECT '7 every reversal is of what it may reverse', 'transaction ' || t.id || ' of kind ' || t.kind,
+       COALESCE(r.kind, 'reverses nothing'), 'another kind'
+FROM txns t
+LEFT JOIN txns r ON r.id = t.reverses
+WHERE t.kind IN ('dispute_won', 'dispute_lost') AND (r.id IS NULL OR r.kind <> 'dispute_opened')
+   OR t.kind = 'reinstate' AND (r.id IS NULL OR r.kind <> 'dispute_lost')
+   OR t.kind = 'correction' AND (r.id IS NULL OR r.kind NOT IN ('grant', 'refund', 'expiry', 'usage'))
+   OR t.kind NOT IN ('dispute_won', 'dispute_lost', 'reinstate', 'correction') AND t.reverses IS NOT NULL
+
+UNION ALL
+SELECT '8 clawback is what the lot left its owner owing', 'lot ' || l.id,
+       CAST(l.clawback_micro AS text), CAST(COALESCE(s.total, 0) AS text)
+FROM lots l
+LEFT JOIN (
+    SELECT e.lot_id, SUM(-e.amount_micro) AS total
+    FROM entries e JOIN accounts a ON a.id = e.account_id
+    WHERE a.kind = 'receivable.clawback'
+    GROUP BY e.lot_id
+) s ON s.lot_id = l.id
+WHERE l.clawback_micro <> COALESCE(s.total, 0)
+
+UNION ALL
+SELECT '8 no more is clawed back than was spent or expired', 'lot ' || l.id,
+       CAST(l.clawback_micro AS text), '0 to ' || (l.spent_micro + l.expired_micro)
+FROM lots l
+WHERE l.clawback_micro < 0 OR l.clawback_micro > l.spent_micro + l.expired_micro
+
+UNION ALL
+SELECT '8 the end of a dispute frees what its opening froze', 'transaction ' || t.id || ' of ' || t.op_id,
+       CAST(-COALESCE(h.total, 0) AS text), CAST(COALESCE(o.total, 0) AS text)
+FROM txns t
+LEFT JOIN (
+    SELECT e.txn_id, SUM(e.amount_micro) AS total FROM entries e JOIN accounts a ON a.id = e.account_id
+    WHERE a.kind = 'user.frozen' GROUP BY e.txn_id
+) h ON h.txn_id = t.id
+LEFT JOIN (
+    SELECT e.txn_id, SUM(e.amount_micro) AS total FROM entries e JOIN accounts a ON a.id = e.account_id
+    WHERE a.kind = 'user.frozen' GROUP BY e.txn_id
+) o ON o.txn_id = t.reverses
+WHERE t.kind IN ('dispute_won', 'dispute_lost') AND -COALESCE(h.total, 0) <> COALESCE(o.total, 0)
+
+UNION ALL
+SELECT '9 a fee is due as it is borne', 'transaction ' || s.id || ' of ' || s.op_id,
+       'due ' || s.due, 'borne ' || s.borne
+FROM (
+    SELECT t.id, t.op_id,
+           SUM(CASE WHEN a.kind IN ('due_to_platform', 'due_from_app') THEN e.amount_micro ELSE 0 END) AS due,
+           SUM(CASE WHEN a.kind IN ('expense.platform_fee', 'revenue.platform_fee') THEN -e.amount_micro ELSE 0 END) AS borne
+    FROM txns t JOIN entries e ON e.txn_id = t.id JOIN accounts a ON a.id = e.account_id
+    WHERE t.kind <> 'settlement'
+    GROUP BY t.id, t.op_id
+) s
+WHERE s.due <> s.borne
+
+UNION ALL
+SELECT '10 a settlement moves what is due and nothing else', 'transaction ' || t.id || ' of ' || t.op_id,
+       COALESCE(a.kind, 'no account'), 'what is due, or stripe_clearing'
+FROM txns t JOIN entries e ON e.txn_id = t.id LEFT JOIN accounts a ON a.id = e.account_id
+WHERE t.kind = 'settlement' AND (a.id IS NULL OR a.kind NOT IN ('due_to_platform', 'due_from_app', 'stripe_clearing'))
+
+UNION ALL
 -- The outbox tells the hot store what a transaction changed of a wallet: available and debt together.
 SELECT '12 every line of the outbox is what its transaction moved', 'credit of transaction ' || s.txn_id,
-       CAST(s.delta_micro AS text), COALESCE('a grant, not ' || s.other, CAST(s.moved AS text))
+       CAST(s.delta_micro AS text), COALESCE('no ' || s.other, CAST(s.moved AS text))
 FROM (
     SELECT c.txn_id, c.delta_micro,
            CASE WHEN t.id IS NULL THEN 'nothing' WHEN t.kind = 'usage' THEN 'usage' END AS other,
@@ -189,16 +314,31 @@ FROM (
 WHERE s.other IS NOT NULL OR s.delta_micro <> s.moved
 
 UNION ALL
-SELECT '12 every grant is in the outbox', 'transaction ' || t.id || ' of ' || t.op_id, 'no credit', 'a credit'
-FROM txns t
-LEFT JOIN credits c ON c.txn_id = t.id
-WHERE t.kind = 'grant' AND c.txn_id IS NULL
+-- Usage moved the hot wallet before it came here.
+SELECT '12 every change of a wallet is in the outbox', 'transaction ' || s.id || ' of ' || s.op_id, 'no credit',
+       'a credit of ' || s.moved
+FROM (
+    SELECT t.id, t.op_id, SUM(e.amount_micro) AS moved
+    FROM txns t JOIN entries e ON e.txn_id = t.id JOIN accounts a ON a.id = e.account_id
+    LEFT JOIN credits c ON c.txn_id = t.id
+    WHERE t.kind <> 'usage' AND c.txn_id IS NULL AND a.kind IN ('user.available', 'receivable.clawback')
+    GROUP BY t.id, t.op_id
+) s
+WHERE s.moved <> 0
+
+UNION ALL
+-- The hot wallet gave the money first, and what the lot had no more is given back.
+SELECT '12 an expiry, and nothing else, took at least what it moved', 'credit of transaction ' || c.txn_id,
+       'taken ' || c.taken_micro, CASE WHEN t.kind = 'expiry' THEN -c.delta_micro || ' or more' ELSE 'nothing taken' END
+FROM credits c
+JOIN txns t ON t.id = c.txn_id
+WHERE t.kind = 'expiry' AND (c.taken_micro <= 0 OR c.taken_micro < -c.delta_micro) OR t.kind <> 'expiry' AND c.taken_micro <> 0
 
 UNION ALL
 SELECT '14 wallets have an owner and nothing else has', 'account ' || a.id || ' of kind ' || a.kind,
        'owner ''' || a.owner || '''', CASE WHEN a.owner = '' THEN 'an owner' ELSE 'none' END
 FROM accounts a
-WHERE (a.owner = '') = (a.kind IN ('user.available', 'user.frozen', 'receivable.clawback'))
+WHERE (a.owner = '') = (a.kind IN ('user.available', 'user.frozen', 'receivable.clawback', 'due_from_app'))
 
 UNION ALL
 SELECT '11 the operation of a usage transaction names its request', 'transaction ' || t.id, t.kind || ' ' || t.op_id,
@@ -376,10 +516,12 @@ LEFT JOIN accounts a ON a.id = c.account_id AND a.kind = 'user.available'
 WHERE a.id IS NULL OR c.wallet <> 'p/' || a.owner
 
 UNION ALL
-SELECT '14 every account is the book''s own or a creator''s', 'account ' || a.id || ' of kind ' || a.kind, a.owner,
-       'a creator'
+-- What an app owes the platform stands in the app's name.
+SELECT '14 every account is the book''s own, a creator''s or what an app owes', 'account ' || a.id || ' of kind ' || a.kind, a.owner,
+       CASE WHEN a.kind = 'due_from_app' THEN 'an app' ELSE 'a creator' END
 FROM accounts a
 LEFT JOIN creators c ON c.user_id = a.owner
-WHERE a.owner <> '' AND c.user_id IS NULL
+LEFT JOIN apps p ON p.enterprise_id = a.owner
+WHERE a.owner <> '' AND CASE WHEN a.kind = 'due_from_app' THEN p.enterprise_id ELSE c.user_id END IS NULL
 
 ORDER BY 1, 2;

@@ -51,6 +51,7 @@ async def create_app(context: ApiContext, call: Call) -> AppAnswer:
         default_end_user=body.default_end_user,
         end_user_limits=body.end_user_limits,
         cors_origins=body.cors_origins,
+        trial=body.trial,
     )
     app = await context.registry.create_app(call.actor, new)
     if markup_bp is not None:
@@ -101,4 +102,5 @@ def _app(app: App) -> AppAnswer:
         cors_origins=app.cors_origins,
         status=app.status,
         created_at=rfc3339(app.created_at_ms),
+        trial=app.trial,
     )

@@ -34,9 +34,6 @@ async def grant(context: ApiContext, call: Call) -> GrantAnswer:
     wallet, asset = await _granted_wallet(context, call.actor, body.wallet)
     if body.source == LotSource.PAID and call.actor.role != Role.OPERATOR:
         raise Forbidden("Only an operator records what was paid.", param="source")
-    if body.expires_at is not None:
-        # An expiry that nothing enforces would be a false promise in the books.
-        raise InvalidRequest("Grants that expire are not available.", param="expires_at")
     assert call.idempotency_key is not None
     request = GrantRequest(
         wallet=wallet,
@@ -48,6 +45,7 @@ async def grant(context: ApiContext, call: Call) -> GrantAnswer:
         reason=body.reason,
         role=call.actor.role,
         priority=body.priority,
+        expires_at_ms=None if body.expires_at is None else ms_of(body.expires_at),
         effective_at_ms=None if body.effective_at is None else ms_of(body.effective_at),
     )
     # Of the body alone: a repeat with a fresh management key is still the same request.

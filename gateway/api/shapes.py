@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.limits import PAGE_ROWS_MAX
 from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level, LotSource
-from gateway.identity.model import END_USER_SOURCES, Limits
+from gateway.identity.model import END_USER_SOURCES, Limits, Trial
 
 T = TypeVar("T")
 
@@ -124,6 +124,7 @@ class AppBody(Body, frozen=True):
     default_end_user: str | None = None
     end_user_limits: Limits = Limits()
     cors_origins: tuple[str, ...] = ()
+    trial: Trial | None = None
     markup_percent: Percent | None = None
 
 
@@ -255,6 +256,7 @@ class AppAnswer(Answer, frozen=True):
     cors_origins: tuple[str, ...]
     status: str
     created_at: Stamp
+    trial: Trial | None
 
 
 class KeyAnswer(Answer, frozen=True, omit_defaults=True):

@@ -75,6 +75,7 @@ class MemoryBalance:
         self._holds: dict[tuple[int, str], _Live | _Ended] = {}
         self._counts: dict[_Counter, int] = {}
         self._credited: set[tuple[int, str]] = set()
+        self._taken: dict[tuple[int, str], int] = {}
 
     async def reserve(self, request: HoldRequest) -> _Answer:
         """See the port."""
@@ -200,6 +201,22 @@ class MemoryBalance:
         self._credited.add((shard, op_id))
         self._wallets[shard, wallet] = moved
         return moved
+
+    async def take(self, op_id: str, shard: int, wallet: str, most_micro: int) -> int | None:
+        """See the port."""
+        check_credit(most_micro)
+        assert most_micro >= 0
+        state = self._wallets.get((shard, wallet))
+        if state is None:
+            return None
+        known = self._taken.get((shard, op_id))
+        if known is not None:
+            return known
+        taken = max(0, min(state.available_micro, most_micro))
+        if taken or not most_micro:
+            self._taken[shard, op_id] = taken
+        self._wallets[shard, wallet] = _moved(state, -taken, 0)
+        return taken
 
     async def open(self, shard: int, wallet: str, available_micro: int) -> bool:
         """See the port."""

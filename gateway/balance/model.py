@@ -181,6 +181,14 @@ class Balance(Protocol):
         """Add to available (or take, below zero), once per `op_id`; None when the wallet is missing."""
         ...
 
+    async def take(self, op_id: str, shard: int, wallet: str, most_micro: int) -> int | None:
+        """Take what is available, at most `most_micro` and never below zero; None when the wallet is missing.
+
+        Once per `op_id`: a repeat, whatever it asks for, answers what was taken. That there was nothing is not
+        remembered, unless `most_micro` is 0: then the operation has taken nothing, for good.
+        """
+        ...
+
     async def open(self, shard: int, wallet: str, available_micro: int) -> bool:
         """Create a wallet; False (and no change) when it exists."""
         ...

@@ -75,6 +75,7 @@ class RedisBalance:
         self._abandon = used.abandon.sha
         self._sweep = used.sweep.sha
         self._credit = used.credit.sha
+        self._take = used.take.sha
         self._open = used.open.sha
 
     async def close(self) -> None:
@@ -140,6 +141,15 @@ class RedisBalance:
         keys = (prefix + "w:" + wallet, prefix + "c:" + op_id)
         reply = await self._run(pack(("EVALSHA", self._credit, 2, *keys, delta_micro, _MARKER_TTL_MS)))
         return None if reply is None else WalletState(reply[0], reply[1])
+
+    async def take(self, op_id: str, shard: int, wallet: str, most_micro: int) -> int | None:
+        """One call of take_v1."""
+        check_credit(most_micro)
+        assert most_micro >= 0
+        prefix = _PREFIX[shard]
+        keys = (prefix + "w:" + wallet, prefix + "c:" + op_id)
+        reply = await self._run(pack(("EVALSHA", self._take, 2, *keys, most_micro, _MARKER_TTL_MS)))
+        return None if reply is None else int(reply)
 
     async def open(self, shard: int, wallet: str, available_micro: int) -> bool:
         """One call of open_v1."""

@@ -34,12 +34,13 @@ class Scripts(msgspec.Struct, frozen=True):
     abandon: Script
     sweep: Script
     credit: Script
+    take: Script
     open: Script
 
     @property
     def all(self) -> tuple[Script, ...]:
         """For loading them on a new connection."""
-        return (self.reserve, self.settle, self.extend, self.release, self.abandon, self.sweep, self.credit, self.open)
+        return (self.reserve, self.settle, self.extend, self.release, self.abandon, self.sweep, self.credit, self.take, self.open)
 
 
 def _unchanged(text: str) -> str:
@@ -62,5 +63,6 @@ def load_scripts(edit: Callable[[str], str] = _unchanged) -> Scripts:
         abandon=script("hold_v1", "abandon_v1", head=_ENDS_A_HOLD),
         sweep=script("sweep_v1"),
         credit=script("credit_v1"),
+        take=script("take_v1"),
         open=script("open_v1"),
     )

@@ -1,12 +1,14 @@
 """Wallets over both stores: the books in SQL, which are right, and the hot balances, which decide.
 
-Money in goes through the books first: a grant is committed there together with a waiting credit, then
+Money out by an expiry goes the other way round, for the reason that `ledger.expiry` gives. Money in, and what
+refunds and disputes take, goes through the books first: a grant is committed there together with a waiting credit, then
 the credit is applied to the hot wallet under the transaction's id, then marked applied. Whatever dies
 in between, `apply_waiting_credits` finishes: applying twice changes nothing.
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
@@ -14,13 +16,38 @@ from gateway.balance.model import Balance, BalanceUnavailable, WalletState
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import NotFound
 from gateway.core.limits import DRAIN_BATCH
+from gateway.core.words import LotSource
 from gateway.db.faults import SqlDown
-from gateway.ledger.model import Credit, Granted, GrantRequest, Lot, WalletKey, wallet_from_name
+from gateway.ledger.model import Credit, Granted, GrantRequest, Lot, Posted, WalletKey, wallet_from_name
 from gateway.ledger.service import Ledger
 
 _log = logging.getLogger(__name__)
 
 EnterpriseIds = Callable[[], Awaitable[Sequence[str]]]
+TRIAL_ACTOR: Final = "trial"
+_DAY_MS: Final = 86_400_000
+
+
+class Trial(Protocol):
+    """What an app grants each end user on first sight."""
+
+    @property
+    def amount_micro(self) -> int:
+        """In the app's asset."""
+        ...
+
+    @property
+    def days(self) -> int:
+        """Until it expires."""
+        ...
+
+
+TrialOf = Callable[[str], Awaitable[Trial | None]]
+
+
+async def no_trials(enterprise_id: str) -> Trial | None:
+    """No app has a trial."""
+    return None
 
 
 class WalletStatus(msgspec.Struct, frozen=True):
@@ -42,23 +69,32 @@ class WalletStatus(msgspec.Struct, frozen=True):
 class Wallets:
     """Grants, openings and views. Stateless: any number of processes may have one."""
 
-    def __init__(self, balance: Balance, ledger: Ledger, enterprise_ids: EnterpriseIds, clock: Clock = SYSTEM_CLOCK) -> None:
-        """`enterprise_ids` lists every app: each has a book of its own whose credits may wait."""
+    def __init__(
+        self,
+        balance: Balance,
+        ledger: Ledger,
+        enterprise_ids: EnterpriseIds,
+        clock: Clock = SYSTEM_CLOCK,
+        trial_of: TrialOf = no_trials,
+    ) -> None:
+        """`enterprise_ids` lists every app: each has a book of its own whose credits may wait. `trial_of` is an app's policy."""
         self._balance = balance
         self._ledger = ledger
         self._enterprise_ids = enterprise_ids
         self._clock = clock
+        self._trial_of = trial_of
 
     async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
         """Open wallets (by name) that the hot store does not know; False when one may not be opened.
 
+        An end user of whom the books never heard is granted the app's trial, once ever.
         That is so for a wallet of nobody, for one that was open before (the hot store lost it, and only
         a rebuild knows what was spent since), and while the database is down. Raises BalanceUnavailable.
         """
         for name in wallets:
             key = wallet_from_name(name)
             try:
-                if key is None or not await self._open(shard, key):
+                if key is None or not await self._open(shard, key, first_sight=True):
                     return False
             except NotFound:
                 return False
@@ -80,6 +116,41 @@ class Wallets:
         elif granted.credit.due_at_ms <= now_ms(self._clock):
             await self._apply_unless_down([granted.credit])
         return granted
+
+    async def deliver(self, posted: Posted) -> Posted:
+        """Tell the hot store of a refund, a dispute or a correction that was posted; if it is down, that waits.
+
+        `wallets.deliver(await ledger.payments.refund(...))`; harmless to repeat.
+        """
+        if not posted.first:
+            await self._apply_unless_down(await self._waiting(posted.enterprise_id))
+        elif posted.credit is not None:
+            await self._apply_unless_down([posted.credit])
+        return posted
+
+    async def expire_lots(self) -> int:
+        """End the lots of every book whose time has passed, as far as no request in flight needs them; how many moved.
+
+        What cannot expire now, as in a book that is down, is tried again by the next call. Raises BalanceUnavailable.
+        """
+        expired = 0
+        for book in (None, *await self._enterprise_ids()):
+            try:
+                expired += await self._expire_lots_of(book)
+            except SqlDown as down:
+                _log.warning("lots of %s wait to expire: %s", book or "the platform", down)
+        return expired
+
+    async def _expire_lots_of(self, enterprise_id: str | None) -> int:
+        expired, after = 0, ""
+        while found := await self._ledger.expiries.due(enterprise_id, after, DRAIN_BATCH):
+            for lot, wallet in found:
+                posted = await self._ledger.expiries.expire(lot, wallet, self._balance)
+                if posted is not None:
+                    expired += 1
+                    await self.deliver(posted)
+            after = found[-1][0].id
+        return expired
 
     async def apply_waiting_credits(self) -> int:
         """Apply what crashes, or grants that take effect later, left waiting in any book; how many were applied.
@@ -139,13 +210,31 @@ class Wallets:
             return False
         return await self._balance.credit(credit.txn_id, credit.shard, credit.wallet, credit.delta_micro) is not None
 
-    async def _open(self, shard: int, key: WalletKey) -> bool:
+    async def _open(self, shard: int, key: WalletKey, *, first_sight: bool = False) -> bool:
         """Open a wallet from the books, without the credits that wait. False when it was open before."""
         opening = await self._ledger.opening(key)
         assert opening.shard == shard, "a wallet lies in its creator's shard"
         if not opening.may_open:
             # Another process may have opened it between the caller's look and ours.
             return (await self._balance.read(shard, [opening.wallet]))[0] is not None
+        if first_sight and not opening.is_known and key.enterprise_id is not None:
+            await self._grant_trial(key, key.enterprise_id)
         await self._balance.open(shard, opening.wallet, opening.amount_micro)
         await self._ledger.mark_opened(key)
         return True
+
+    async def _grant_trial(self, key: WalletKey, enterprise_id: str) -> None:
+        """The app's trial, in the books before the wallet is opened. Of several at once, the first one counts."""
+        trial = await self._trial_of(enterprise_id)
+        if trial is None:
+            return
+        request = GrantRequest(
+            wallet=key,
+            amount_micro=trial.amount_micro,
+            asset=(await self._ledger.wallet(key)).asset,
+            source=LotSource.TRIAL,
+            op_id=f"trial:{enterprise_id}:{key.owner}",
+            actor=TRIAL_ACTOR,
+            expires_at_ms=now_ms(self._clock) + trial.days * _DAY_MS,
+        )
+        await self.grant(request, fingerprint="trial")

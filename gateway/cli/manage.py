@@ -98,6 +98,8 @@ def app_options(command: F) -> F:
     command = click.option(
         "--cors-origin", "cors_origins", multiple=True, help="A web origin whose pages may use end-user tokens; repeat; * is any."
     )(command)
+    command = click.option("--trial", help="Amount that each end user is granted on first sight.")(command)
+    command = click.option("--trial-days", type=int, default=30, show_default=True, help="Days until --trial expires.")(command)
     for name, what in (("rpm", "Requests a minute"), ("tpm", "Tokens a minute"), ("spend-micro-per-day", "Micro-units a day")):
         command = click.option(f"--end-user-{name}", type=int, help=f"{what} of each end user.")(command)
     return command
@@ -108,6 +110,9 @@ def _app_fields(options: dict[str, Any]) -> dict[str, Any]:
     limits = {name: fields.pop(f"end_user_{name}") for name in ("rpm", "tpm", "spend_micro_per_day")}
     given = {name: value for name, value in limits.items() if value is not None}
     fields = {name: value for name, value in fields.items() if value != []}
+    trial, days = fields.pop("trial"), fields.pop("trial_days")
+    if trial is not None:
+        fields["trial"] = {"amount_micro": _micro(str(trial), "trial"), "days": days}
     return fields | ({"end_user_limits": given} if given else {})
 
 
@@ -291,6 +296,7 @@ def grants() -> None:
 @click.option("--source", type=click.Choice(["paid", "promo", "trial", "rollover"]), default="promo", show_default=True)
 @click.option("--reason", required=True, help="Why; it stands in the ledger.")
 @click.option("--priority", type=int, help="Lots with a lower number are spent first.")
+@click.option("--expires-at", help="RFC 3339 time at which what is left of it expires.")
 @click.option("--idempotency-key", help="The same key never grants twice; default: a fresh one.")
 @json_option
 def create_grant(

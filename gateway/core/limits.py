@@ -63,6 +63,7 @@ KEY_OVERLAP_SECONDS_MAX: Final = 30 * 24 * 3600  # how long a rotated key may go
 MODELS_PER_KEY_MAX: Final = 200
 MODEL_CHARS_MAX: Final = 200
 CORS_ORIGINS_MAX: Final = 50
+TRIAL_DAYS_MAX: Final = 3650
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
 # Hot balances

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 _NAMES: Final = {
@@ -60,6 +61,7 @@ apps: Final = Table(
     Column("status", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("trial", JSON(none_as_null=True)),  # {amount_micro, days}: what an end user is granted on first sight
 )
 
 api_keys: Final = Table(
@@ -174,6 +176,9 @@ def _books(metadata: MetaData) -> dict[str, Table]:
         Column("frozen_micro", BigInteger, nullable=False),
         Column("left_micro", BigInteger, nullable=False),
         Column("created_at", BigInteger, nullable=False),
+        # Of what was spent or expired: taken back as a debt, by refunds and lost disputes.
+        Column("clawback_micro", BigInteger, nullable=False, server_default=text("0")),
+        Column("expiring", Text),  # the transaction that its expiry will be, from before the hot wallet is asked for the money
         CheckConstraint(
             "granted_micro >= 0 AND spent_micro >= 0 AND expired_micro >= 0"
             " AND refunded_micro >= 0 AND frozen_micro >= 0 AND left_micro >= 0",
@@ -185,6 +190,9 @@ def _books(metadata: MetaData) -> dict[str, Table]:
         ),
     )
     Index("ix_lots_open", lots.c.account_id, lots.c.left_micro)
+    unfinished = text("left_micro > 0 OR expiring IS NOT NULL")
+    Index("ix_lots_to_expire", lots.c.expires_at, sqlite_where=unfinished, postgresql_where=unfinished)
+    Index("ix_txns_reverses", txns.c.reverses, unique=True)  # what was reversed is not reversed again
     entries = Table(
         "entries",
         metadata,
@@ -207,7 +215,9 @@ def _outbox(metadata: MetaData) -> Table:
         Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
         Column("shard", Integer, nullable=False),
         Column("wallet", Text, nullable=False),
-        Column("delta_micro", BigInteger, nullable=False),
+        Column("delta_micro", BigInteger, nullable=False),  # what the transaction moved
+        # What the hot wallet gave before the transaction (an expiry): it hears of delta + taken.
+        Column("taken_micro", BigInteger, nullable=False, server_default=text("0")),
         Column("due_at", BigInteger, nullable=False),  # not to be applied sooner: the lot's effective_at
         Column("applied_at", BigInteger),
     )
@@ -313,6 +323,20 @@ usage: Final = Table(
     Column("attempts", Integer, nullable=False),
     Column("http_status", Integer, nullable=False),
     Column("flags", JSON, nullable=False),
+    # What was held for the request; NULL in rows written before it was kept.
+    Column("held_micro", BigInteger),
+    Column("creator_held_micro", BigInteger),
 )
 Index("ix_usage_at", usage.c.at)
 Index("ix_usage_end_user", usage.c.platform_user_id, usage.c.at)
+
+# A request that was charged more than was held for it: its provider gave more than it was allowed to.
+overruns: Final = Table(
+    "overruns",
+    APP,
+    Column("request_id", Text, ForeignKey("usage.request_id"), primary_key=True),
+    Column("role", Text, primary_key=True),  # whose charge: end_user or creator
+    Column("held_micro", BigInteger, nullable=False),
+    Column("amount_micro", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)

@@ -37,6 +37,13 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     spend_micro_total: int | None = None
 
 
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an app grants each of its end users on first sight, in its asset, and for how many days."""
+
+    amount_micro: int
+    days: int
+
+
 class Creator(msgspec.Struct, frozen=True):
     """The platform's customer. `status` is `active` or `suspended`."""
 
@@ -62,6 +69,7 @@ class App(msgspec.Struct, frozen=True):
     cors_origins: tuple[str, ...]
     status: str
     created_at_ms: int
+    trial: Trial | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -134,6 +142,7 @@ class NewApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_end_user: str | None = None
     end_user_limits: Limits = Limits()
     cors_origins: tuple[str, ...] = ()
+    trial: Trial | None = None
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -175,6 +184,7 @@ class AppChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     default_end_user: str | UnsetType | None = UNSET
     end_user_limits: Limits | UnsetType = UNSET
     cors_origins: tuple[str, ...] | UnsetType = UNSET
+    trial: Trial | UnsetType | None = UNSET
 
 
 class KeyChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -36,6 +36,7 @@ from gateway.identity.model import (
     NewToken,
     Page,
     Role,
+    Trial,
 )
 from gateway.identity.store import Store, Taken
 from gateway.trail.model import Act
@@ -112,6 +113,7 @@ class Registry:
             cors_origins=rules.cors_origins(new.cors_origins),
             status=ACTIVE,
             created_at_ms=self._now_ms(),
+            trial=rules.trial(new.trial),
         )
         if actor.role not in (Role.OPERATOR, Role.CREATOR):
             raise Forbidden("Only an operator or a creator makes apps.")
@@ -121,6 +123,7 @@ class Registry:
                 raise Forbidden("Only an operator makes apps that are not charged.", param="enforcement")
             if app.cost_policy == CostPolicy.OWN_KEYS:
                 raise Forbidden("Only an operator makes apps with provider keys of their own.", param="cost_policy")
+        _check_trial(actor, app)
         await self.creator(actor, app.user_id)
         act = _act(actor, "app.create", app.enterprise_id, app, after=_fields(app))
         try:
@@ -149,6 +152,11 @@ class Registry:
         """Every app, for the processes that look after all of them."""
         return await self._store.enterprise_ids()
 
+    async def trial_of(self, enterprise_id: str) -> Trial | None:
+        """What an app grants its end users on first sight; for the processes that open wallets."""
+        app = await self._store.app(enterprise_id)
+        return None if app is None else app.trial
+
     async def update_app(self, actor: Actor, enterprise_id: str, changes: AppChanges) -> App:
         """Change an app; `status` is the operator's alone, so that a suspended creator cannot lift it."""
         app = await self._managed_app(actor, enterprise_id)
@@ -169,6 +177,9 @@ class Registry:
             checked["end_user_limits"] = rules.limits(changes.end_user_limits, "end_user_limits")
         if changes.cors_origins is not UNSET:
             checked["cors_origins"] = rules.cors_origins(changes.cors_origins)
+        if changes.trial is not UNSET:
+            checked["trial"] = rules.trial(changes.trial)
+            _check_trial(actor, msgspec.structs.replace(app, trial=changes.trial))
         if checked:
             act = _act(actor, "app.update", enterprise_id, app)
             await self._store.change_app(enterprise_id, msgspec.to_builtins(checked), act, self._now_ms())
@@ -417,6 +428,16 @@ class Registry:
 def _operator_only(actor: Actor) -> None:
     if actor.role != Role.OPERATOR:
         raise Forbidden("Only an operator may do this.")
+
+
+def _check_trial(actor: Actor, app: App) -> None:
+    if app.trial is None:
+        return
+    if app.enforcement == Enforcement.ANALYTICS_ONLY:
+        raise InvalidRequest("An app that is not charged has no trials.", param="trial")
+    if actor.role != Role.OPERATOR and app.cost_policy != CostPolicy.CREATOR_PAYS:
+        # As with grants: otherwise a creator could give away what the operator pays the providers for.
+        raise Forbidden("A creator grants trials only in apps whose usage it pays for (cost_policy creator_pays).", param="trial")
 
 
 def _optional_id(value: str | None) -> str | None:

@@ -13,9 +13,10 @@ from gateway.core.limits import (
     MODELS_PER_KEY_MAX,
     PAGE_ROWS_MAX,
     RATE_LIMIT_MAX,
+    TRIAL_DAYS_MAX,
 )
 from gateway.core.money import AMOUNT_MICRO_MAX, is_asset
-from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, Limits
+from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, Limits, Trial
 
 # 9999-12-31: what RFC 3339 can still write.
 _TIME_MS_MAX = 253_402_300_799_999
@@ -109,6 +110,14 @@ def cors_origins(value: Sequence[str]) -> tuple[str, ...]:
                 param=f"cors_origins[{place}]",
             )
     return tuple(dict.fromkeys(value))
+
+
+def trial(value: Trial | None) -> Trial | None:
+    """An optional trial: 1 to AMOUNT_MICRO_MAX micro-units for 1 to TRIAL_DAYS_MAX days."""
+    if value is not None:
+        number(value.amount_micro, "trial.amount_micro", AMOUNT_MICRO_MAX, 1)
+        number(value.days, "trial.days", TRIAL_DAYS_MAX, 1)
+    return value
 
 
 def expiry(value_ms: int | None, now_ms: int, param: str = "expires_at") -> int | None:

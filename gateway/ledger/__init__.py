@@ -2,7 +2,8 @@
 
 Owns the truth about money: what stands here is right and the hot balances are a copy of it. Two kinds
 of book, balanced each on its own: the platform's (creators, cost) and each app's (its end users). Owns
-grants, the posting of usage, the outbox of credits for the hot store, reading the books and their audit.
+grants, expiry, refunds, disputes, corrections, what apps owe the platform, the posting of usage, the outbox
+of credits for the hot store, reading the books and their audit.
 Does not own the hot balances, Stripe, prices, or the meaning of a usage event.
 
 Sign of an entry: credits are positive, debits negative, and a transaction sums to zero per asset. So

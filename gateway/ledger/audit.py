@@ -14,9 +14,22 @@ import msgspec
 
 from gateway.core.ids import shard_of
 from gateway.core.limits import DRAIN_BATCH
+from gateway.core.words import Level
 from gateway.db.engines import Databases
-from gateway.ledger import invariants, journal, queries, store
-from gateway.ledger.model import PLATFORM_ASSET, AppFacts, WalletKey, wallet_from_name
+from gateway.ledger import audit_queries as queries
+from gateway.ledger import invariants, journal, store
+from gateway.ledger.model import (
+    DISPUTE_LOST,
+    DISPUTE_WON,
+    DUE_TO_PLATFORM,
+    FEE_EXPENSE,
+    PLATFORM_ASSET,
+    REVENUE,
+    USAGE,
+    AppFacts,
+    WalletKey,
+    wallet_from_name,
+)
 from gateway.trail import service as chains
 from gateway.trail import store as trail
 
@@ -115,7 +128,16 @@ class _Tallies:
         self.sums = _Tally("2 every balance is the sum of its entries")
         self.lots = _Tally("3 every lot adds up and no part is negative")
         self.lots_left = _Tally("3 what the lots have left is what is available")
+        self.frozen = _Tally("3 what is frozen of the lots is what is frozen")
         self.signs = _Tally("4 nothing available is below zero, no debt above it")
+        self.captures = _Tally("5 every request is captured once")
+        self.overruns = _Tally("6 a charge beyond its hold is a recorded over-run")
+        self.payments = _Tally("7 every payment is granted once")
+        self.reversals = _Tally("7 every reversal is of one transaction, once")
+        self.clawback = _Tally("8 no more of a lot is clawed back than was spent or expired")
+        self.thawed = _Tally("8 the end of a dispute frees what its opening froze")
+        self.fees = _Tally("9 the fees that apps bear are the platform's income")
+        self.dues = _Tally("10 what apps owe is what the platform is owed")
         self.revenue = _Tally("11 revenue is what the usage rows charged")
         self.posted = _Tally("11 every usage row is posted in the platform's book, and nothing else is")
         self.hot = _Tally("12 the hot balances are those of the books")
@@ -144,11 +166,13 @@ async def audit(databases: Databases, enterprise_ids: Sequence[str], hot: HotBal
         async with store.snapshot(await databases.app(enterprise_id)) as conn:
             await _book(conn, enterprise_id, tallies)
             await _trail(conn, enterprise_id, tallies)
+            await _captures(conn, enterprise_id, tallies)
+            await _fees(conn, databases, enterprise_id, tallies)
             creator_micro += await _app_usage(conn, databases, enterprise_id, tallies)
     async with store.snapshot(databases.platform) as conn:
         await _book(conn, None, tallies)
         await _trail(conn, None, tallies)
-        stands = (await queries.revenue(conn, store.books_of(None))).get(PLATFORM_ASSET, 0)
+        stands = (await queries.standing(conn, store.books_of(None), REVENUE)).get(PLATFORM_ASSET, 0)
         tallies.revenue.see(invariants.revenue_is_usage("platform", PLATFORM_ASSET, stands, creator_micro))
         await _has_rows(conn, databases, set(enterprise_ids), tallies.posted)
         async for account, owner, is_creator in queries.platform_owners(conn):
@@ -177,10 +201,51 @@ async def _book(conn: store.Connection, enterprise_id: str | None, tallies: _Tal
         name = f"{owner}/{kind}/{asset}"
         tallies.sums.see(invariants.balance_is_sum(name, balance, int(total)), where)
         tallies.signs.see(invariants.right_side_of_zero(name, kind, balance), where)
-    async for lot_id, *parts in queries.lot_parts(conn, books):
+    async for lot_id, clawback, *parts in queries.lot_parts(conn, books):
         tallies.lots.see(invariants.lot_adds_up(lot_id, *parts), where)
+        tallies.clawback.see(invariants.clawback_within_lot(lot_id, parts[1], parts[2], clawback), where)
     async for owner, asset, available, left in queries.lot_sums(conn, books):
         tallies.lots_left.see(invariants.lots_make_available(f"{owner}/{asset}", available, int(left)), where)
+    async for owner, asset, balance, lots in queries.frozen_sums(conn, books):
+        tallies.frozen.see(invariants.lots_make_frozen(f"{owner}/{asset}", int(balance), int(lots)), where)
+    async for external_ref, lots in queries.payments(conn, books):
+        tallies.payments.see(invariants.one_grant_a_payment(external_ref, lots), where)
+    async for txn_id, times in queries.times_reversed(conn, books):
+        tallies.reversals.see(invariants.reversed_once(txn_id, times), where)
+    async for txn_id, kind, reversed_kind, frozen, thawed in queries.reversals(conn, books):
+        tallies.reversals.see(invariants.reverses_what_it_may(txn_id, kind, reversed_kind), where)
+        if kind in (DISPUTE_WON, DISPUTE_LOST):
+            tallies.thawed.see(invariants.thawed_what_was_frozen(txn_id, int(frozen), -int(thawed)), where)
+
+
+async def _captures(conn: store.Connection, enterprise_id: str, tallies: _Tallies) -> None:
+    """Checks 5 and 6: every request of an app with its hold and its transaction."""
+    books, charged = store.books_of(enterprise_id), 0
+    where = f"app {enterprise_id}"
+    async for request_id, level, amount, held, creator, creator_held, captured, *over in queries.captures(conn, books):
+        is_theirs = level == Level.APP_USAGE
+        charged += is_theirs and amount != 0
+        tallies.captures.see(invariants.captured_once(request_id, level, amount, captured), where)
+        due = amount if is_theirs else 0
+        tallies.overruns.see(invariants.overrun_is_recorded(request_id, "end_user", due, held, bool(over[0])), where)
+        found = invariants.overrun_is_recorded(request_id, "creator", creator, creator_held, bool(over[1]))
+        tallies.overruns.see(found, where)
+    count = await queries.count_of_kind(conn, books, USAGE)
+    tallies.captures.see(invariants.every_capture_has_its_request(enterprise_id, count, charged))
+
+
+async def _fees(conn: store.Connection, databases: Databases, enterprise_id: str, tallies: _Tallies) -> None:
+    """Checks 9 and 10: an app's fees and dues against the platform's."""
+    books = store.books_of(enterprise_id)
+    borne = await queries.standing(conn, books, FEE_EXPENSE)
+    due = await queries.standing(conn, books, DUE_TO_PLATFORM)
+    async with store.reading(databases.platform) as platform:
+        income, owed = await queries.platform_fees(platform)
+    theirs = {asset for app, asset in income.keys() | owed.keys() if app == enterprise_id}
+    for asset in borne.keys() | due.keys() | theirs:
+        key = (enterprise_id, asset)
+        tallies.fees.see(invariants.fee_is_income(*key, -borne.get(asset, 0), income.get(key, 0)))
+        tallies.dues.see(invariants.dues_agree(*key, due.get(asset, 0), owed.get(key, 0)))
 
 
 async def _trail(conn: store.Connection, enterprise_id: str | None, tallies: _Tallies) -> None:
@@ -198,7 +263,7 @@ async def _trail(conn: store.Connection, enterprise_id: str | None, tallies: _Ta
 async def _app_usage(conn: store.Connection, databases: Databases, enterprise_id: str, tallies: _Tallies) -> int:
     """Check 11 of one app; returns what its usage rows charged the creator."""
     charged, creator_micro = await queries.usage_sums(conn)
-    stands = await queries.revenue(conn, store.books_of(enterprise_id))
+    stands = await queries.standing(conn, store.books_of(enterprise_id), REVENUE)
     for asset in charged.keys() | stands.keys():
         violation = invariants.revenue_is_usage(f"app {enterprise_id}", asset, stands.get(asset, 0), charged.get(asset, 0))
         tallies.revenue.see(violation)

@@ -3,8 +3,11 @@
     grant, paid         stripe_clearing -> user.available (a lot)
     grant, the others   expense.promo -> user.available (a lot)
       owner in debt     user.available (that lot) -> receivable.clawback, up to the debt
+      the app's fees    expense.platform_fee -> due_to_platform, expense.processing -> stripe_clearing
     usage               user.available (lots in burn order), the uncovered rest receivable.clawback -> revenue.usage
     provider cost       expense.llm_cost -> provider_payable
+
+What ends lots and takes grants back is in `endings`.
 
 Lots burn by priority (lowest first), then earliest expiry, then given before paid, then oldest. A lot
 whose expiry has passed still burns while it stands: the hot store spends it until its expiry is posted,
@@ -22,15 +25,19 @@ from gateway.ledger.model import (
     BOOK,
     COST,
     DEBT,
+    DUE_TO_PLATFORM,
+    FEE_EXPENSE,
     GRANT,
     PAYABLE,
     PLATFORM_ASSET,
+    PROCESSING,
     PROMO,
     REVENUE,
     STRIPE,
     USAGE,
     AccountKey,
     Entry,
+    Fees,
     GrantRequest,
     Lot,
     Txn,
@@ -95,7 +102,7 @@ def usage(
     if cost_micro:
         entries.append(Entry(_COST, -cost_micro))
         entries.append(Entry(_PAYABLE, cost_micro))
-    return _balanced(Txn(txn_id, usage_op(request_id), USAGE, USAGE_ACTOR, about, at_ms, tuple(entries)))
+    return balanced(Txn(txn_id, usage_op(request_id), USAGE, USAGE_ACTOR, about, at_ms, tuple(entries)))
 
 
 _COST: Final = AccountKey(BOOK, COST, PLATFORM_ASSET)
@@ -115,10 +122,13 @@ def grant(txn_id: str, lot_id: str, request: GrantRequest, fingerprint: str, deb
     effective_at = now_ms if request.effective_at_ms is None else request.effective_at_ms
     repaid = min(debt_micro, request.amount_micro) if effective_at <= now_ms else 0
     source = AccountKey(BOOK, STRIPE if request.source == LotSource.PAID else PROMO, asset)
+    fees = request.fees or Fees()
     available = AccountKey(owner, AVAILABLE, asset)
     entries = [Entry(source, -request.amount_micro), Entry(available, request.amount_micro, lot_id)]
     if repaid:
         entries += [Entry(available, -repaid, lot_id), Entry(AccountKey(owner, DEBT, asset), repaid)]
+    entries += moved(asset, FEE_EXPENSE, DUE_TO_PLATFORM, fees.platform_micro)
+    entries += moved(asset, PROCESSING, STRIPE, fees.processing_micro)
     lot = Lot(
         id=lot_id,
         source=request.source,
@@ -132,7 +142,7 @@ def grant(txn_id: str, lot_id: str, request: GrantRequest, fingerprint: str, deb
         external_ref=request.external_ref,
     )
     txn = Txn(txn_id, request.op_id, GRANT, request.actor, request.reason, now_ms, tuple(entries), fingerprint)
-    return _balanced(txn), lot
+    return balanced(txn), lot
 
 
 def changes(txns: Sequence[Txn]) -> dict[AccountKey, int]:
@@ -144,7 +154,15 @@ def changes(txns: Sequence[Txn]) -> dict[AccountKey, int]:
     return sums
 
 
-def _balanced(txn: Txn) -> Txn:
+def moved(asset: str, debit: str, credit: str, amount_micro: int) -> list[Entry]:
+    """An amount from one of the book's own accounts to another; below zero, the other way; nothing for 0."""
+    if not amount_micro:
+        return []
+    return [Entry(AccountKey(BOOK, debit, asset), -amount_micro), Entry(AccountKey(BOOK, credit, asset), amount_micro)]
+
+
+def balanced(txn: Txn) -> Txn:
+    """The transaction, which must sum to zero per asset."""
     sums: dict[str, int] = {}
     for entry in txn.entries:
         assert entry.amount_micro, "an entry moves something"

@@ -9,16 +9,38 @@ from gateway.core.money import USD
 from gateway.core.units import Usage
 
 AVAILABLE: Final = "user.available"
+FROZEN: Final = "user.frozen"
 DEBT: Final = "receivable.clawback"
 REVENUE: Final = "revenue.usage"
+CORRECTIONS: Final = "revenue.corrections"  # usage given back: apart, so that revenue.usage stays the sum of the usage rows
+BREAKAGE: Final = "revenue.breakage"
+FEE_INCOME: Final = "revenue.platform_fee"
+FEE_EXPENSE: Final = "expense.platform_fee"
+PROCESSING: Final = "expense.processing"
 PROMO: Final = "expense.promo"
 COST: Final = "expense.llm_cost"
 PAYABLE: Final = "provider_payable"
 STRIPE: Final = "stripe_clearing"
+DISPUTES: Final = "disputes"
+DUE_TO_PLATFORM: Final = "due_to_platform"  # in an app's book: what the app owes the platform
+DUE_FROM_APP: Final = "due_from_app"  # in the platform's book, by app: the same, seen from the other side
 BOOK: Final = ""  # owner of the book's own accounts
 
 GRANT: Final = "grant"  # kinds of transaction
 USAGE: Final = "usage"
+EXPIRY: Final = "expiry"
+NETTING: Final = "netting"
+ROLLOVER: Final = "rollover"
+REFUND: Final = "refund"
+DISPUTE_OPENED: Final = "dispute_opened"
+DISPUTE_WON: Final = "dispute_won"
+DISPUTE_LOST: Final = "dispute_lost"
+REINSTATE: Final = "reinstate"
+CORRECTION: Final = "correction"
+FEE: Final = "fee"
+SETTLEMENT: Final = "settlement"
+
+REVERSING: Final = (DISPUTE_WON, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds that name what they reverse
 
 PLATFORM_ASSET: Final = USD  # creators' wallets and provider cost
 
@@ -98,7 +120,11 @@ class Txn(msgspec.Struct, frozen=True):
 
 
 class Lot(msgspec.Struct, frozen=True):
-    """One grant into a wallet; granted = spent + expired + refunded + frozen + left."""
+    """One grant into a wallet; granted = spent + expired + refunded + frozen + left.
+
+    `clawback_micro` of what was spent or expired was taken back all the same, as a debt. `expiring` is the
+    transaction that an expiry on its way will be.
+    """
 
     id: str
     source: str
@@ -113,6 +139,20 @@ class Lot(msgspec.Struct, frozen=True):
     refunded_micro: int = 0
     frozen_micro: int = 0
     external_ref: str | None = None
+    clawback_micro: int = 0
+    expiring: str | None = None
+
+    @property
+    def refundable_micro(self) -> int:
+        """What was granted and neither went back to the payer nor is disputed."""
+        return self.granted_micro - self.refunded_micro - self.clawback_micro - self.frozen_micro
+
+
+class Fees(msgspec.Struct, frozen=True):
+    """What a payment cost the app whose end user paid: the platform's fee, and the payment processor's."""
+
+    platform_micro: int = 0
+    processing_micro: int = 0
 
 
 class GrantRequest(msgspec.Struct, frozen=True):
@@ -133,6 +173,69 @@ class GrantRequest(msgspec.Struct, frozen=True):
     expires_at_ms: int | None = None
     external_ref: str | None = None  # the payment behind it; one grant each
     role: str = "operator"  # of the actor, for the trail
+    fees: Fees | None = None  # of that payment
+
+
+class RefundRequest(msgspec.Struct, frozen=True):
+    """Money of a payment that went back to its payer; once per `refund_ref` (the processor's id of the refund).
+
+    `payment_ref` is the `external_ref` of the payment's grant. `fee_returned_micro`: of the platform's fee.
+    """
+
+    wallet: WalletKey
+    payment_ref: str
+    refund_ref: str
+    amount_micro: int
+    actor: str
+    reason: str = ""
+    fee_returned_micro: int = 0
+
+
+class DisputeRequest(msgspec.Struct, frozen=True):
+    """A payer's dispute of a payment, in one of its states; once per `dispute_ref` and state.
+
+    `amount_micro` is what is disputed (opened), or what the processor took for it (closed, lost).
+    """
+
+    wallet: WalletKey
+    payment_ref: str
+    dispute_ref: str
+    amount_micro: int
+    actor: str
+    reason: str = ""
+
+
+class CorrectionRequest(msgspec.Struct, frozen=True):
+    """A transaction of one book that was wrong, to be reversed by another one."""
+
+    enterprise_id: str | None
+    txn_id: str
+    op_id: str
+    actor: str
+    reason: str = ""
+
+
+class RolloverRequest(msgspec.Struct, frozen=True):
+    """What is left of a lot, or `amount_max_micro` of it, goes on in a new lot with an expiry of its own."""
+
+    wallet: WalletKey
+    lot_id: str
+    op_id: str
+    actor: str
+    reason: str = ""
+    amount_max_micro: int | None = None
+    expires_at_ms: int | None = None
+    priority: int = 0
+
+
+class SettlementRequest(msgspec.Struct, frozen=True):
+    """Money that passed from an app to the platform for what was due; below zero, the other way."""
+
+    enterprise_id: str
+    amount_micro: int
+    op_id: str
+    actor: str
+    reason: str = ""
 
 
 class WalletView(msgspec.Struct, frozen=True):
@@ -156,6 +259,15 @@ class Credit(msgspec.Struct, frozen=True):
     due_at_ms: int
 
 
+class Posted(msgspec.Struct, frozen=True):
+    """One operation's result. `credit` is what the hot store still has to hear of; `first` is False for a repeat."""
+
+    txn_id: str
+    enterprise_id: str | None
+    credit: Credit | None
+    first: bool
+
+
 class Granted(msgspec.Struct, frozen=True):
     """A grant's result. `first` is False for a repeat, whose `lot` and `wallet` are as they stand now."""
 
@@ -177,6 +289,7 @@ class Opening(msgspec.Struct, frozen=True):
     shard: int
     amount_micro: int
     opened_at_ms: int | None
+    is_known: bool = True  # False: the books never heard of its owner
 
     @property
     def may_open(self) -> bool:
@@ -189,6 +302,7 @@ class UsageRow(msgspec.Struct, frozen=True):
 
     `amount_micro` (in `asset`) is what the paying wallet of the level was charged: the creator's for
     `platform`, the end user's for `app_usage`. `creator_micro` is what the creator's wallet was charged, in USD.
+    `held_micro` and `creator_held_micro` are what was held for the two; None where that was not recorded.
     """
 
     request_id: str
@@ -220,6 +334,8 @@ class UsageRow(msgspec.Struct, frozen=True):
     attempts: int
     http_status: int
     flags: tuple[str, ...]
+    held_micro: int | None = None
+    creator_held_micro: int | None = None
 
 
 class UsagePosting(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 Cursors are opaque to callers: InvalidRequest for one that no page gave out.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,14 +14,11 @@ from gateway.core.limits import PAGE_ROWS_MAX
 from gateway.core.units import Usage
 from gateway.db import bulk
 from gateway.db.engines import Databases
-from gateway.db.tables import PLATFORM_BOOKS, creators, usage
+from gateway.db.tables import usage
 from gateway.ledger import store
 from gateway.ledger.journal import burn_order
 from gateway.ledger.model import (
     AVAILABLE,
-    DEBT,
-    REVENUE,
-    USAGE,
     Account,
     AccountKey,
     Credit,
@@ -46,7 +43,7 @@ _SUMS: Final = ("input_tokens", "output_tokens", "amount_micro", "creator_micro"
 async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> WalletView:
     """A wallet with its open lots; empty when it has no account."""
     books = store.books_of(wallet.enterprise_id)
-    available, debt, waiting, _ = await store.owed(conn, wallet, asset)
+    available, debt, waiting, *_ = await store.owed(conn, wallet, asset)
     lots = (await store.open_lots(conn, books, [wallet.owner])).get(AccountKey(wallet.owner, AVAILABLE, asset), [])
     return WalletView(asset, available, -debt, waiting, tuple(sorted(lots, key=burn_order)))
 
@@ -55,7 +52,7 @@ async def waiting_credits(conn: store.Connection, enterprise_id: str | None, now
     """Credits that are due and not marked applied, oldest first."""
     credit = store.books_of(enterprise_id)["credits"]
     query = (
-        sa.select(credit.c.txn_id, credit.c.shard, credit.c.wallet, credit.c.delta_micro, credit.c.due_at)
+        sa.select(credit.c.txn_id, credit.c.shard, credit.c.wallet, credit.c.delta_micro + credit.c.taken_micro, credit.c.due_at)
         .where(credit.c.applied_at.is_(None), credit.c.due_at <= now_ms)
         .order_by(credit.c.due_at, credit.c.txn_id)
         .limit(limit)
@@ -234,109 +231,3 @@ def _number(cursor: str) -> int:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
         raise InvalidRequest("unknown cursor", param="cursor")
     return int(cursor)
-
-
-# Streams for the audit: rows arrive as they are read, so a book of any size takes the same memory.
-
-
-async def txn_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
-    """(txn_id, asset, sum of entries)."""
-    entries = books["entries"]
-    query = sa.select(entries.c.txn_id, entries.c.asset, sa.func.sum(entries.c.amount_micro))
-    async for row in await conn.stream(query.group_by(entries.c.txn_id, entries.c.asset)):
-        yield row
-
-
-async def account_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
-    """(id, owner, kind, asset, balance, sum of entries in the account's asset)."""
-    table, entries = books["accounts"], books["entries"]
-    same = sa.and_(entries.c.account_id == table.c.id, entries.c.asset == table.c.asset)
-    total = sa.func.coalesce(sa.func.sum(entries.c.amount_micro), 0)
-    query = sa.select(table.c.id, table.c.owner, table.c.kind, table.c.asset, table.c.balance_micro, total)
-    async for row in await conn.stream(query.outerjoin(entries, same).group_by(table.c.id)):
-        yield row
-
-
-async def lot_parts(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
-    """(id, granted, spent, expired, refunded, frozen, left)."""
-    lots = books["lots"]
-    parts = [lots.c[f"{name}_micro"] for name in ("granted", "spent", "expired", "refunded", "frozen", "left")]
-    async for row in await conn.stream(sa.select(lots.c.id, *parts)):
-        yield row
-
-
-async def lot_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
-    """(owner, asset, available balance, sum of what the lots have left) of every wallet, and of an account with lots."""
-    table, lots = books["accounts"], books["lots"]
-    total = sa.func.coalesce(sa.func.sum(lots.c.left_micro), 0)
-    query = sa.select(table.c.owner, table.c.asset, table.c.balance_micro, total)
-    query = query.outerjoin(lots, lots.c.account_id == table.c.id).group_by(table.c.id)
-    async for row in await conn.stream(query.having(sa.or_(table.c.kind == AVAILABLE, sa.func.count(lots.c.id) > 0))):
-        yield row
-
-
-async def revenue(conn: store.Connection, books: store.Books) -> dict[str, int]:
-    """revenue.usage of a book, by asset."""
-    table = books["accounts"]
-    query = sa.select(table.c.asset, sa.func.sum(table.c.balance_micro)).where(table.c.kind == REVENUE).group_by(table.c.asset)
-    return {row[0]: int(row[1]) for row in await conn.execute(query)}
-
-
-async def usage_sums(conn: store.Connection) -> tuple[dict[str, int], int]:
-    """Of an app's usage rows: what end users were charged by asset, what the creator was charged."""
-    charged = sa.func.sum(sa.case((usage.c.level == "app_usage", usage.c.amount_micro), else_=0))
-    query = sa.select(usage.c.asset, charged, sa.func.sum(usage.c.creator_micro)).group_by(usage.c.asset)
-    rows = (await conn.execute(query)).all()
-    return {row[0]: int(row[1]) for row in rows}, sum(int(row[2]) for row in rows)
-
-
-async def request_ids(conn: store.Connection) -> AsyncIterator[Any]:
-    """(request_id,) of an app's usage rows."""
-    async for row in await conn.stream(sa.select(usage.c.request_id)):
-        yield row
-
-
-async def posted_requests(conn: store.Connection) -> AsyncIterator[Any]:
-    """(enterprise_id, op_id) of every request that the platform's book has, app by app."""
-    txns = PLATFORM_BOOKS["txns"]
-    query = sa.select(txns.c.reason, txns.c.op_id).where(txns.c.kind == USAGE).order_by(txns.c.reason)
-    async for row in await conn.stream(query):
-        yield row
-
-
-async def wallets_owed(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
-    """(owner, available + debt - credits not applied) of every wallet that was opened; a debt is below zero."""
-    table, credit = books["accounts"], books["credits"]
-    debts = table.alias()
-    same = sa.and_(debts.c.owner == table.c.owner, debts.c.asset == table.c.asset, debts.c.kind == DEBT)
-    waiting = (
-        sa.select(credit.c.account_id, sa.func.sum(credit.c.delta_micro).label("delta"))
-        .where(credit.c.applied_at.is_(None))
-        .group_by(credit.c.account_id)
-        .subquery()
-    )
-    owes = table.c.balance_micro + sa.func.coalesce(debts.c.balance_micro, 0) - sa.func.coalesce(waiting.c.delta, 0)
-    query = sa.select(table.c.owner, owes).outerjoin(debts, same).outerjoin(waiting, waiting.c.account_id == table.c.id)
-    async for row in await conn.stream(query.where(table.c.kind == AVAILABLE, table.c.opened_at.is_not(None))):
-        yield row
-
-
-async def opened_owners(conn: store.Connection, books: store.Books, owners: Sequence[str]) -> set[str]:
-    """Those of the owners whose hot wallet was opened."""
-    table = books["accounts"]
-    rule = bulk.is_in(conn, table.c.owner, owners)
-    query = sa.select(table.c.owner).where(rule, table.c.kind == AVAILABLE, table.c.opened_at.is_not(None))
-    return set((await conn.execute(query)).scalars())
-
-
-async def platform_owners(conn: store.Connection) -> AsyncIterator[Any]:
-    """(account id, owner, True when a creator) of the platform's book; then its outbox as (wallet, owner, ...)."""
-    table, credit = PLATFORM_BOOKS["accounts"], PLATFORM_BOOKS["credits"]
-    known = creators.c.user_id.is_not(None)
-    query = sa.select(table.c.id, table.c.owner, known).outerjoin(creators, creators.c.user_id == table.c.owner)
-    async for row in await conn.stream(query):
-        yield row
-    named = sa.literal("p/") + creators.c.user_id == credit.c.wallet
-    outbox = sa.select(credit.c.txn_id, credit.c.wallet, known).outerjoin(creators, named)
-    async for row in await conn.stream(outbox):
-        yield row

@@ -10,19 +10,18 @@ All methods raise SqlDown while a database cannot serve; nothing was committed t
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
-
-import msgspec
 
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
-from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.errors import Conflict, InvalidRequest
 from gateway.core.ids import new_id, shard_of
-from gateway.core.limits import DRAIN_BATCH, REASON_CHARS_MAX
+from gateway.core.limits import DRAIN_BATCH
 from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused
 from gateway.ledger import journal, queries, store
+from gateway.ledger.books import Books, check_amount, check_moment, check_priority, check_texts, fingerprint_of
+from gateway.ledger.expiry import Expiries
 from gateway.ledger.model import (
     AVAILABLE,
     DEBT,
@@ -40,42 +39,49 @@ from gateway.ledger.model import (
     WalletKey,
     WalletView,
 )
+from gateway.ledger.payments import Payments
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
-_OP_ID_CHARS_MAX: Final = 300
-_PRIORITY_MAX: Final = 1_000_000
-_TIME_MAX_MS: Final = 253_402_300_800_000  # the year 10000: beyond it RFC 3339 has no name for it
 
+class Ledger(Books):
+    """The books. Stateless: any number of processes may have one.
 
-class Ledger:
-    """The books. Stateless: any number of processes may have one."""
+    `payments` gives back and corrects what was granted; `expiries` ends lots whose time has passed.
+    """
 
     def __init__(self, databases: Databases, clock: Clock = SYSTEM_CLOCK) -> None:
         """`clock` gives the time of postings."""
-        self._databases = databases
-        self._clock = clock
+        super().__init__(databases, clock)
+        self.payments = Payments(databases, clock)
+        self.expiries = Expiries(databases, clock)
 
     async def grant(self, request: GrantRequest, fingerprint: str | None = None) -> Granted:
         """Put money into a wallet, once per `op_id` and book; a debt is paid from it first.
 
         Repeating an `op_id` with the same `fingerprint` (default: a digest of the request) returns the first result.
         Raises InvalidRequest, NotFound (no such creator or app), Conflict (the `op_id` was another request's, or the
-        payment `external_ref` has its grant already).
+        payment `external_ref` has its grant already). The platform's side of a fee is posted after the app's: a
+        crash in between is repaired by the repeat.
         """
+        granted = await self._grant(request, fingerprint or fingerprint_of(request))
+        if request.fees is not None and request.wallet.enterprise_id is not None:
+            await self.payments.post_fee(request.wallet.enterprise_id, request.op_id, request.asset, request.fees.platform_micro)
+        return granted
+
+    async def _grant(self, request: GrantRequest, fingerprint: str) -> Granted:
         _check_shape(request)
-        owner = await self._owner_of(request.wallet)
+        owner = await self.owner_of(request.wallet)
         if request.asset != owner.asset:
             raise InvalidRequest(f"the wallet holds {owner.asset}, not {request.asset}", param="asset")
-        fingerprint = fingerprint or hashlib.sha256(msgspec.json.encode(request)).hexdigest()
         books = store.books_of(request.wallet.enterprise_id)
-        async with store.writing(await self._engine(request.wallet.enterprise_id)) as conn:
+        async with store.writing(await self.engine(request.wallet.enterprise_id)) as conn:
             done = await store.txn_of_op(conn, books, request.op_id)
             if done is not None:
                 if done[1] != fingerprint:
                     raise Conflict("this idempotency key was used for another request", param="op_id")
                 return await self._granted(conn, done[0], request.wallet, owner, first=False)
-            now = now_ms(self._clock)
+            now = now_ms(self.clock)
             await self._check_state(conn, request, now)
             txn_id = new_id("txn")
             stands = await store.balances(conn, books, request.wallet.owner, request.asset)
@@ -96,13 +102,13 @@ class Ledger:
 
     async def waiting_credits(self, enterprise_id: str | None, limit: int = DRAIN_BATCH) -> list[Credit]:
         """Credits of one book that are due and not marked applied, oldest first. Applying one again is harmless."""
-        async with store.reading(await self._engine(enterprise_id)) as conn:
-            return await queries.waiting_credits(conn, enterprise_id, now_ms(self._clock), limit)
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await queries.waiting_credits(conn, enterprise_id, now_ms(self.clock), limit)
 
     async def mark_applied(self, enterprise_id: str | None, txn_ids: Sequence[str]) -> None:
         """The hot store has these credits of one book."""
-        async with store.writing(await self._engine(enterprise_id)) as conn:
-            await store.mark_applied(conn, store.books_of(enterprise_id), txn_ids, now_ms(self._clock))
+        async with store.writing(await self.engine(enterprise_id)) as conn:
+            await store.mark_applied(conn, store.books_of(enterprise_id), txn_ids, now_ms(self.clock))
 
     async def opening(self, wallet: WalletKey) -> Opening:
         """With which amount a wallet that the hot store does not have may be opened, from one SQL snapshot.
@@ -112,28 +118,28 @@ class Ledger:
         usage that is not drained yet is missing from the amount, so it is not for a request to open it again.
         NotFound when there is no such creator or app.
         """
-        owner = await self._owner_of(wallet)
-        async with store.reading(await self._engine(wallet.enterprise_id)) as conn:
-            available, debt, waiting, opened_at = await store.owed(conn, wallet, owner.asset)
+        owner = await self.owner_of(wallet)
+        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
+            available, debt, waiting, opened_at, is_known = await store.owed(conn, wallet, owner.asset)
         # A debt stands below zero, so adding it takes it off.
-        return Opening(wallet.name, shard_of(owner.user_id), available + debt - waiting, opened_at)
+        return Opening(wallet.name, shard_of(owner.user_id), available + debt - waiting, opened_at, is_known)
 
     async def mark_opened(self, wallet: WalletKey) -> None:
         """The hot store has this wallet now. Call it after opening, also when the wallet turned out to exist already."""
-        owner = await self._owner_of(wallet)
+        owner = await self.owner_of(wallet)
         books = store.books_of(wallet.enterprise_id)
-        async with store.writing(await self._engine(wallet.enterprise_id)) as conn:
-            await store.mark_opened(conn, books, wallet, owner.asset, now_ms(self._clock))
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            await store.mark_opened(conn, books, wallet, owner.asset, now_ms(self.clock))
 
     async def wallet(self, wallet: WalletKey) -> WalletView:
         """A wallet as the books have it; empty for one never used. NotFound when there is no such creator or app."""
-        owner = await self._owner_of(wallet)
-        async with store.reading(await self._engine(wallet.enterprise_id)) as conn:
+        owner = await self.owner_of(wallet)
+        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
             return await queries.wallet_view(conn, wallet, owner.asset)
 
     async def apps(self, enterprise_ids: Sequence[str]) -> dict[str, AppFacts]:
         """Those of the apps that exist."""
-        async with store.reading(self._databases.platform) as conn:
+        async with store.reading(self.databases.platform) as conn:
             return await store.app_facts(conn, enterprise_ids)
 
     async def post_app_usage(self, enterprise_id: str, postings: Sequence[UsagePosting]) -> int:
@@ -142,14 +148,15 @@ class Ledger:
         Exactly once by request id: a row that is there already is skipped together with its charge. SqlRefused
         (and nothing posted) when the database refuses one of the values.
         """
-        async with store.writing(await self._databases.app(enterprise_id)) as conn:
+        async with store.writing(await self.databases.app(enterprise_id)) as conn:
             known = await store.known_requests(conn, [posting.row.request_id for posting in postings])
             fresh = _fresh(postings, known, str)
             await store.add_usage(conn, [posting.row for posting in fresh])
+            await store.add_overruns(conn, [posting.row for posting in fresh])
             charged = [posting for posting in fresh if posting.end_user_micro]
             payers = [(posting.row.platform_user_id, posting.row.asset) for posting in charged]
             purses = await self._purses(conn, enterprise_id, payers)
-            now = now_ms(self._clock)
+            now = now_ms(self.clock)
             txns = [
                 journal.usage(new_id("txn"), posting.row.request_id, "", now, purses[payer], posting.end_user_micro)
                 for posting, payer in zip(charged, payers, strict=True)
@@ -163,13 +170,13 @@ class Ledger:
         Exactly once by request id: a request always leaves a transaction here, be it without entries. No end user's
         id is written. SqlRefused (and nothing posted) when the database refuses one of the values.
         """
-        async with store.writing(self._databases.platform) as conn:
+        async with store.writing(self.databases.platform) as conn:
             ops = [journal.usage_op(posting.row.request_id) for posting in postings]
             fresh = _fresh(postings, await store.known_ops(conn, store.books_of(None), ops), journal.usage_op)
             await store.add_hours(conn, fresh)
             payers = [(posting.row.user_id, PLATFORM_ASSET) for posting in fresh if posting.row.creator_micro]
             purses = await self._purses(conn, None, payers)
-            now = now_ms(self._clock)
+            now = now_ms(self.clock)
             txns = [
                 journal.usage(
                     new_id("txn"),
@@ -193,34 +200,17 @@ class Ledger:
         """
         digest = hashlib.sha256(dead.data).hexdigest()
         engine = await self._keeper_of(dead)
-        now = now_ms(self._clock)
+        now = now_ms(self.clock)
         async with store.writing(engine) as conn:
             await store.add_dead_bytes(conn, dead, digest, now)
-        async with store.writing(self._databases.platform) as conn:
+        async with store.writing(self.databases.platform) as conn:
             await store.add_dead(conn, dead, digest, now)
 
     async def _keeper_of(self, dead: DeadEvent) -> store.Engine:
         if dead.enterprise_id is not None:
             with contextlib.suppress(SqlRefused):  # an app that cannot have a database
-                return await self._databases.app(dead.enterprise_id)
-        return await self._databases.unattributed()
-
-    async def _engine(self, enterprise_id: str | None) -> store.Engine:
-        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
-
-    async def _owner_of(self, wallet: WalletKey) -> AppFacts:
-        """Whose shard and which asset a wallet has."""
-        if not wallet.is_valid:
-            raise InvalidRequest("malformed id in the wallet", param="wallet")
-        async with store.reading(self._databases.platform) as conn:
-            if wallet.enterprise_id is None:
-                if not await store.creator_exists(conn, wallet.owner):
-                    raise NotFound(f"no creator {wallet.owner}", param="user_id")
-                return AppFacts("", wallet.owner, PLATFORM_ASSET)
-            facts = (await store.app_facts(conn, [wallet.enterprise_id])).get(wallet.enterprise_id)
-        if facts is None:
-            raise NotFound(f"no app {wallet.enterprise_id}", param="enterprise_id")
-        return facts
+                return await self.databases.app(dead.enterprise_id)
+        return await self.databases.unattributed()
 
     async def _check_state(self, conn: store.Connection, request: GrantRequest, now: int) -> None:
         """What can be wrong with a new grant only: a repeat of an old one stays right when time has moved on."""
@@ -249,7 +239,7 @@ class Ledger:
         if not wanted:
             return {}
         lots = await store.open_lots(conn, store.books_of(enterprise_id), sorted({owner for owner, _ in wanted}))
-        now = now_ms(self._clock)
+        now = now_ms(self.clock)
         return {
             (owner, asset): journal.Purse(owner, asset, lots.get(AccountKey(owner, AVAILABLE, asset), ()), now)
             for owner, asset in wanted
@@ -311,19 +301,20 @@ def _granted_act(request: GrantRequest, owner: AppFacts, txn: Txn, lot: Lot, sto
 
 def _check_shape(request: GrantRequest) -> None:
     """What is wrong with a grant whatever the books say."""
-    if not 0 < request.amount_micro <= AMOUNT_MICRO_MAX:
-        raise InvalidRequest(f"amount_micro must be from 1 to {AMOUNT_MICRO_MAX}", param="amount_micro")
+    check_amount(request.amount_micro)
     if request.source not in tuple(LotSource):
         raise InvalidRequest("source must be paid, promo, trial or rollover", param="source")
-    if not 0 < len(request.op_id) <= _OP_ID_CHARS_MAX:
-        raise InvalidRequest(f"an idempotency key has 1 to {_OP_ID_CHARS_MAX} characters", param="op_id")
-    if len(request.reason) > REASON_CHARS_MAX:
-        raise InvalidRequest(f"reason has at most {REASON_CHARS_MAX} characters", param="reason")
-    if "\0" in request.reason + request.op_id + request.actor + (request.external_ref or ""):
-        raise InvalidRequest("a text cannot hold a NUL character", param="reason")
-    if abs(request.priority) > _PRIORITY_MAX:
-        raise InvalidRequest(f"priority must be from -{_PRIORITY_MAX} to {_PRIORITY_MAX}", param="priority")
-    for name in ("effective_at_ms", "expires_at_ms"):
-        moment = getattr(request, name)
-        if moment is not None and not 0 <= moment < _TIME_MAX_MS:
-            raise InvalidRequest(f"{name.removesuffix('_ms')} is out of range", param=name.removesuffix("_ms"))
+    check_texts(op_id=request.op_id, reason=request.reason, actor=request.actor, external_ref=request.external_ref or "-")
+    check_priority(request.priority)
+    check_moment(request.effective_at_ms, "effective_at")
+    check_moment(request.expires_at_ms, "expires_at")
+    if request.fees is None:
+        return
+    if request.external_ref is None:
+        raise InvalidRequest("a fee is of a payment", param="fees")
+    if request.source != LotSource.PAID or min(request.fees.platform_micro, request.fees.processing_micro) < 0:
+        raise InvalidRequest("a fee is of what was paid, and not below zero", param="fees")
+    if request.fees.platform_micro + request.fees.processing_micro > request.amount_micro:
+        raise InvalidRequest("the fees are more than what was paid", param="fees")
+    if request.wallet.enterprise_id is None and request.fees.platform_micro:
+        raise InvalidRequest("a creator's own payment bears no platform fee", param="fees")

@@ -17,7 +17,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.db import bulk
 from gateway.db.faults import named_faults
-from gateway.db.tables import APP_BOOKS, PLATFORM_BOOKS, apps, creators, dead_event_bytes, dead_events, usage, usage_hours
+from gateway.db.tables import (
+    APP_BOOKS,
+    PLATFORM_BOOKS,
+    apps,
+    creators,
+    dead_event_bytes,
+    dead_events,
+    overruns,
+    usage,
+    usage_hours,
+)
 from gateway.ledger.model import (
     AVAILABLE,
     DEBT,
@@ -25,6 +35,7 @@ from gateway.ledger.model import (
     AppFacts,
     Credit,
     DeadEvent,
+    Entry,
     Lot,
     Txn,
     UsagePosting,
@@ -39,11 +50,12 @@ _encode = msgspec.json.Encoder().encode
 
 LOT_COLUMNS: Final = (  # in the order of model.Lot
     *("id", "source", "priority", "effective_at", "expires_at", "created_at", "granted_micro", "spent_micro", "left_micro"),
-    *("expired_micro", "refunded_micro", "frozen_micro", "external_ref"),
+    *("expired_micro", "refunded_micro", "frozen_micro", "external_ref", "clawback_micro", "expiring"),
 )
+_LOT_PARTS: Final = ("spent", "left", "expired", "refunded", "frozen", "clawback")
 _TXN_COLUMNS: Final = ("id", "op_id", "kind", "actor", "reason", "reverses", "fingerprint", "at")
 _ENTRY_COLUMNS: Final = ("txn_id", "account_id", "lot_id", "asset", "amount_micro")
-_CREDIT_COLUMNS: Final = ("txn_id", "account_id", "shard", "wallet", "delta_micro", "due_at")
+_CREDIT_COLUMNS: Final = ("txn_id", "account_id", "shard", "wallet", "delta_micro", "taken_micro", "due_at", "applied_at")
 USAGE_COLUMNS: Final = tuple(UsageRow.__struct_fields__)
 _HOUR_KEYS: Final = ("hour", "enterprise_id", "level", "model", "provider", "workflow_type", "asset")
 _HOUR_SUMS: Final = ("requests", "input_tokens", "output_tokens", "end_user_micro", "creator_micro", "provider_cost_micro")
@@ -147,6 +159,98 @@ async def lot_of_txn(conn: Connection, books: Books, txn_id: str) -> Lot:
     return Lot(*row)
 
 
+async def lots_of(conn: Connection, books: Books, lot_ids: Sequence[str]) -> dict[str, tuple[Lot, AccountKey]]:
+    """Lots by their ids, each with the account it lies in."""
+    return await _lots_where(conn, books, bulk.is_in(conn, books["lots"].c.id, lot_ids))
+
+
+async def lot_of_payment(conn: Connection, books: Books, external_ref: str) -> tuple[Lot, AccountKey] | None:
+    """The lot that a payment made, with the account it lies in."""
+    found = await _lots_where(conn, books, books["lots"].c.external_ref == external_ref)
+    return next(iter(found.values()), None)
+
+
+async def _lots_where(conn: Connection, books: Books, rule: sa.ColumnElement[bool]) -> dict[str, tuple[Lot, AccountKey]]:
+    lots, accounts = books["lots"], books["accounts"]
+    query = (
+        sa.select(accounts.c.owner, accounts.c.asset, *[lots.c[name] for name in LOT_COLUMNS])
+        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
+        .where(rule)
+    )
+    return {row[2]: (Lot(*row[2:]), AccountKey(row[0], AVAILABLE, row[1])) for row in await conn.execute(query)}
+
+
+async def lots_to_expire(conn: Connection, books: Books, now_ms: int, after: str, limit: int) -> list[tuple[Lot, str]]:
+    """Lots past their expiry with something left, or an expiry on its way, and their owners; by id, beyond `after`."""
+    lots, accounts = books["lots"], books["accounts"]
+    query = (
+        sa.select(accounts.c.owner, *[lots.c[name] for name in LOT_COLUMNS])
+        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
+        # The second rule is, word for word, that of the index.
+        .where(lots.c.expires_at <= now_ms, sa.text("(left_micro > 0 OR expiring IS NOT NULL)"), lots.c.id > after)
+        .order_by(lots.c.id)
+        .limit(limit)
+    )
+    return [(Lot(*row[1:]), row[0]) for row in await conn.execute(query)]
+
+
+async def begin_expiry(conn: Connection, books: Books, lot_id: str, txn_id: str) -> None:
+    """Say which transaction a lot's expiry will be; one that was said before stays."""
+    lots = books["lots"]
+    await conn.execute(sa.update(lots).where(lots.c.id == lot_id, lots.c.expiring.is_(None)).values(expiring=txn_id))
+
+
+async def save_lots(conn: Connection, books: Books, changed: Sequence[Lot]) -> None:
+    """Lots as they are after a transaction; the caller has read them under the same lock."""
+    lots = books["lots"]
+    for lot in changed:
+        parts = {f"{name}_micro": getattr(lot, f"{name}_micro") for name in _LOT_PARTS}
+        await conn.execute(sa.update(lots).where(lots.c.id == lot.id).values(**parts, expiring=lot.expiring))
+
+
+async def txn_by_id(conn: Connection, books: Books, txn_id: str) -> Txn | None:
+    """A transaction with its entries, in the order in which they were written."""
+    txns, entries, accounts = books["txns"], books["entries"], books["accounts"]
+    row = (await conn.execute(sa.select(*[txns.c[name] for name in _TXN_COLUMNS]).where(txns.c.id == txn_id))).first()
+    if row is None:
+        return None
+    lines = (
+        sa.select(accounts.c.owner, accounts.c.kind, accounts.c.asset, entries.c.amount_micro, entries.c.lot_id)
+        .join(accounts, entries.c.account_id == accounts.c.id)
+        .where(entries.c.txn_id == txn_id)
+        .order_by(entries.c.id)
+    )
+    found = tuple(Entry(AccountKey(*line[:3]), line[3], line[4]) for line in await conn.execute(lines))
+    return Txn(row.id, row.op_id, row.kind, row.actor, row.reason, row.at, found, row.fingerprint, row.reverses)
+
+
+async def reversed_by(conn: Connection, books: Books, txn_id: str) -> str | None:
+    """The transaction that reversed this one."""
+    txns = books["txns"]
+    row = (await conn.execute(sa.select(txns.c.id).where(txns.c.reverses == txn_id))).first()
+    return None if row is None else str(row[0])
+
+
+async def fees_of_lot(conn: Connection, books: Books, lot_id: str, kind: str) -> int:
+    """What stands on the book's account of `kind` from the transactions that name a lot."""
+    entries, accounts = books["entries"], books["accounts"]
+    naming = sa.select(entries.c.txn_id).where(entries.c.lot_id == lot_id)
+    query = (
+        sa.select(sa.func.coalesce(sa.func.sum(entries.c.amount_micro), 0))
+        .join(accounts, entries.c.account_id == accounts.c.id)
+        .where(entries.c.txn_id.in_(naming), accounts.c.kind == kind)
+    )
+    return int((await conn.execute(query)).scalar_one())
+
+
+async def waiting_of(conn: Connection, books: Books, account_id: int) -> list[tuple[int, int]]:
+    """(what the hot wallet has to hear, due at) of each credit of a wallet that is not marked applied."""
+    credit = books["credits"]
+    query = sa.select(credit.c.delta_micro + credit.c.taken_micro, credit.c.due_at)
+    rule = sa.and_(credit.c.account_id == account_id, credit.c.applied_at.is_(None))
+    return [(row[0], row[1]) for row in await conn.execute(query.where(rule))]
+
+
 async def lot_of_ref(conn: Connection, books: Books, external_ref: str) -> str | None:
     """The lot that a payment made already."""
     lots = books["lots"]
@@ -206,9 +310,11 @@ async def add_lot(conn: Connection, books: Books, lot: Lot, account_id: int) -> 
     await bulk.insert(conn, books["lots"], (*LOT_COLUMNS, "account_id"), [(*msgspec.structs.astuple(lot), account_id)])
 
 
-async def add_credit(conn: Connection, books: Books, credit: Credit, account_id: int) -> None:
-    """A line of the outbox: the hot wallet still has to hear of it."""
-    row = (credit.txn_id, account_id, credit.shard, credit.wallet, credit.delta_micro, credit.due_at_ms)
+async def add_credit(conn: Connection, books: Books, credit: Credit, account_id: int, taken_micro: int = 0) -> None:
+    """A line of the outbox: the hot wallet still has to hear of it, unless it gave all of it before (`taken_micro`)."""
+    moved = credit.delta_micro - taken_micro
+    applied_at = None if credit.delta_micro else credit.due_at_ms
+    row = (credit.txn_id, account_id, credit.shard, credit.wallet, moved, taken_micro, credit.due_at_ms, applied_at)
     await bulk.insert(conn, books["credits"], _CREDIT_COLUMNS, [row])
 
 
@@ -234,13 +340,27 @@ def _usage_values(row: UsageRow) -> tuple[Any, ...]:
         *(row.agent_name, _encode(row.tags).decode(), row.endpoint, row.model, row.provider, row.deployment, row.status),
         *(row.usage_source, _encode(row.units).decode(), row.input_tokens, row.output_tokens, row.asset, row.amount_micro),
         *(row.creator_micro, row.provider_cost_micro, int(row.streamed), row.latency_ms, row.ttft_ms, row.attempts),
-        *(row.http_status, _encode(row.flags).decode()),
+        *(row.http_status, _encode(row.flags).decode(), row.held_micro, row.creator_held_micro),
     )
 
 
 async def add_usage(conn: Connection, rows: Sequence[UsageRow]) -> None:
     """Usage rows of an app; each request once, or SqlRefused."""
     await bulk.insert(conn, usage, USAGE_COLUMNS, [_usage_values(row) for row in rows])
+
+
+async def add_overruns(conn: Connection, rows: Sequence[UsageRow]) -> None:
+    """Of these usage rows, those that were charged more than was held, in a table that says so."""
+    found = [
+        (row.request_id, role, held, amount, row.at)
+        for row in rows
+        for role, held, amount in (
+            ("end_user", row.held_micro, row.amount_micro if row.level == "app_usage" else 0),
+            ("creator", row.creator_held_micro, row.creator_micro),
+        )
+        if held is not None and amount > held
+    ]
+    await bulk.insert(conn, overruns, tuple(column.name for column in overruns.columns), found)
 
 
 async def add_hours(conn: Connection, postings: Sequence[UsagePosting]) -> None:
@@ -275,11 +395,14 @@ async def add_dead(conn: Connection, dead: DeadEvent, digest: str, now_ms: int) 
     await bulk.insert(conn, dead_events, (*_DEAD_KEY, "enterprise_id", "size_bytes"), [row], _SKIP)
 
 
-async def owed(conn: Connection, wallet: WalletKey, asset: str) -> tuple[int, int, int, int | None]:
-    """A wallet's available, debt (below zero), credits not applied, opened_at: one statement, so one snapshot."""
+async def owed(conn: Connection, wallet: WalletKey, asset: str) -> tuple[int, int, int, int | None, bool]:
+    """A wallet's available, debt (below zero), credits not applied, opened_at, whether the books know its owner.
+
+    One statement, so one snapshot.
+    """
     query = _owed(wallet.enterprise_id is None)
-    available, debt, waiting, opened_at = (await conn.execute(query, {"owner": wallet.owner, "asset": asset})).one()
-    return int(available), int(debt), int(waiting), opened_at
+    available, debt, waiting, opened_at, count = (await conn.execute(query, {"owner": wallet.owner, "asset": asset})).one()
+    return int(available), int(debt), int(waiting), opened_at, bool(count)
 
 
 @cache
@@ -290,7 +413,7 @@ def _owed(platform: bool) -> sa.Select[Any]:
     theirs = accounts.alias()
     owner, asset = sa.bindparam("owner", type_=sa.Text()), sa.bindparam("asset", type_=sa.Text())
     waiting = (
-        sa.select(sa.func.sum(credit.c.delta_micro))
+        sa.select(sa.func.sum(credit.c.delta_micro + credit.c.taken_micro))
         .join(theirs, credit.c.account_id == theirs.c.id)
         .where(theirs.c.owner == owner, theirs.c.asset == asset, credit.c.applied_at.is_(None))
         .scalar_subquery()
@@ -305,4 +428,5 @@ def _owed(platform: bool) -> sa.Select[Any]:
         sa.func.coalesce(sa.func.sum(of(DEBT, accounts.c.balance_micro)), zero),
         sa.func.coalesce(waiting, zero),
         sa.func.max(of(AVAILABLE, accounts.c.opened_at)),
+        sa.func.count(accounts.c.id),
     ).where(accounts.c.owner == owner, accounts.c.asset == asset)

@@ -293,18 +293,21 @@ def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting
         raise Poison("unknown_level", front.level)
     if not is_outside_id(front.user_id) or not is_outside_id(front.request_id):
         raise Poison("malformed_id", f"{front.user_id} {front.request_id}")
-    if len(rest.amounts_micro) != len(front.payers):
-        raise Poison("amounts_do_not_fit", f"{len(rest.amounts_micro)} amounts, {len(front.payers)} payers")
-    creator = end_user = 0
-    for payer, amount in zip(front.payers, rest.amounts_micro, strict=True):
+    if not len(rest.amounts_micro) == len(rest.held_micro) == len(front.payers):
+        found = f"{len(rest.amounts_micro)} amounts, {len(rest.held_micro)} held, {len(front.payers)} payers"
+        raise Poison("amounts_do_not_fit", found)
+    creator = end_user = creator_held = end_user_held = 0
+    for payer, amount, held in zip(front.payers, rest.amounts_micro, rest.held_micro, strict=True):
         _check_payer(payer, front, app)
         if amount < 0:
             raise Poison("amount_out_of_range", str(amount))
         if payer.role == "creator":
             creator += amount
+            creator_held += held
         else:
             end_user += amount
-    for amount in (rest.provider_cost_micro, creator, end_user):
+            end_user_held += held
+    for amount in (rest.provider_cost_micro, creator, end_user, creator_held, end_user_held):
         if not 0 <= amount <= AMOUNT_MICRO_MAX:
             raise Poison("amount_out_of_range", str(amount))
     by_platform = front.level == Level.PLATFORM
@@ -341,6 +344,8 @@ def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting
         attempts=rest.attempts,
         http_status=rest.http_status,
         flags=rest.flags,
+        held_micro=creator_held if by_platform else end_user_held,
+        creator_held_micro=creator_held,
     )
     return UsagePosting(front.enterprise_id, app.asset, front.cost_policy != CostPolicy.OWN_KEYS, row)
 

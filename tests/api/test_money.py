@@ -211,7 +211,87 @@ async def test_a_creator_cannot_give_away_what_the_operator_pays_for(api: Api) -
         await api.ok("POST", "/apps", body, 201)
 
 
-async def test_an_expiry_that_nothing_would_enforce_is_refused(api: Api) -> None:
-    answer = await api.grant(U1, 5, "k", expires_at="2099-01-01T00:00:00Z")
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == "expires_at"
+async def test_a_grant_with_an_expiry_says_so_and_one_in_the_past_is_refused(api: Api) -> None:
+    granted = await api.grant(U1, 5, "k", expires_at="2099-01-01T00:00:00Z")
+    assert granted.json()["lot"]["expires_at"] == "2099-01-01T00:00:00.000Z"
+    (lot,) = (await api.ok("GET", "/apps/shop/wallets/u1"))["lots"]
+    assert lot["expires_at"] == "2099-01-01T00:00:00.000Z"
+
+
+BAD_GRANTS: list[tuple[dict[str, object], str]] = [
+    ({"amount_micro": 0}, "amount_micro"),
+    ({"amount_micro": -5}, "amount_micro"),
+    ({"amount_micro": 2**53}, "amount_micro"),
+    ({"amount_micro": 10**30}, "amount_micro"),
+    ({"amount_micro": 1.5}, "amount_micro"),
+    ({"amount_micro": True}, "amount_micro"),
+    ({"amount_micro": "5"}, "amount_micro"),
+    ({"amount_micro": None}, "amount_micro"),
+    ({"asset": "TOK"}, "asset"),
+    ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
+    ({"expires_at": "2099-01-01T00:00:00Z", "effective_at": "2099-01-02T00:00:00Z"}, "expires_at"),
+    ({"expires_at": "soon"}, "expires_at"),
+    ({"expires_at": "2099-01-01T00:00:00"}, "expires_at"),
+    ({"source": "gift"}, "source"),
+    ({"priority": 10**7}, "priority"),
+    ({"priority": 0.5}, "priority"),
+    ({"reason": "x" * 501}, "reason"),
+    ({"fees": {"platform_micro": 1}}, "fees"),
+    ({"wallet": {"enterprise_id": "shop"}}, "wallet"),
+    ({"wallet": {"enterprise_id": "shop", "platform_user_id": "a/b"}}, "wallet.platform_user_id"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "param"), BAD_GRANTS, ids=[str(case[0])[:60] for case in BAD_GRANTS])
+async def test_a_wrong_grant_is_refused_by_name_and_moves_nothing(api: Api, wrong: dict[str, object], param: str) -> None:
+    await api.grant(U1, 7, "first")
+    before = await api.ok("GET", "/ledger/accounts", enterprise_id="shop")
+    body = {"wallet": U1, "amount_micro": 5, **wrong}
+    answer = await api.call("POST", "/grants", body, headers={"idempotency-key": "k"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
+    assert await api.ok("GET", "/ledger/accounts", enterprise_id="shop") == before
+    assert [one["op_id"] for one in (await api.ok("GET", "/ledger/transactions", enterprise_id="shop"))["data"]] == [
+        "grant:operator:first"
+    ]
+    (hot,) = await api.balance.read(shard_of("alice"), ["a/shop/u1"])
+    assert hot is not None
+    assert hot.available_micro == 7
+    assert (await api.grant(U1, 5, "k")).status_code == 201, "the key of a refused grant is free"
+
+
+async def test_a_grant_into_a_wallet_of_nobody_is_not_found(api: Api) -> None:
+    for wallet in ({"user_id": "nobody"}, {"enterprise_id": "nowhere", "platform_user_id": "u1"}):
+        assert (await api.grant(wallet, 5, "k")).status_code == 404
+
+
+async def test_an_app_with_a_trial_shows_it_and_a_wrong_one_is_refused(api: Api) -> None:
+    new = {"enterprise_id": "trying", "user_id": "alice", "name": "t", "cost_policy": "creator_pays"}
+    for wrong, param in (
+        ({"amount_micro": 0, "days": 7}, "trial.amount_micro"),
+        ({"amount_micro": 5, "days": 0}, "trial.days"),
+        ({"amount_micro": 5, "days": 3651}, "trial.days"),
+        ({"amount_micro": 1.5, "days": 7}, "trial.amount_micro"),
+        ({"amount_micro": 5}, "trial.days"),
+        ({"amount_micro": 5, "days": 7, "weeks": 1}, "trial.weeks"),
+    ):
+        answer = await api.call("POST", "/apps", {**new, "trial": wrong})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    trial = {"amount_micro": 5, "days": 7}
+    made = await api.ok("POST", "/apps", {**new, "trial": trial}, 201, role=Role.CREATOR)
+    assert made["trial"] == trial
+    assert (await api.ok("GET", "/apps/trying"))["trial"] == trial
+    assert (await api.ok("PATCH", "/apps/trying", {"trial": None}, role=Role.CREATOR))["trial"] is None
+    assert (await api.ok("GET", "/apps/trying"))["trial"] is None
+    assert (await api.ok("PATCH", "/apps/trying", {"trial": trial}))["trial"] == trial
+
+
+async def test_a_creator_gives_no_trials_of_what_the_operator_pays_for(api: Api) -> None:
+    new = {"enterprise_id": "lavish", "user_id": "alice", "name": "lavish", "cost_policy": "platform_pays"}
+    trial = {"amount_micro": 5, "days": 7}
+    assert (await api.call("POST", "/apps", {**new, "trial": trial}, role=Role.CREATOR)).status_code == 403
+    await api.ok("POST", "/apps", new, 201, role=Role.CREATOR)
+    assert (await api.call("PATCH", "/apps/lavish", {"trial": trial}, role=Role.CREATOR)).status_code == 403
+    assert (await api.ok("PATCH", "/apps/lavish", {"trial": trial}))["trial"] == trial
+    measured = {**new, "enterprise_id": "measured", "enforcement": "analytics_only", "trial": trial}
+    assert (await api.call("POST", "/apps", measured)).json()["error"]["param"] == "trial"

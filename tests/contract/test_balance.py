@@ -692,3 +692,31 @@ async def test_concurrent_requests_never_hold_more_than_there_is(server_url: str
         assert [state.held_micro for state in await balances[0].read(SHARD, [wallet]) if state] == [covered * each]
     for balance in balances:
         await balance.close()
+
+
+async def test_taking_never_goes_below_zero_and_answers_repeats_alike(place: Place) -> None:
+    assert await place.balance.take("t0", SHARD, WALLET, 5) is None
+    await place.balance.open(SHARD, WALLET, 100)
+    await place.hold(all_of(WALLET, 40))
+    assert await place.balance.take("t1", SHARD, WALLET, 25) == 25
+    for most in (0, 25, 1000):
+        assert await place.balance.take("t1", SHARD, WALLET, most) == 25
+    assert await place.balance.take("t2", SHARD, WALLET, AMOUNT_MICRO_MAX) == 35
+    assert await place.state() == [WalletState(0, 40)]
+
+
+async def test_that_there_was_nothing_to_take_can_be_tried_again_unless_nothing_was_asked_for(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, -10)
+    assert await place.balance.take("t1", SHARD, WALLET, 5) == 0
+    assert await place.balance.take("t2", SHARD, WALLET, 0) == 0
+    await place.balance.credit("c1", SHARD, WALLET, 30)
+    assert await place.balance.take("t1", SHARD, WALLET, 5) == 5
+    assert await place.balance.take("t2", SHARD, WALLET, 5) == 0
+    assert await place.state() == [WalletState(15, 0)]
+
+
+async def test_large_amounts_are_taken_exactly(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, AMOUNT_MICRO_MAX)
+    assert await place.balance.take("t1", SHARD, WALLET, AMOUNT_MICRO_MAX - 2) == AMOUNT_MICRO_MAX - 2
+    assert await place.balance.take("t1", SHARD, WALLET, 1) == AMOUNT_MICRO_MAX - 2
+    assert await place.state() == [WalletState(2, 0)]

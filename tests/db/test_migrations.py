@@ -72,3 +72,26 @@ async def test_a_database_of_a_newer_version_is_left_alone(databases: Databases)
         await conn.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SqlDown, match="9999"):
         await databases.migrate()
+
+
+@pytest.mark.parametrize("tree", TREES)
+async def test_rows_of_the_first_schema_live_through_the_second_and_back(databases: Databases, tree: str) -> None:
+    engine = await engine_of(databases, tree)
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.downgrade, tree, "0001")
+        for statement in (
+            "INSERT INTO accounts (id, owner, kind, asset, balance_micro) VALUES (1, 'u', 'user.available', 'USD', 5)",
+            "INSERT INTO txns (id, op_id, kind, actor, reason, at) VALUES ('t', 'op', 'grant', 'a', '', 1)",
+            "INSERT INTO lots (id, account_id, source, priority, effective_at, granted_micro, spent_micro, expired_micro,"
+            " refunded_micro, frozen_micro, left_micro, created_at) VALUES ('l', 1, 'promo', 0, 1, 5, 0, 0, 0, 0, 5, 1)",
+            "INSERT INTO entries (txn_id, account_id, lot_id, asset, amount_micro) VALUES ('t', 1, 'l', 'USD', 5)",
+            "INSERT INTO credits (txn_id, account_id, shard, wallet, delta_micro, due_at) VALUES ('t', 1, 0, 'p/u', 5, 1)",
+        ):
+            await conn.exec_driver_sql(statement)
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.upgrade, tree)
+        assert tuple((await conn.exec_driver_sql("SELECT clawback_micro, expiring, left_micro FROM lots")).one()) == (0, None, 5)
+        assert tuple((await conn.exec_driver_sql("SELECT taken_micro, delta_micro FROM credits")).one()) == (0, 5)
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.downgrade, tree, "0001")
+        assert (await conn.exec_driver_sql("SELECT left_micro FROM lots")).scalar_one() == 5

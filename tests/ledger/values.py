@@ -1,9 +1,11 @@
 """Values that the tests of the books share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.core.units import Usage
 from gateway.ledger.model import GrantRequest, UsagePosting, UsageRow, WalletKey
+from gateway.ledger.service import Ledger
 from tests.ledger.conftest import APPS, START_MS
 
 SHOPPER = WalletKey("ann", "shop")
@@ -13,6 +15,42 @@ def grant_request(op_id: str, amount_micro: int = 1000, wallet: WalletKey = SHOP
     asset = "USD" if wallet.enterprise_id is None else APPS[wallet.enterprise_id][1]
     given = {"asset": asset, "source": "promo", "actor": "tester", **changed}
     return GrantRequest(wallet=wallet, amount_micro=amount_micro, op_id=op_id, **given)
+
+
+class HotPurse:
+    """A hot wallet that gives whatever it has, which is all that the books say."""
+
+    def __init__(self, available_micro: int) -> None:
+        self.available_micro = available_micro
+        self.taken: dict[str, int] = {}
+
+    async def read(self, shard: int, wallets: Sequence[str]) -> list["HotPurse"]:
+        return [self]
+
+    async def take(self, op_id: str, shard: int, wallet: str, most_micro: int) -> int | None:
+        if op_id not in self.taken:
+            taken = max(0, min(self.available_micro, most_micro))
+            if not taken and most_micro:
+                return 0
+            self.taken[op_id] = taken
+            self.available_micro -= taken
+        return self.taken[op_id]
+
+
+async def hot_of(ledger: Ledger, wallet: WalletKey) -> HotPurse:
+    """The hot wallet that belongs to the books as they stand."""
+    return HotPurse((await ledger.opening(wallet)).amount_micro)
+
+
+async def expire_all(ledger: Ledger, enterprise_id: str | None) -> int:
+    """Expire what is due of one book, nothing being in flight; credits that wait are applied first."""
+    waiting = await ledger.waiting_credits(enterprise_id)
+    await ledger.mark_applied(enterprise_id, [credit.txn_id for credit in waiting])
+    count = 0
+    for lot, wallet in await ledger.expiries.due(enterprise_id):
+        posted = await ledger.expiries.expire(lot, wallet, await hot_of(ledger, wallet))
+        count += posted is not None
+    return count
 
 
 def posting(request_id: str, app: str = "shop", end_user: str = "ann", **changed: Any) -> UsagePosting:

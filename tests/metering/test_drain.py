@@ -97,6 +97,7 @@ def event(
         "cost_policy": "platform_pays",
     }
     given |= changed
+    given.setdefault("held_micro", given["amounts_micro"])
     front = {name: value for name, value in given.items() if name in EventFront.__struct_fields__}
     return UsageEvent(EventFront(**front), EventRest(**{name: value for name, value in given.items() if name not in front}))
 

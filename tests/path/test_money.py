@@ -294,3 +294,24 @@ def test_an_audit_under_traffic_tells_motion_from_a_difference(stack: Stack) -> 
         busy.set()
         for asker in askers:
             asker.join()
+
+
+def test_a_newcomer_spends_the_trial_of_the_app_and_no_more(stack: Stack) -> None:
+    app = stack.app(cost_policy="platform_pays", trial={"amount_micro": 550, "days": 7})
+    key = stack.key(app)
+
+    def ask() -> httpx.Response:
+        return httpx.post(
+            stack.url + "/v1/chat/completions",
+            headers={"authorization": f"Bearer {key}", "x-platform-user-id": "newcomer"},
+            json={"model": "flat-model", "messages": [{"role": "user", "content": "hi"}]},
+            timeout=20,
+        )
+
+    assert [ask().status_code for _ in range(3)] == [200, 200, 402]  # 250 each
+    stack.events(app, 2)
+    wallet = stack.wallet(app, "newcomer")
+    assert wallet["available_micro"] == 50
+    (lot,) = wallet["lots"]
+    assert (lot["source"], lot["granted_micro"], lot["left_micro"]) == ("trial", 550, 50)
+    assert lot["expires_at"] is not None

@@ -1,5 +1,6 @@
 """Starting, stopping and dying: what survives, and what is refused meanwhile."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -133,3 +134,16 @@ def test_prices_are_listed_with_where_they_come_from(tmp_path: Path, upstream_ur
         assert '"request":"250"' in listed
     finally:
         stack.process.stop()
+
+
+def test_a_trial_and_a_grant_that_expires_are_made_by_commands(stack: Stack) -> None:
+    app = stack.app()
+    user_id = stack.get(f"/apps/{app}")["user_id"]
+    made = stack.cli(*("apps", "create", f"{app}-trial", "--user-id", user_id, "--trial", "0.5", "--trial-days", "14", "--json"))
+    assert json.loads(made)["trial"] == {"amount_micro": 500_000, "days": 14}
+    changed = stack.cli("apps", "update", f"{app}-trial", "--trial", "2", "--json")
+    assert json.loads(changed)["trial"] == {"amount_micro": 2_000_000, "days": 30}
+    grant = ("grants", "create", "--app", app, "--end-user", "u1", "--amount", "1", "--reason", "r", "--json", "--expires-at")
+    assert json.loads(stack.cli(*grant, "2099-01-01T00:00:00Z"))["lot"]["expires_at"] == "2099-01-01T00:00:00.000Z"
+    stack.cli(*grant, "2020-01-01T00:00:00Z", status=1)
+    assert stack.wallet(app, "u1")["available_micro"] == 1_000_000

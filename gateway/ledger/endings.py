@@ -1,0 +1,347 @@
+"""Rules for how lots end and grants are taken back: balanced transactions with the lots as they are afterwards. Pure.
+
+    expiry, paid          user.available (the lot) -> revenue.breakage
+    expiry, the others    user.available (the lot) -> expense.promo
+      owner in debt       user.available (the lot) -> receivable.clawback: what would be lost pays the debt first
+    rollover              user.available (the lot) -> user.available (a new lot)
+    refund                user.available (what is left of the lot), receivable.clawback (the rest) -> stripe_clearing
+      fee returned        due_to_platform -> expense.platform_fee
+    dispute opened        user.available (what is left of the lot) -> user.frozen
+    dispute won           user.frozen -> user.available (the lot: exactly what was frozen)
+    dispute lost          user.frozen, what is left by now, receivable.clawback (the rest) -> disputes
+    reinstated            disputes -> user.available (the lot), receivable.clawback: the loss, reversed
+    correction            the reverse of a grant, a refund, an expiry or a usage
+    fee (platform's book) due_from_app -> revenue.platform_fee
+    settled, app          due_to_platform -> stripe_clearing
+    settled, platform     stripe_clearing -> due_from_app
+
+Nothing is erased: a lot's parts are its history, and what comes back after it was spent is a new lot. Money
+that comes back pays the owner's debt first. A usage that is given back goes against `revenue.corrections`, so that
+`revenue.usage` stays the sum of the usage rows.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from gateway.core.errors import InvalidRequest
+from gateway.core.words import LotSource
+from gateway.ledger.journal import balanced, burn_order, moved
+from gateway.ledger.model import (
+    AVAILABLE,
+    BOOK,
+    BREAKAGE,
+    CORRECTION,
+    CORRECTIONS,
+    DEBT,
+    DISPUTE_LOST,
+    DISPUTE_OPENED,
+    DISPUTE_WON,
+    DISPUTES,
+    DUE_FROM_APP,
+    DUE_TO_PLATFORM,
+    EXPIRY,
+    FEE,
+    FEE_EXPENSE,
+    FEE_INCOME,
+    FROZEN,
+    GRANT,
+    NETTING,
+    PROMO,
+    REFUND,
+    REINSTATE,
+    ROLLOVER,
+    SETTLEMENT,
+    STRIPE,
+    USAGE,
+    AccountKey,
+    Entry,
+    Lot,
+    Txn,
+)
+
+_change: Final = msgspec.structs.replace
+EXPIRY_ACTOR: Final = "expiry"
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What every transaction says of itself; `owner` and `asset` are of the wallet that it is about."""
+
+    txn_id: str
+    op_id: str
+    owner: str
+    asset: str
+    actor: str
+    reason: str
+    at_ms: int
+    fingerprint: str | None = None
+
+
+class Posting(msgspec.Struct, frozen=True):
+    """A transaction, the lots that it changes as they are afterwards, and the one that it makes."""
+
+    txn: Txn
+    lots: tuple[Lot, ...] = ()
+    made: Lot | None = None
+
+    def delta_micro(self, owner: str) -> int:
+        """What the transaction adds to what the owner may spend: available and debt together."""
+        return sum(
+            entry.amount_micro
+            for entry in self.txn.entries
+            if entry.account.owner == owner and entry.account.kind in (AVAILABLE, DEBT)
+        )
+
+
+def expirable(lot: Lot, lots: Iterable[Lot], in_flight_micro: int, now_ms: int) -> int:
+    """How much of `lot` no request in flight can still burn. `in_flight_micro`: held, or charged and not in the books yet.
+
+    What is in flight will burn the wallet's lots in their order, so this lot loses what those before it do not cover.
+    """
+    before = sum(
+        other.left_micro
+        for other in lots
+        if other.id != lot.id
+        and other.effective_at_ms <= max(now_ms, other.created_at_ms)
+        and burn_order(other) < burn_order(lot)
+    )
+    return lot.left_micro - min(max(in_flight_micro - before, 0), lot.left_micro)
+
+
+def expiry(head: Head, lot: Lot, amount_micro: int) -> Posting:
+    """An expired lot loses `amount_micro`. With 0 (it was used up since the hot wallet gave its money) nothing moves."""
+    assert 0 <= amount_micro <= lot.left_micro
+    entries: list[Entry] = []
+    if amount_micro:
+        book = BREAKAGE if lot.source == LotSource.PAID else PROMO
+        entries = [_available(head, -amount_micro, lot.id), Entry(AccountKey(BOOK, book, head.asset), amount_micro)]
+    left = _change(lot, left_micro=lot.left_micro - amount_micro, expired_micro=lot.expired_micro + amount_micro, expiring=None)
+    return Posting(_txn(head, EXPIRY, entries), (left,))
+
+
+def netting(head: Head, lot: Lot, amount_micro: int) -> Posting:
+    """A lot pays `amount_micro` of its owner's debt."""
+    assert 0 < amount_micro <= lot.left_micro
+    entries = [_available(head, -amount_micro, lot.id), _debt(head, amount_micro)]
+    left = _change(lot, left_micro=lot.left_micro - amount_micro, spent_micro=lot.spent_micro + amount_micro)
+    return Posting(_txn(head, NETTING, entries), (left,))
+
+
+def rollover(head: Head, lot: Lot, lot_id: str, *, amount_micro: int, expires_at_ms: int | None, priority: int) -> Posting:
+    """`amount_micro` of what is left of a lot goes on in a new one; in the old one it counts as expired."""
+    assert 0 < amount_micro <= lot.left_micro
+    made = _lot(head, lot_id, LotSource.ROLLOVER, priority, amount_micro, expires_at_ms)
+    entries = [_available(head, -amount_micro, lot.id), _available(head, amount_micro, lot_id)]
+    left = _change(lot, left_micro=lot.left_micro - amount_micro, expired_micro=lot.expired_micro + amount_micro)
+    return Posting(_txn(head, ROLLOVER, entries), (left,), made)
+
+
+def refund(head: Head, lot: Lot, amount_micro: int, fee_returned_micro: int = 0) -> Posting:
+    """Money of a payment went back to the payer. InvalidRequest beyond what the payment has left to give back."""
+    if amount_micro > lot.refundable_micro:
+        raise InvalidRequest(f"of this payment {lot.refundable_micro} can be refunded", param="amount_micro")
+    entries, after = _taken_back(head, lot, amount_micro)
+    entries.append(Entry(AccountKey(BOOK, STRIPE, head.asset), amount_micro))
+    entries += moved(head.asset, FEE_EXPENSE, DUE_TO_PLATFORM, -fee_returned_micro)
+    return Posting(_txn(head, REFUND, entries), (after,))
+
+
+def dispute_opened(head: Head, lot: Lot, amount_micro: int) -> Posting:
+    """Of the disputed amount, what is left of the lot is frozen. InvalidRequest beyond what can still go back."""
+    if amount_micro > lot.refundable_micro:
+        raise InvalidRequest(f"of this payment {lot.refundable_micro} can be disputed", param="amount_micro")
+    frozen = min(amount_micro, lot.left_micro)
+    entries = [_available(head, -frozen, lot.id), _frozen(head, frozen, lot.id)] if frozen else []
+    after = _change(lot, left_micro=lot.left_micro - frozen, frozen_micro=lot.frozen_micro + frozen)
+    return Posting(_txn(head, DISPUTE_OPENED, entries), (after,))
+
+
+def dispute_won(head: Head, lot: Lot, opened: Txn) -> Posting:
+    """Exactly what the opening froze is available again."""
+    frozen = _sum(opened, FROZEN)
+    entries = [_frozen(head, -frozen, lot.id), _available(head, frozen, lot.id)] if frozen else []
+    after = _change(lot, left_micro=lot.left_micro + frozen, frozen_micro=lot.frozen_micro - frozen)
+    return Posting(_txn(head, DISPUTE_WON, entries, opened.id), (after,))
+
+
+def dispute_lost(head: Head, lot: Lot, opened: Txn, amount_micro: int) -> Posting:
+    """The disputed amount is gone: first what was frozen for it, then what is left, the rest a debt.
+
+    What was frozen beyond the amount is available again. InvalidRequest beyond what can still go back.
+    """
+    frozen = _sum(opened, FROZEN)
+    free = _change(lot, left_micro=lot.left_micro + frozen, frozen_micro=lot.frozen_micro - frozen)
+    if amount_micro > free.refundable_micro:
+        raise InvalidRequest(f"of this payment {free.refundable_micro} can be lost", param="amount_micro")
+    entries = [_frozen(head, -frozen, lot.id)] if frozen else []
+    taken, after = _taken_back(head, free, amount_micro)
+    left = after.left_micro - lot.left_micro  # what was thawed less what was lost
+    if left:
+        entries.append(_available(head, left, lot.id))
+    entries += [entry for entry in taken if entry.account.kind == DEBT]
+    entries.append(Entry(AccountKey(BOOK, DISPUTES, head.asset), amount_micro))
+    return Posting(_txn(head, DISPUTE_LOST, entries, opened.id), (after,))
+
+
+def reinstated(head: Head, lot: Lot, lost: Txn, lot_id: str, debt_micro: int) -> Posting:
+    """A loss that the payer's bank took back. `lot_id` is for what paid a debt by now: it becomes a new lot."""
+    amount = _sum(lost, DISPUTES)
+    entries, after, made = _given_back(head, lot, amount, -_lot_debt(lost, lot.id), lot_id, debt_micro)
+    entries.append(Entry(AccountKey(BOOK, DISPUTES, head.asset), -amount))
+    return Posting(_txn(head, REINSTATE, entries, lost.id), (after,), made)
+
+
+def correction(head: Head, wrong: Txn, lots: dict[str, Lot], lot_id: str, debt_micro: int) -> Posting:
+    """The reverse of a transaction. `lots` are those it names, as they stand; `lot_id` is for a lot that comes of it.
+
+    InvalidRequest for a kind that is corrected by other means, or when nothing is left to correct.
+    """
+    if wrong.kind == GRANT:
+        return _grant_corrected(head, wrong, lots)
+    if wrong.kind == REFUND:
+        (lot,) = lots.values()
+        amount = _sum(wrong, STRIPE)
+        entries, after, made = _given_back(head, lot, amount, -_lot_debt(wrong, lot.id), lot_id, debt_micro)
+        entries.append(Entry(AccountKey(BOOK, STRIPE, head.asset), -amount))
+        entries += moved(head.asset, FEE_EXPENSE, DUE_TO_PLATFORM, -_sum(wrong, DUE_TO_PLATFORM))
+        return Posting(_txn(head, CORRECTION, entries, wrong.id), (after,), made)
+    if wrong.kind not in (USAGE, EXPIRY):
+        raise InvalidRequest(f"a transaction of kind {wrong.kind} is not corrected by a reverse", param="txn_id")
+    amount = -sum(entry.amount_micro for entry in wrong.entries if entry.account.kind in (AVAILABLE, DEBT))
+    if not amount:
+        raise InvalidRequest("that transaction moved nothing of a wallet", param="txn_id")
+    if wrong.kind == USAGE:
+        source = AccountKey(BOOK, CORRECTIONS, head.asset)
+    else:
+        (source,) = [entry.account for entry in wrong.entries if entry.account.kind in (BREAKAGE, PROMO)]
+    repaid = min(amount, debt_micro)
+    entries = [Entry(source, -amount)]
+    entries += [_debt(head, repaid)] if repaid else []
+    made = None
+    if amount > repaid:
+        first = next((lots[entry.lot_id] for entry in wrong.entries if entry.lot_id is not None), None)
+        kind, priority = (LotSource.PROMO.value, 0) if first is None else (first.source, first.priority)
+        made = _lot(head, lot_id, kind, priority, amount - repaid, None)
+        entries.append(_available(head, amount - repaid, lot_id))
+    return Posting(_txn(head, CORRECTION, entries, wrong.id), (), made)
+
+
+def _grant_corrected(head: Head, wrong: Txn, lots: dict[str, Lot]) -> Posting:
+    """Whatever of the grant did not expire comes back; what was spent of it is a debt."""
+    (lot,) = lots.values()
+    if lot.external_ref is not None:
+        raise InvalidRequest("what was paid is given back by a refund of the payment", param="txn_id")
+    amount = lot.refundable_micro - lot.expired_micro
+    if lot.frozen_micro or amount <= 0:
+        raise InvalidRequest("nothing is left of that grant", param="txn_id")
+    entries, after = _taken_back(head, lot, amount)
+    entries.append(Entry(wrong.entries[0].account, amount))
+    return Posting(_txn(head, CORRECTION, entries, wrong.id), (after,))
+
+
+def fee(txn_id: str, op_id: str, enterprise_id: str, asset: str, amount_micro: int, at_ms: int) -> Txn:
+    """The platform's side of an app's fee (below zero: one that is returned). `reason` names the app."""
+    due = Entry(AccountKey(enterprise_id, DUE_FROM_APP, asset), -amount_micro)
+    income = Entry(AccountKey(BOOK, FEE_INCOME, asset), amount_micro)
+    return balanced(Txn(txn_id, op_id, FEE, "ledger", enterprise_id, at_ms, (due, income)))
+
+
+def settled(head: Head, amount_micro: int, enterprise_id: str | None) -> Txn:
+    """An app paid what was due, in its own book; or, with `enterprise_id`, in the platform's."""
+    if enterprise_id is None:
+        return _txn(head, SETTLEMENT, moved(head.asset, DUE_TO_PLATFORM, STRIPE, amount_micro))
+    due = Entry(AccountKey(enterprise_id, DUE_FROM_APP, head.asset), amount_micro)
+    return _txn(head, SETTLEMENT, [Entry(AccountKey(BOOK, STRIPE, head.asset), -amount_micro), due])
+
+
+def _taken_back(head: Head, lot: Lot, amount_micro: int) -> tuple[list[Entry], Lot]:
+    """Take from what is left of a lot, the rest as a debt that names it: (the owner's entries, the lot afterwards)."""
+    assert 0 < amount_micro <= lot.refundable_micro
+    left = min(amount_micro, lot.left_micro)
+    rest = amount_micro - left
+    entries = [_available(head, -left, lot.id)] if left else []
+    entries += [Entry(AccountKey(head.owner, DEBT, head.asset), -rest, lot.id)] if rest else []
+    after = _change(
+        lot,
+        left_micro=lot.left_micro - left,
+        refunded_micro=lot.refunded_micro + left,
+        clawback_micro=lot.clawback_micro + rest,
+    )
+    return entries, after
+
+
+def _given_back(
+    head: Head, lot: Lot, amount_micro: int, clawback_micro: int, lot_id: str, debt_micro: int
+) -> tuple[list[Entry], Lot, Lot | None]:
+    """Undo `_taken_back` of `amount_micro`, `clawback_micro` of it by debt: (the owner's entries, the lot, a new lot).
+
+    Of the debt, what was paid meanwhile cannot be paid again: it becomes the new lot.
+    """
+    restored = amount_micro - clawback_micro
+    paid = max(clawback_micro - debt_micro, 0)
+    entries = [_available(head, restored, lot.id)] if restored else []
+    made = None
+    if clawback_micro:
+        entries.append(Entry(AccountKey(head.owner, DEBT, head.asset), clawback_micro, lot.id))
+    if paid:
+        made = _lot(head, lot_id, lot.source, lot.priority, paid, None)
+        entries += [_debt(head, -paid), _available(head, paid, lot_id)]
+    after = _change(
+        lot,
+        left_micro=lot.left_micro + restored,
+        refunded_micro=lot.refunded_micro - restored,
+        clawback_micro=lot.clawback_micro - clawback_micro,
+    )
+    return entries, after, made
+
+
+def _lot(head: Head, lot_id: str, source: str, priority: int, amount_micro: int, expires_at_ms: int | None) -> Lot:
+    return Lot(
+        id=lot_id,
+        source=source,
+        priority=priority,
+        effective_at_ms=head.at_ms,
+        expires_at_ms=expires_at_ms,
+        created_at_ms=head.at_ms,
+        granted_micro=amount_micro,
+        spent_micro=0,
+        left_micro=amount_micro,
+    )
+
+
+def _available(head: Head, amount_micro: int, lot_id: str) -> Entry:
+    return Entry(AccountKey(head.owner, AVAILABLE, head.asset), amount_micro, lot_id)
+
+
+def _frozen(head: Head, amount_micro: int, lot_id: str) -> Entry:
+    return Entry(AccountKey(head.owner, FROZEN, head.asset), amount_micro, lot_id)
+
+
+def _debt(head: Head, amount_micro: int) -> Entry:
+    return Entry(AccountKey(head.owner, DEBT, head.asset), amount_micro)
+
+
+def _sum(txn: Txn, kind: str) -> int:
+    """What a transaction moved on accounts of a kind."""
+    return sum(entry.amount_micro for entry in txn.entries if entry.account.kind == kind)
+
+
+def _lot_debt(txn: Txn, lot_id: str) -> int:
+    """What a transaction moved on the debt in the name of a lot."""
+    return sum(entry.amount_micro for entry in txn.entries if entry.account.kind == DEBT and entry.lot_id == lot_id)
+
+
+def _txn(head: Head, kind: str, entries: list[Entry], reverses: str | None = None) -> Txn:
+    txn = Txn(
+        id=head.txn_id,
+        op_id=head.op_id,
+        kind=kind,
+        actor=head.actor,
+        reason=head.reason,
+        at_ms=head.at_ms,
+        entries=tuple(entries),
+        fingerprint=head.fingerprint,
+        reverses=reverses,
+    )
+    return balanced(txn)

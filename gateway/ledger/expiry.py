@@ -1,0 +1,134 @@
+"""Lots whose time has passed: their rest leaves the hot wallet first and the books second.
+
+Money in goes books first; an expiry has to go the other way round. Posted first, it would reach a hot wallet whose
+owner has spent the money in the meantime, and leave a debt for it. So the hot wallet is asked what it can give
+(`take`, which never goes below zero), and exactly that is posted.
+
+What is still in flight burns the lot, as it would have. All that the books hold for a wallet less what is available in
+the hot wallet is held for a request, or charged and not drained yet; those requests will burn the lots in
+their order. Only what they cannot reach is taken: a lot that a request in flight may need waits for the next round. So
+no event has to be waited for, and a busy wallet expires all the same. What new requests burn until then is theirs.
+
+1. `begin` commits, on the lot, the id of the transaction that its expiry will be.
+2. `finish` holds the book's lock, so that no grant and no usage comes in between, asks the hot wallet under
+   that id, and posts. Whoever dies between taking and the commit leaves the id: the next one is given the same answer for
+   it and posts that. Two workers meet at the lock, and the second finds nothing left to do.
+3. When usage burned the lot between such a death and the repeat, the lot has less than was taken: the line of the
+   outbox gives the rest back.
+
+A lot that would be lost while its owner is in debt pays the debt first.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from gateway.core.ids import new_id, shard_of
+from gateway.core.limits import DRAIN_BATCH
+from gateway.ledger import endings, store
+from gateway.ledger.books import Books, commit, debt_of
+from gateway.ledger.model import AVAILABLE, AccountKey, AppFacts, Lot, Posted, WalletKey
+
+_SOON_MS: Final = 60_000  # a credit due within this may be applied by a process whose clock is ahead
+
+
+class HotState(Protocol):
+    """A wallet of the hot store."""
+
+    @property
+    def available_micro(self) -> int:
+        """Spendable now."""
+        ...
+
+
+class HotWallets(Protocol):
+    """What an expiry needs of the hot store."""
+
+    async def read(self, shard: int, wallets: Sequence[str]) -> Sequence[HotState | None]:
+        """The wallets, in the order asked; None where there is none."""
+        ...
+
+    async def take(self, op_id: str, shard: int, wallet: str, most_micro: int) -> int | None:
+        """Take what there is, at most that; a repeat takes no more and answers the same. None: no such wallet."""
+        ...
+
+
+class Expiries(Books):
+    """Ends lots whose time has passed. Any number of processes may do so beside each other."""
+
+    async def due(self, enterprise_id: str | None, after: str = "", limit: int = DRAIN_BATCH) -> list[tuple[Lot, WalletKey]]:
+        """Lots of one book to expire, by id beyond `after`, with their wallets."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            found = await store.lots_to_expire(conn, store.books_of(enterprise_id), self.now_ms(), after, limit)
+        return [(lot, WalletKey(owner, enterprise_id)) for lot, owner in found]
+
+    async def expire(self, lot: Lot, wallet: WalletKey, hot: HotWallets) -> Posted | None:
+        """Expire what can be of one lot that is due; None when that is nothing for now. Raises what `hot` raises."""
+        owner = await self.owner_of(wallet)
+        if lot.expiring is None:
+            state = (await hot.read(shard_of(owner.user_id), [wallet.name]))[0]
+            if state is None or (state.available_micro <= 0 and not await self._debt(wallet, owner.asset)):
+                return None  # nothing to take: spare the books a transaction
+            await self.begin(lot, wallet)
+        return await self.finish(lot, wallet, owner, hot)
+
+    async def begin(self, lot: Lot, wallet: WalletKey) -> None:
+        """Name the transaction that will expire the lot, before any money moves."""
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            await store.begin_expiry(conn, store.books_of(wallet.enterprise_id), lot.id, new_id("txn"))
+
+    async def finish(self, lot: Lot, wallet: WalletKey, owner: AppFacts, hot: HotWallets) -> Posted | None:
+        """Take what the hot wallet can give, and post that."""
+        books, shard = store.books_of(wallet.enterprise_id), shard_of(owner.user_id)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            lot, _ = (await store.lots_of(conn, books, [lot.id]))[lot.id]
+            if lot.expiring is None:
+                return None  # another one was faster
+            state = (await hot.read(shard, [wallet.name]))[0]
+            if state is None:
+                return None  # lost by the hot store: it is rebuilt from these books first
+            most = await self._most(conn, lot, wallet, owner.asset, state.available_micro)
+            lot, most = await self._pay_debt(conn, lot, most, wallet, owner)
+            taken = await hot.take(f"expiry:{lot.expiring}", shard, wallet.name, most)
+            if taken is None or (most and not taken):
+                return None  # nothing there now, and nothing was taken before
+            if not taken:
+                # The hot store has said for good that it gave nothing under this id.
+                await store.save_lots(conn, books, [msgspec.structs.replace(lot, expiring=None)])
+                return None
+            assert lot.expiring is not None
+            head = self._head(lot.expiring, f"expiry:{lot.expiring}", wallet, owner)
+            posting = endings.expiry(head, lot, min(taken, lot.left_micro))
+            return await commit(conn, wallet, owner, posting, taken)
+
+    async def _debt(self, wallet: WalletKey, asset: str) -> int:
+        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
+            return await debt_of(conn, wallet, asset)
+
+    async def _most(self, conn: store.Connection, lot: Lot, wallet: WalletKey, asset: str, available_micro: int) -> int:
+        """How much of the lot no request in flight may still burn."""
+        books, now = store.books_of(wallet.enterprise_id), self.now_ms()
+        account = AccountKey(wallet.owner, AVAILABLE, asset)
+        lots = (await store.open_lots(conn, books, [wallet.owner])).get(account, [])
+        stands = (await store.balances(conn, books, wallet.owner, asset)).get(AVAILABLE, 0)
+        stands -= await debt_of(conn, wallet, asset)
+        ids = await store.account_ids(conn, books, [account])
+        # What waits may be in the hot wallet already, or not: count what makes for more in flight.
+        for delta, due_at in await store.waiting_of(conn, books, ids[account]):
+            if delta < 0 or due_at > now + _SOON_MS:
+                stands -= delta
+        return endings.expirable(lot, lots, stands - available_micro, now)
+
+    async def _pay_debt(self, conn: store.Connection, lot: Lot, most: int, wallet: WalletKey, owner: AppFacts) -> tuple[Lot, int]:
+        """What would be lost pays the owner's debt first: (the lot, what of it can still expire)."""
+        paid = min(await debt_of(conn, wallet, owner.asset), most)
+        if not paid:
+            return lot, most
+        txn_id = new_id("txn")
+        posting = endings.netting(self._head(txn_id, f"netting:{txn_id}", wallet, owner), lot, paid)
+        await commit(conn, wallet, owner, posting)
+        return posting.lots[0], most - paid
+
+    def _head(self, txn_id: str, op_id: str, wallet: WalletKey, owner: AppFacts) -> endings.Head:
+        return endings.Head(txn_id, op_id, wallet.owner, owner.asset, endings.EXPIRY_ACTOR, "", self.now_ms())

@@ -1,0 +1,277 @@
+"""What happens to a payment, or to any grant, after it was granted: refunds, disputes, corrections, roll-overs, fees.
+
+Each operation is posted once, by its own name: `refund:<refund>`, `dispute:<dispute>:opened`, `:closed` (won or lost),
+`:reinstated`, or the caller's `op_id`. The same request again returns the first result, another one under the same name
+is a Conflict. A refused operation changes nothing.
+
+The result's `credit` is what the hot store has to hear of; `balance.wallets.Wallets.deliver` tells it. A hot
+wallet may fall below zero by it: spent money that went back to its payer is a debt.
+
+An app's book and the platform's are two databases: what concerns both (fees, and what is due for them) is posted in
+the app's first and then in the platform's, under names made of the same operation. A crash in between is
+repaired by the repeat, and the audit sees it until then.
+"""
+
+from typing import Final
+
+from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.ids import new_id
+from gateway.core.words import LotSource
+from gateway.ledger import endings, journal, store
+from gateway.ledger.books import (
+    Books,
+    check_amount,
+    check_moment,
+    check_priority,
+    check_texts,
+    commit,
+    debt_of,
+    fingerprint_of,
+    repeated,
+)
+from gateway.ledger.model import (
+    AVAILABLE,
+    DEBT,
+    DISPUTE_LOST,
+    DUE_TO_PLATFORM,
+    FEE_EXPENSE,
+    FROZEN,
+    AppFacts,
+    CorrectionRequest,
+    DisputeRequest,
+    Lot,
+    Posted,
+    RefundRequest,
+    RolloverRequest,
+    SettlementRequest,
+    Txn,
+    WalletKey,
+)
+
+
+class Payments(Books):
+    """Refunds, disputes, corrections, roll-overs and fees. All raise InvalidRequest, NotFound, Conflict, SqlDown."""
+
+    async def refund(self, request: RefundRequest) -> Posted:
+        """Money of a payment went back to its payer: what is left of the lot, the rest as a debt. Partial ones add up.
+
+        NotFound for a payment that was not granted; InvalidRequest for more than it has left to give back, or more fee
+        than it bore.
+        """
+        check_amount(request.amount_micro)
+        check_amount(request.fee_returned_micro, "fee_returned_micro", 0)
+        check_texts(request.reason, refund_ref=request.refund_ref, payment_ref=request.payment_ref, actor=request.actor)
+        op_id = f"refund:{request.refund_ref}"
+        posted = await self._refund(request, op_id)
+        if request.fee_returned_micro:
+            assert request.wallet.enterprise_id is not None, "a creator's payment bears no fee"
+            asset = (await self.owner_of(request.wallet)).asset
+            await self.post_fee(request.wallet.enterprise_id, op_id, asset, -request.fee_returned_micro)
+        return posted
+
+    async def _refund(self, request: RefundRequest, op_id: str) -> Posted:
+        wallet, print_ = request.wallet, fingerprint_of(request)
+        owner = await self.owner_of(wallet)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
+                return done
+            lot = await _lot_paid(conn, wallet, request.payment_ref)
+            borne = -await store.fees_of_lot(conn, store.books_of(wallet.enterprise_id), lot.id, FEE_EXPENSE)
+            if request.fee_returned_micro > borne:
+                raise InvalidRequest(f"of this payment's fee {borne} can be returned", param="fee_returned_micro")
+            head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
+            return await commit(conn, wallet, owner, endings.refund(head, lot, request.amount_micro, request.fee_returned_micro))
+
+    async def dispute_opened(self, request: DisputeRequest) -> Posted:
+        """A payer disputes a payment: what is left of the lot, up to the amount, cannot be spent until it is closed."""
+        _check_dispute(request)
+        op_id, wallet, print_ = _dispute_op(request, "opened"), request.wallet, fingerprint_of(request)
+        owner = await self.owner_of(wallet)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
+                return done
+            lot = await _lot_paid(conn, wallet, request.payment_ref)
+            head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
+            return await commit(conn, wallet, owner, endings.dispute_opened(head, lot, request.amount_micro))
+
+    async def dispute_closed(self, request: DisputeRequest, *, won: bool) -> Posted:
+        """The end of a dispute. Won: exactly what was frozen is available again. Lost: it is gone, and the rest is a debt.
+
+        NotFound when it was not opened; Conflict when it was closed the other way.
+        """
+        _check_dispute(request)
+        op_id, wallet = _dispute_op(request, "closed"), request.wallet
+        print_ = f"{'won' if won else 'lost'}:{fingerprint_of(request)}"
+        owner = await self.owner_of(wallet)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
+                return done
+            lot = await _lot_paid(conn, wallet, request.payment_ref)
+            opened = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "opened"))
+            head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
+            if won:
+                return await commit(conn, wallet, owner, endings.dispute_won(head, lot, opened))
+            return await commit(conn, wallet, owner, endings.dispute_lost(head, lot, opened, request.amount_micro))
+
+    async def reinstate(self, request: DisputeRequest) -> Posted:
+        """The payer's bank took back a dispute that was lost: the loss is reversed, whatever `amount_micro` says.
+
+        What was a debt and is paid by now becomes a new lot. NotFound when it was not lost.
+        """
+        _check_dispute(request)
+        op_id, wallet, print_ = _dispute_op(request, "reinstated"), request.wallet, fingerprint_of(request)
+        owner = await self.owner_of(wallet)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
+                return done
+            lot = await _lot_paid(conn, wallet, request.payment_ref)
+            lost = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "closed"))
+            if lost.kind != DISPUTE_LOST:
+                raise NotFound("that dispute was not lost", param="dispute_ref")
+            head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
+            debt = await debt_of(conn, wallet, owner.asset)
+            return await commit(conn, wallet, owner, endings.reinstated(head, lot, lost, new_id("lot"), debt))
+
+    async def correct(self, request: CorrectionRequest) -> Posted:
+        """Reverse a wrong transaction by another one, once: a grant, a refund (one that failed), an expiry, a usage.
+
+        NotFound when there is none; Conflict when it was reversed already; InvalidRequest for other kinds.
+        """
+        check_texts(request.reason, op_id=request.op_id, txn_id=request.txn_id, actor=request.actor)
+        posted, returned, asset = await self._correct(request)
+        if returned and request.enterprise_id is not None:
+            await self.post_fee(request.enterprise_id, request.op_id, asset, returned)
+        return posted
+
+    async def _correct(self, request: CorrectionRequest) -> tuple[Posted, int, str]:
+        """(the result, the fee that the app bears again, the asset of both)."""
+        books, print_ = store.books_of(request.enterprise_id), fingerprint_of(request)
+        async with store.reading(await self.engine(request.enterprise_id)) as conn:
+            wrong = await store.txn_by_id(conn, books, request.txn_id)
+        account = next((entry.account for entry in wrong.entries if entry.account.kind in _OWNED), None) if wrong else None
+        if wrong is None or account is None:
+            raise NotFound("there is no such transaction of a wallet in this book", param="txn_id")
+        wallet = WalletKey(account.owner, request.enterprise_id)
+        owner = await self.owner_of(wallet)
+        returned = -sum(entry.amount_micro for entry in wrong.entries if entry.account.kind == DUE_TO_PLATFORM)
+        async with store.writing(await self.engine(request.enterprise_id)) as conn:
+            if done := await repeated(conn, request.enterprise_id, request.op_id, print_):
+                return done, returned, account.asset
+            if await store.reversed_by(conn, books, wrong.id) is not None:
+                raise Conflict("that transaction was reversed already", param="txn_id")
+            named = sorted({entry.lot_id for entry in wrong.entries if entry.lot_id is not None})
+            lots = {lot_id: lot for lot_id, (lot, _) in (await store.lots_of(conn, books, named)).items()}
+            head = self._head(request.op_id, wallet, owner, request.actor, request.reason, print_)
+            debt = await debt_of(conn, wallet, account.asset)
+            posting = endings.correction(head, wrong, lots, new_id("lot"), debt)
+            return await commit(conn, wallet, owner, posting), returned, account.asset
+
+    async def rollover(self, request: RolloverRequest) -> Posted | None:
+        """What is left of a lot goes on in a new one with an expiry of its own; None when nothing is left.
+
+        The wallet's balance stays, so the hot store has nothing to hear. NotFound for a lot of another wallet; Conflict
+        while the lot's expiry is on its way.
+        """
+        check_texts(request.reason, op_id=request.op_id, lot_id=request.lot_id, actor=request.actor)
+        check_priority(request.priority)
+        check_moment(request.expires_at_ms, "expires_at")
+        if request.amount_max_micro is not None:
+            check_amount(request.amount_max_micro, "amount_max_micro")
+        wallet, print_ = request.wallet, fingerprint_of(request)
+        owner = await self.owner_of(wallet)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            if done := await repeated(conn, wallet.enterprise_id, request.op_id, print_):
+                return done
+            found = await store.lots_of(conn, store.books_of(wallet.enterprise_id), [request.lot_id])
+            lot, account = found.get(request.lot_id, (None, None))
+            if lot is None or account is None or account.owner != wallet.owner:
+                raise NotFound("there is no such lot in this wallet", param="lot_id")
+            if lot.expiring is not None:
+                raise Conflict("the lot is about to expire", param="lot_id")
+            if lot.effective_at_ms > self.now_ms():
+                raise InvalidRequest("the lot is not in effect yet", param="lot_id")
+            if request.expires_at_ms is not None and request.expires_at_ms <= self.now_ms():
+                raise InvalidRequest("expires_at must be in the future", param="expires_at")
+            amount = min(lot.left_micro, lot.left_micro if request.amount_max_micro is None else request.amount_max_micro)
+            if not amount:
+                return None
+            head = self._head(request.op_id, wallet, owner, request.actor, request.reason, print_)
+            posting = endings.rollover(
+                head,
+                lot,
+                new_id("lot"),
+                amount_micro=amount,
+                expires_at_ms=request.expires_at_ms,
+                priority=request.priority,
+            )
+            return await commit(conn, wallet, owner, posting)
+
+    async def settle_due(self, request: SettlementRequest) -> Posted:
+        """Money passed from an app to the platform for what was due (the processor withheld the fee), in both books."""
+        check_amount(abs(request.amount_micro))
+        check_texts(request.reason, op_id=request.op_id, actor=request.actor)
+        wallet, print_ = WalletKey("-", request.enterprise_id), fingerprint_of(request)
+        owner = await self.owner_of(wallet)
+        result: Posted | None = None
+        for book in (request.enterprise_id, None):
+            async with store.writing(await self.engine(book)) as conn:
+                op_id = request.op_id if book is not None else f"settlement:{request.enterprise_id}:{request.op_id}"
+                done = await repeated(conn, book, op_id, print_)
+                if done is None:
+                    whose = "" if book is not None else request.enterprise_id
+                    head = self._head(op_id, WalletKey("", book), owner, request.actor, request.reason or whose, print_)
+                    txn = endings.settled(head, request.amount_micro, None if book is not None else request.enterprise_id)
+                    await _post(conn, book, txn)
+                    done = Posted(txn.id, book, None, first=True)
+                result = result or done
+        assert result is not None
+        return result
+
+    async def post_fee(self, enterprise_id: str, op_id: str, asset: str, amount_micro: int) -> None:
+        """The platform's side of an app's fee, once; below zero, of one that is returned."""
+        if not amount_micro:
+            return
+        op_id = f"fee:{enterprise_id}:{op_id}"
+        async with store.writing(self.databases.platform) as conn:
+            if not await store.known_ops(conn, store.books_of(None), [op_id]):
+                await _post(conn, None, endings.fee(new_id("txn"), op_id, enterprise_id, asset, amount_micro, self.now_ms()))
+
+    def _head(self, op_id: str, wallet: WalletKey, owner: AppFacts, actor: str, reason: str, fingerprint: str) -> endings.Head:
+        return endings.Head(new_id("txn"), op_id, wallet.owner, owner.asset, actor, reason, self.now_ms(), fingerprint)
+
+
+_OWNED: Final = (AVAILABLE, FROZEN, DEBT)
+
+
+def _check_dispute(request: DisputeRequest) -> None:
+    check_amount(request.amount_micro)
+    check_texts(request.reason, dispute_ref=request.dispute_ref, payment_ref=request.payment_ref, actor=request.actor)
+
+
+def _dispute_op(request: DisputeRequest, state: str) -> str:
+    return f"dispute:{request.dispute_ref}:{state}"
+
+
+async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str) -> Lot:
+    """The lot that a payment made in this wallet."""
+    found = await store.lot_of_payment(conn, store.books_of(wallet.enterprise_id), payment_ref)
+    if found is None or found[1].owner != wallet.owner or found[0].source != LotSource.PAID:
+        raise NotFound("that payment was not granted into this wallet", param="payment_ref")
+    return found[0]
+
+
+async def _txn_of(conn: store.Connection, enterprise_id: str | None, op_id: str) -> Txn:
+    books = store.books_of(enterprise_id)
+    known = await store.txn_of_op(conn, books, op_id)
+    txn = None if known is None else await store.txn_by_id(conn, books, known[0])
+    if txn is None:
+        raise NotFound("that dispute is not in this state", param="dispute_ref")
+    return txn
+
+
+async def _post(conn: store.Connection, enterprise_id: str | None, txn: Txn) -> None:
+    """Write a transaction that touches no wallet."""
+    books, sums = store.books_of(enterprise_id), journal.changes([txn])
+    ids = await store.account_ids(conn, books, sums)
+    await store.post(conn, books, [txn], ids)
+    await store.add_balances(conn, books, sums, ids)

@@ -1,0 +1,219 @@
+"""The books that random histories run on: the rules alone over dictionaries, or the services over SQL."""
+
+from itertools import count
+
+import msgspec
+
+from gateway.core.errors import InvalidRequest
+from gateway.ledger import endings, invariants, journal
+from gateway.ledger.model import (
+    AVAILABLE,
+    BOOK,
+    DEBT,
+    DUE_FROM_APP,
+    DUE_TO_PLATFORM,
+    FEE_EXPENSE,
+    FEE_INCOME,
+    FROZEN,
+    REVENUE,
+    REVERSING,
+    AccountKey,
+    Fees,
+    GrantRequest,
+    Lot,
+    Txn,
+    WalletKey,
+)
+
+APP, ASSET = "shop", "USD"
+
+
+class Rules:
+    """An app's book and the platform's side of its fees, in memory: `journal` and `endings` without SQL.
+
+    Every posting is checked as it comes; `check_all` adds everything up from the entries.
+    """
+
+    def __init__(self) -> None:
+        self.balances: dict[AccountKey, int] = {}
+        self.lots: dict[str, tuple[str, Lot]] = {}
+        self.txns: dict[str, Txn] = {}
+        self.reversed: dict[str, int] = {}
+        self.refs: dict[str, int] = {}
+        self.usage_micro = 0
+        self.now = 0
+        self._ids = count(1)
+
+    def id(self, kind: str) -> str:
+        return f"{kind}_{next(self._ids):08d}"
+
+    @property
+    def newest_lot(self) -> str:
+        return max(self.lots)
+
+    def head(self, owner: str) -> endings.Head:
+        txn_id = self.id("txn")
+        return endings.Head(txn_id, txn_id, owner, ASSET, "test", "", self.now)
+
+    def balance(self, owner: str, kind: str) -> int:
+        return self.balances.get(AccountKey(owner, kind, ASSET), 0)
+
+    def debt(self, owner: str) -> int:
+        return -self.balance(owner, DEBT)
+
+    def lots_of(self, owner: str) -> dict[str, Lot]:
+        return {name: lot for name, (who, lot) in self.lots.items() if who == owner}
+
+    # ---- what histories do ---------------------------------------------------------------------
+
+    def grant(self, owner: str, amount: int, source: str, priority: int, ends: int | None, ref: str | None, fee: int) -> str:
+        request = GrantRequest(
+            WalletKey(owner, APP),
+            amount,
+            ASSET,
+            source,
+            self.id("op"),
+            "test",
+            priority=priority,
+            expires_at_ms=ends,
+            external_ref=ref,
+            fees=Fees(fee, 1) if fee else None,
+        )
+        txn, lot = journal.grant(self.id("txn"), self.id("lot"), request, "", self.debt(owner), self.now)
+        self.post(owner, endings.Posting(txn, made=lot))
+        self.fee(txn.id, fee)
+        if ref is not None:
+            self.refs[ref] = self.refs.get(ref, 0) + 1
+        return txn.id
+
+    def spend(self, owner: str, amount: int) -> str:
+        purse = journal.Purse(owner, ASSET, self.lots_of(owner).values(), self.now)
+        txn = journal.usage(self.id("txn"), self.id("req"), "", self.now, purse, amount)
+        changed = []
+        for lot_id, part in purse.spent.items():
+            lot = self.lots[lot_id][1]
+            changed.append(msgspec.structs.replace(lot, spent_micro=lot.spent_micro + part, left_micro=lot.left_micro - part))
+        self.usage_micro += amount
+        self.post(owner, endings.Posting(txn, tuple(changed)))
+        return txn.id
+
+    def expire(self, owner: str, lot_id: str, available: int) -> tuple[str | None, int, int]:
+        """(the transaction, what the hot wallet gave, what paid a debt) of one lot, as `ledger.expiry` does it."""
+        lot = self.lots[lot_id][1]
+        stands = self.balance(owner, AVAILABLE) - self.debt(owner)
+        most = endings.expirable(lot, self.lots_of(owner).values(), stands - available, self.now)
+        paid = min(most, self.debt(owner))
+        if paid:
+            self.post(owner, endings.netting(self.head(owner), lot, paid))
+        taken = max(0, min(available, most - paid))
+        if not taken:
+            return None, 0, paid
+        posting = endings.expiry(self.head(owner), self.lots[lot_id][1], taken)
+        self.post(owner, posting)
+        return posting.txn.id, taken, paid
+
+    def refund(self, owner: str, lot_id: str, amount: int, fee: int) -> str:
+        posting = endings.refund(self.head(owner), self.lots[lot_id][1], amount, fee)
+        self.post(owner, posting)
+        self.fee(posting.txn.id, -fee)
+        return posting.txn.id
+
+    def dispute(self, owner: str, lot_id: str, amount: int) -> str:
+        return self.post(owner, endings.dispute_opened(self.head(owner), self.lots[lot_id][1], amount))
+
+    def close(self, owner: str, lot_id: str, opened: str, amount: int, won: bool) -> str:
+        lot, there = self.lots[lot_id][1], self.txns[opened]
+        if won:
+            return self.post(owner, endings.dispute_won(self.head(owner), lot, there))
+        return self.post(owner, endings.dispute_lost(self.head(owner), lot, there, amount))
+
+    def reinstate(self, owner: str, lot_id: str, lost: str) -> str:
+        lot = self.lots[lot_id][1]
+        return self.post(owner, endings.reinstated(self.head(owner), lot, self.txns[lost], self.id("lot"), self.debt(owner)))
+
+    def correct(self, owner: str, txn_id: str) -> str:
+        wrong = self.txns[txn_id]
+        if txn_id in self.reversed:
+            raise InvalidRequest("reversed already")
+        lots = {entry.lot_id: self.lots[entry.lot_id][1] for entry in wrong.entries if entry.lot_id is not None}
+        posting = endings.correction(self.head(owner), wrong, lots, self.id("lot"), self.debt(owner))
+        self.post(owner, posting)
+        self.fee(posting.txn.id, -sum(one.amount_micro for one in wrong.entries if one.account.kind == DUE_TO_PLATFORM))
+        return posting.txn.id
+
+    def rollover(self, owner: str, lot_id: str, amount: int, ends: int | None) -> str:
+        lot = self.lots[lot_id][1]
+        new = self.id("lot")
+        return self.post(owner, endings.rollover(self.head(owner), lot, new, amount_micro=amount, expires_at_ms=ends, priority=1))
+
+    def settle(self, amount: int) -> str:
+        for app in (None, APP):
+            txn = endings.settled(self.head(BOOK), amount, app)
+            self.post(BOOK, endings.Posting(txn))
+        return txn.id
+
+    def fee(self, txn_id: str, amount: int) -> None:
+        if amount:
+            self.post(BOOK, endings.Posting(endings.fee(self.id("txn"), f"fee:{txn_id}", APP, ASSET, amount, self.now)))
+
+    # ---- checks --------------------------------------------------------------------------------
+
+    def post(self, owner: str, posting: endings.Posting) -> str:
+        """Apply and check what the posting touched."""
+        txn = posting.txn
+        assert txn.id not in self.txns
+        self.txns[txn.id] = txn
+        said = [invariants.txn_sums_to_zero(txn.id, ASSET, sum(one.amount_micro for one in txn.entries))]
+        for key, delta in journal.changes([txn]).items():
+            self.balances[key] = self.balances.get(key, 0) + delta
+            said.append(invariants.right_side_of_zero(key.owner, key.kind, self.balances[key]))
+        for lot in (*posting.lots, *([posting.made] if posting.made else [])):
+            self.lots[lot.id] = (owner, lot)
+        if txn.reverses is not None:
+            self.reversed[txn.reverses] = self.reversed.get(txn.reverses, 0) + 1
+            said.append(invariants.reversed_once(txn.reverses, self.reversed[txn.reverses]))
+        there = None if txn.reverses is None else self.txns[txn.reverses]
+        said.append(invariants.reverses_what_it_may(txn.id, txn.kind, None if there is None else there.kind))
+        if txn.kind in REVERSING[:2] and there is not None:
+            said.append(invariants.thawed_what_was_frozen(txn.id, _frozen(there), -_frozen(txn)))
+        said += self.violations(owner)
+        assert not any(said), [one for one in said if one]
+        return txn.id
+
+    def violations(self, owner: str) -> list[str | None]:
+        """Of one wallet, and of the sums that every posting can change."""
+        lots = list(self.lots_of(owner).values())
+        said = [
+            invariants.lots_make_available(owner, self.balance(owner, AVAILABLE), sum(lot.left_micro for lot in lots)),
+            invariants.lots_make_frozen(owner, self.balance(owner, FROZEN), sum(lot.frozen_micro for lot in lots)),
+            invariants.revenue_is_usage(APP, ASSET, self.balance(BOOK, REVENUE), self.usage_micro),
+        ]
+        for lot in lots:
+            parts = (lot.spent_micro, lot.expired_micro, lot.refunded_micro, lot.frozen_micro, lot.left_micro)
+            said.append(invariants.lot_adds_up(lot.id, lot.granted_micro, *parts))
+            said.append(invariants.clawback_within_lot(lot.id, lot.spent_micro, lot.expired_micro, lot.clawback_micro))
+        return said
+
+    def check_books(self) -> None:
+        """What holds once both books have an operation."""
+        expense, due = -self.balance(BOOK, FEE_EXPENSE), self.balance(BOOK, DUE_TO_PLATFORM)
+        assert not invariants.fee_is_income(APP, ASSET, expense, self.balance(BOOK, FEE_INCOME))
+        assert not invariants.dues_agree(APP, ASSET, due, -self.balance(APP, DUE_FROM_APP))
+
+    def check_all(self) -> None:
+        """Every balance and every lot, added up from all the entries there are."""
+        self.check_books()
+        sums: dict[AccountKey, int] = {}
+        for txn in self.txns.values():
+            for one in txn.entries:
+                sums[one.account] = sums.get(one.account, 0) + one.amount_micro
+        said = [invariants.balance_is_sum(str(key), self.balances[key], total) for key, total in sums.items()]
+        said += [invariants.one_grant_a_payment(ref, times) for ref, times in self.refs.items()]
+        for owner in {who for who, _ in self.lots.values()}:
+            said += self.violations(owner)
+        assert sums.keys() == self.balances.keys()
+        assert not any(said), [one for one in said if one]
+
+
+def _frozen(txn: Txn) -> int:
+    return sum(one.amount_micro for one in txn.entries if one.account.kind == FROZEN)

@@ -1,0 +1,399 @@
+"""Random histories of money against a reference of the design's own words: top-up, spend, expire, refund, dispute, correct ...
+
+The 100,000 steps of the suite run on the rules alone (`journal` and `endings` over dictionaries, no SQL): after each
+step the wallet's lots and debt are those of the reference, and invariants 1, 3, 4, 7, 8, 9, 10, 11 and 12 hold of all
+that the step touched; every 250 steps, and at the end, every balance is added up from every entry (2). The services over
+SQL, with invariants 5, 6, 13 and 14 too, run some hundred steps in `test_random_services.py`.
+
+    RANDOM_SEED=n           other histories; each run of the suite has the same
+    RANDOM_HISTORIES=n      how many steps in all; 100,000 unless told
+    RANDOM_HISTORY=n        that history alone
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.core.errors import Conflict, InvalidRequest
+from gateway.ledger import invariants
+from gateway.ledger.model import Lot
+from tests.ledger.engines import Rules
+from tests.ledger.reference import RLot, RWallet
+
+SEED = int(os.environ.get("RANDOM_SEED", 20_261_122))
+STEPS = int(os.environ.get("RANDOM_HISTORIES", 100_000))
+ALONE = os.environ.get("RANDOM_HISTORY")
+STEPS_A_HISTORY = 500
+OWNERS = ("ann", "bob", "cy")
+CHUNKS = 4  # tests that share the histories
+
+
+def parts(lot: Lot) -> tuple[int, ...]:
+    return (
+        *(lot.granted_micro, lot.spent_micro, lot.expired_micro, lot.refunded_micro),
+        *(lot.frozen_micro, lot.left_micro, lot.clawback_micro),
+    )
+
+
+class History:
+    """Both sides of one history, a step at a time."""
+
+    def __init__(self, number: int, books: Any = None) -> None:
+        """`books` are the rules alone, unless others are given that have the same methods."""
+        self.pick = random.Random(f"{SEED}:{number}")
+        self.books = books or Rules()
+        self.wallets = {owner: RWallet() for owner in OWNERS}
+        self.done: Counter[str] = Counter()
+        self.refunds: list[tuple[str, str, str, int, int, int]] = []  # owner, txn, lot, amount, owed, fee
+        self.disputes: dict[str, dict[str, Any]] = {}
+        self.correctable: list[tuple[str, str, str, Any]] = []  # owner, txn, kind, what the reference needs
+        self.fees: dict[str, int] = {}  # of each payment's lot, not returned yet
+        self.due = 0
+        self.fee_income = 0
+        self.usage = 0
+        self.given_back = 0
+        self.number = 0
+
+    def step(self) -> None:
+        """One thing that happens; what cannot happen now is none."""
+        while not self.try_step():
+            pass
+
+    def try_step(self) -> bool:
+        self.books.now += self.pick.randrange(40)
+        names = list(WEIGHTS)
+        name = self.pick.choices(names, list(WEIGHTS.values()))[0]
+        self.owner = self.pick.choice(OWNERS)
+        self.wallet = self.wallets[self.owner]
+        act: Callable[[], int | None] = getattr(self, name)
+        delta = act()
+        if delta is None:
+            return False
+        self.done[name] += 1
+        self.wallet.available += delta
+        self.check()
+        return True
+
+    def check(self) -> None:
+        """The books and the reference say the same of this wallet, and so does the hot store."""
+        theirs, ours = self.books.lots_of(self.owner), self.wallet.lots
+        assert {name: parts(lot) for name, lot in theirs.items()} == {name: lot.parts for name, lot in ours.items()}
+        assert self.books.debt(self.owner) == self.wallet.debt
+        owed = self.wallet.spendable - sum(self.wallet.charged)
+        assert not invariants.hot_is_sql(self.owner, self.wallet.available + self.wallet.held, owed)
+        assert not invariants.revenue_is_usage("shop", "USD", self.books.balance("", "revenue.usage"), self.usage)
+        assert self.books.balance("", "revenue.corrections") == -self.given_back
+        assert (self.books.balance("", "revenue.platform_fee"), self.books.balance("", "due_to_platform")) == (
+            *(self.fee_income, self.due),
+        )
+        self.books.check_books()
+
+    def born(self, source: str, priority: int, amount: int, ends: int | None, ref: str | None = None) -> tuple[str, RLot]:
+        """The lot that the books made last, as the reference has it."""
+        lot_id = self.books.newest_lot
+        return lot_id, RLot(source, priority, ends, (self.books.now, lot_id), amount, amount, ref=ref)
+
+    # ---- money in ------------------------------------------------------------------------------
+
+    def top_up(self) -> int:
+        amount, priority = self.pick.randrange(1, 400), self.pick.randrange(3)
+        ends = self.books.now + self.pick.randrange(1, 3000) if self.pick.random() < 0.3 else None
+        fee = min(amount - 1, self.pick.choice([0, 3, 12]))
+        self.number += 1
+        ref = f"pi_{self.number}"
+        self.books.grant(self.owner, amount, "paid", priority, ends, ref, fee)
+        lot_id, lot = self.born("paid", priority, amount, ends, ref)
+        self.wallet.add(lot_id, lot)
+        self.fees[lot_id] = fee
+        self.fee_income += fee
+        self.due += fee
+        return amount
+
+    def give(self) -> int:
+        amount, priority = self.pick.randrange(1, 300), self.pick.randrange(3)
+        source = self.pick.choice(["promo", "trial", "paid"])
+        ends = self.books.now + self.pick.randrange(1, 2000) if self.pick.random() < 0.8 else None
+        txn = self.books.grant(self.owner, amount, source, priority, ends, None, 0)
+        lot_id, lot = self.born(source, priority, amount, ends)
+        self.wallet.add(lot_id, lot)
+        self.correctable.append((self.owner, txn, "grant", lot_id))
+        return amount
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    def hold(self) -> int | None:
+        if self.wallet.available <= 0:
+            return None
+        amount = self.pick.randrange(1, self.wallet.available + 1)
+        self.wallet.held += amount
+        return -amount
+
+    def settle_request(self) -> int | None:
+        """A part of what is held ends in a charge: less, all, or an over-run."""
+        if not self.wallet.held:
+            return None
+        held = self.pick.randrange(1, self.wallet.held + 1)
+        charge = self.pick.choice([0, held // 2, held, held, held + self.pick.randrange(1, 30)])
+        self.wallet.held -= held
+        if charge:
+            self.wallet.charged.append(charge)
+        return held - charge
+
+    def drain(self) -> int | None:
+        if not self.wallet.charged:
+            return None
+        charge = self.wallet.charged.pop(0)
+        txn = self.books.spend(self.owner, charge)
+        paid = self.wallet.burn(charge)
+        self.usage += charge
+        self.correctable.append((self.owner, txn, "usage", (charge, paid)))
+        self.wallet.available += charge  # it left the hot wallet when it was settled
+        return -charge
+
+    # ---- lots end ------------------------------------------------------------------------------
+
+    def expire(self) -> int | None:
+        """What is in flight burns what it would have burned, nobody falls into debt by it, and all else is gone."""
+        due = [name for name, lot in self.wallet.lots.items() if lot.left and lot.ends is not None and lot.ends <= self.books.now]
+        if not due:
+            return None
+        lot_id = self.pick.choice(due)
+        lot, untouched = self.wallet.lots[lot_id], self.wallet.after_flight()
+        keep = lot.left - untouched[lot_id]
+        paid = min(self.wallet.debt, lot.left - keep)
+        gone = max(0, min(self.wallet.available, lot.left - keep - paid))
+        txn, taken, netted = self.books.expire(self.owner, lot_id, self.wallet.available)
+        assert (taken, netted) == (gone, paid)
+        lot.left -= gone + paid
+        lot.expired += gone
+        lot.spent += paid
+        self.wallet.debt -= paid
+        after = self.wallet.after_flight()
+        assert {**untouched, lot_id: 0} == {**after, lot_id: 0}, "what is in flight burns other lots than before"
+        if txn is not None:
+            self.correctable.append((self.owner, txn, "expiry", (gone, lot_id)))
+        return -gone
+
+    def roll_over(self) -> int | None:
+        lots = [name for name, lot in self.wallet.lots.items() if lot.left]
+        if not lots:
+            return None
+        lot_id = self.pick.choice(lots)
+        lot = self.wallet.lots[lot_id]
+        amount = self.pick.randrange(1, lot.left + 1)
+        ends = self.books.now + self.pick.randrange(1, 3000)
+        self.books.rollover(self.owner, lot_id, amount, ends)
+        new, made = self.born("rollover", 1, amount, ends)
+        self.wallet.lots[new] = made
+        lot.left -= amount
+        lot.expired += amount
+        return 0
+
+    # ---- payments go back ----------------------------------------------------------------------
+
+    def paid_lot(self) -> tuple[str, RLot] | None:
+        lots = [(name, lot) for name, lot in self.wallet.lots.items() if lot.ref is not None and lot.can_go_back]
+        return self.pick.choice(lots) if lots else None
+
+    def refund(self) -> int | None:
+        found = self.paid_lot()
+        if found is None:
+            return None
+        lot_id, lot = found
+        amount = self.pick.choice([lot.can_go_back, self.pick.randrange(1, lot.can_go_back + 1)])
+        fee = self.pick.randrange(self.fees[lot_id] + 1)
+        txn = self.books.refund(self.owner, lot_id, amount, fee)
+        owed = self.wallet.take_back(lot, amount)
+        self.fees[lot_id] -= fee
+        self.fee_income -= fee
+        self.due -= fee
+        self.correctable.append((self.owner, txn, "refund", (lot_id, amount, owed, fee)))
+        return -amount
+
+    def refused(self) -> int | None:
+        """More than there is: said so, and nothing changes."""
+        found = self.paid_lot()
+        if found is None:
+            return None
+        lot_id, lot = found
+        before = (dict(self.books.balances), dict(self.books.lots), len(self.books.txns))
+        for wrong in (self.books.refund, self.books.dispute):
+            more = (0,) if wrong == self.books.refund else ()
+            with pytest.raises(InvalidRequest):
+                wrong(self.owner, lot_id, lot.can_go_back + 1, *more)
+        after = (dict(self.books.balances), dict(self.books.lots), len(self.books.txns))
+        assert not invariants.nothing_changed("too much", before, after)
+        return 0
+
+    def dispute(self) -> int | None:
+        found = self.paid_lot()
+        if found is None:
+            return None
+        lot_id, lot = found
+        amount = self.pick.choice([lot.can_go_back, self.pick.randrange(1, lot.can_go_back + 1)])
+        txn = self.books.dispute(self.owner, lot_id, amount)
+        frozen = min(amount, lot.left)
+        lot.left -= frozen
+        lot.frozen += frozen
+        self.disputes[txn] = {"owner": self.owner, "lot": lot_id, "amount": amount, "frozen": frozen, "state": "opened"}
+        return -frozen
+
+    def of_disputes(self, state: str) -> tuple[str, dict[str, Any], RLot] | None:
+        found = [(name, one) for name, one in self.disputes.items() if one["state"] == state and one["owner"] == self.owner]
+        if not found:
+            return None
+        name, one = self.pick.choice(found)
+        return name, one, self.wallet.lots[one["lot"]]
+
+    def win(self) -> int | None:
+        found = self.of_disputes("opened")
+        if found is None:
+            return None
+        name, one, lot = found
+        self.books.close(self.owner, one["lot"], name, one["amount"], True)
+        lot.frozen -= one["frozen"]
+        lot.left += one["frozen"]
+        one["state"] = "won"
+        return int(one["frozen"])
+
+    def lose(self) -> int | None:
+        found = self.of_disputes("opened")
+        if found is None:
+            return None
+        name, one, lot = found
+        amount = min(one["amount"], lot.can_go_back + one["frozen"])  # refunds may have come in between
+        if not amount:
+            return None
+        txn = self.books.close(self.owner, one["lot"], name, amount, False)
+        lot.frozen -= one["frozen"]
+        lot.left += one["frozen"]
+        owed = self.wallet.take_back(lot, amount)
+        one["state"] = "closed"
+        self.disputes[txn] = {**one, "amount": amount, "owed": owed, "state": "lost"}
+        return int(one["frozen"] - amount)
+
+    def reinstate(self) -> int | None:
+        found = self.of_disputes("lost")
+        if found is None:
+            return None
+        name, one, lot = found
+        self.books.reinstate(self.owner, one["lot"], name)
+        self.back(lot, one["amount"], one["owed"])
+        one["state"] = "back"
+        return int(one["amount"])
+
+    def back(self, lot: RLot, amount: int, owed: int) -> None:
+        rest = self.wallet.give_back(lot, amount, owed)
+        if rest:
+            new, made = self.born(lot.source, lot.priority, rest, None)
+            self.wallet.lots[new] = made
+
+    # ---- corrections ---------------------------------------------------------------------------
+
+    def correct(self) -> int | None:
+        mine = [one for one in self.correctable if one[0] == self.owner]
+        if not mine:
+            return None
+        chosen = self.pick.choice(mine)
+        self.correctable.remove(chosen)
+        _, txn, kind, about = chosen
+        if kind == "grant":
+            return self.correct_grant(txn, about)
+        self.books.correct(self.owner, txn)
+        with pytest.raises((InvalidRequest, Conflict)):
+            self.books.correct(self.owner, txn)
+        if kind == "refund":
+            lot_id, amount, owed, fee = about
+            self.fees[lot_id] += fee
+            self.fee_income += fee
+            self.due += fee
+            self.back(self.wallet.lots[lot_id], amount, owed)
+            return int(amount)
+        amount, burned = about if kind == "usage" else (about[0], [about[1]])
+        if kind == "usage":
+            self.given_back += amount
+        repaid = min(self.wallet.debt, amount)
+        self.wallet.debt -= repaid
+        if amount > repaid:
+            first = self.wallet.lots[burned[0]] if burned else RLot("promo", 0, None, (0, ""), 0, 0)
+            new, made = self.born(first.source, first.priority, amount - repaid, None)
+            self.wallet.lots[new] = made
+        return int(amount)
+
+    def correct_grant(self, txn: str, lot_id: str) -> int | None:
+        lot = self.wallet.lots[lot_id]
+        amount = lot.can_go_back - lot.expired
+        if amount <= 0:
+            with pytest.raises(InvalidRequest):
+                self.books.correct(self.owner, txn)
+            return None
+        self.books.correct(self.owner, txn)
+        self.wallet.take_back(lot, amount)
+        return -amount
+
+    def pay_due(self) -> int | None:
+        if not self.due:
+            return None
+        amount = self.pick.choice([self.due, self.due // 2 or self.due])
+        self.books.settle(amount)
+        self.due -= amount
+        return 0
+
+
+WEIGHTS = {
+    "top_up": 4,
+    "give": 4,
+    "hold": 5,
+    "settle_request": 5,
+    "drain": 6,
+    "expire": 6,
+    "roll_over": 1,
+    "refund": 3,
+    "refused": 1,
+    "dispute": 3,
+    "win": 2,
+    "lose": 2,
+    "reinstate": 2,
+    "correct": 3,
+    "pay_due": 1,
+}
+
+
+def run(number: int, steps: int) -> Counter[str]:
+    history = History(number)
+    try:
+        for step in range(steps):
+            history.step()
+            if step % 250 == 249:
+                history.books.check_all()
+        history.books.check_all()
+    except BaseException:
+        print(f"replay: RANDOM_SEED={SEED} RANDOM_HISTORY={number} pytest -n 0 tests/ledger/test_random_histories.py")
+        raise
+    return history.done
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_any_history_leaves_the_books_as_the_reference_has_them_after_each_step(chunk: int) -> None:
+    numbers = [int(ALONE)] if ALONE else range(chunk, -(-STEPS // STEPS_A_HISTORY), CHUNKS)
+    done: Counter[str] = Counter()
+    for number in numbers:
+        done += run(number, STEPS_A_HISTORY)
+    print(dict(done))
+    if not ALONE and STEPS >= 100_000:
+        assert all(done[name] > 200 for name in WEIGHTS), done
+
+
+def test_the_reference_adds_up_by_itself() -> None:
+    wallet = RWallet()
+    wallet.add("a", RLot("paid", 0, None, (1, "a"), 100, 100, ref="pi"))
+    wallet.burn(130)
+    assert (wallet.debt, wallet.spendable) == (30, -30)
+    assert wallet.take_back(wallet.lots["a"], 60) == 60
+    wallet.add("b", replace(wallet.lots["a"], granted=50, left=50, spent=0, clawback=0))
+    assert (wallet.debt, wallet.lots["b"].left) == (40, 0)
