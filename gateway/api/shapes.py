@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.limits import PAGE_ROWS_MAX
-from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level, LotSource
+from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level, LotSource
 from gateway.identity.model import END_USER_SOURCES, Limits, Trial
 
 T = TypeVar("T")
@@ -120,6 +120,7 @@ class AppBody(Body, frozen=True):
     enforcement: Enforcement = Enforcement.PREPAID
     cost_policy: CostPolicy = CostPolicy.PLATFORM_PAYS
     hold_policy: HoldPolicy = HoldPolicy.STRICT
+    disconnect_policy: DisconnectPolicy = DisconnectPolicy.DRAIN
     end_user_sources: tuple[str, ...] = END_USER_SOURCES
     default_end_user: str | None = None
     end_user_limits: Limits = Limits()
@@ -250,6 +251,7 @@ class AppAnswer(Answer, frozen=True):
     enforcement: Enforcement
     cost_policy: CostPolicy
     hold_policy: HoldPolicy
+    disconnect_policy: DisconnectPolicy
     end_user_sources: tuple[str, ...]
     default_end_user: str | None
     end_user_limits: Limits

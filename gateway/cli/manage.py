@@ -131,6 +131,7 @@ def apps() -> None:
     "--cost-policy", type=click.Choice(["platform_pays", "creator_pays", "own_keys"]), default="platform_pays", show_default=True
 )
 @click.option("--hold-policy", type=click.Choice(["strict", "clamp"]), default="strict", show_default=True)
+@click.option("--disconnect-policy", type=click.Choice(["drain", "cancel"]), default="drain", show_default=True)
 @click.option("--markup-percent", help="What the app adds to the provider's price.")
 @app_options
 @json_option
@@ -161,6 +162,7 @@ def show_app(enterprise_id: str, as_json: bool) -> None:
 @click.option("--name")
 @click.option("--status", type=click.Choice(["active", "suspended"]))
 @click.option("--hold-policy", type=click.Choice(["strict", "clamp"]))
+@click.option("--disconnect-policy", type=click.Choice(["drain", "cancel"]))
 @app_options
 @json_option
 def update_app(enterprise_id: str, as_json: bool, **options: Any) -> None:

@@ -23,6 +23,7 @@ CHUNK_TIMEOUT_S: Final = 120.0  # silence in mid-stream
 STREAM_SECONDS_MAX: Final = 3600.0
 HOLD_TTL_S: Final = 60  # a hold whose gateway gives no sign of life for so long is ended by the sweeper
 DRAIN_ON_SHUTDOWN_S: Final = 30.0
+DRAIN_FOR_THE_LEFT_S: Final = 120.0  # how long a stream is read on, and billed, that nobody reads any more
 RESULT_TTL_S: Final = 300  # how long Redis remembers the result of a finished hold
 REDIS_TIMEOUT_S: Final = 2.0
 REDIS_ATTEMPTS: Final = 3

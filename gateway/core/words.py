@@ -32,6 +32,13 @@ class HoldPolicy(StrEnum):
     CLAMP = "clamp"
 
 
+class DisconnectPolicy(StrEnum):
+    """What becomes of a stream whose client left: read on (to a limit) and billed whole, or cancelled and billed so far."""
+
+    DRAIN = "drain"
+    CANCEL = "cancel"
+
+
 class UsageSource(StrEnum):
     """Where the token counts of a usage record come from."""
 

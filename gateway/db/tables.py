@@ -54,6 +54,7 @@ apps: Final = Table(
     Column("enforcement", Text, nullable=False),
     Column("cost_policy", Text, nullable=False),
     Column("hold_policy", Text, nullable=False),
+    Column("disconnect_policy", Text, nullable=False, server_default="drain"),
     Column("end_user_sources", JSON, nullable=False),
     Column("default_end_user", Text),
     Column("end_user_limits", JSON, nullable=False),

@@ -5,7 +5,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level
+from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
 
 ACTIVE: Final = "active"
 SUSPENDED: Final = "suspended"
@@ -63,6 +63,7 @@ class App(msgspec.Struct, frozen=True):
     enforcement: Enforcement
     cost_policy: CostPolicy
     hold_policy: HoldPolicy
+    disconnect_policy: DisconnectPolicy
     end_user_sources: tuple[str, ...]
     default_end_user: str | None
     end_user_limits: Limits
@@ -138,6 +139,7 @@ class NewApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enforcement: Enforcement = Enforcement.PREPAID
     cost_policy: CostPolicy = CostPolicy.PLATFORM_PAYS
     hold_policy: HoldPolicy = HoldPolicy.STRICT
+    disconnect_policy: DisconnectPolicy = DisconnectPolicy.DRAIN
     end_user_sources: tuple[str, ...] = END_USER_SOURCES
     default_end_user: str | None = None
     end_user_limits: Limits = Limits()
@@ -180,6 +182,7 @@ class AppChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     name: str | UnsetType = UNSET
     status: str | UnsetType = UNSET
     hold_policy: HoldPolicy | UnsetType = UNSET
+    disconnect_policy: DisconnectPolicy | UnsetType = UNSET
     end_user_sources: tuple[str, ...] | UnsetType = UNSET
     default_end_user: str | UnsetType | None = UNSET
     end_user_limits: Limits | UnsetType = UNSET

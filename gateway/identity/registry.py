@@ -107,6 +107,7 @@ class Registry:
             enforcement=new.enforcement,
             cost_policy=new.cost_policy,
             hold_policy=new.hold_policy,
+            disconnect_policy=new.disconnect_policy,
             end_user_sources=rules.end_user_sources(new.end_user_sources),
             default_end_user=_optional_id(new.default_end_user),
             end_user_limits=rules.limits(new.end_user_limits, "end_user_limits"),
@@ -167,8 +168,9 @@ class Registry:
             checked["status"] = rules.status(changes.status)
             if actor.role != Role.OPERATOR:
                 raise Forbidden("Only an operator changes the status of an app.", param="status")
-        if changes.hold_policy is not UNSET:
-            checked["hold_policy"] = changes.hold_policy
+        for policy in ("hold_policy", "disconnect_policy"):
+            if getattr(changes, policy) is not UNSET:
+                checked[policy] = getattr(changes, policy)
         if changes.end_user_sources is not UNSET:
             checked["end_user_sources"] = rules.end_user_sources(changes.end_user_sources)
         if changes.default_end_user is not UNSET:

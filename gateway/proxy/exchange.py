@@ -37,13 +37,14 @@ from gateway.core.errors import Forbidden, GatewayError, UpstreamFailed
 from gateway.core.money import AMOUNT_MICRO_MAX, decimal_from_micro
 from gateway.core.tasks import Tasks
 from gateway.core.units import Usage
-from gateway.core.words import CostPolicy, HoldPolicy, Level, RequestStatus, UsageSource
+from gateway.core.words import CostPolicy, DisconnectPolicy, HoldPolicy, Level, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventFront, EventPayer, EventRest, encode_event
 from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.later import settle_later
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
 from gateway.proxy.renewal import input_of
@@ -54,16 +55,17 @@ _log = logging.getLogger(__name__)
 
 _EXHAUSTED: Final = ("wallet_exhausted",)  # flags of a stream that was cut here
 _UNKNOWN_BALANCE: Final = ("balance_unavailable",)
+_CUT_UNREAD: Final = ("cut_unread",)  # its client had left
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
 _APP_USAGE: Final = Level.APP_USAGE
+_CANCEL: Final = DisconnectPolicy.CANCEL
 _PLATFORM_PAYS: Final = CostPolicy.PLATFORM_PAYS.value
 _OWN_KEYS: Final = CostPolicy.OWN_KEYS.value
 _SERVED: Final = RequestStatus.SERVED
 _CLIENT_LEFT: Final = RequestStatus.CLIENT_LEFT
 _UPSTREAM: Final = UsageSource.UPSTREAM.value
 _COUNTED: Final = UsageSource.COUNTED.value
-_REPLAY_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60)  # a settle that Redis did not take is repeated: its hold still stands
 
 
 class Exchange:
@@ -81,6 +83,7 @@ class Exchange:
         tasks: Tasks,
         clock: Clock,
         hold_ttl_s: int = limits.HOLD_TTL_S,
+        read_on_s: float = limits.DRAIN_FOR_THE_LEFT_S,
     ) -> None:
         self._gate = gate
         self._router = router
@@ -92,6 +95,7 @@ class Exchange:
         self._tasks = tasks
         self._clock = clock
         self._hold_ttl_ms = 1000 * hold_ttl_s
+        self._read_on_s = read_on_s
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
     async def run(self, call: Call, principal: Principal) -> None:
@@ -274,11 +278,11 @@ class Exchange:
             status = _CLIENT_LEFT
         settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags)
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
-        if flags:
+        if flags and flags != _CUT_UNREAD:
             error: GatewayError = refusals.balance_unavailable()
             if rolling is not None and flags == _EXHAUSTED:
                 error = refusals.exhausted(ticket.paying[rolling.dry], ticket.principal.level)
-            last = last.removesuffix(DONE) + error_event(error, ticket.call.request_id) + DONE
+            last = last.removesuffix(DONE) + wire.error_event(error, ticket.call.request_id) + DONE
         if not answer.started:
             answer.start(200, self._headers(ticket, EVENT_STREAM))
         answer.end(last)
@@ -288,6 +292,31 @@ class Exchange:
         self, ticket: Ticket, reply: Reply, relay: Relay, rolling: RollingHold | None
     ) -> tuple[bytes, UpstreamFault | None, tuple[str, ...]]:
         """Pass the stream on. Returns what to put behind it, what broke upstream, and what to note: why it was cut here."""
+        try:
+            async with asyncio.timeout(limits.STREAM_SECONDS_MAX) as limit:
+                cut = await self._passed_on(ticket, reply, relay, rolling, limit)
+        except UpstreamFault as fault:
+            return b"", fault, ()
+        except BrokenStream as broken:
+            return b"", UpstreamFault(str(broken), sent=True), ()
+        except TimeoutError:
+            if not ticket.call.answer.left:
+                return b"", UpstreamFault("the stream took too long", sent=True), ()
+            cut = _CUT_UNREAD
+        except BalanceUnavailable:  # nothing more may be spent; what was made is settled, now or later
+            cut = _UNKNOWN_BALANCE
+        if cut:
+            return relay.finish("length"), None, cut
+        forward = relay.end()
+        if relay.complete:
+            return forward, None, ()
+        told = refusals.without_secrets(relay.error, ticket.deployment) if relay.error else "it ended the stream early"
+        return forward, UpstreamFault(told, sent=True), ()
+
+    async def _passed_on(
+        self, ticket: Ticket, reply: Reply, relay: Relay, rolling: RollingHold | None, limit: asyncio.Timeout
+    ) -> tuple[str, ...]:
+        """Chunks as they come, the hold growing with them where it rolls: () at the upstream's end, else why it was cut."""
         answer = ticket.call.answer
 
         def take(chunk: bytes) -> bool:
@@ -298,31 +327,29 @@ class Exchange:
                 answer.start(200, self._headers(ticket, EVENT_STREAM))
             return answer.write(forward)
 
-        def take_of_slice(chunk: bytes) -> bool:
-            assert rolling is not None
-            return take(chunk) and relay.text_bytes < rolling.pause_at
+        def count(chunk: bytes) -> bool:
+            relay.feed(chunk)
+            return True
 
-        try:
-            async with asyncio.timeout(limits.STREAM_SECONDS_MAX):
-                while not await reply.relay(take if rolling is None else take_of_slice):
-                    await answer.drained()
-                    if rolling is None or relay.text_bytes < rolling.pause_at:
-                        continue
-                    has_more = await rolling.grow()
-                    ticket.granted = rolling.granted
-                    if not has_more:
-                        return relay.finish("length"), None, _EXHAUSTED
-        except UpstreamFault as fault:
-            return b"", fault, ()
-        except (BrokenStream, TimeoutError) as broken:
-            return b"", UpstreamFault(str(broken) or "the stream took too long", sent=True), ()
-        except BalanceUnavailable:  # nothing more may be spent; what was made is settled, now or later
-            return relay.finish("length"), None, _UNKNOWN_BALANCE
-        forward = relay.end()
-        if relay.complete:
-            return forward, None, ()
-        told = refusals.without_secrets(relay.error, ticket.deployment) if relay.error else "it ended the stream early"
-        return forward, UpstreamFault(told, sent=True), ()
+        def of_slice(chunk: bytes) -> bool:
+            assert rolling is not None
+            return use(chunk) and relay.text_bytes < rolling.pause_at
+
+        use = take
+        while not await reply.relay(use if rolling is None else of_slice):
+            await answer.drained()
+            if answer.left and use is take:
+                if ticket.principal.app.disconnect_policy is _CANCEL:
+                    return _CUT_UNREAD
+                use = count
+                limit.reschedule(asyncio.get_running_loop().time() + self._read_on_s)
+            if rolling is None or relay.text_bytes < rolling.pause_at:
+                continue
+            has_more = await rolling.grow()
+            ticket.granted = rolling.granted
+            if not has_more:
+                return _EXHAUSTED
+        return ()
 
     def _rolling(self, ticket: Ticket, relay: Relay) -> RollingHold:
         choices = ticket.request.choices
@@ -338,23 +365,15 @@ class Exchange:
     ) -> bytes:
         """The usage chunk with its cost for those who asked, then the end; or the error event that ends a broken stream."""
         if trouble is not None:
-            return error_event(refusals.fault_error(trouble, ticket.deployment, ticket.attempts), ticket.call.request_id)
+            return wire.error_event(refusals.fault_error(trouble, ticket.deployment, ticket.attempts), ticket.call.request_id)
         include_cost = ticket.call.headers.get(b"x-include-cost", b"").lower() == b"true"
         if not (ticket.request.wants_usage or include_cost):
             return DONE
-        chunk = relay.usage_chunk
-        if chunk is None:
-            chunk = {
-                "id": ticket.call.request_id,
-                "object": "chat.completion.chunk",
-                "model": ticket.request.model,
-                "choices": [],
-            }
-        usage = dict(relay.usage or {})
+        usage: dict[str, Any] = {}
         if settled is not None and settled.available and ticket.paying:
             usage["cost"] = msgspec.Raw(decimal_from_micro(cost).encode())
             usage["balance"] = msgspec.Raw(decimal_from_micro(settled.available[0]).encode())
-        return b"data: " + wire.encode_json({**chunk, "usage": usage}) + b"\n\n" + DONE
+        return relay.usage_event(ticket.call.request_id, ticket.request.model, usage) + DONE
 
     # ---- the end of the hold -------------------------------------------------------------------
 
@@ -401,18 +420,8 @@ class Exchange:
         except BalanceUnavailable:
             ticket.ended = True
             _log.warning("settle of %s is waiting for the balance store", ticket.hold.request_id)
-            self._tasks.spawn(self._settle_later(ticket.hold, amounts, tokens, rest), "settle later")
+            self._tasks.spawn(settle_later(self._balance, ticket.hold, amounts, tokens, rest), "settle later")
             return None, cost
-
-    async def _settle_later(self, hold: Hold, amounts: list[int], tokens: int, event: bytes) -> None:
-        for pause_s in _REPLAY_S:
-            await asyncio.sleep(pause_s)
-            try:
-                await self._balance.settle(hold, amounts, tokens, event)
-            except BalanceUnavailable:
-                continue
-            return
-        _log.error("settle of %s was not taken; the sweeper ends its hold", hold.request_id)
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
         """Usage that we count ourselves, because the upstream did not say."""
@@ -473,11 +482,6 @@ class _Answer(msgspec.Struct):
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer).decode
-
-
-def error_event(error: GatewayError, request_id: str) -> bytes:
-    """The SSE event that ends a stream in trouble."""
-    return b"event: error\ndata: " + wire.error_body(error, request_id) + b"\n\n"
 
 
 def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[tuple[bytes, bytes]]:

@@ -42,8 +42,13 @@ class Answer(Protocol):
         """Until more can be written, or nobody is there to read it."""
         ...
 
+    @property
+    def left(self) -> bool:
+        """Whether the client is known to have left; `write` answers False then."""
+        ...
+
     async def gone(self) -> bool:
-        """Whether the client is known to have left."""
+        """The same, asked of the server where it does not tell by itself."""
         ...
 
 

@@ -124,6 +124,11 @@ class Relay:
         chunk.pop("usage", None)
         return b"data: " + _encode({**chunk, "choices": ended or [{"index": 0, "delta": {}, "finish_reason": reason}]}) + b"\n\n"
 
+    def usage_event(self, request_id: str, model: str, more: dict[str, Any]) -> bytes:
+        """The upstream's usage chunk with `more` in its usage; one of our own where it sent none."""
+        chunk = self.usage_chunk or {"id": request_id, "object": "chat.completion.chunk", "model": model, "choices": []}
+        return b"data: " + _encode({**chunk, "usage": {**(self.usage or {}), **more}}) + b"\n\n"
+
     def _keep(self, texts: list[bytes]) -> None:
         self.texts += texts
         self.text_bytes += sum(map(len, texts))

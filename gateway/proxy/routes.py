@@ -13,7 +13,7 @@ from gateway.core.errors import BodyTooLarge, GatewayError, Unauthenticated, Una
 from gateway.core.ids import new_id
 from gateway.identity.model import Principal
 from gateway.proxy import wire
-from gateway.proxy.exchange import Exchange, error_event
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.ports import ANSWER, Answer, Gate
 from gateway.proxy.ticket import Call
 
@@ -128,7 +128,7 @@ class AsgiAnswer:
         self._receive = receive
         self._send = send
         self._events: list[MutableMapping[str, Any]] = []
-        self._gone = False
+        self.left = False
         self.started = False
 
     def body_at_hand(self) -> bytes | None:
@@ -158,16 +158,16 @@ class AsgiAnswer:
         """Send what there is."""
         events, self._events = self._events, []
         try:
-            for event in [] if self._gone else events:
+            for event in [] if self.left else events:
                 await self._send(event)
         except OSError:  # what the ASGI specification lets servers raise when nobody is there any more
-            self._gone = True
+            self.left = True
 
     async def gone(self) -> bool:
         """The request was read to its end, so nothing else can be received than that the client left."""
         try:
             async with asyncio.timeout(0):  # `receive` returns at once when it knows, and is cancelled when it would wait
-                return self._gone or bool((await self._receive())["type"] == "http.disconnect")
+                return self.left or bool((await self._receive())["type"] == "http.disconnect")
         except TimeoutError:
             return False
 
@@ -262,7 +262,7 @@ def put_error(call: Call, error: GatewayError) -> None:
     """The same, without waiting until it is sent."""
     answer = call.answer
     if answer.started:
-        answer.end(error_event(error, call.request_id))
+        answer.end(wire.error_event(error, call.request_id))
         return
     body = wire.error_body(error, call.request_id)
     headers = [

@@ -231,6 +231,11 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
     )
 
 
+def error_event(error: GatewayError, request_id: str) -> bytes:
+    """The SSE event that ends a stream in trouble."""
+    return b"event: error\ndata: " + error_body(error, request_id) + b"\n\n"
+
+
 def error_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
     """Retry-After and x-should-retry, where the error has an opinion."""
     headers = [(b"content-type", b"application/json")]

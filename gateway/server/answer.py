@@ -155,12 +155,12 @@ class EdgeAnswer(RequestResponseCycle):
         return b""
 
     def write(self, part: bytes) -> bool:
-        """A part of the body. False: the peer is slow, nothing more should be written until `drained`."""
+        """A part of the body. False: the peer is slow, nothing more should be written until `drained`; or it has gone."""
         if self._streams and part and not self.disconnected:  # an empty chunk would be the end
             self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
         else:
             self._put(part)
-        return not self.flow.write_paused
+        return not (self.flow.write_paused or self.disconnected)
 
     def end(self, part: bytes = b"") -> None:
         """The last of the body."""
@@ -185,6 +185,11 @@ class EdgeAnswer(RequestResponseCycle):
         """Until the peer has taken so much that more may be written, or has gone."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
+
+    @property
+    def left(self) -> bool:
+        """Whether the peer has closed the connection."""
+        return self.disconnected
 
     async def gone(self) -> bool:
         """Whether the peer has closed the connection."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import Forbidden, GatewayError, InvalidRequest, MissingEndUser
-from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level
+from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
 from gateway.identity.model import END_USER_SOURCES, App, Limits, Principal
 from gateway.identity.service import Identity
 from gateway.identity.store import Store
@@ -37,6 +37,7 @@ def principal(
         enforcement=Enforcement.PREPAID,
         cost_policy=CostPolicy.PLATFORM_PAYS,
         hold_policy=HoldPolicy.STRICT,
+        disconnect_policy=DisconnectPolicy.DRAIN,
         end_user_sources=sources,
         default_end_user=default,
         end_user_limits=Limits(),

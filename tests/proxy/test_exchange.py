@@ -13,7 +13,7 @@ from gateway.balance.model import BalanceUnavailable, Hold, Settled
 from gateway.core.errors import GatewayError
 from gateway.core.ids import shard_of
 from gateway.core.tasks import Tasks
-from gateway.core.words import CostPolicy, Enforcement, HoldPolicy, Level
+from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
 from gateway.identity.model import App, Limits, Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import UsageEvent, decode_event
@@ -35,6 +35,7 @@ APP = App(
     enforcement=Enforcement.PREPAID,
     cost_policy=CostPolicy.PLATFORM_PAYS,
     hold_policy=HoldPolicy.STRICT,
+    disconnect_policy=DisconnectPolicy.DRAIN,
     end_user_sources=(),
     default_end_user=None,
     end_user_limits=Limits(),
@@ -87,7 +88,13 @@ class House:
     """Every port of the exchange, in memory."""
 
     def __init__(
-        self, reply: Reply | Exception, balance: MemoryBalance | None = None, *, opening: int = 1_000_000, output_max: int = 100
+        self,
+        reply: Reply | Exception,
+        balance: MemoryBalance | None = None,
+        *,
+        opening: int = 1_000_000,
+        output_max: int = 100,
+        read_on_s: float = 120.0,
     ) -> None:
         self.reply = reply
         self.opening = opening
@@ -97,9 +104,12 @@ class House:
         self.asked: dict[str, Any] = {}
         self.name = "req_1"
         self.answer: type[AsgiAnswer] = AsgiAnswer
+        self.principal = PRINCIPAL
         self.clock: Callable[[], int] = time.time_ns
         self.deployment = Deployment("m/openai/0", "openai", "m", "http://10.1.2.3:8000/v1", KEY, output_tokens_max=output_max)
-        self.exchange = Exchange(self, self, self, self.balance, self, self, Counter(), self.tasks, lambda: self.clock())
+        self.exchange = Exchange(
+            self, self, self, self.balance, self, self, Counter(), self.tasks, lambda: self.clock(), read_on_s=read_on_s
+        )
 
     def cached(self, credential: str) -> Principal | None:
         return PRINCIPAL
@@ -154,7 +164,7 @@ class House:
 
         call = Call(self.name, "/chat/completions", {}, raw, self.answer(receive, send), time.perf_counter(), [])
         try:
-            await self.exchange.run(call, PRINCIPAL)
+            await self.exchange.run(call, self.principal)
         finally:
             await self.tasks.finish(5)
 

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.balance.model import BalanceUnavailable, Extended, Hold
+from gateway.core.words import DisconnectPolicy
 from gateway.metering.counting import Counter
 from gateway.metering.event import ABANDONED, decode_event
 from gateway.proxy.renewal import Renewal
@@ -310,3 +311,63 @@ async def test_one_sign_that_fails_does_not_keep_back_the_others(caplog: pytest.
     for reply in replies:
         reply.go.set()
     await asyncio.gather(*running)
+
+
+# Clients that leave
+
+
+class Leaves(AsgiAnswer):
+    """A client that is gone once it has read so much."""
+
+    after = 10
+
+    def write(self, part: bytes) -> bool:
+        self.left = self.left or len(self._events) + self.sent >= self.after
+        return super().write(part)
+
+    sent = 0
+
+    async def drained(self) -> None:
+        self.sent += len(self._events)
+        await super().drained()
+
+
+@pytest.mark.parametrize("output_max", [100, 100_000])  # a whole hold, and one that rolls
+async def test_a_stream_whose_client_left_is_read_on_and_billed_whole(output_max: int) -> None:
+    house = House(Reply([*words(60), *ended(60)]), Watched(), opening=10**9, output_max=output_max)
+    house.answer = Leaves
+    await house.run(stream=True)
+    assert house.body().count(b"hello") < 12
+    [event] = house.events()
+    assert (event.rest.status, event.rest.usage_source, event.rest.flags) == ("client_left", "upstream", ())
+    assert event.rest.usage.output == 60
+
+
+async def test_a_stream_whose_client_left_is_cancelled_where_the_app_says_so_and_billed_so_far() -> None:
+    reply = Reply([*words(60), *ended(60)])
+    house = House(reply, Watched(), opening=10**9)
+    house.answer = Leaves
+    house.principal = msgspec.structs.replace(
+        PRINCIPAL, app=msgspec.structs.replace(PRINCIPAL.app, disconnect_policy=DisconnectPolicy.CANCEL)
+    )
+    await house.run(stream=True)
+    assert reply.closed
+    [event] = house.events()
+    assert (event.rest.status, event.rest.usage_source, event.rest.flags) == ("client_left", "counted", ("cut_unread",))
+    assert 9 <= event.rest.usage.output <= 12
+    assert (await house.wallet())[1] == 0
+
+
+async def test_a_stream_that_nobody_reads_is_not_read_for_ever() -> None:
+    class Endless(Reply):
+        async def relay(self, take: Callable[[bytes], bool]) -> bool:
+            while take(delta(WORD)):
+                await asyncio.sleep(0.001)
+            return False
+
+    house = House(Endless([]), Watched(), opening=10**9, read_on_s=0.05)
+    house.answer = Leaves
+    await house.run(stream=True)
+    [event] = house.events()
+    assert (event.rest.status, event.rest.flags) == ("client_left", ("cut_unread",))
+    assert event.rest.usage.output > 10

@@ -12,12 +12,14 @@ depends_on = None
 def upgrade() -> None:
     """Add what is new."""
     _books_up()
+    op.add_column("apps", sa.Column("disconnect_policy", sa.Text(), server_default="drain", nullable=False))
     op.add_column("apps", sa.Column("trial", sa.JSON(none_as_null=True), nullable=True))
 
 
 def downgrade() -> None:
     """Take it away again; what it held is lost."""
     op.drop_column("apps", "trial")
+    op.drop_column("apps", "disconnect_policy")
     _books_down()
 
 
