@@ -39,12 +39,12 @@ class DataPlane:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Any ASGI event. Hands the handler's own coroutine on: one more around each request would cost at each wait."""
-        handler = self._behind
-        if scope["type"] == "http" and scope["method"] == "POST":
-            handler = self.posts.get(scope["path"], handler)
-        elif scope["type"] == "http" and scope["method"] == "OPTIONS" and scope["path"].startswith("/v1/"):
-            handler = preflight
-        return handler(scope, receive, send)
+        method = scope.get("method")  # a lifespan has none
+        if method == "POST" and (handler := self.posts.get(scope["path"])):
+            return handler(scope, receive, send)
+        if method == "OPTIONS" and scope["path"].startswith("/v1/"):
+            return preflight(scope, receive, send)
+        return self._behind(scope, receive, send)
 
 
 class Traffic:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent, HTTPScope
+    from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, HTTPScope
     from uvicorn.protocols.http.flow_control import FlowControl
 
 _log = logging.getLogger(__name__)
@@ -54,6 +54,10 @@ class _News:
             self._waiter = None
 
 
+def _nothing() -> None:
+    return None
+
+
 class EdgeAnswer(RequestResponseCycle):
     """One request and its answer.
 
@@ -69,6 +73,7 @@ class EdgeAnswer(RequestResponseCycle):
         default_headers: list[tuple[bytes, bytes]],
         keep_alive: bool,
         on_response: Callable[[], None],
+        tasks: set[asyncio.Task[Any]],
     ) -> None:
         # All that uvicorn reads of a cycle; its own constructor makes more, for every request.
         self.scope = scope
@@ -78,6 +83,8 @@ class EdgeAnswer(RequestResponseCycle):
         self.default_headers = default_headers
         self.message_event: Any = _News()
         self.on_response = on_response
+        self.task: asyncio.Task[None] | None = None
+        self._tasks = tasks
         self.disconnected = False
         self.keep_alive = keep_alive
         self._was_asked_for = False
@@ -90,6 +97,28 @@ class EdgeAnswer(RequestResponseCycle):
         self._chunked = False
         self._streams = False  # the head of a chunked answer has left
         self._left = 0  # bytes of the body that are still to come, where the head says how many
+
+    async def run_asgi(self, app: "ASGI3Application") -> None:
+        """The application, and what becomes of an answer that it left undone."""
+        try:
+            await app(self.scope, self.receive, self.send)
+            if not (self.response_complete or self.disconnected):
+                self._undone("the application returned before its answer was complete", None)
+        except BaseException as failed:  # noqa: BLE001 - process edge, as uvicorn has it: the connection must know
+            self._undone("the application failed", failed)
+        finally:
+            self.on_response = _nothing
+            if self.task is not None:
+                self._tasks.discard(self.task)
+                self.task = None
+
+    def _undone(self, what: str, failed: BaseException | None) -> None:
+        _log.error(what, exc_info=failed)
+        if self.response_started or self.disconnected:
+            self.transport.close()
+        else:
+            self.keep_alive = False
+            self.whole(500, [(b"content-type", b"text/plain; charset=utf-8")], b"Internal Server Error")
 
     # ---- answering without a suspension --------------------------------------------------------
 

@@ -235,6 +235,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.server_state.default_headers,
             version != "1.0" and parser.should_keep_alive(),
             self.on_response_complete,
+            self.tasks,
         )
         scope["extensions"] = {ANSWER: answer}
         self.headers = []  # the application has the list: trailers do not become headers
@@ -286,9 +287,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._answering = cycle
         if self.flow.read_paused:  # because this one waited
             self.flow.resume_reading()
-        task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        # The answer takes itself off the list: a callback of the task would cost a turn of the loop each time.
+        answer: EdgeAnswer = cycle  # type: ignore[assignment]
+        answer.task = self.loop.create_task(answer.run_asgi(app))
+        self.tasks.add(answer.task)
 
     # ---- the sweep -------------------------------------------------------------------------------
 

@@ -118,6 +118,7 @@ class Server:
         self.server.should_exit = True
         self.thread.join(20)
         assert not self.thread.is_alive()
+        assert not self.server.server_state.tasks, "each request takes itself off the list"
 
     @property
     def open(self) -> int:

@@ -46,7 +46,7 @@ class Made:
         self.ended = 0
         headers = [(b"host", b"x"), (b"expect", b"100-Continue")] if expects else []
         scope: Any = {"type": "http", "method": method, "http_version": version, "extensions": {}, "headers": headers}
-        self.answer = EdgeAnswer(scope, cast(Any, self.wire), self.flow, [DATE], keep_alive, self._end)
+        self.answer = EdgeAnswer(scope, cast(Any, self.wire), self.flow, [DATE], keep_alive, self._end, set())
         scope["extensions"][ANSWER] = self.answer
         self.scope = scope
 
