@@ -41,8 +41,8 @@ def _arguments() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     arguments.add_argument("what", nargs="?", choices=("run", "profile"), default="run")
     arguments.add_argument("--quick", action="store_true", help="one short round: a check that the benchmark works, not a figure")
-    arguments.add_argument("--seconds", type=float, help="of one load; default 3")
-    arguments.add_argument("--rounds", type=int, help="turns of each contestant; default 3")
+    arguments.add_argument("--seconds", type=float, help="of one load; default 2")
+    arguments.add_argument("--rounds", type=int, help="turns of each contestant; default 7")
     waiting = "seconds that turns may wait, in all, for a machine at rest; default 300"
     arguments.add_argument("--patience", type=float, dest="patience_s", help=waiting)
     arguments.add_argument("--no-postgres", action="store_true", help="leave out the drain into Postgres")

@@ -31,11 +31,11 @@ Round = TypeVar("Round", PlainRound, StreamRound)
 class Plan(msgspec.Struct, frozen=True):
     """How long and how often."""
 
-    seconds: float = 3.0
-    rounds: int = 3
+    seconds: float = 2.0  # many short turns: what other guests do to a machine changes within seconds
+    rounds: int = 7
     streams: int = 200
     stream_rate: int = 50
-    stream_seconds: float = 5.0
+    stream_seconds: float = 3.0
     many_streams: int = 1000
     many_rate: int = 20
     drain_events: int = 20_000
