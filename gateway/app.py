@@ -119,7 +119,8 @@ def _routes(
         clock=services.clock,
         hold_ttl_s=services.settings.hold_ttl_s,
     )
-    renewal = Renewal(exchange.in_flight, services.balance, counter, services.settings.hold_ttl_s, services.clock)
+    ttl_s = services.settings.hold_ttl_s
+    renewal = Renewal(exchange.in_flight, services.balance, counter, services.catalog, ttl_s, services.clock)
     renewing = services.tasks.spawn(renewal.run(), "renew holds")
 
     async def find_usage(enterprise_id: str, request_id: str, whole: bool) -> Mapping[str, Any] | None:

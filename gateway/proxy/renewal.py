@@ -15,10 +15,11 @@ from msgspec.structs import astuple
 from gateway.balance.model import Balance
 from gateway.core.clock import Clock
 from gateway.core.units import Usage
-from gateway.core.words import RequestStatus, UsageSource
+from gateway.core.words import CostPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
 from gateway.metering.event import encode_event
 from gateway.proxy import wire
+from gateway.proxy.ports import Prices
 from gateway.proxy.rolling import Made
 from gateway.proxy.ticket import Ticket
 
@@ -30,10 +31,13 @@ _AT_ONCE: Final = 100
 class Renewal:
     """Renews the holds of `in_flight` (by request id) until stopped."""
 
-    def __init__(self, in_flight: Mapping[str, Ticket], balance: Balance, counter: Counter, ttl_s: int, clock: Clock) -> None:
+    def __init__(
+        self, in_flight: Mapping[str, Ticket], balance: Balance, counter: Counter, prices: Prices, ttl_s: int, clock: Clock
+    ) -> None:
         self._in_flight = in_flight
         self._balance = balance
         self._counter = counter
+        self._prices = prices
         self._ttl_s = ttl_s
         self._clock = clock
 
@@ -69,10 +73,14 @@ class Renewal:
         counts = astuple(usage)
         amounts = [payer.rates.price_of(counts) for payer in ticket.paying]
         owed = tuple(min(amount, held) for amount, held in zip(amounts, ticket.granted, strict=True))
+        cost = None
+        if ticket.front.cost_policy != CostPolicy.OWN_KEYS:
+            cost = self._prices.cost(ticket.deployment.id, ticket.at_ms)
         rest = {
             "status": RequestStatus.ABANDONED,
             "usage_source": UsageSource.COUNTED,
             "usage": usage,
+            "provider_cost_micro": 0 if cost is None else cost.price_of(counts),
             "attempts": ticket.attempts,
         }
         return owed, encode_event(rest)

@@ -220,7 +220,7 @@ async def test_a_sign_of_life_carries_what_the_stream_has_made_at_its_price() ->
     reply = Paused(words(50), [*words(50), *ended(100)])
     house = House(reply, balance, opening=10**6, output_max=100_000)
     house.clock = lambda: now[0]
-    renewal = Renewal(house.exchange.in_flight, balance, Counter(), 60, house.clock)
+    renewal = Renewal(house.exchange.in_flight, balance, Counter(), house, 60, house.clock)
     running = asyncio.ensure_future(house.run(stream=True))
     await reply.waits.wait()
     assert await renewal.renew() == 0  # too young
@@ -234,7 +234,7 @@ async def test_a_sign_of_life_carries_what_the_stream_has_made_at_its_price() ->
     assert (event.rest.status, event.rest.usage_source) == ("abandoned", "counted")
     assert 50 <= event.rest.usage.output <= 51
     [amount] = event.rest.amounts_micro
-    assert amount == event.rest.usage.input + event.rest.usage.output * OUTPUT_MICRO
+    assert amount == event.rest.usage.input + event.rest.usage.output * OUTPUT_MICRO == event.rest.provider_cost_micro
     assert await house.wallet() == (10**6 - amount, 0)
     reply.go.set()
     await running
@@ -253,7 +253,7 @@ async def test_a_request_that_waits_for_its_first_byte_is_kept_alive_and_owes_no
         await asyncio.Event().wait()
 
     house.send = send  # type: ignore[assignment, method-assign]
-    renewal = Renewal(house.exchange.in_flight, balance, Counter(), 60, house.clock)
+    renewal = Renewal(house.exchange.in_flight, balance, Counter(), house, 60, house.clock)
     running = asyncio.ensure_future(house.run(stream=True))
     await waiting.wait()
     for _ in range(10):
@@ -279,7 +279,7 @@ async def test_a_checkpoint_owes_no_more_than_is_held() -> None:
     await reply.waits.wait()
     [ticket] = house.exchange.in_flight.values()
     balance.clock_moves_to(later)
-    assert await Renewal(house.exchange.in_flight, balance, Counter(), 60, lambda: later).renew() == 1
+    assert await Renewal(house.exchange.in_flight, balance, Counter(), house, 60, lambda: later).renew() == 1
     balance.clock_moves_to(later + 61 * 10**9)
     assert await balance.sweep(PRINCIPAL.shard) == 1
     [event] = [decode_event(data) for _, data in balance.events]
@@ -305,7 +305,7 @@ async def test_one_sign_that_fails_does_not_keep_back_the_others(caplog: pytest.
         await replies[number].waits.wait()
     both = {name: ticket for each in houses for name, ticket in each.exchange.in_flight.items()}
     later = time.time_ns() + 60 * 10**9
-    assert await Renewal(both, balance, Fails(), 60, lambda: later).renew() == 2
+    assert await Renewal(both, balance, Fails(), houses[0], 60, lambda: later).renew() == 2
     assert len(balance.extended) == 1
     assert "no tokenizer" in caplog.text
     for reply in replies:
