@@ -3,12 +3,14 @@
 uvicorn closes its sockets on the first signal. Here the signal first turns `Traffic.draining` on, while the process
 still listens: a load balancer sees `/readyz` fail and clients get a 503 that says so, instead of a refused
 connection. The server's own end begins when nothing is in flight any more, or when the limit has passed; what
-still runs then is cut, told why, and billed for what was delivered. A second signal skips the wait.
+still runs then is cut, told why, and billed for what was delivered. A second signal,
+after two seconds, skips the wait.
 """
 
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -18,6 +20,8 @@ from gateway.proxy.routes import Traffic
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S: Final = 0.05
+# A terminal, or systemd, tells every process of a group, and the server's parent then tells its workers again.
+_SAME_SIGNAL_S: Final = 2.0
 
 
 def drain_first(traffic: Traffic, tasks: Tasks, limit_s: float) -> None:
@@ -45,13 +49,15 @@ class _Drain:
         self._tasks = tasks
         self._limit_s = limit_s
         self._loop = loop
+        self._ignored_until = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._traffic.draining:
-            self._then(number, frame)
-        else:
+        if not self._traffic.draining:
             self._traffic.draining = True
+            self._ignored_until = time.monotonic() + _SAME_SIGNAL_S
             self._loop.call_soon_threadsafe(self._begin, number)
+        elif time.monotonic() >= self._ignored_until:
+            self._then(number, frame)
 
     def _begin(self, number: int) -> None:
         self._tasks.spawn(self._wait(number), "drain")

@@ -17,7 +17,7 @@ from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.ids import is_outside_id, new_id
 from gateway.core.limits import END_USER_TOKEN_SECONDS_MAX, KEY_OVERLAP_SECONDS_MAX, PAGE_ROWS_MAX, RATE_LIMIT_MAX
 from gateway.core.money import AMOUNT_MICRO_MAX
-from gateway.core.words import CostPolicy, Enforcement, Level
+from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, Level
 from gateway.identity import keys, rules, tokens
 from gateway.identity.cache import APP, CREATOR, KEY
 from gateway.identity.model import (
@@ -125,6 +125,7 @@ class Registry:
             if app.cost_policy == CostPolicy.OWN_KEYS:
                 raise Forbidden("Only an operator makes apps with provider keys of their own.", param="cost_policy")
         _check_trial(actor, app)
+        _check_disconnect(actor, app.cost_policy, app.disconnect_policy)
         await self.creator(actor, app.user_id)
         act = _act(actor, "app.create", app.enterprise_id, app, after=_fields(app))
         try:
@@ -168,9 +169,11 @@ class Registry:
             checked["status"] = rules.status(changes.status)
             if actor.role != Role.OPERATOR:
                 raise Forbidden("Only an operator changes the status of an app.", param="status")
-        for policy in ("hold_policy", "disconnect_policy"):
-            if getattr(changes, policy) is not UNSET:
-                checked[policy] = getattr(changes, policy)
+        if changes.hold_policy is not UNSET:
+            checked["hold_policy"] = changes.hold_policy
+        if changes.disconnect_policy is not UNSET:
+            checked["disconnect_policy"] = changes.disconnect_policy
+            _check_disconnect(actor, app.cost_policy, changes.disconnect_policy)
         if changes.end_user_sources is not UNSET:
             checked["end_user_sources"] = rules.end_user_sources(changes.end_user_sources)
         if changes.default_end_user is not UNSET:
@@ -430,6 +433,12 @@ class Registry:
 def _operator_only(actor: Actor) -> None:
     if actor.role != Role.OPERATOR:
         raise Forbidden("Only an operator may do this.")
+
+
+def _check_disconnect(actor: Actor, cost_policy: CostPolicy, policy: DisconnectPolicy) -> None:
+    """What a provider made for a client that left is paid by whoever pays the provider: that one decides."""
+    if actor.role != Role.OPERATOR and policy == DisconnectPolicy.CANCEL and cost_policy == CostPolicy.PLATFORM_PAYS:
+        raise Forbidden("A creator cancels streams only in apps whose usage it pays for.", param="disconnect_policy")
 
 
 def _check_trial(actor: Actor, app: App) -> None:

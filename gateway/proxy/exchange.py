@@ -8,7 +8,6 @@ stops, counting does not.
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import compress
 from operator import add
 from time import perf_counter
@@ -24,8 +23,6 @@ from gateway.balance.model import (
     BalanceUnavailable,
     Hold,
     HoldRequest,
-    Limit,
-    LimitKind,
     RefusedByLimit,
     RefusedByWallet,
     Settled,
@@ -44,11 +41,12 @@ from gateway.metering.event import EventFront, EventPayer, EventRest, encode_eve
 from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.doubt import MUCH_OUTPUT, believed
 from gateway.proxy.later import settle_later
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
 from gateway.proxy.renewal import input_of
-from gateway.proxy.rolling import SLICE_TOKENS, Made, RollingHold
+from gateway.proxy.rolling import SLICE_TOKENS, RollingHold, Slices, rolling_hold, uncovered
 from gateway.proxy.ticket import Call, Ticket
 
 _log = logging.getLogger(__name__)
@@ -133,6 +131,9 @@ class Exchange:
             elif request.streamed and reply.content_type.startswith(b"text/event-stream"):
                 await self._stream(ticket, reply)
             else:
+                if ticket.rolls and (refused := await uncovered(self._balance, ticket, self._hold_ttl_ms)) is not None:
+                    await self._release(ticket)
+                    raise refused
                 await self._whole(ticket, reply)
         finally:
             await reply.close()
@@ -188,7 +189,8 @@ class Exchange:
         if deployment.input_tokens_max is not None and not embedding and bound > deployment.input_tokens_max:
             bound = deployment.input_tokens_max
         most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
-        rolls = request.rolls and bool(paying) and not deployment.hidden_reasoning and most > SLICE_TOKENS
+        shows = request.shows and not deployment.hidden_reasoning
+        rolls = shows and request.output_cap is None and bool(paying) and most > SLICE_TOKENS
         total, shard, request_id = (SLICE_TOKENS if rolls else most) * request.choices, principal.shard, call.request_id
         context = encode_event(front)
         counted = quote.limits_of(principal, front.platform_user_id, bool(paying))
@@ -261,12 +263,12 @@ class Exchange:
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
         relay, answer = Relay(), ticket.call.answer
         ticket.relay = relay
-        rolling = self._rolling(ticket, relay) if ticket.rolls else None
+        rolling = rolling_hold(self._balance, self._counter, ticket, relay, self._hold_ttl_ms) if ticket.rolls else None
         try:
             forward, trouble, flags = await self._relayed(ticket, reply, relay, rolling)
         except asyncio.CancelledError:
             ticket.ended = True
-            self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, RequestStatus.ABANDONED), "settle")
+            self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, RequestStatus.ABANDONED, whole=False), "settle")
             raise
         status = _SERVED
         if trouble is not None:
@@ -276,7 +278,7 @@ class Exchange:
                 raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
         elif await answer.gone():
             status = _CLIENT_LEFT
-        settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags)
+        settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=relay.complete and not flags)
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
         if flags and flags != _CUT_UNREAD:
             error: GatewayError = refusals.balance_unavailable()
@@ -317,7 +319,7 @@ class Exchange:
         self, ticket: Ticket, reply: Reply, relay: Relay, rolling: RollingHold | None, limit: asyncio.Timeout
     ) -> tuple[str, ...]:
         """Chunks as they come, the hold growing with them where it rolls: () at the upstream's end, else why it was cut."""
-        answer = ticket.call.answer
+        answer, left = ticket.call.answer, False
 
         def take(chunk: bytes) -> bool:
             forward = relay.feed(chunk)
@@ -331,17 +333,19 @@ class Exchange:
             relay.feed(chunk)
             return True
 
-        def of_slice(chunk: bytes) -> bool:
-            assert rolling is not None
-            return use(chunk) and relay.text_bytes < rolling.pause_at
-
-        use = take
-        while not await reply.relay(use if rolling is None else of_slice):
+        use, ended = take if rolling is None else Slices(take, relay, rolling), False
+        while not ended:
+            if rolling is not None and rolling.waits:
+                use(b"")
+            else:
+                ended = await reply.relay(use)
             await answer.drained()
-            if answer.left and use is take:
-                if ticket.principal.app.disconnect_policy is _CANCEL:
+            if answer.left and not left:
+                left = True
+                hides = ticket.deployment.hidden_reasoning or not ticket.request.shows
+                if ticket.principal.app.disconnect_policy is _CANCEL and not hides:
                     return _CUT_UNREAD
-                use = count
+                use = count if rolling is None else Slices(count, relay, rolling)
                 limit.reschedule(asyncio.get_running_loop().time() + self._read_on_s)
             if rolling is None or relay.text_bytes < rolling.pause_at:
                 continue
@@ -350,15 +354,6 @@ class Exchange:
             if not has_more:
                 return _EXHAUSTED
         return ()
-
-    def _rolling(self, ticket: Ticket, relay: Relay) -> RollingHold:
-        choices = ticket.request.choices
-        made = ticket.made = Made(relay, self._counter, ticket.deployment.model)
-        assert ticket.cap is not None
-        return RollingHold(
-            self._balance, ticket.hold, ticket.paying, ticket.granted, ticket.input_bound,
-            SLICE_TOKENS * choices, ticket.cap * choices, self._hold_ttl_ms, made,
-        )  # fmt: skip
 
     def _last_frames(
         self, ticket: Ticket, relay: Relay, trouble: UpstreamFault | None, settled: Settled | None, cost: int
@@ -378,13 +373,23 @@ class Exchange:
     # ---- the end of the hold -------------------------------------------------------------------
 
     async def _settle(
-        self, ticket: Ticket, raw_usage: Any, text: Callable[[], str], status: RequestStatus, noted: tuple[str, ...] = ()
+        self,
+        ticket: Ticket,
+        raw_usage: Any,
+        text: Callable[[], str],
+        status: RequestStatus,
+        noted: tuple[str, ...] = (),
+        *,
+        whole: bool = True,
     ) -> tuple[Settled | None, int]:
         """Price what was used and debit it; returns the result (None when Redis must be asked again later) and the cost."""
         deployment = ticket.deployment
         read = read_usage(raw_usage, deployment.cached_inside) if isinstance(raw_usage, dict) else None
         if read is not None:
-            (usage, flags), source = read, _UPSTREAM
+            is_theirs = True
+            if not whole or read[0].output > MUCH_OUTPUT:
+                read, is_theirs = await believed(ticket, read, whole, lambda: self._counted(ticket, text()))
+            (usage, flags), source = read, _UPSTREAM if is_theirs else _COUNTED
         else:
             flags = () if raw_usage is None else ("usage_unusable",)
             usage, source = await self._counted(ticket, text()), _COUNTED
@@ -416,6 +421,8 @@ class Exchange:
         try:
             settled = await self._balance.settle(ticket.hold, amounts, tokens, rest)
             ticket.ended = True
+            if not settled.first:
+                _log.error("%s had been ended by the sweeper, and was charged its checkpoint only", ticket.hold.request_id)
             return settled, cost
         except BalanceUnavailable:
             ticket.ended = True
@@ -451,7 +458,7 @@ class Exchange:
         if ticket.is_cut and ticket.cap is not None:
             headers.append((b"x-mozaiks-output-cap", b"%d" % ticket.cap))
         if ticket.hold.limits:
-            maxima, names, told = _limit_headers(ticket.hold.limits)
+            maxima, names, told = wire.limit_headers(ticket.hold.limits)
             headers += maxima
             headers += zip(names, map(_DIGITS, compress(ticket.admitted.remaining, told)), strict=True)
         return headers
@@ -460,21 +467,7 @@ class Exchange:
 _DIGITS: Final = b"%d".__mod__
 
 
-@lru_cache(maxsize=8192)
-def _limit_headers(limits: tuple[Limit, ...]) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], tuple[bool, ...]]:
-    """The headers that say what the limits are, the names of those that say what remains, and which limits have any."""
-    told = [limit for limit in limits if limit.kind in _LIMIT_HEADERS]
-    maxima = tuple([(b"x-ratelimit-limit-" + _LIMIT_HEADERS[limit.kind], b"%d" % limit.maximum) for limit in told])
-    names = tuple([b"x-ratelimit-remaining-" + _LIMIT_HEADERS[limit.kind] for limit in told])
-    return maxima, names, tuple([limit in told for limit in limits])
-
-
 _LEVEL_HEADERS: Final = {level: (b"x-mozaiks-level", level.encode()) for level in Level}
-_LIMIT_HEADERS: Final = {
-    LimitKind.REQUESTS_PER_MINUTE: b"requests",
-    LimitKind.TOKENS_PER_MINUTE: b"tokens",
-    LimitKind.CONCURRENCY: b"concurrency",
-}
 
 
 class _Answer(msgspec.Struct):

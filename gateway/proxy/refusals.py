@@ -75,7 +75,7 @@ def wallet_error(refused: RefusedByWallet, payer: Payer, level: Level, required_
 def exhausted(payer: Payer, level: Level) -> PaymentRequired:
     """What ends a stream whose wallet covers no more."""
     details = {"level": str(level), "limit_source": payer.role, "asset": payer.rates.asset}
-    return PaymentRequired("The balance is used up: the answer was cut here.", details=details)
+    return PaymentRequired("The balance, or a spend limit on it, is used up: the answer was cut here.", details=details)
 
 
 def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required_micro: int) -> GatewayError:

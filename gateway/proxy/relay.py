@@ -18,7 +18,6 @@ _BLANK_LINE_BYTES: Final = 4
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _STRING: Final = rb'"\s*:\s*"((?:[^"\\]|\\.)*)"'
 _TEXT: Final = re.compile(rb'"(?:content|text|arguments|reasoning_content|refusal)' + _STRING, re.DOTALL)
-_REASONING: Final = re.compile(rb'"reasoning' + _STRING, re.DOTALL)  # the other name of the same; some servers send both
 _FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _FIELD: Final = re.compile(rb"\s*(?:event|id|retry|data|:)")  # what a line of an event may begin with
 
@@ -66,7 +65,7 @@ class Relay:
             if len(before) + len(text) + len(after) == len(chunk) and _NO_TEXT.isdisjoint(text) and text[-1:] != b"\\":
                 self._last = chunk
                 self.texts.append(text)
-                self.text_bytes += len(text)
+                self.text_bytes += len(text)  # a frame is learned of events that say nothing besides
                 return chunk
         plain = b"[DONE]" not in chunk and b'"error"' not in chunk and not _USAGE.search(chunk)
         if plain and not self._tail and not self.error and chunk.startswith(b"data:") and chunk.endswith(b"\n\n"):
@@ -75,7 +74,7 @@ class Relay:
             self._keep(found)
             self._before = b""
             text_at = _TEXT.search(chunk) if self._frames_to_learn and len(found) == 1 else None
-            if text_at is not None and chunk.count(b"\n\n") == 1:
+            if text_at is not None and text_at[1] == found[0] and chunk.count(b"\n\n") == 1:
                 self._frames_to_learn -= 1
                 self._before, self._after = chunk[: text_at.start(1)], chunk[text_at.end(1) :]
             return chunk
@@ -107,7 +106,7 @@ class Relay:
     @property
     def complete(self) -> bool:
         """Whether the upstream ended the answer itself, rather than breaking off."""
-        return not self.error and (self.done or self.usage is not None or _FINISHED.search(self._last) is not None)
+        return not self.error and (self.done or self.usage_chunk is not None or _FINISHED.search(self._last) is not None)
 
     def text(self) -> str:
         """Everything generated so far, in order, unescaped."""
@@ -131,7 +130,7 @@ class Relay:
 
     def _keep(self, texts: list[bytes]) -> None:
         self.texts += texts
-        self.text_bytes += sum(map(len, texts))
+        self.text_bytes += sum(map(len, texts)) + texts.count(b"")
 
     def _passes(self, frame: bytes) -> bool:
         """Read one event; False keeps it from the client."""
@@ -203,10 +202,44 @@ def _size(usage: dict[str, Any]) -> int:
 
 
 def _texts_in(payload: bytes) -> list[bytes]:
-    texts = _TEXT.findall(payload)
-    if b'"reasoning"' in payload and b'"reasoning_content"' not in payload:
-        texts += _REASONING.findall(payload)
+    """What the events of some bytes say, as it stands in JSON: every string under their choices that may be generated.
+
+    Servers put what they generate into fields that nobody agreed on, and all of it is paid for. An event of
+    choices without any still counts as one empty text: something was made, or it would not have been sent.
+    """
+    texts: list[bytes] = []
+    for frame in payload.split(b"\n\n"):
+        event = _parsed(_payload(frame) or frame) if frame.strip() else None
+        choices = event.get("choices") if type(event) is dict else None
+        if choices is None:
+            texts += _TEXT.findall(frame)
+        elif type(choices) is list and choices:
+            found: list[str] = []
+            for choice in choices:
+                if type(choice) is dict:
+                    _gather({name: choice.get(name) for name in _GENERATED}, found)
+            texts += [_encode(text)[1:-1] for text in found] or [b""]
     return texts
+
+
+def _gather(value: Any, found: list[str], name: str = "") -> None:
+    if type(value) is str:
+        if name not in _NOT_GENERATED:
+            found.append(value)
+    elif type(value) is dict:
+        # The same text under two names is one text.
+        again = ("reasoning", "reasoning_details") if value.get("reasoning_content") else ("reasoning_details",)
+        skipped = again if value.get("reasoning_content") or value.get("reasoning") else ()
+        for key, each in value.items():
+            if key not in skipped:
+                _gather(each, found, key)
+    elif type(value) is list:
+        for each in value:
+            _gather(each, found, name)
+
+
+_GENERATED: Final = ("delta", "text", "message")
+_NOT_GENERATED: Final = frozenset(("role", "id", "type", "object", "format", "data", "url", "expires_at", ""))
 
 
 def text_of(escaped: list[bytes]) -> str:

@@ -2,12 +2,13 @@
 
 A hold lives for `hold_ttl_s` from the last sign, so that what a gateway held when it died is free again after
 that time and not after the longest request. Requests that end sooner than a quarter of it cost nothing here.
-Each sign of a stream carries its checkpoint: what it has made so far, at its price, is what the sweeper settles.
+Beside the signs, and never before one, each stream's checkpoint is noted: what it has made so far, at its price, is
+what the sweeper settles. Counting tokens takes long where prompts are long, and a sign must not wait for it.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from msgspec.structs import astuple
@@ -43,26 +44,42 @@ class Renewal:
 
     async def run(self) -> None:
         """Until cancelled."""
+        await asyncio.gather(self._every(self.renew), self._every(self.note))
+
+    async def _every(self, work: Callable[[], Awaitable[int]]) -> None:
         while True:
             await asyncio.sleep(self._ttl_s / SIGNS)
-            await self.renew()
+            await work()
 
     async def renew(self) -> int:
         """A sign for every hold that is older than the time between two; how many. A sign that fails is logged."""
-        before_ms = self._clock() // 1_000_000 - 1000 * self._ttl_s // SIGNS
-        due = [ticket for ticket in self._in_flight.values() if ticket.at_ms <= before_ms and not ticket.ended]
+        due = self._due()
         for start in range(0, len(due), _AT_ONCE):
-            some = due[start : start + _AT_ONCE]
-            for failed in await asyncio.gather(*[self._renew(ticket) for ticket in some], return_exceptions=True):
+            signs = [self._extend(ticket, (), b"") for ticket in due[start : start + _AT_ONCE]]
+            for failed in await asyncio.gather(*signs, return_exceptions=True):
                 if isinstance(failed, Exception):  # of one hold: the others live on
                     _log.warning("a hold was not renewed: %s: %s", type(failed).__name__, failed)
         return len(due)
 
-    async def _renew(self, ticket: Ticket) -> None:
-        owed, event = await self._checkpoint(ticket)
-        if not ticket.ended:
-            nothing = [0] * len(ticket.granted)
-            await self._balance.extend(ticket.hold, nothing, 1000 * self._ttl_s, owed, event)
+    async def note(self) -> int:
+        """Checkpoints of the streams among them, one after the other; how many. Counting may take as long as it takes."""
+        noted = 0
+        for ticket in self._due():
+            try:
+                owed, event = await self._checkpoint(ticket)
+                if event and not ticket.ended:
+                    await self._extend(ticket, owed, event)
+                    noted += 1
+            except Exception as failed:  # noqa: BLE001 - of one hold: the others have theirs
+                _log.warning("a stream has no new checkpoint: %s: %s", type(failed).__name__, failed)
+        return noted
+
+    def _due(self) -> list[Ticket]:
+        before_ms = self._clock() // 1_000_000 - 1000 * self._ttl_s // SIGNS
+        return [ticket for ticket in self._in_flight.values() if ticket.at_ms <= before_ms and not ticket.ended]
+
+    async def _extend(self, ticket: Ticket, owed: tuple[int, ...], event: bytes) -> None:
+        await self._balance.extend(ticket.hold, [0] * len(ticket.granted), 1000 * self._ttl_s, owed, event)
 
     async def _checkpoint(self, ticket: Ticket) -> tuple[tuple[int, ...], bytes]:
         """What each wallet owes for what a stream has made, and the rest of its event; nothing before its first text."""

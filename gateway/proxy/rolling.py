@@ -10,11 +10,16 @@ where the upstream makes more than the cap that it was told.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateway.balance.model import Balance, BalanceUnavailable, Hold
-from gateway.proxy import quote
+from gateway.core.errors import GatewayError
+from gateway.identity.model import Principal
+from gateway.providers.model import Deployment
+from gateway.proxy import quote, refusals
 from gateway.proxy.relay import Relay, text_of
+from gateway.proxy.wire import Request
 
 SLICE_TOKENS: Final = 1024  # of output, for each choice: what a hold covers ahead of the stream
 _MARGIN_TOKENS: Final = 256  # growing begins so long before the slice is used up
@@ -43,18 +48,21 @@ class Made:
 
     @property
     def tokens_at_most(self) -> int:
-        """What was counted, and a token for each byte since."""
-        return self._tokens + self.relay.text_bytes - self._bytes
+        """What was counted, and a token for each byte since; no less than a token for each text."""
+        return max(self._tokens + self.relay.text_bytes - self._bytes, len(self.relay.texts))
 
     async def count(self) -> int:
-        """Tokens of all the text. A token that two counted pieces share counts twice: pieces are long, so it is noise."""
+        """Tokens of all the text, and no less than one for each text: joined, several may look like fewer than were made.
+
+        A token that two counted pieces share counts twice: pieces are long, so it is noise.
+        """
         async with self._busy:
             new = self.relay.texts[self._parts :]
             if new:
-                size = sum(map(len, new))
+                size = sum(map(len, new)) + new.count(b"")
                 counted = await self._counter.count_text(self._model, text_of(new))
                 self._tokens, self._parts, self._bytes = self._tokens + counted, self._parts + len(new), self._bytes + size
-        return self._tokens
+        return max(self._tokens, len(self.relay.texts))
 
 
 class RollingHold:
@@ -82,6 +90,7 @@ class RollingHold:
         self._ttl_ms = ttl_ms
         self._made = made
         self.granted = granted
+        self.waits = b""  # of the stream, behind what the hold covers
         self.pause_at = max(0, quote.output_covered(paying, granted, input_tokens) - _MARGIN_TOKENS)
 
     async def grow(self) -> bool:
@@ -118,3 +127,84 @@ class RollingHold:
         ]
         return covered.index(min(covered))
 
+
+class Slices:
+    """Hands a stream on event by event near the end of what its hold covers; what is behind it waits for `grow`."""
+
+    def __init__(self, take: Callable[[bytes], bool], relay: Relay, rolling: RollingHold) -> None:
+        self._take = take
+        self._relay = relay
+        self._rolling = rolling
+
+    def __call__(self, chunk: bytes) -> bool:
+        """As a reply's `relay` calls it: False to be asked again later, when what waits goes first."""
+        rolling, relay = self._rolling, self._relay
+        if rolling.waits:
+            chunk, rolling.waits = rolling.waits + chunk, b""
+        if len(chunk) < rolling.pause_at - relay.text_bytes:
+            return self._take(chunk)
+        at, goes_on = 0, True
+        while at < len(chunk) and relay.text_bytes < rolling.pause_at:
+            blank = chunk.find(b"\n\n", at)
+            ends = len(chunk) if blank < 0 else blank + 2
+            goes_on = self._take(chunk[at:ends]) and goes_on
+            at = ends
+        rolling.waits = chunk[at:]
+        return goes_on and relay.text_bytes < rolling.pause_at
+
+
+class Held(Protocol):
+    """A ticket, as far as its hold goes."""
+
+    hold: Hold
+    paying: tuple[quote.Payer, ...]
+    granted: tuple[int, ...]
+    input_bound: int
+    cap: int | None
+    made: Made | None
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        ...
+
+    @property
+    def deployment(self) -> Deployment:
+        """Who answers."""
+        ...
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks."""
+        ...
+
+
+def rolling_hold(balance: Balance, counter: TextCounter, ticket: Held, relay: Relay, ttl_ms: int) -> RollingHold:
+    """The hold of a ticket whose stream begins."""
+    assert ticket.cap is not None
+    choices = ticket.request.choices
+    made = ticket.made = Made(relay, counter, ticket.deployment.model)
+    return RollingHold(
+        balance, ticket.hold, ticket.paying, ticket.granted, ticket.input_bound, SLICE_TOKENS * choices, ticket.cap * choices,
+        ttl_ms, made,
+    )  # fmt: skip
+
+
+async def uncovered(balance: Balance, ticket: Held, ttl_ms: int) -> GatewayError | None:
+    """Hold all that the upstream was told it may make: a whole answer came where a stream was asked for, and cannot be cut.
+
+    Returns why it may not be taken, where the wallets do not cover it.
+    """
+    assert ticket.cap is not None
+    tokens = ticket.cap * ticket.request.choices
+    try:
+        ceilings = [payer.rates.ceiling(ticket.input_bound, tokens) for payer in ticket.paying]
+        extended = await balance.extend(ticket.hold, ceilings, ttl_ms)
+    except BalanceUnavailable:
+        extended = None
+    if extended is None:
+        return refusals.balance_unavailable()
+    ticket.granted = extended.granted
+    if quote.output_covered(ticket.paying, ticket.granted, ticket.input_bound) >= tokens:
+        return None
+    return refusals.exhausted(ticket.paying[0], ticket.principal.level)

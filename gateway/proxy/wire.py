@@ -6,11 +6,13 @@ Fields that are not ours pass through untouched.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from operator import methodcaller
 from typing import Any, Final
 
 import msgspec
 
+from gateway.balance.model import Limit, LimitKind
 from gateway.core import limits
 from gateway.core.errors import GatewayError, InvalidRequest, UnsupportedMedia
 
@@ -22,7 +24,12 @@ _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 _OTHER_FEES: Final = ("models", "plugins", "web_search_options")  # another model than was asked for, or fees a call
 _PRICED_APART: Final = frozenset(("service_tier", *_OTHER_FEES))
-_UNSEEN: Final = frozenset(("audio", "modalities", "prediction", "reasoning", "reasoning_effort"))  # ask for unseen tokens
+_UNSEEN: Final = frozenset(  # ask for tokens that no event shows, or may
+    (
+        "audio", "enable_thinking", "include_reasoning", "logit_bias", "modalities", "prediction", "reasoning",
+        "reasoning_effort", "reasoning_format", "thinking", "thinking_budget", "chat_template_kwargs", "extra_body",
+    )
+)  # fmt: skip
 _STREAMING: Final = frozenset(("stream", "stream_options"))
 _OBJECTS: Final[set[type]] = {dict}
 _TEXTS: Final[set[type]] = {str}
@@ -57,7 +64,7 @@ class Request(msgspec.Struct):
     wants_usage: bool
     output_cap: int | None
     choices: int
-    rolls: bool  # all that it can cost shows in a stream as it is made, and no cap was set
+    shows: bool  # all that it can cost shows in a stream as it is made
 
 
 def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
@@ -91,8 +98,8 @@ def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
             choices = max(choices, _whole(body, "best_of", 1, limits.CHOICES_MAX, 1))
             if type(body["prompt"]) is list and type(body["prompt"][0]) is not int:
                 choices *= len(body["prompt"])  # one completion for each prompt of the batch
-    rolls = streamed and cap is None and _UNSEEN.isdisjoint(body)
-    return Request(endpoint, body, len(raw), model, streamed, wants_usage, cap, choices, rolls)
+    shows = streamed and _UNSEEN.isdisjoint(body)
+    return Request(endpoint, body, len(raw), model, streamed, wants_usage, cap, choices, shows)
 
 
 def _check_price_known(body: dict[str, Any]) -> None:
@@ -244,3 +251,19 @@ def error_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     return headers
+
+
+@lru_cache(maxsize=8192)
+def limit_headers(counted: tuple[Limit, ...]) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], tuple[bool, ...]]:
+    """The headers that say what the limits are, the names of those that say what remains, and which limits have any."""
+    told = [limit for limit in counted if limit.kind in _LIMIT_HEADERS]
+    maxima = tuple([(b"x-ratelimit-limit-" + _LIMIT_HEADERS[limit.kind], b"%d" % limit.maximum) for limit in told])
+    names = tuple([b"x-ratelimit-remaining-" + _LIMIT_HEADERS[limit.kind] for limit in told])
+    return maxima, names, tuple([limit in told for limit in counted])
+
+
+_LIMIT_HEADERS: Final = {
+    LimitKind.REQUESTS_PER_MINUTE: b"requests",
+    LimitKind.TOKENS_PER_MINUTE: b"tokens",
+    LimitKind.CONCURRENCY: b"concurrency",
+}

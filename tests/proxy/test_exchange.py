@@ -264,12 +264,14 @@ async def test_an_error_event_in_mid_stream_carries_no_key_and_no_address() -> N
     assert [event.rest.status for event in house.events()] == ["upstream_broke"]
 
 
-async def test_usage_beyond_any_amount_is_cut_to_what_a_wallet_can_hold() -> None:
+async def test_usage_that_no_model_could_have_made_is_counted_instead() -> None:
     usage = {"prompt_tokens": 10**9, "completion_tokens": 10**9, "total_tokens": 2 * 10**9}
-    house = House(Reply([msgspec.json.encode({"choices": [], "usage": usage})], kind="application/json"))
+    choices = [{"index": 0, "message": {"role": "assistant", "content": "hello"}}]
+    house = House(Reply([msgspec.json.encode({"choices": choices, "usage": usage})], kind="application/json"))
     await house.run()
     [event] = house.events()
-    assert event.rest.amounts_micro[0] == 11 * 10**9
+    assert (event.rest.usage_source, event.rest.flags, event.rest.usage.output) == ("counted", ("usage_absurd",), 1)
+    assert event.rest.amounts_micro[0] < 100
     assert (await house.wallet())[1] == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.balance.model import BalanceUnavailable, Extended, Hold
+from gateway.core.errors import GatewayError
 from gateway.core.words import DisconnectPolicy
 from gateway.metering.counting import Counter
 from gateway.metering.event import ABANDONED, decode_event
@@ -226,6 +227,7 @@ async def test_a_sign_of_life_carries_what_the_stream_has_made_at_its_price() ->
     assert await renewal.renew() == 0  # too young
     now[0] += 20 * 10**9
     assert await renewal.renew() == 1
+    assert await renewal.note() == 1
     now[0] += 50 * 10**9
     assert await balance.sweep(PRINCIPAL.shard) == 0  # the first deadline has passed, the sign counts
     now[0] += 11 * 10**9
@@ -279,7 +281,7 @@ async def test_a_checkpoint_owes_no_more_than_is_held() -> None:
     await reply.waits.wait()
     [ticket] = house.exchange.in_flight.values()
     balance.clock_moves_to(later)
-    assert await Renewal(house.exchange.in_flight, balance, Counter(), house, 60, lambda: later).renew() == 1
+    assert await Renewal(house.exchange.in_flight, balance, Counter(), house, 60, lambda: later).note() == 1
     balance.clock_moves_to(later + 61 * 10**9)
     assert await balance.sweep(PRINCIPAL.shard) == 1
     [event] = [decode_event(data) for _, data in balance.events]
@@ -288,7 +290,7 @@ async def test_a_checkpoint_owes_no_more_than_is_held() -> None:
     await running
 
 
-async def test_one_sign_that_fails_does_not_keep_back_the_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_count_that_fails_keeps_back_no_sign(caplog: pytest.LogCaptureFixture) -> None:
     balance = Watched()
     await balance.open(PRINCIPAL.shard, WALLET, 1000)
 
@@ -305,8 +307,10 @@ async def test_one_sign_that_fails_does_not_keep_back_the_others(caplog: pytest.
         await replies[number].waits.wait()
     both = {name: ticket for each in houses for name, ticket in each.exchange.in_flight.items()}
     later = time.time_ns() + 60 * 10**9
-    assert await Renewal(both, balance, Fails(), houses[0], 60, lambda: later).renew() == 2
-    assert len(balance.extended) == 1
+    renewal = Renewal(both, balance, Fails(), houses[0], 60, lambda: later)
+    assert await renewal.renew() == 2  # no sign waits for a count
+    assert len(balance.extended) == 2
+    assert await renewal.note() == 0
     assert "no tokenizer" in caplog.text
     for reply in replies:
         reply.go.set()
@@ -371,3 +375,95 @@ async def test_a_stream_that_nobody_reads_is_not_read_for_ever() -> None:
     [event] = house.events()
     assert (event.rest.status, event.rest.flags) == ("client_left", ("cut_unread",))
     assert event.rest.usage.output > 10
+
+
+# What an upstream shows, and what it says
+
+
+def strange(**delta: Any) -> bytes:
+    return b"data: " + msgspec.json.encode({"choices": [{"index": 0, "delta": delta}]}) + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        strange(tool_calls=[{"index": 0, "type": "custom", "custom": {"input": "hello "}}]),
+        strange(tool_calls=[{"index": 0, "function": {"name": "hello "}}]),
+        strange(thinking_blocks=[{"type": "thinking", "thinking": "hello "}]),
+        strange(reasoning_text="hello "),
+        strange(audio={"transcript": "hello "}),
+        strange(role="assistant", content=None),
+        strange(),
+    ],
+)
+async def test_output_in_any_field_or_in_none_uses_up_the_hold(event: bytes) -> None:
+    house = House(Reply([*[event] * 5000, *ended(5000)]), Watched(), opening=10_000, output_max=100_000)
+    await house.run(stream=True)
+    [told] = house.events()
+    assert told.rest.flags == ("wallet_exhausted",)
+    assert house.body().count(b'"delta"') < 1100
+    assert -40 * OUTPUT_MICRO < (await house.wallet())[0] < 10_000
+
+
+async def test_a_text_under_two_names_is_one_text() -> None:
+    event = strange(reasoning=WORD, reasoning_details=[{"type": "reasoning.text", "text": WORD}])
+    house = House(Reply([*[event] * 50, strange(content="x").replace(b"}}]", b'},"finish_reason":"stop"}]')]), opening=10**6)
+    await house.run(stream=True)
+    assert house.events()[0].rest.usage.output <= 60
+
+
+@pytest.mark.parametrize("many", [1, 400])
+async def test_a_piece_of_many_events_is_cut_where_the_wallet_ends(many: int) -> None:
+    events = [delta(WORD)] * 4000
+    pieces: list[bytes | Exception] = [b"".join(events[at : at + many]) for at in range(0, 4000, many)]
+    balance = Watched()
+    await balance.open(PRINCIPAL.shard, WALLET, 40_000)
+    house = House(Reply([*pieces, *ended(4000)]), balance, output_max=100_000)
+    house.answer = Quick
+    running = asyncio.ensure_future(house.run(stream=True))
+    while not house.exchange.in_flight:
+        await asyncio.sleep(0)
+    await balance.credit("taken", PRINCIPAL.shard, WALLET, -20_000)  # another request's: the cap that was told is too much now
+    await running
+    available, held = await house.wallet()
+    assert held == 0
+    assert 0 <= available < 1500
+    assert house.events()[0].rest.flags == ("wallet_exhausted",)
+
+
+async def test_a_stream_of_many_events_in_one_piece_arrives_whole() -> None:
+    piece = b"".join([delta(f"{number} ") for number in range(3000)])
+    house = House(Reply([piece, *ended(6000)]), Watched(), opening=10**9, output_max=100_000)
+    await house.run(stream=True)
+    assert house.body().startswith(piece)
+    assert house.events()[0].rest.flags == ()
+
+
+async def test_a_whole_answer_to_a_stream_is_covered_or_not_given() -> None:
+    usage = {"prompt_tokens": 8, "completion_tokens": 1900, "total_tokens": 1908}
+    answer = msgspec.json.encode({"choices": [{"message": {"content": WORD * 900}}], "usage": usage})
+    balance = Watched()
+    house = House(Reply([answer], kind="application/json"), balance, opening=20_000, output_max=100_000)
+    await house.run(stream=True)
+    assert house.events()[0].rest.held_micro[0] > 19_000
+    assert (await house.wallet())[0] >= 0
+
+    class Sold(Watched):
+        async def extend(self, hold: Hold, *given: Any) -> Extended | None:
+            await self.credit("gone", PRINCIPAL.shard, WALLET, -5000)
+            return await super().extend(hold, *given)
+
+    house = House(Reply([answer], kind="application/json"), Sold(), opening=20_000, output_max=100_000)
+    with pytest.raises(GatewayError, match="used up"):
+        await house.run(stream=True)
+    assert house.events() == []
+    assert await house.wallet() == (15_000, 0)
+
+
+async def test_an_early_count_of_a_stream_that_was_cut_is_not_believed() -> None:
+    early = delta("a")[:-3] + b',"usage":{"prompt_tokens":8,"completion_tokens":1,"total_tokens":9}}\n\n'
+    house = House(Reply([early, *words(300)]), opening=10**6)
+    await house.run(stream=True)
+    [event] = house.events()
+    assert (event.rest.status, event.rest.usage_source) == ("upstream_broke", "counted")
+    assert event.rest.usage.output >= 300

@@ -1,0 +1,26 @@
+"""Which token counts to bill where the upstream's own may not tell the truth: streams that were cut, and absurd numbers."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from gateway.core.units import Usage
+from gateway.proxy.ticket import Ticket
+
+MUCH_OUTPUT: Final = 131_072  # tokens: few models make more in one answer
+Read = tuple[Usage, tuple[str, ...]]
+
+
+async def believed(ticket: Ticket, read: Read, whole: bool, counted: Callable[[], Awaitable[Usage]]) -> tuple[Read, bool]:
+    """What to bill, and whether it is the upstream's word.
+
+    An early count of a stream that did not end says nothing of what came after it, so the larger of it and our own
+    is taken. A whole answer's count is taken as it is, unless no model could have made so much.
+    """
+    usage, flags = read
+    if whole:
+        most = max(ticket.cap or 0, ticket.request.output_cap or 0, ticket.deployment.output_tokens_max or 0, MUCH_OUTPUT)
+        if usage.output_total <= 4 * most * ticket.request.choices:
+            return read, True
+        return (await counted(), (*flags, "usage_absurd")), False
+    own = await counted()
+    return (read, True) if usage.output_total >= own.output else ((own, flags), False)
