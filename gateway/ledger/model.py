@@ -290,6 +290,7 @@ class Opening(msgspec.Struct, frozen=True):
     amount_micro: int
     opened_at_ms: int | None
     is_known: bool = True  # False: the books never heard of its owner
+    counted: tuple[str, ...] = ()  # requests whose charges are in the amount, the latest; only where it is asked for
 
     @property
     def may_open(self) -> bool:

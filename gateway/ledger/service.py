@@ -124,6 +124,18 @@ class Ledger(Books):
         # A debt stands below zero, so adding it takes it off.
         return Opening(wallet.name, shard_of(owner.user_id), available + debt - waiting, opened_at, is_known)
 
+    async def rebuilding(self, wallet: WalletKey, posted_since_ms: int) -> Opening:
+        """As `opening`, of a wallet that was lost, with the requests posted to it since then: from the same snapshot.
+
+        Usage that is in the books is in the amount, and `counted` names it; usage that is not there yet is in neither.
+        """
+        owner = await self.owner_of(wallet)
+        async with store.snapshot(await self.engine(wallet.enterprise_id)) as conn:
+            available, debt, waiting, opened_at, is_known = await store.owed(conn, wallet, owner.asset)
+            posted = await store.posted_to(conn, wallet, owner.asset, posted_since_ms)
+        counted = tuple(op_id.removeprefix(journal.usage_op("")) for op_id in posted)
+        return Opening(wallet.name, shard_of(owner.user_id), available + debt - waiting, opened_at, is_known, counted)
+
     async def mark_opened(self, wallet: WalletKey) -> None:
         """The hot store has this wallet now. Call it after opening, also when the wallet turned out to exist already."""
         owner = await self.owner_of(wallet)
