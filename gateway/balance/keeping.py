@@ -10,7 +10,8 @@ settled again, which does nothing where nothing was lost:
 
 - the shard's epoch is the one that was seen at the last look (a word that goes when everything goes, see ask_v1.lua);
 - the answer to the settlement came over the connection that stands (a server that started again cuts it, so does
-  one that was replaced).
+  one that was replaced). What such a server lost is a moment's worth, and may be in the books already: the hot wallet
+  is short of the debit then. So nothing is dropped before it is KEPT_LEAST_S old.
 
 To settle again is: settle, as if the reply had been lost; where nothing is known of the hold, `resubmit_v1`, which debits
 without one. A wallet that is missing is rebuilt from the books first, and those may have the request already: the
@@ -26,14 +27,14 @@ What is lost all the same: what a process had settled that died together with th
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, Protocol
 
 import msgspec
 
 from gateway.balance.model import BalanceUnavailable, Settled
-from gateway.core.limits import KEPT_BYTES_MAX, KEPT_LOOK_S, KEPT_MAX, REDIS_TIMEOUT_S
+from gateway.core.limits import KEPT_BYTES_MAX, KEPT_LEAST_S, KEPT_LOOK_S, KEPT_MAX, REDIS_TIMEOUT_S
 
 _log = logging.getLogger(__name__)
 _AT_ONCE: Final = 100
@@ -107,8 +108,10 @@ class Settling(Protocol):
 class Keeper:
     """Looks after what one process keeps."""
 
-    def __init__(self, balance: Settling) -> None:
+    def __init__(self, balance: Settling, monotonic: Callable[[], float] = monotonic) -> None:
+        """`monotonic` is the adapter's, too."""
         self._balance = balance
+        self._monotonic = monotonic
         self._epochs: dict[int, str] = {}
         self.dropped = 0  # for the bounds
         self.replayed = 0
@@ -150,12 +153,13 @@ class Keeper:
             self._epochs[shard] = asked.epoch
             return
         oldest = _place(asked.oldest) if asked.oldest else None
-        late = monotonic() - REDIS_TIMEOUT_S
+        now = self._monotonic()
+        late = now - REDIS_TIMEOUT_S
         doubtful = [one for one in kept.values() if not one.entry and one.sent_at < late]
         for one in settled:
             if one.life != life:
                 doubtful.append(one)
-            elif oldest is None or _place(one.entry) < oldest:
+            elif one.sent_at < now - KEPT_LEAST_S and (oldest is None or _place(one.entry) < oldest):
                 kept.pop(one.request_id, None)
         if doubtful:
             await self._again(doubtful)
