@@ -69,6 +69,7 @@ _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
 _IDS_AT_ONCE: Final = 1000
+_LOOKED_THROUGH: Final = 2000  # events of a shard
 _POSTED_MS: Final = POSTED_S * 1000
 
 Rebuild = Callable[[int, tuple[str, ...]], Awaitable[bool]]
@@ -284,6 +285,12 @@ class RedisBalance:
         keys = (_EPOCHS[shard], EVENT_STREAMS[shard])
         reply = await self._run(pack(("EVALSHA", self._ask, 2, *keys, secrets.token_hex(8))))
         return Asked(reply[0].decode(), reply[1], reply[2])
+
+    async def waits_for(self, shard: int, wallet: str) -> bool:
+        """Whether one of the events that wait names the wallet; taken for so when there are too many to look at."""
+        waiting = await self._run(pack(("XRANGE", EVENT_STREAMS[shard], "-", "+", "COUNT", _LOOKED_THROUGH)))
+        name = f'"{wallet}"'.encode()
+        return len(waiting) == _LOOKED_THROUGH or any(name in entry[1][1] for entry in waiting)
 
     @property
     def life(self) -> int:
