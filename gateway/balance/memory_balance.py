@@ -226,7 +226,7 @@ class MemoryBalance:
         self._wallets[shard, wallet] = WalletState(available_micro, 0)
         return True
 
-    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str]) -> bool:
+    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str], epoch: str) -> bool:
         """See the port; what this process holds is lost with the process, and nobody settles again then."""
         return await self.open(shard, wallet, available_micro)
 

@@ -194,9 +194,10 @@ class Balance(Protocol):
         """Create a wallet; False (and no change) when it exists."""
         ...
 
-    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str]) -> bool:
-        """Create a wallet that was lost; False (and no change) when it exists.
+    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str], epoch: str) -> bool | None:
+        """Create a wallet that was lost; False (and no change) when it exists, None when the epoch is not that one any more.
 
+        `epoch` is from before the books were read: they must be read again when everything was lost since.
         `counted` are the ids of the requests that the amount counts already and that a gateway may still settle again.
         """
         ...

@@ -68,6 +68,7 @@ _PACKED_MAX: Final = 2 * IN_FLIGHT_MAX
 _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
+_LOST_AGAIN: Final = 2  # how rebuild_v1 answers
 _IDS_AT_ONCE: Final = 1000
 _LOOKED_THROUGH: Final = 2000  # events of a shard
 _POSTED_MS: Final = POSTED_S * 1000
@@ -113,6 +114,7 @@ class RedisBalance:
         self._packed: dict[tuple[int, str], _Standing] = {}  # of the holds that stand, by shard and request id
         self.kept: tuple[dict[str, Kept], ...] = tuple({} for _ in range(SHARDS))  # see `keeping`
         self.loss = asyncio.Event()
+        self._seen_life = 0
         self.rebuild_lost: Rebuild = _no_rebuild  # makes wallets that were lost, from the books
         self._reserve = _head(used.reserve)
         self._settle = _head(used.settle)
@@ -212,7 +214,7 @@ class RedisBalance:
                 if reply[0] != _UNKNOWN:
                     return reply
             elif reply[0] != _MISSING:
-                _log.warning("the hold of %s was lost: settled without it", kept.request_id)
+                _log.info("the hold of %s was lost: settled without it", kept.request_id)
                 return reply
             elif not await self.rebuild_lost(kept.shard, tuple([wallets[i] for i in reply[1:]])):
                 break
@@ -264,7 +266,7 @@ class RedisBalance:
         check_credit(available_micro)
         return bool(await self._run(pack(("EVALSHA", self._open, 1, _PREFIX[shard] + "w:" + wallet, available_micro))))
 
-    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str]) -> bool:
+    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str], epoch: str) -> bool | None:
         """One call of rebuild_v1, behind those that fill the set of requests."""
         check_credit(available_micro)
         prefix = _PREFIX[shard]
@@ -272,8 +274,9 @@ class RedisBalance:
         for start in range(0, len(counted), _IDS_AT_ONCE):
             await self._run(pack(("SADD", filled, *counted[start : start + _IDS_AT_ONCE])))
             await self._run(pack(("PEXPIRE", filled, _POSTED_MS)))
-        keys = (prefix + "w:" + wallet, prefix + "p:" + wallet, filled)
-        return bool(await self._run(pack(("EVALSHA", self._rebuild, 3, *keys, available_micro, _POSTED_MS))))
+        keys = (prefix + "w:" + wallet, prefix + "p:" + wallet, filled, _EPOCHS[shard])
+        made = await self._run(pack(("EVALSHA", self._rebuild, len(keys), *keys, available_micro, _POSTED_MS, epoch)))
+        return None if made == _LOST_AGAIN else bool(made)
 
     async def epoch(self, shard: int) -> str:
         """One call of ask_v1. Who wants to know has met a loss, so what is kept is looked at, too."""
@@ -353,6 +356,9 @@ class RedisBalance:
         for _ in range(attempts):
             try:
                 await self.link.connect()
+                if self.link.life != self._seen_life:
+                    self._seen_life = self.link.life
+                    self.loss.set()  # it may be another server, or an older one
                 if isinstance(failed, RedisReplyError):
                     if not failed.args[0].startswith("NOSCRIPT"):
                         break

@@ -10,6 +10,7 @@ settles a request again on it (see `keeping`) at once, by everybody else once li
 what they kept is not in the books, and until it is taken off again the wallet could be spent twice.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 EnterpriseIds = Callable[[], Awaitable[Sequence[str]]]
 TRIAL_ACTOR: Final = "trial"
+_REBUILDS: Final = 5
 _DAY_MS: Final = 86_400_000
 
 
@@ -87,6 +89,7 @@ class Wallets:
         self._enterprise_ids = enterprise_ids
         self._clock = clock
         self._trial_of = trial_of
+        self._rebuilding = asyncio.Lock()
         self._losses: dict[int, tuple[str, int]] = {}  # by shard: its epoch since, and when it was first seen (ms)
 
     async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
@@ -127,13 +130,23 @@ class Wallets:
         return True
 
     async def _rebuild(self, shard: int, key: WalletKey) -> bool:
-        found = await self._ledger.rebuilding(key, now_ms(self._clock) - 1000 * POSTED_S)
-        assert found.shard == shard, "a wallet lies in its creator's shard"
-        if await self._balance.rebuild(shard, found.wallet, found.amount_micro, found.counted):
-            _log.error("wallet %s was lost by the hot store: rebuilt with %d micro-units", found.wallet, found.amount_micro)
-        if found.may_open:
-            await self._ledger.mark_opened(key)
-        return True
+        """One at a time in this process, as many settlements may miss the same wallet. False when it is lost again and again."""
+        async with self._rebuilding:
+            for _ in range(_REBUILDS):
+                if (await self._balance.read(shard, [key.name]))[0] is not None:
+                    return True
+                epoch = await self._balance.epoch(shard)
+                found = await self._ledger.rebuilding(key, now_ms(self._clock) - 1000 * POSTED_S)
+                assert found.shard == shard, "a wallet lies in its creator's shard"
+                made = await self._balance.rebuild(shard, found.wallet, found.amount_micro, found.counted, epoch)
+                if made is None:
+                    continue
+                if made:
+                    _log.error("wallet %s was lost by the hot store: rebuilt with %d", found.wallet, found.amount_micro)
+                if found.may_open:
+                    await self._ledger.mark_opened(key)
+                return True
+        return False
 
     async def _may_rebuild(self, shard: int) -> bool:
         """Whether live gateways have had the time to settle again what a loss of this shard took.

@@ -26,7 +26,7 @@ from gateway.identity.model import Actor, NewApp, Role
 from gateway.identity.service import Identity
 from gateway.identity.store import Store
 from gateway.ledger.audit import audit
-from gateway.ledger.model import GrantRequest, WalletKey
+from gateway.ledger.model import GrantRequest, Opening, WalletKey
 from gateway.ledger.queries import usage_by_id
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
@@ -54,6 +54,19 @@ class Events(RedisEvents):
         return claimed
 
 
+class Books(Ledger):
+    """Something happens after a lost wallet was read from the books."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def rebuilding(self, wallet: WalletKey, posted_since_ms: int) -> Opening:
+        found = await super().rebuilding(wallet, posted_since_ms)
+        if self.meanwhile is not None:
+            then, self.meanwhile = self.meanwhile, None
+            await then()
+        return found
+
+
 class House:
     """Two gateways and a worker on one Redis and its books; time goes on as the test says."""
 
@@ -62,7 +75,7 @@ class House:
         self._began_ns = time.time_ns() - int((self.now_s - 60) * 1e9)  # no credit is of the future
         self.databases = Databases(f"sqlite:///{folder}/platform.db", f"sqlite:///{folder}/{{enterprise_id}}.db")
         self.identity = Identity(Store(self.databases.platform, self.databases.app), b"a pepper of the tests")
-        self.ledger = Ledger(self.databases)
+        self.ledger = Books(self.databases)
         self.gateways = [RedisBalance(url, abandoned=ABANDONED, monotonic=self.time) for _ in range(2)]
         self.keepers = [Keeper(balance, self.time) for balance in self.gateways]
         ids = self.identity.registry.enterprise_ids
@@ -324,6 +337,19 @@ async def test_a_new_request_rebuilds_lost_wallets_only_after_live_gateways_had_
     await house.check()
 
 
+async def test_a_loss_while_a_lost_wallet_is_rebuilt_has_the_books_read_again(house: House) -> None:
+    """Between the reading of the books and the making of the wallet, another gateway rebuilds, and all is lost again."""
+    for number in range(2):
+        await house.settle(await held(house), 100)
+        await house.drain.step()
+        house.ledger.meanwhile = house.wipe
+        await house.wipe()
+        await house.look()
+        assert vars(house.ledger)["meanwhile"] is None, f"nothing was lost in time {number}"
+        await house.look()
+        await house.check()
+
+
 async def history(house: House, chance: random.Random, losses: int) -> tuple[int, int]:
     """Random requests, drains and looks, and so many losses among them; how many were wipes and roll-backs."""
     holds: list[tuple[Hold, int]] = []
@@ -341,6 +367,8 @@ async def history(house: House, chance: random.Random, losses: int) -> tuple[int
         image_at = -1.0
 
     async def in_hand() -> None:
+        if chance.random() < 0.3:
+            house.ledger.meanwhile = lose
         if chance.random() < 0.3:
             await lose()
         if chance.random() < 0.5:
