@@ -398,6 +398,7 @@ async def history(house: House, chance: random.Random, losses: int) -> tuple[int
             image_at = house.now_s
         else:
             await lose()
+    house.ledger.meanwhile = None
     for hold, gateway in holds:
         await house.settle(hold, 5, gateway)
     return wipes, rolls
