@@ -123,8 +123,11 @@ class Keeper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(loss.wait(), KEPT_LOOK_S)
             loss.clear()
-            self._bound()
-            await self.look()
+            try:
+                self._bound()
+                await self.look()
+            except Exception:  # noqa: BLE001 - edge of the process: what is kept is looked after again, whatever failed
+                _log.exception("what is kept could not be looked after")
             if loss.is_set():
                 await asyncio.sleep(KEPT_LOOK_S / 20)  # met by every request: once for many of them
 
