@@ -4,6 +4,7 @@ KEEPING_SEED=n      other histories; each run of the suite has the same
 KEEPING_LOSSES=n    at least so many losses in all; 80 unless told
 """
 
+import asyncio
 import os
 import random
 import time
@@ -322,6 +323,18 @@ async def test_while_the_books_are_away_a_lost_settlement_is_kept_and_made_later
     with pytest.raises(BalanceUnavailable):
         await house.settle(hold, 100)
     house.gateways[0].rebuild_lost = house.wallets[0].rebuild_lost
+    await house.check()
+
+
+async def test_two_who_settle_the_same_lost_request_again_at_once_charge_it_once(house: House) -> None:
+    """The exchange repeats a settlement that was not taken, while what is kept is looked at."""
+    await house.settle(await held(house), 100)
+    other = await held(house, 1)
+    await house.wipe()
+    await house.settle(other, 200, 1)  # the wallets are there again
+    [kept] = house.gateways[0].kept[SHARD].values()
+    answers = await asyncio.gather(*[house.gateways[0].settle_again(kept) for _ in range(3)])
+    assert sorted(answer.first for answer in answers) == [False, False, True]
     await house.check()
 
 
