@@ -20,7 +20,7 @@ from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
 from gateway.balance.wallets import Wallets
 from gateway.core.ids import shard_of
-from gateway.core.limits import KEPT_LEAST_S, KEPT_S, REBUILD_AFTER_S
+from gateway.core.limits import KEPT_LEAST_S, KEPT_S, REBUILD_AFTER_S, REDIS_ATTEMPTS
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.identity.model import Actor, NewApp, Role
@@ -32,6 +32,7 @@ from gateway.ledger.queries import usage_by_id
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED, EventFront, EventPayer, EventRest, encode_event
+from tests.balance.conftest import Proxy
 from tests.balance.server import handle
 
 OPERATOR = Actor(Role.OPERATOR, "operator")
@@ -324,6 +325,35 @@ async def test_while_the_books_are_away_a_lost_settlement_is_kept_and_made_later
         await house.settle(hold, 100)
     house.gateways[0].rebuild_lost = house.wallets[0].rebuild_lost
     await house.check()
+
+
+async def test_a_settlement_without_an_answer_is_kept_from_before_it_was_sent(proxy: Proxy, tmp_path: Path) -> None:
+    house = House(proxy.url, tmp_path)
+    try:
+        await house.open()
+        await house.look()
+        hold = await held(house)
+        proxy.drop_replies = REDIS_ATTEMPTS
+        with pytest.raises(BalanceUnavailable):
+            await house.settle(hold, 100)
+        await house.wipe()  # and the exchange dies before it can repeat it
+        await house.check()
+    finally:
+        await house.close()
+
+
+async def test_a_wallet_is_never_made_of_what_the_books_said_before_the_last_loss(house: House) -> None:
+    """Meanwhile another gateway rebuilt it, and a credit was applied and marked: then everything was lost again."""
+
+    async def credited_and_lost() -> None:
+        assert await house.wallets[1].rebuild_lost(SHARD, [END_USER.name])
+        await house.wallets[1].grant(GrantRequest(END_USER, 7, "USD", LotSource.PROMO, "g7", "operator", reason="test"))
+        await house.wipe()
+
+    await house.wipe()
+    house.ledger.meanwhile = credited_and_lost
+    assert await house.wallets[0].rebuild_lost(SHARD, [END_USER.name])
+    assert (await house.hot())[0] == WalletState(FUNDS + 7, 0)
 
 
 async def test_two_who_settle_the_same_lost_request_again_at_once_charge_it_once(house: House) -> None:
