@@ -61,6 +61,7 @@ def application(settings: Settings) -> DataPlane:
             front.posts.update(hot)
             app.router.routes.extend(routes)
             following = services.tasks.spawn(services.follow_changes(), "follow changes")
+            keeping = services.tasks.spawn(services.keeper.run(), "keep what the books do not have")
             stop = asyncio.Event()
             working = services.tasks.spawn(_work(services, stop), "worker") if settings.inline_worker else None
             # Everything made so far lives as long as the process: keep the collector from walking it again and again.
@@ -75,6 +76,7 @@ def application(settings: Settings) -> DataPlane:
             stop.set()
             if working is not None:
                 await asyncio.wait([working], timeout=DRAIN_ON_SHUTDOWN_S)
+            keeping.cancel()
             await services.tasks.finish(DRAIN_ON_SHUTDOWN_S)
             await upstream.close()
 

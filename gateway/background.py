@@ -1,8 +1,9 @@
 """Everything that need not happen while a client waits.
 
 It drains usage events into the books, ends abandoned holds, applies credits that a crash left
-between the books and the hot balances, and ends lots whose time has passed. Any number of processes may
-run these loops beside each other.
+between the books and the hot balances, ends lots whose time has passed, and looks for hot balances that are not
+those of the books: lost wallets are rebuilt, other differences are logged, for `gateway reconcile --fix`.
+Any number of processes may run these loops beside each other.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from gateway.db.faults import SqlDown
 _log = logging.getLogger(__name__)
 _SWEEP_EVERY_S: Final = 5.0
 _BOOKS_EVERY_S: Final = 60.0
+_RECONCILE_EVERY_S: Final = 300.0
 
 
 async def run(services: Services, stop: asyncio.Event) -> None:
@@ -28,6 +30,7 @@ async def run(services: Services, stop: asyncio.Event) -> None:
         services.tasks.spawn(services.drain(consumer).run(stop), "drain"),
         services.tasks.spawn(_sweep(services, stop), "sweep holds"),
         services.tasks.spawn(_look_after_books(services, stop), "look after books"),
+        services.tasks.spawn(_reconcile(services, stop), "reconcile"),
     ]
     await asyncio.gather(*loops)
 
@@ -60,6 +63,15 @@ async def _look_after_books(services: Services, stop: asyncio.Event) -> None:
             _log.warning("waiting credits and expiries: %s", down)
         if await _stopped(stop, _BOOKS_EVERY_S):
             return
+
+
+async def _reconcile(services: Services, stop: asyncio.Event) -> None:
+    """What is found is logged by who finds it."""
+    while not await _stopped(stop, _RECONCILE_EVERY_S):
+        try:
+            await services.reconciler.run(rebuild=True, repair=False, actor="worker")
+        except (BalanceUnavailable, SqlDown) as down:
+            _log.warning("reconciling waits: %s", down)
 
 
 async def _stopped(stop: asyncio.Event, timeout_s: float) -> bool:

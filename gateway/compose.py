@@ -11,6 +11,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.balance import embedded_redis
+from gateway.balance.keeping import Keeper
+from gateway.balance.reconcile import Reconciler
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
 from gateway.balance.wallets import Wallets
@@ -58,6 +60,9 @@ class Services:
         )
         self.ledger = Ledger(self.databases, self.clock)
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock, self.identity.registry.trial_of)
+        self.balance.rebuild_lost = self.wallets.rebuild_lost
+        self.keeper = Keeper(self.balance)
+        self.reconciler = Reconciler(self.balance, self.ledger, self.enterprise_ids, self.wallets.rebuild_lost)
         models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models
         entries = [_entry(model) for model in models]
         overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]

@@ -158,7 +158,8 @@ class Balance(Protocol):
         """Debit each wallet, free the hold, correct tokens and spend, append the event (`event` is its rest): one step.
 
         `amounts_micro` has one value per wallet of the hold. An amount may exceed the hold (then
-        available may fall below zero). A hold that is gone (swept) is not charged: `first` is False.
+        available may fall below zero). A hold that is gone (swept) is not charged: `first` is False. One that the
+        store lost is settled all the same, without the hold; BalanceUnavailable while its wallets cannot be rebuilt.
         """
         ...
 
@@ -191,6 +192,18 @@ class Balance(Protocol):
 
     async def open(self, shard: int, wallet: str, available_micro: int) -> bool:
         """Create a wallet; False (and no change) when it exists."""
+        ...
+
+    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str], epoch: str) -> bool | None:
+        """Create a wallet that was lost; False (and no change) when it exists, None when the epoch is not that one any more.
+
+        `epoch` is from before the books were read: they must be read again when everything was lost since.
+        `counted` are the ids of the requests that the amount counts already and that a gateway may still settle again.
+        """
+        ...
+
+    async def epoch(self, shard: int) -> str:
+        """A word that lasts as long as what the shard holds: another one means that everything in it was lost."""
         ...
 
     async def read(self, shard: int, wallets: Sequence[str]) -> list[WalletState | None]:

@@ -9,17 +9,24 @@ shard, so that the keys of one call share a slot:
     mzk:{s007}:deadlines       sorted set of holds by deadline
     mzk:{s007}:events          stream of usage events, field e
     mzk:{s007}:c:<operation>   marker of a credit that was applied
+    mzk:{s007}:p:<wallet>      set of requests that a rebuilt wallet's amount counts (see lua/resubmit_v1.lua)
+    mzk:{s007}:epoch           a random word, gone when everything is (see lua/ask_v1.lua)
 
 This is the hot path: commands are built from prefixes made once, and replies are flat arrays of integers.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
+from math import inf
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
 
+from gateway.balance.keeping import Asked, Kept
 from gateway.balance.model import (
     Admitted,
     BalanceUnavailable,
@@ -37,18 +44,45 @@ from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisRepl
 from gateway.balance.redis_scripts import Script, Scripts, load_scripts
 from gateway.balance.rules import check_amounts, check_credit, check_extension, check_limits, check_request
 from gateway.core.ids import SHARDS
-from gateway.core.limits import CREDIT_MARKER_TTL_S, EVENT_BACKLOG_MAX, IN_FLIGHT_MAX, REDIS_ATTEMPTS, RESULT_TTL_S, SWEEP_BATCH
+from gateway.core.limits import (
+    CREDIT_MARKER_TTL_S,
+    EVENT_BACKLOG_MAX,
+    IN_FLIGHT_MAX,
+    KEPT_S,
+    POSTED_S,
+    REDIS_ATTEMPTS,
+    RESULT_TTL_S,
+    SWEEP_BATCH,
+)
+
+_log = logging.getLogger(__name__)
 
 _PREFIX: Final = tuple(f"mzk:{{s{shard:03d}}}:" for shard in range(SHARDS))
 _DEADLINES: Final = tuple(prefix + "deadlines" for prefix in _PREFIX)
+_EPOCHS: Final = tuple(prefix + "epoch" for prefix in _PREFIX)
 EVENT_STREAMS: Final = tuple(prefix + "events" for prefix in _PREFIX)
 
 _ADMITTED, _REFUSED_BY_WALLET, _REFUSED_BY_LIMIT, _MISSING, _BACKLOG = 1, 2, 3, 4, 5
+_SETTLED, _ENDED, _UNKNOWN, _STANDS = 1, 0, 2, 3  # how settle_v1 and resubmit_v1 answer; _MISSING too
 _PACKED_MAX: Final = 2 * IN_FLIGHT_MAX
 _RESULT_TTL_MS: Final = RESULT_TTL_S * 1000
 _MARKER_TTL_MS: Final = CREDIT_MARKER_TTL_S * 1000
 
+_LOST_AGAIN: Final = 2  # how rebuild_v1 answers
+_IDS_AT_ONCE: Final = 1000
+_LOOKED_THROUGH: Final = 2000  # events of a shard
+_POSTED_MS: Final = POSTED_S * 1000
+
+Rebuild = Callable[[int, tuple[str, ...]], Awaitable[bool]]
 _Keys = tuple[int, bytes]  # of a hold, packed: in how many parts (the first has three keys), the bytes
+# Of a hold that stands: its keys, its context, and until when (monotonic) its end cannot have been forgotten.
+_Standing = tuple[_Keys, bytes, float]
+
+
+async def _no_rebuild(shard: int, wallets: tuple[str, ...]) -> bool:
+    return False
+
+
 _encode = msgspec.msgpack.Encoder().encode  # not of bytes: Lua's cmsgpack knows no binary type
 # The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
 _decode_hold = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -60,14 +94,28 @@ class RedisBalance:
     """`Balance` on one Redis or Valkey server, version 7 or later."""
 
     def __init__(
-        self, url: str, *, scripts: Scripts | None = None, event_backlog_max: int = EVENT_BACKLOG_MAX, abandoned: bytes = b"{}"
+        self,
+        url: str,
+        *,
+        scripts: Scripts | None = None,
+        event_backlog_max: int = EVENT_BACKLOG_MAX,
+        abandoned: bytes = b"{}",
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
-        """Connects on first use. `event_backlog_max` is per shard; `abandoned` the rest of the event of a hold nobody ended."""
+        """Connects on first use. `event_backlog_max` is per shard; `abandoned` the rest of the event of a hold nobody ended.
+
+        `monotonic` (seconds) tells a hold that was lost from one whose result is forgotten by now.
+        """
         used = scripts or load_scripts()
         self.link = RedisLink(url, [script.text for script in used.all])
         self._event_backlog_max = event_backlog_max
         self._abandoned = abandoned
-        self._packed: dict[tuple[int, str], _Keys] = {}  # of the holds that stand, by shard and request id
+        self._monotonic = monotonic
+        self._packed: dict[tuple[int, str], _Standing] = {}  # of the holds that stand, by shard and request id
+        self.kept: tuple[dict[str, Kept], ...] = tuple({} for _ in range(SHARDS))  # see `keeping`
+        self.loss = asyncio.Event()
+        self._seen_life = 0
+        self.rebuild_lost: Rebuild = _no_rebuild  # makes wallets that were lost, from the books
         self._reserve = _head(used.reserve)
         self._settle = _head(used.settle)
         self._release = _head(used.release)
@@ -77,6 +125,9 @@ class RedisBalance:
         self._credit = used.credit.sha
         self._take = used.take.sha
         self._open = used.open.sha
+        self._ask = used.ask.sha
+        self._resubmit = used.resubmit.sha
+        self._rebuild = used.rebuild.sha
 
     async def close(self) -> None:
         """Close the connection; calls in flight fail."""
@@ -99,7 +150,7 @@ class RedisBalance:
         if word == _ADMITTED:
             if len(self._packed) >= _PACKED_MAX:
                 del self._packed[next(iter(self._packed))]  # its request died, and the sweeper has ended its hold
-            self._packed[shard, request_id] = keys
+            self._packed[shard, request_id] = keys, request.context, self._monotonic() + request.ttl_ms / 1000 + KEPT_S
             n = 1 + len(charges)
             return Admitted(tuple(reply[1:n]), tuple(reply[n : 2 * n - 1]), tuple(reply[2 * n - 1 :]))
         if word == _REFUSED_BY_WALLET:
@@ -112,11 +163,62 @@ class RedisBalance:
         raise BalanceUnavailable(f"{self._event_backlog_max} usage events of shard {request.shard} wait to be drained")
 
     async def settle(self, hold: Hold, amounts_micro: Sequence[int], tokens: int, event: bytes) -> Settled:
-        """One call of settle_v1."""
+        """One call of settle_v1; what this process reserved is kept from before it is sent (see `keeping`)."""
         check_amounts(hold.wallets, amounts_micro, tokens)
+        shard, request_id = hold.shard, hold.request_id
         asked = _encode((_RESULT_TTL_MS, tokens, amounts_micro))
-        reply = await self._run(_evalsha(self._settle, self._keys(hold), asked, event))
-        return Settled(tuple(reply[1:]), reply[0] == 1)
+        standing = self._packed.pop((shard, request_id), None)
+        if standing is None:
+            known = self.kept[shard].get(request_id)
+            if known is not None:
+                known.asked, known.rest = asked, event
+                return await self.settle_again(known)
+            reply = await self._run(_evalsha(self._settle, _keys(hold), asked, event))
+            return Settled(tuple(reply[2:]), reply[0] == _SETTLED)
+        keys, context, until = standing
+        now = self._monotonic()
+        kept = Kept(shard, request_id, hold.wallets, keys, context, asked, event, now, now + KEPT_S if now < until else 0.0)
+        self.kept[shard][request_id] = kept
+        reply = await self._run(_evalsha(self._settle, keys, asked, event))
+        if reply[0] != _SETTLED:
+            return await self._ended(kept, reply)
+        kept.entry, kept.life = reply[1], self.link.life
+        return Settled(tuple(reply[2:]), True)
+
+    async def settle_again(self, kept: Kept) -> Settled:
+        """Settle what this process settled before, or may have; BalanceUnavailable while that cannot be."""
+        return await self._ended(kept, await self._run(_evalsha(self._settle, kept.keys, kept.asked, kept.rest)))
+
+    async def _ended(self, kept: Kept, reply: list[Any]) -> Settled:
+        """Note what became of a settlement; made without a hold when that was lost."""
+        if reply[0] == _UNKNOWN and self._monotonic() < kept.until:
+            self.loss.set()
+            reply = await self._resubmitted(kept)
+        kept.entry, kept.life = reply[1], self.link.life
+        if not kept.entry:  # it was swept or released, or that was so long ago that nobody knows
+            self.kept[kept.shard].pop(kept.request_id, None)
+            _log.warning("settle of %s came after its hold had ended: nothing is charged", kept.request_id)
+        return Settled(tuple(reply[2:]), reply[0] == _SETTLED)
+
+    async def _resubmitted(self, kept: Kept) -> list[Any]:
+        """Calls of resubmit_v1, with lost wallets rebuilt in between."""
+        prefix, wallets = _PREFIX[kept.shard], kept.wallets
+        keys: list[Part] = [prefix + "r:" + kept.request_id, EVENT_STREAMS[kept.shard]]
+        keys += [prefix + "w:" + wallet for wallet in wallets]
+        keys += [prefix + "p:" + wallet for wallet in wallets]
+        command = pack(("EVALSHA", self._resubmit, len(keys), *keys, kept.asked, kept.event, kept.request_id))
+        for _ in range(REDIS_ATTEMPTS):
+            reply: list[Any] = await self._run(command)
+            if reply[0] == _STANDS:
+                reply = await self._run(_evalsha(self._settle, kept.keys, kept.asked, kept.rest))
+                if reply[0] != _UNKNOWN:
+                    return reply
+            elif reply[0] != _MISSING:
+                _log.info("the hold of %s was lost: settled without it", kept.request_id)
+                return reply
+            elif not await self.rebuild_lost(kept.shard, tuple([wallets[i] for i in reply[1:]])):
+                break
+        raise BalanceUnavailable(f"wallets of {kept.request_id} are lost and not rebuilt yet")
 
     async def extend(
         self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
@@ -125,10 +227,18 @@ class RedisBalance:
         check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms)
         numbers = _counting(hold.shard, hold.limits)[2]
         asked = _encode((ttl_ms, ceilings_micro, owed_micro, numbers))
-        keys = self._packed.get((hold.shard, hold.request_id)) or _keys(hold)
+        name = hold.shard, hold.request_id
+        standing = self._packed.get(name)
+        keys = _keys(hold) if standing is None else standing[0]
         reply = await self._run(_evalsha(self._extend, keys, asked, event))
+        if standing is not None and name in self._packed:
+            if reply[0] == 1:
+                self._packed[name] = keys, standing[1], self._monotonic() + ttl_ms / 1000 + KEPT_S
+            elif reply[0] == _UNKNOWN and self._monotonic() < standing[2]:
+                self._packed[name] = keys, standing[1], inf  # lost, and known to be: its settlement is made without it
+                self.loss.set()
         n = 1 + len(hold.wallets)
-        return Extended(tuple(reply[1:n]), tuple(reply[n:])) if reply[0] else None
+        return Extended(tuple(reply[1:n]), tuple(reply[n:])) if reply[0] == 1 else None
 
     async def release(self, hold: Hold) -> bool:
         """One call of release_v1."""
@@ -155,6 +265,40 @@ class RedisBalance:
         """One call of open_v1."""
         check_credit(available_micro)
         return bool(await self._run(pack(("EVALSHA", self._open, 1, _PREFIX[shard] + "w:" + wallet, available_micro))))
+
+    async def rebuild(self, shard: int, wallet: str, available_micro: int, counted: Sequence[str], epoch: str) -> bool | None:
+        """One call of rebuild_v1, behind those that fill the set of requests."""
+        check_credit(available_micro)
+        prefix = _PREFIX[shard]
+        filled = f"{prefix}p-{secrets.token_hex(8)}:{wallet}"
+        for start in range(0, len(counted), _IDS_AT_ONCE):
+            await self._run(pack(("SADD", filled, *counted[start : start + _IDS_AT_ONCE])))
+            await self._run(pack(("PEXPIRE", filled, _POSTED_MS)))
+        keys = (prefix + "w:" + wallet, prefix + "p:" + wallet, filled, _EPOCHS[shard])
+        made = await self._run(pack(("EVALSHA", self._rebuild, len(keys), *keys, available_micro, _POSTED_MS, epoch)))
+        return None if made == _LOST_AGAIN else bool(made)
+
+    async def epoch(self, shard: int) -> str:
+        """One call of ask_v1. Who wants to know has met a loss, so what is kept is looked at, too."""
+        self.loss.set()
+        return (await self.ask(shard)).epoch
+
+    async def ask(self, shard: int) -> Asked:
+        """One call of ask_v1."""
+        keys = (_EPOCHS[shard], EVENT_STREAMS[shard])
+        reply = await self._run(pack(("EVALSHA", self._ask, 2, *keys, secrets.token_hex(8))))
+        return Asked(reply[0].decode(), reply[1], reply[2])
+
+    async def waits_for(self, shard: int, wallet: str) -> bool:
+        """Whether one of the events that wait names the wallet; taken for so when there are too many to look at."""
+        waiting = await self._run(pack(("XRANGE", EVENT_STREAMS[shard], "-", "+", "COUNT", _LOOKED_THROUGH)))
+        name = f'"{wallet}"'.encode()
+        return len(waiting) == _LOOKED_THROUGH or any(name in entry[1][1] for entry in waiting)
+
+    @property
+    def life(self) -> int:
+        """Which connection stands, counted."""
+        return self.link.life
 
     async def read(self, shard: int, wallets: Sequence[str]) -> list[WalletState | None]:
         """One HMGET a wallet, in one write."""
@@ -196,7 +340,8 @@ class RedisBalance:
 
     def _keys(self, hold: Hold) -> _Keys:
         """The keys of a hold, as reserve packed them; packed again after a repeat, or in another process."""
-        return self._packed.pop((hold.shard, hold.request_id), None) or _keys(hold)
+        standing = self._packed.pop((hold.shard, hold.request_id), None)
+        return _keys(hold) if standing is None else standing[0]
 
     async def _run(self, command: bytes) -> Any:
         """Send a command; repeat it, which its idempotency allows, when its reply was lost."""
@@ -211,6 +356,9 @@ class RedisBalance:
         for _ in range(attempts):
             try:
                 await self.link.connect()
+                if self.link.life != self._seen_life:
+                    self._seen_life = self.link.life
+                    self.loss.set()  # it may be another server, or an older one
                 if isinstance(failed, RedisReplyError):
                     if not failed.args[0].startswith("NOSCRIPT"):
                         break

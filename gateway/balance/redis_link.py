@@ -202,6 +202,7 @@ class RedisLink:
         self._connecting = asyncio.Lock()
         self._failures = 0
         self._past_writes = 0
+        self.life = 0  # connections made: what was answered in another life the server may have forgotten since
         self._closed = False
 
     @property
@@ -284,6 +285,7 @@ class RedisLink:
             wire.drop("the handshake failed")
             raise
         self._failures = 0
+        self.life += 1
         self._wire = wire
 
     def _lost(self, wire: _Wire) -> None:

@@ -36,11 +36,14 @@ class Scripts(msgspec.Struct, frozen=True):
     credit: Script
     take: Script
     open: Script
+    ask: Script
+    resubmit: Script
+    rebuild: Script
 
     @property
     def all(self) -> tuple[Script, ...]:
         """For loading them on a new connection."""
-        return (self.reserve, self.settle, self.extend, self.release, self.abandon, self.sweep, self.credit, self.take, self.open)
+        return msgspec.structs.astuple(self)
 
 
 def _unchanged(text: str) -> str:
@@ -65,4 +68,7 @@ def load_scripts(edit: Callable[[str], str] = _unchanged) -> Scripts:
         credit=script("credit_v1"),
         take=script("take_v1"),
         open=script("open_v1"),
+        ask=script("ask_v1", head=_ENDS_A_HOLD),
+        resubmit=script("resubmit_v1", head=_ENDS_A_HOLD),
+        rebuild=script("rebuild_v1"),
     )

@@ -4,8 +4,13 @@ Money out by an expiry goes the other way round, for the reason that `ledger.exp
 refunds and disputes take, goes through the books first: a grant is committed there together with a waiting credit, then
 the credit is applied to the hot wallet under the transaction's id, then marked applied. Whatever dies
 in between, `apply_waiting_credits` finishes: applying twice changes nothing.
+
+A wallet that was open before and is not there was lost by the hot store. It is rebuilt from the books, by whoever
+settles a request again on it (see `keeping`) at once, by everybody else once live gateways have had the time to do so:
+what they kept is not in the books, and until it is taken off again the wallet could be spent twice.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
@@ -15,7 +20,7 @@ import msgspec
 from gateway.balance.model import Balance, BalanceUnavailable, WalletState
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import NotFound
-from gateway.core.limits import DRAIN_BATCH
+from gateway.core.limits import DRAIN_BATCH, POSTED_S, REBUILD_AFTER_S
 from gateway.core.words import LotSource
 from gateway.db.faults import SqlDown
 from gateway.ledger.model import Credit, Granted, GrantRequest, Lot, Posted, WalletKey, wallet_from_name
@@ -25,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 EnterpriseIds = Callable[[], Awaitable[Sequence[str]]]
 TRIAL_ACTOR: Final = "trial"
+_REBUILDS: Final = 5
 _DAY_MS: Final = 86_400_000
 
 
@@ -83,13 +89,15 @@ class Wallets:
         self._enterprise_ids = enterprise_ids
         self._clock = clock
         self._trial_of = trial_of
+        self._rebuilding = asyncio.Lock()
+        self._losses: dict[int, tuple[str, int]] = {}  # by shard: its epoch since, and when it was first seen (ms)
 
     async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
         """Open wallets (by name) that the hot store does not know; False when one may not be opened.
 
         An end user of whom the books never heard is granted the app's trial, once ever.
-        That is so for a wallet of nobody, for one that was open before (the hot store lost it, and only
-        a rebuild knows what was spent since), and while the database is down. Raises BalanceUnavailable.
+        That is so for a wallet of nobody, for one that was lost a moment ago (it is rebuilt when live gateways have had
+        REBUILD_AFTER_S to settle again what they kept), and while the database is down. Raises BalanceUnavailable.
         """
         for name in wallets:
             key = wallet_from_name(name)
@@ -102,6 +110,56 @@ class Wallets:
                 _log.warning("wallet %s cannot be opened: %s", name, down)
                 return False
         return True
+
+    async def rebuild_lost(self, shard: int, wallets: Sequence[str]) -> bool:
+        """Make wallets (by name) that the hot store lost, from the books; False when one cannot be. Raises BalanceUnavailable.
+
+        For whoever has a settlement that was lost with them. Race-free: of several, the first one counts, and
+        every one of them knows which requests its own amount has.
+        """
+        for name in wallets:
+            key = wallet_from_name(name)
+            try:
+                if key is None or not await self._rebuild(shard, key):
+                    return False
+            except NotFound:
+                return False
+            except SqlDown as down:
+                _log.warning("wallet %s cannot be rebuilt: %s", name, down)
+                return False
+        return True
+
+    async def _rebuild(self, shard: int, key: WalletKey) -> bool:
+        """One at a time in this process, as many settlements may miss the same wallet. False when it is lost again and again."""
+        async with self._rebuilding:
+            for _ in range(_REBUILDS):
+                if (await self._balance.read(shard, [key.name]))[0] is not None:
+                    return True
+                epoch = await self._balance.epoch(shard)
+                found = await self._ledger.rebuilding(key, now_ms(self._clock) - 1000 * POSTED_S)
+                assert found.shard == shard, "a wallet lies in its creator's shard"
+                made = await self._balance.rebuild(shard, found.wallet, found.amount_micro, found.counted, epoch)
+                if made is None:
+                    continue
+                if made:
+                    _log.error("wallet %s was lost by the hot store: rebuilt with %d", found.wallet, found.amount_micro)
+                if found.may_open:
+                    await self._ledger.mark_opened(key)
+                return True
+        return False
+
+    async def _may_rebuild(self, shard: int) -> bool:
+        """Whether live gateways have had the time to settle again what a loss of this shard took.
+
+        A loss is known by the epoch that came after it: one that was seen longer ago than that is over.
+        """
+        epoch, now = await self._balance.epoch(shard), now_ms(self._clock)
+        seen = self._losses.get(shard)
+        if seen is None or seen[0] != epoch:
+            self._losses[shard] = (epoch, now)
+            _log.error("shard %d of the hot store lost wallets; they are rebuilt in %.0f s", shard, REBUILD_AFTER_S)
+            return False
+        return now - seen[1] >= 1000 * REBUILD_AFTER_S
 
     async def grant(self, request: GrantRequest, fingerprint: str | None = None) -> Granted:
         """Put money into a wallet, once per `op_id`; errors as `Ledger.grant`.
@@ -206,17 +264,21 @@ class Wallets:
         key = wallet_from_name(credit.wallet)
         assert key is not None, "the books name no malformed wallet"
         if not await self._open(credit.shard, key):
-            _log.error("wallet %s is missing in the hot store though it was open: its credit waits for a rebuild", credit.wallet)
+            _log.error(
+                "wallet %s is missing in the hot store though it was open: its credit waits for its rebuild", credit.wallet
+            )
             return False
         return await self._balance.credit(credit.txn_id, credit.shard, credit.wallet, credit.delta_micro) is not None
 
     async def _open(self, shard: int, key: WalletKey, *, first_sight: bool = False) -> bool:
-        """Open a wallet from the books, without the credits that wait. False when it was open before."""
+        """Open a wallet from the books, without the credits that wait. False when it was lost a moment ago."""
         opening = await self._ledger.opening(key)
         assert opening.shard == shard, "a wallet lies in its creator's shard"
         if not opening.may_open:
             # Another process may have opened it between the caller's look and ours.
-            return (await self._balance.read(shard, [opening.wallet]))[0] is not None
+            if (await self._balance.read(shard, [opening.wallet]))[0] is not None:
+                return True
+            return await self._may_rebuild(shard) and await self._rebuild(shard, key)
         if first_sight and not opening.is_known and key.enterprise_id is not None:
             await self._grant_trial(key, key.enterprise_id)
         await self._balance.open(shard, opening.wallet, opening.amount_micro)

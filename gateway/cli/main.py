@@ -6,7 +6,7 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, manage, server, trail
+from gateway.cli import audit, manage, reconcile, server, trail
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -21,6 +21,7 @@ for command in (
     server.worker,
     server.migrate,
     audit.audit,
+    reconcile.reconcile,
     trail.trail,
     manage.creators,
     manage.apps,

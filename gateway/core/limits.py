@@ -24,7 +24,14 @@ STREAM_SECONDS_MAX: Final = 3600.0
 HOLD_TTL_S: Final = 60  # a hold whose gateway gives no sign of life for so long is ended by the sweeper
 DRAIN_ON_SHUTDOWN_S: Final = 30.0
 DRAIN_FOR_THE_LEFT_S: Final = 120.0  # how long a stream is read on, and billed, that nobody reads any more
-RESULT_TTL_S: Final = 300  # how long Redis remembers the result of a finished hold
+RESULT_TTL_S: Final = 600  # how long Redis remembers the result of a finished hold
+KEPT_S: Final = 540  # how long a settled request may be settled again after a loss: its result must be there if it was not lost
+KEPT_LEAST_S: Final = 5.0  # a store that comes back older than what it answered is not older by more
+KEPT_MAX: Final = 50_000  # settled requests that one web process keeps until the books have them
+KEPT_BYTES_MAX: Final = 128 * 1024 * 1024
+KEPT_LOOK_S: Final = 2.0  # between two looks at what the books have of them: how late a loss without a reconnect is seen
+POSTED_S: Final = 900  # a rebuilt wallet remembers the requests of so long: longer than anything is kept, by clocks that differ
+REBUILD_AFTER_S: Final = 5.0  # a lost wallet waits so long for what live gateways have kept, before a new request rebuilds it
 REDIS_TIMEOUT_S: Final = 2.0
 REDIS_ATTEMPTS: Final = 3
 

@@ -278,6 +278,17 @@ class Granted(msgspec.Struct, frozen=True):
     first: bool
 
 
+class Reconciled(msgspec.Struct, frozen=True):
+    """What a repair of a hot wallet did: its operation there, what was available before and after, what was held, and
+    what the books say of both together. Micro-units."""
+
+    op_id: str
+    before_micro: int
+    after_micro: int
+    held_micro: int
+    books_micro: int
+
+
 class Opening(msgspec.Struct, frozen=True):
     """What the books say about a wallet that the hot store does not have.
 
@@ -290,6 +301,7 @@ class Opening(msgspec.Struct, frozen=True):
     amount_micro: int
     opened_at_ms: int | None
     is_known: bool = True  # False: the books never heard of its owner
+    counted: tuple[str, ...] = ()  # requests whose charges are in the amount, the latest; only where it is asked for
 
     @property
     def may_open(self) -> bool:

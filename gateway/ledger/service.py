@@ -9,7 +9,7 @@ All methods raise SqlDown while a database cannot serve; nothing was committed t
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest
@@ -19,7 +19,7 @@ from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused
-from gateway.ledger import journal, queries, store
+from gateway.ledger import audit_queries, journal, queries, store
 from gateway.ledger.books import Books, check_amount, check_moment, check_priority, check_texts, fingerprint_of
 from gateway.ledger.expiry import Expiries
 from gateway.ledger.model import (
@@ -34,6 +34,7 @@ from gateway.ledger.model import (
     GrantRequest,
     Lot,
     Opening,
+    Reconciled,
     Txn,
     UsagePosting,
     WalletKey,
@@ -123,6 +124,56 @@ class Ledger(Books):
             available, debt, waiting, opened_at, is_known = await store.owed(conn, wallet, owner.asset)
         # A debt stands below zero, so adding it takes it off.
         return Opening(wallet.name, shard_of(owner.user_id), available + debt - waiting, opened_at, is_known)
+
+    async def rebuilding(self, wallet: WalletKey, posted_since_ms: int) -> Opening:
+        """As `opening`, of a wallet that was lost, with the requests posted to it since then: from the same snapshot.
+
+        Usage that is in the books is in the amount, and `counted` names it; usage that is not there yet is in neither.
+        """
+        owner = await self.owner_of(wallet)
+        async with store.snapshot(await self.engine(wallet.enterprise_id)) as conn:
+            available, debt, waiting, opened_at, is_known = await store.owed(conn, wallet, owner.asset)
+            posted = await store.posted_to(conn, wallet, owner.asset, posted_since_ms)
+        counted = tuple(op_id.removeprefix(journal.usage_op("")) for op_id in posted)
+        return Opening(wallet.name, shard_of(owner.user_id), available + debt - waiting, opened_at, is_known, counted)
+
+    async def wallets_owed(self, enterprise_id: str | None) -> AsyncIterator[tuple[int, WalletKey, int]]:
+        """(shard, wallet, what the hot store should have of it) for every wallet of a book that was opened, in one snapshot."""
+        creator = "" if enterprise_id is None else (await self.apps([enterprise_id]))[enterprise_id].user_id
+        async with store.snapshot(await self.engine(enterprise_id)) as conn:
+            async for owner, owed_micro in audit_queries.wallets_owed(conn, store.books_of(enterprise_id)):
+                yield shard_of(creator or owner), WalletKey(owner, enterprise_id), int(owed_micro)
+
+    async def reconcile(
+        self, wallet: WalletKey, actor: str, repair: Callable[[int], Awaitable[Reconciled | None]]
+    ) -> Reconciled | None:
+        """Let `repair` look at a hot wallet while its book stands still; what it did is written to the trail.
+
+        It is given what the books owe the wallet, as `wallets_owed`. It may act before the line is committed: a crash
+        in between leaves a repair without a line, where the other order would repair twice.
+        """
+        owner = await self.owner_of(wallet)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            available, debt, waiting, _, _ = await store.owed(conn, wallet, owner.asset)
+            done = await repair(available + debt - waiting)
+            if done is not None:
+                act = Act(
+                    name="wallet.reconcile",
+                    role="operator",
+                    actor=actor,
+                    subject=wallet.name,
+                    user_id=owner.user_id,
+                    enterprise_id=wallet.enterprise_id or "",
+                    before={"available_micro": done.before_micro, "held_micro": done.held_micro},
+                    after={
+                        "available_micro": done.after_micro,
+                        "held_micro": done.held_micro,
+                        "books_micro": done.books_micro,
+                        "op_id": done.op_id,
+                    },
+                )
+                await trail.append(conn, trail.trail_of(wallet.enterprise_id), act, now_ms(self.clock))
+        return done
 
     async def mark_opened(self, wallet: WalletKey) -> None:
         """The hot store has this wallet now. Call it after opening, also when the wallet turned out to exist already."""

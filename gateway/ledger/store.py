@@ -31,6 +31,7 @@ from gateway.db.tables import (
 from gateway.ledger.model import (
     AVAILABLE,
     DEBT,
+    USAGE,
     AccountKey,
     AppFacts,
     Credit,
@@ -403,6 +404,20 @@ async def owed(conn: Connection, wallet: WalletKey, asset: str) -> tuple[int, in
     query = _owed(wallet.enterprise_id is None)
     available, debt, waiting, opened_at, count = (await conn.execute(query, {"owner": wallet.owner, "asset": asset})).one()
     return int(available), int(debt), int(waiting), opened_at, bool(count)
+
+
+async def posted_to(conn: Connection, wallet: WalletKey, asset: str, since_ms: int) -> list[str]:
+    """`op_id` of the usage that was posted to a wallet since then."""
+    books = books_of(wallet.enterprise_id)
+    txns, entries, accounts = books["txns"], books["entries"], books["accounts"]
+    query = (
+        sa.select(txns.c.op_id)
+        .distinct()
+        .join(entries, entries.c.txn_id == txns.c.id)
+        .join(accounts, accounts.c.id == entries.c.account_id)
+        .where(txns.c.at >= since_ms, txns.c.kind == USAGE, accounts.c.owner == wallet.owner, accounts.c.asset == asset)
+    )
+    return list((await conn.execute(query)).scalars())
 
 
 @cache

@@ -180,7 +180,7 @@ async def test_a_reserve_of_one_wallet_costs_the_server_six_commands(balance: Re
 
 async def test_what_is_kept_of_holds_that_nobody_ends_is_bounded(balance: RedisBalance) -> None:
     await balance.open(3, "p/u", 10**12)
-    balance._packed.update({(3, f"dead_{number}"): (0, b"") for number in range(_PACKED_MAX)})
+    balance._packed.update({(3, f"dead_{number}"): ((0, b""), b"", 0.0) for number in range(_PACKED_MAX)})
     for number in range(9):
         await balance.reserve(request_of(number))
     assert len(balance._packed) == _PACKED_MAX

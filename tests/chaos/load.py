@@ -108,7 +108,9 @@ class Clients:
             asked.broke = frames[-1].startswith("event: error")
             asked.is_whole = asked.broke or frames[-1] == "data: [DONE]"
             if frames[-1] == "data: [DONE]":
-                asked.cost_micro = _micro(json.loads(frames[-2].removeprefix("data: "), parse_float=str)["usage"]["cost"])
+                usage = json.loads(frames[-2].removeprefix("data: "), parse_float=str)["usage"]
+                if "cost" in usage:  # it is not told when the settlement could not be made at once
+                    asked.cost_micro = _micro(usage["cost"])
             return
         json.loads(text)
         asked.is_whole = True

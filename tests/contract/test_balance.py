@@ -720,3 +720,15 @@ async def test_large_amounts_are_taken_exactly(place: Place) -> None:
     assert await place.balance.take("t1", SHARD, WALLET, AMOUNT_MICRO_MAX - 2) == AMOUNT_MICRO_MAX - 2
     assert await place.balance.take("t1", SHARD, WALLET, 1) == AMOUNT_MICRO_MAX - 2
     assert await place.state() == [WalletState(2, 0)]
+
+
+async def test_a_lost_wallet_is_rebuilt_once_and_only_in_the_epoch_it_was_read_in(place: Place) -> None:
+    epoch = await place.balance.epoch(SHARD)
+    assert await place.balance.epoch(SHARD) == epoch, "nothing was lost in between"
+    assert await place.balance.rebuild(SHARD, "a/app/lost", 70, ["req_a", "req_b"], epoch)
+    assert await place.state("a/app/lost") == [WalletState(70, 0)]
+    assert await place.balance.rebuild(SHARD, "a/app/lost", 90, [], epoch) is False
+    if isinstance(place.balance, RedisBalance):
+        assert await place.balance.rebuild(SHARD, "a/app/other", 90, ["req_a"], "another") is None
+        assert await place.state("a/app/other") == [None]
+    assert await place.state("a/app/lost") == [WalletState(70, 0)]

@@ -6,10 +6,11 @@
 --       2 the rest of the usage event, should the hold be abandoned (empty: as before)
 -- Reply {1, granted in all.., available..}   the hold stands; nothing is ever given back here
 --       {0}                                  it has ended
+--       {2}                                  nothing is known of it
 
 local hold = find_hold()
 if not hold or hold[1] ~= 'held' then
-  return {0}
+  return {hold and 0 or 2}
 end
 local asked = cmsgpack.unpack(ARGV[1])
 local ttl, wanted, owed, limits = asked[1], asked[2], asked[3], asked[4]

@@ -2,8 +2,8 @@
 --
 -- A hold is {'held', number of wallets, reply of reserve, keys, counters, context} and, when it was extended,
 -- {.., granted per wallet, owed so far per wallet, rest of the event should it be abandoned}; once it has ended
--- it is {'settled' | 'released' | 'abandoned', number of wallets, reply of reserve, available..}, kept
--- for a while to answer repeats.
+-- it is {'settled' | 'released' | 'abandoned', number of wallets, reply of reserve, list of available, id of the event
+-- when it was settled}, kept for a while to answer repeats.
 --
 -- KEYS  1 hold, 2 deadlines, 3 events, then the hold's wallets, then its limit hashes
 
@@ -123,7 +123,7 @@ local function joined(front, between, rest)
 end
 
 -- Replace the hold by its result, which answers repeats for `ttl` ms.
-local function end_hold(word, hold, after, ttl)
-  redis.call('SET', KEYS[1], cmsgpack.pack({word, hold[2], hold[3], after}), 'PX', ttl)
+local function end_hold(word, hold, after, ttl, id)
+  redis.call('SET', KEYS[1], cmsgpack.pack({word, hold[2], hold[3], after, id}), 'PX', ttl)
   redis.call('ZREM', KEYS[2], KEYS[1])
 end
