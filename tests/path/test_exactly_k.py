@@ -1,6 +1,6 @@
 """The promise in one test: however many ask at once, exactly those run that the wallet covers.
 
-    EXACTLY_K_REPEATS=n    how often; 25 unless told, 500 in `make long` (a quarter of a million requests: minutes)
+    EXACTLY_K_REPEATS=n    how often; 15 unless told, 500 in `make long` (a quarter of a million requests: minutes)
     EXACTLY_K_SEED=n       other numbers; each run of the suite has the same
 
 The 500 times 500 that every run of the suite makes are in tests/balance/test_exactly_k.py, on the hot store alone.
@@ -16,7 +16,7 @@ import pytest
 
 from tests.path.conftest import Stack
 
-REPEATS = int(os.environ.get("EXACTLY_K_REPEATS", 25))
+REPEATS = int(os.environ.get("EXACTLY_K_REPEATS", 15))
 AT_ONCE = 500
 PRICE_MICRO = 250
 BODY = {"model": "flat-model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
