@@ -159,7 +159,8 @@ class Balance(Protocol):
 
         `amounts_micro` has one value per wallet of the hold. An amount may exceed the hold (then
         available may fall below zero). A hold that is gone (swept) is not charged: `first` is False. One that the
-        store lost is settled all the same, without the hold; BalanceUnavailable while its wallets cannot be rebuilt.
+        store lost is settled all the same, without the hold. BalanceUnavailable when it cannot be settled yet: who
+        reserved it in this process need not ask again, the implementation does.
         """
         ...
 

@@ -42,7 +42,6 @@ from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.doubt import MUCH_OUTPUT, believed
-from gateway.proxy.later import settle_later
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
 from gateway.proxy.renewal import input_of
@@ -418,17 +417,13 @@ class Exchange:
         )
         tokens = sum(counts)  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
+        settled = None
         try:
             settled = await self._balance.settle(ticket.hold, amounts, tokens, rest)
-            ticket.ended = True
-            if not settled.first:
-                _log.error("%s had been ended by the sweeper, and was charged its checkpoint only", ticket.hold.request_id)
-            return settled, cost
         except BalanceUnavailable:
-            ticket.ended = True
-            _log.warning("settle of %s is waiting for the balance store", ticket.hold.request_id)
-            self._tasks.spawn(settle_later(self._balance, ticket.hold, amounts, tokens, rest), "settle later")
-            return None, cost
+            _log.warning("settle of %s is kept until the balance store serves", ticket.hold.request_id)
+        ticket.ended = True
+        return settled, cost
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
         """Usage that we count ourselves, because the upstream did not say."""

@@ -20,8 +20,8 @@ from gateway.core.words import CostPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
 from gateway.metering.event import encode_event
 from gateway.proxy import wire
+from gateway.proxy.made import Made
 from gateway.proxy.ports import Prices
-from gateway.proxy.rolling import Made
 from gateway.proxy.ticket import Ticket
 
 _log = logging.getLogger(__name__)

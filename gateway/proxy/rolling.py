@@ -9,60 +9,19 @@ The bound on the overspend: what one event of the upstream holds beyond `_LEAST_
 where the upstream makes more than the cap that it was told.
 """
 
-import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.balance.model import Balance, BalanceUnavailable, Hold
 from gateway.core.errors import GatewayError
-from gateway.identity.model import Principal
-from gateway.providers.model import Deployment
 from gateway.proxy import quote, refusals
-from gateway.proxy.relay import Relay, text_of
-from gateway.proxy.wire import Request
+from gateway.proxy.made import Made, TextCounter
+from gateway.proxy.relay import Relay
+from gateway.proxy.ticket import Ticket
 
 SLICE_TOKENS: Final = 1024  # of output, for each choice: what a hold covers ahead of the stream
 _MARGIN_TOKENS: Final = 256  # growing begins so long before the slice is used up
 _LEAST_TOKENS: Final = 16  # less is not worth another event
-
-
-class TextCounter(Protocol):
-    """Counts the tokens of a text off the event loop."""
-
-    async def count_text(self, model: str, text: str) -> int:
-        """Tokens, by the model's own tokenizer where it is known."""
-        ...
-
-
-class Made:
-    """What a stream has made so far, counted no more than once."""
-
-    __slots__ = ("_busy", "_bytes", "_counter", "_model", "_parts", "_tokens", "relay")
-
-    def __init__(self, relay: Relay, counter: TextCounter, model: str) -> None:
-        self.relay = relay
-        self._counter = counter
-        self._model = model
-        self._tokens = self._parts = self._bytes = 0
-        self._busy = asyncio.Lock()
-
-    @property
-    def tokens_at_most(self) -> int:
-        """What was counted, and a token for each byte since; no less than a token for each text."""
-        return max(self._tokens + self.relay.text_bytes - self._bytes, len(self.relay.texts))
-
-    async def count(self) -> int:
-        """Tokens of all the text, and no less than one for each text: joined, several may look like fewer than were made.
-
-        A token that two counted pieces share counts twice: pieces are long, so it is noise.
-        """
-        async with self._busy:
-            new = self.relay.texts[self._parts :]
-            if new:
-                size = sum(map(len, new)) + new.count(b"")
-                counted = await self._counter.count_text(self._model, text_of(new))
-                self._tokens, self._parts, self._bytes = self._tokens + counted, self._parts + len(new), self._bytes + size
-        return max(self._tokens, len(self.relay.texts))
 
 
 class RollingHold:
@@ -153,33 +112,7 @@ class Slices:
         return goes_on and relay.text_bytes < rolling.pause_at
 
 
-class Held(Protocol):
-    """A ticket, as far as its hold goes."""
-
-    hold: Hold
-    paying: tuple[quote.Payer, ...]
-    granted: tuple[int, ...]
-    input_bound: int
-    cap: int | None
-    made: Made | None
-
-    @property
-    def request(self) -> Request:
-        """What was asked for."""
-        ...
-
-    @property
-    def deployment(self) -> Deployment:
-        """Who answers."""
-        ...
-
-    @property
-    def principal(self) -> Principal:
-        """Who asks."""
-        ...
-
-
-def rolling_hold(balance: Balance, counter: TextCounter, ticket: Held, relay: Relay, ttl_ms: int) -> RollingHold:
+def rolling_hold(balance: Balance, counter: TextCounter, ticket: Ticket, relay: Relay, ttl_ms: int) -> RollingHold:
     """The hold of a ticket whose stream begins."""
     assert ticket.cap is not None
     choices = ticket.request.choices
@@ -190,7 +123,7 @@ def rolling_hold(balance: Balance, counter: TextCounter, ticket: Held, relay: Re
     )  # fmt: skip
 
 
-async def uncovered(balance: Balance, ticket: Held, ttl_ms: int) -> GatewayError | None:
+async def uncovered(balance: Balance, ticket: Ticket, ttl_ms: int) -> GatewayError | None:
     """Hold all that the upstream was told it may make: a whole answer came where a stream was asked for, and cannot be cut.
 
     Returns why it may not be taken, where the wallets do not cover it.

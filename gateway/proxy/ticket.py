@@ -7,9 +7,9 @@ from gateway.identity.model import Principal
 from gateway.metering.event import EventFront
 from gateway.providers.model import Deployment
 from gateway.proxy import quote, wire
+from gateway.proxy.made import Made
 from gateway.proxy.ports import Answer
 from gateway.proxy.relay import Relay
-from gateway.proxy.rolling import Made
 
 
 class Call(msgspec.Struct):
