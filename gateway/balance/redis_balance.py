@@ -4,7 +4,7 @@ Owns the key layout of wallets, holds, limits and credit markers. Every key carr
 shard, so that the keys of one call share a slot:
 
     mzk:{s007}:w:<wallet>      hash  a = available, h = held
-    mzk:{s007}:r:<request id>  the hold, then for RESULT_TTL_S its result (msgpack; see lua/hold_v1.lua)
+    mzk:{s007}:r:<request id>  the hold, then for RESULT_TTL_S its result (a record; see lua/hold_v1.lua)
     mzk:{s007}:l:<subject>     hash  one field per kind of limit
     mzk:{s007}:deadlines       sorted set of holds by deadline
     mzk:{s007}:events          stream of usage events, field e
@@ -12,7 +12,8 @@ shard, so that the keys of one call share a slot:
     mzk:{s007}:p:<wallet>      set of requests that a rebuilt wallet's amount counts (see lua/resubmit_v1.lua)
     mzk:{s007}:epoch           a random word, gone when everything is (see lua/ask_v1.lua)
 
-This is the hot path: commands are built from prefixes made once, and replies are flat arrays of integers.
+This is the hot path: commands are built from prefixes made once; arguments and replies are records of whole numbers,
+which both sides read in one step.
 """
 
 import asyncio
@@ -21,10 +22,9 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
 from math import inf
+from struct import Struct
 from time import monotonic
 from typing import Any, Final
-
-import msgspec
 
 from gateway.balance.keeping import Asked, Kept
 from gateway.balance.model import (
@@ -40,7 +40,7 @@ from gateway.balance.model import (
     WalletMissing,
     WalletState,
 )
-from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisReplyError, pack
+from gateway.balance.redis_link import Part, RedisLink, RedisLinkDown, RedisLinkLost, RedisReplyError, pack
 from gateway.balance.redis_scripts import Script, Scripts, load_scripts
 from gateway.balance.rules import check_amounts, check_credit, check_extension, check_limits, check_request
 from gateway.core.ids import SHARDS
@@ -74,6 +74,15 @@ _LOOKED_THROUGH: Final = 2000  # events of a shard
 _POSTED_MS: Final = POSTED_S * 1000
 
 Rebuild = Callable[[int, tuple[str, ...]], Awaitable[bool]]
+_NUMBERS: Final = tuple(Struct(f"<{count}q") for count in range(300))  # as many as all wallets and limits of a request
+_HOLD_ASKED: Final = Struct("<qqqBB")
+_SETTLE_ASKED: Final = Struct("<qq")
+_EXTEND_ASKED: Final = Struct("<qB")
+_LIMIT_TAIL: Final = Struct("<qqB")
+_HOLD_HEAD: Final = Struct("<BBB")
+_HOLD_SIZES: Final = Struct("<IHI")
+_HELD: Final = 1  # the first byte of a hold that stands
+
 _Keys = tuple[int, bytes]  # of a hold, packed: in how many parts (the first has three keys), the bytes
 # Of a hold that stands: its keys, its context, and until when (monotonic) its end cannot have been forgotten.
 _Standing = tuple[_Keys, bytes, float]
@@ -82,12 +91,6 @@ _Standing = tuple[_Keys, bytes, float]
 async def _no_rebuild(shard: int, wallets: tuple[str, ...]) -> bool:
     return False
 
-
-_encode = msgspec.msgpack.Encoder().encode  # not of bytes: Lua's cmsgpack knows no binary type
-# The front of a hold as hold_v1.lua stores it; the context behind it is left undecoded.
-_decode_hold = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_decode_word = msgspec.msgpack.Decoder(str).decode
-_decode_keys = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class RedisBalance:
@@ -137,26 +140,32 @@ class RedisBalance:
         """One call of reserve_v1."""
         check_request(request)
         request_id, charges, shard = request.request_id, request.charges, request.shard
-        hashes, counted, numbers = _counting(shard, request.limits)
+        hashes, counted, limits = _counting(shard, request.limits)
         names = _hold_keys(shard, request_id)
         bounds: list[int] = []
         for charge in charges:
             names += _key(shard, "w:", charge.wallet)
             bounds += (charge.ceiling_micro, charge.floor_micro)
-        keys = (1 + len(charges) + hashes, (names + counted).encode("ascii"))
-        asked = _encode((request.ttl_ms, self._event_backlog_max, bounds, request.tokens, numbers))
-        reply = await self._run(_evalsha(self._reserve, keys, asked, request.context))
+        n = len(charges)
+        keys = (1 + n + hashes, (names + counted).encode("ascii"))
+        asked = _HOLD_ASKED.pack(request.ttl_ms, self._event_backlog_max, request.tokens, n, len(request.limits))
+        asked += _NUMBERS[2 * n].pack(*bounds) + limits
+        command = _evalsha(self._reserve, keys, asked, request.context)
+        try:  # as `_run` does, a coroutine less
+            reply: bytes = await self.link.send(command)
+        except (RedisLinkLost, RedisReplyError) as failed:
+            reply = await self._repeat(command, failed)
         word = reply[0]
         if word == _ADMITTED:
             if len(self._packed) >= _PACKED_MAX:
                 del self._packed[next(iter(self._packed))]  # its request died, and the sweeper has ended its hold
             self._packed[shard, request_id] = keys, request.context, self._monotonic() + request.ttl_ms / 1000 + KEPT_S
-            n = 1 + len(charges)
-            return Admitted(tuple(reply[1:n]), tuple(reply[n : 2 * n - 1]), tuple(reply[2 * n - 1 :]))
+            numbers = _numbers(reply)
+            return Admitted(numbers[:n], numbers[n : 2 * n], numbers[2 * n :])
         if word == _REFUSED_BY_WALLET:
-            return RefusedByWallet(reply[1], reply[2], reply[3])
+            return RefusedByWallet(*_numbers(reply))
         if word == _REFUSED_BY_LIMIT:
-            return RefusedByLimit(reply[1], reply[2], reply[3])
+            return RefusedByLimit(*_numbers(reply))
         if word == _MISSING:
             return WalletMissing(tuple([charges[i].wallet for i in reply[1:]]))
         assert word == _BACKLOG
@@ -166,41 +175,47 @@ class RedisBalance:
         """One call of settle_v1; what this process reserved is kept from before it is sent (see `keeping`)."""
         check_amounts(hold.wallets, amounts_micro, tokens)
         shard, request_id = hold.shard, hold.request_id
-        asked = _encode((_RESULT_TTL_MS, tokens, amounts_micro))
+        n = len(amounts_micro)
+        asked = _SETTLE_ASKED.pack(_RESULT_TTL_MS, tokens) + _NUMBERS[n].pack(*amounts_micro)
         standing = self._packed.pop((shard, request_id), None)
         if standing is None:
             known = self.kept[shard].get(request_id)
             if known is not None:
                 known.asked, known.rest = asked, event
                 return await self.settle_again(known)
-            reply = await self._run(_evalsha(self._settle, _keys(hold), asked, event))
-            return Settled(tuple(reply[2:]), reply[0] == _SETTLED)
+            reply: bytes = await self._run(_settling_by_rest(self._settle, _keys(hold), asked, event))
+            return Settled(_NUMBERS[n].unpack_from(reply, 1), reply[0] == _SETTLED)
         keys, context, until = standing
         now = self._monotonic()
         kept = Kept(shard, request_id, hold.wallets, keys, context, asked, event, now, now + KEPT_S if now < until else 0.0)
         self.kept[shard][request_id] = kept
-        reply = await self._run(_evalsha(self._settle, keys, asked, event))
+        command = _evalsha(self._settle, keys, asked, b"%b,%b" % (context[:-1], event[1:]))
+        try:
+            reply = await self.link.send(command)
+        except (RedisLinkLost, RedisReplyError) as failed:
+            reply = await self._repeat(command, failed)
         if reply[0] != _SETTLED:
             return await self._ended(kept, reply)
-        kept.entry, kept.life = reply[1], self.link.life
-        return Settled(tuple(reply[2:]), True)
+        kept.entry, kept.life = reply[1 + 8 * n :], self.link.life
+        return Settled(_NUMBERS[n].unpack_from(reply, 1), True)
 
     async def settle_again(self, kept: Kept) -> Settled:
         """Settle what this process settled before, or may have; BalanceUnavailable while that cannot be."""
-        return await self._ended(kept, await self._run(_evalsha(self._settle, kept.keys, kept.asked, kept.rest)))
+        return await self._ended(kept, await self._run(_evalsha(self._settle, kept.keys, kept.asked, kept.event)))
 
-    async def _ended(self, kept: Kept, reply: list[Any]) -> Settled:
+    async def _ended(self, kept: Kept, reply: bytes) -> Settled:
         """Note what became of a settlement; made without a hold when that was lost."""
         if reply[0] == _UNKNOWN and self._monotonic() < kept.until:
             self.loss.set()
             reply = await self._resubmitted(kept)
-        kept.entry, kept.life = reply[1], self.link.life
+        n = len(kept.wallets)
+        kept.entry, kept.life = reply[1 + 8 * n :], self.link.life
         if not kept.entry:  # it was swept or released, or that was so long ago that nobody knows
             self.kept[kept.shard].pop(kept.request_id, None)
             _log.warning("settle of %s came after its hold had ended: nothing is charged", kept.request_id)
-        return Settled(tuple(reply[2:]), reply[0] == _SETTLED)
+        return Settled(_NUMBERS[n].unpack_from(reply, 1), reply[0] == _SETTLED)
 
-    async def _resubmitted(self, kept: Kept) -> list[Any]:
+    async def _resubmitted(self, kept: Kept) -> bytes:
         """Calls of resubmit_v1, with lost wallets rebuilt in between."""
         prefix, wallets = _PREFIX[kept.shard], kept.wallets
         keys: list[Part] = [prefix + "r:" + kept.request_id, EVENT_STREAMS[kept.shard]]
@@ -208,9 +223,9 @@ class RedisBalance:
         keys += [prefix + "p:" + wallet for wallet in wallets]
         command = pack(("EVALSHA", self._resubmit, len(keys), *keys, kept.asked, kept.event, kept.request_id))
         for _ in range(REDIS_ATTEMPTS):
-            reply: list[Any] = await self._run(command)
+            reply: bytes = await self._run(command)
             if reply[0] == _STANDS:
-                reply = await self._run(_evalsha(self._settle, kept.keys, kept.asked, kept.rest))
+                reply = await self._run(_evalsha(self._settle, kept.keys, kept.asked, kept.event))
                 if reply[0] != _UNKNOWN:
                     return reply
             elif reply[0] != _MISSING:
@@ -225,24 +240,28 @@ class RedisBalance:
     ) -> Extended | None:
         """One call of extend_v1."""
         check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms)
-        numbers = _counting(hold.shard, hold.limits)[2]
-        asked = _encode((ttl_ms, ceilings_micro, owed_micro, numbers))
+        n = len(hold.wallets)
+        per_wallet = [micro for pair in zip(ceilings_micro, owed_micro or (0,) * n, strict=True) for micro in pair]
+        asked = _EXTEND_ASKED.pack(ttl_ms, len(owed_micro) > 0) + _NUMBERS[2 * n].pack(*per_wallet)
+        asked += _counting(hold.shard, hold.limits)[2]
         name = hold.shard, hold.request_id
         standing = self._packed.get(name)
         keys = _keys(hold) if standing is None else standing[0]
-        reply = await self._run(_evalsha(self._extend, keys, asked, event))
+        reply: bytes = await self._run(_evalsha(self._extend, keys, asked, event))
         if standing is not None and name in self._packed:
             if reply[0] == 1:
                 self._packed[name] = keys, standing[1], self._monotonic() + ttl_ms / 1000 + KEPT_S
             elif reply[0] == _UNKNOWN and self._monotonic() < standing[2]:
                 self._packed[name] = keys, standing[1], inf  # lost, and known to be: its settlement is made without it
                 self.loss.set()
-        n = 1 + len(hold.wallets)
-        return Extended(tuple(reply[1:n]), tuple(reply[n:])) if reply[0] == 1 else None
+        if reply[0] != 1:
+            return None
+        numbers = _numbers(reply)
+        return Extended(numbers[:n], numbers[n:])
 
     async def release(self, hold: Hold) -> bool:
         """One call of release_v1."""
-        return bool(await self._run(_evalsha(self._release, self._keys(hold), _encode((_RESULT_TTL_MS,)), b"")))
+        return bool(await self._run(_evalsha(self._release, self._keys(hold), b"%d" % _RESULT_TTL_MS, b"")))
 
     async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
         """One call of credit_v1; a repeat answers with the wallet as it is now."""
@@ -345,15 +364,13 @@ class RedisBalance:
 
     async def _run(self, command: bytes) -> Any:
         """Send a command; repeat it, which its idempotency allows, when its reply was lost."""
-        if not self.link.is_up:
-            return await self._repeat(command, REDIS_ATTEMPTS, None)
         try:
             return await self.link.send(command)
         except (RedisLinkLost, RedisReplyError) as failed:
-            return await self._repeat(command, REDIS_ATTEMPTS - 1, failed)
+            return await self._repeat(command, failed)
 
-    async def _repeat(self, command: bytes, attempts: int, failed: RedisLinkLost | RedisReplyError | None) -> Any:
-        for _ in range(attempts):
+    async def _repeat(self, command: bytes, failed: RedisLinkLost | RedisReplyError) -> Any:
+        for _ in range(REDIS_ATTEMPTS - (not isinstance(failed, RedisLinkDown))):
             try:
                 await self.link.connect()
                 if self.link.life != self._seen_life:
@@ -390,15 +407,24 @@ def _hold_keys(shard: int, request_id: str) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _counting(shard: int, limits: tuple[Limit, ...]) -> tuple[int, str, msgspec.Raw]:
+def _counting(shard: int, limits: tuple[Limit, ...]) -> tuple[int, str, bytes]:
     """How many hashes these limits count in, the hashes' keys, and the limits as reserve_v1 takes them."""
     check_limits(limits)
     subjects = list(dict.fromkeys([limit.subject for limit in limits]))
-    numbers = [
-        (subjects.index(limit.subject) + 1, limit.kind._value_, limit.maximum, limit.amount, limit.charge + 1) for limit in limits
+    packed = [
+        b"%c%b\0%b" % (
+            subjects.index(limit.subject) + 1,
+            limit.kind._value_.encode(),
+            _LIMIT_TAIL.pack(limit.maximum, limit.amount, limit.charge + 1),
+        )
+        for limit in limits
     ]
-    names = "".join([_key(shard, "l:", subject) for subject in subjects])
-    return len(subjects), names, msgspec.Raw(_encode([number for limit in numbers for number in limit]))
+    return len(subjects), "".join([_key(shard, "l:", subject) for subject in subjects]), b"".join(packed)
+
+
+def _numbers(reply: bytes) -> tuple[int, ...]:
+    """What stands behind the first byte."""
+    return _NUMBERS[len(reply) >> 3].unpack_from(reply, 1)
 
 
 def _keys(hold: Hold) -> _Keys:
@@ -413,6 +439,12 @@ def _evalsha(head: bytes, keys: _Keys, asked: bytes, more: bytes) -> bytes:
     return b"%b%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (_COUNTS[parts], head, _KEYS[parts], names, len(asked), asked, len(more), more)
 
 
+def _settling_by_rest(head: bytes, keys: _Keys, asked: bytes, rest: bytes) -> bytes:
+    """EVALSHA of settle_v1 by who does not know the front of the event."""
+    parts, command = keys[0], _evalsha(head, keys, asked, rest)
+    return _COUNTS[parts + 1] + command.removeprefix(_COUNTS[parts]) + b"$1\r\n1\r\n"
+
+
 _PREFIX_CHARS: Final = len(_PREFIX[0]) + 2
 _OF_SHARD: Final = tuple(
     "".join([f"${len(key)}\r\n{key}\r\n" for key in pair]) for pair in zip(_DEADLINES, EVENT_STREAMS, strict=True)
@@ -421,7 +453,12 @@ _COUNTS: Final = tuple(b"*%d\r\n" % (parts + 7) for parts in range(100))
 _KEYS: Final = tuple(b"$%d\r\n%d\r\n" % (len(str(parts + 2)), parts + 2) for parts in range(100))
 
 
-def _keys_of_hold(value: bytes) -> list[str]:
+def _keys_of_hold(value: bytes) -> list[bytes]:
     """The wallet and limit keys that a live hold names; none of a hold that ended."""
-    fields = _decode_hold(value)
-    return _decode_keys(fields[3]) if _decode_word(fields[0]) == "held" else []
+    state, wallets, limits = _HOLD_HEAD.unpack_from(value)
+    if state != _HELD:
+        return []
+    sizes_at = _HOLD_HEAD.size + 8 * (2 * wallets + limits)
+    at = sizes_at + _HOLD_SIZES.size + 16 * wallets
+    names = value[at : at + _HOLD_SIZES.unpack_from(value, sizes_at)[0]]
+    return names.split(b"\0") if names else []

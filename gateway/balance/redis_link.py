@@ -34,6 +34,10 @@ class RedisLinkLost(ConnectionError):
     """The connection is not there, or went away before the reply: the command may or may not have been applied."""
 
 
+class RedisLinkDown(RedisLinkLost):
+    """There was no connection: nothing was sent."""
+
+
 class RedisReplyError(Exception):
     """The server answered with an error; the text starts with its code (`NOSCRIPT`, `OOM`, `LOADING`, ...)."""
 
@@ -210,16 +214,11 @@ class RedisLink:
         """How many writes went to the socket so far."""
         return self._past_writes + (self._wire.writes if self._wire is not None else 0)
 
-    @property
-    def is_up(self) -> bool:
-        """Whether a command can be sent now."""
-        return self._wire is not None
-
     def send(self, command: bytes) -> asyncio.Future[Any]:
-        """Send a packed command now. RedisLinkLost, at once or from the future, when the connection is down."""
+        """Send a packed command now. RedisLinkDown at once when there is no connection; RedisLinkLost when it goes."""
         wire = self._wire
         if wire is None:
-            raise RedisLinkLost(f"not connected to {self._address.label}")
+            raise RedisLinkDown(f"not connected to {self._address.label}")
         return wire.send(command)
 
     async def call(self, *parts: Part) -> Any:

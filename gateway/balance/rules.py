@@ -5,14 +5,10 @@ A failure here is a mistake in the caller's code, never a fact of the caller's r
 
 from collections.abc import Sequence
 from itertools import groupby
-from operator import attrgetter
-from typing import Final
 
 from gateway.balance.model import BY_TOKENS, HoldRequest, Limit
 from gateway.core.ids import SHARDS
 from gateway.core.money import AMOUNT_MICRO_MAX
-
-_WALLET: Final = attrgetter("wallet")
 
 
 def check_request(request: HoldRequest) -> None:
@@ -24,7 +20,7 @@ def check_request(request: HoldRequest) -> None:
     for charge in charges:
         assert 0 <= charge.floor_micro <= charge.ceiling_micro <= AMOUNT_MICRO_MAX
     if len(charges) > 1:
-        assert len(set(map(_WALLET, charges))) == len(charges)
+        assert len({charge.wallet for charge in charges}) == len(charges)
 
 
 def check_limits(limits: Sequence[Limit]) -> None:

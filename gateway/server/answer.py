@@ -27,7 +27,7 @@ def _block(named: list[tuple[bytes, bytes]]) -> bytes:
     """The lines of the headers, checked as a whole."""
     block = b"\r\n".join(map(b": ".join, named))
     breaks = max(0, len(named) - 1)
-    if block.count(b"\n") != breaks or block.count(b"\r") != breaks or b"\0" in block:
+    if block.count(b"\n") != breaks or block.count(b"\r") != breaks or block.find(b"\0") >= 0:
         raise RuntimeError("a header has a control character")
     return block
 

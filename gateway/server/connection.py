@@ -16,7 +16,7 @@ import math
 import struct
 import termios
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
 import httptools
@@ -103,6 +103,9 @@ class Phase(IntEnum):
 _HEAD, _BODY, _IDLE, _REFUSED = Phase.HEAD, Phase.BODY, Phase.IDLE, Phase.REFUSED
 
 
+_TASK: Final = "request"  # who has no name is given one, made for each
+
+
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds; `protocol` makes one with other bounds than the defaults."""
 
@@ -110,11 +113,13 @@ class EdgeProtocol(HttpToolsProtocol):
     _room_max: ClassVar[int] = limits.HEAD_BYTES_MAX
     # Beyond thirty attributes in its dictionary every access to an object becomes slower.
     __slots__ = (
-        "_answering", "_asked_again", "_heard", "_idle_since", "_phase", "_room", "_since", "_taken", "_waited", "_waiting_bytes",
+        "_answering", "_asked_again", "_clock", "_heard", "_idle_since", "_most", "_phase", "_room", "_since", "_taken",
+        "_waited", "_waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._clock, self._most = self.watch, self._room_max  # what a class has is slower to reach
         self._phase = Phase.CONNECTED
         self._room = self._room_max  # bytes that may come before the parser completes something
         self._since = self._heard = self.watch.tick  # when this phase began; when the peer last sent anything
@@ -156,7 +161,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._in_pieces(data)
             return
         self._room = room
-        self._heard = self.watch.tick
+        self._heard = self._clock.tick
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as broken:
@@ -185,7 +190,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request. Only this ends keep-alive: blank lines between requests do not."""
         self._phase = _HEAD
-        self._since = self.watch.tick
+        self._since = self._clock.tick
         self.url = b""
         self.headers = []
 
@@ -195,13 +200,13 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole: bounded in parts now, in all while it came. The application begins."""
-        bounds, url, parser = self.watch.bounds, self.url, self.parser
+        bounds, url, parser = self._clock.bounds, self.url, self.parser
         if len(url) > bounds.url_bytes_max or len(self.headers) > bounds.headers_max:
             raise self._too_large()
         if self.pipeline and len(self.pipeline) >= bounds.pipelined_max:
             raise _refused(400, "invalid_http", "Too many requests wait on this connection.")
         path, query = url, b""
-        if url[:1] != b"/" or b"?" in url or b"#" in url:
+        if url[:1] != b"/" or url.find(b"?") >= 0 or url.find(b"#") >= 0:  # `in` tries a number first, and raises within
             parts = httptools.parse_url(url)
             path, query = parts.path, parts.query or b""
         name = path.decode("ascii")
@@ -240,8 +245,8 @@ class EdgeProtocol(HttpToolsProtocol):
         scope["extensions"] = {ANSWER: answer}
         self.headers = []  # the application has the list: trailers do not become headers
         self._phase = _BODY
-        self._since = self.watch.tick
-        self._room = self._room_max
+        self._since = self._clock.tick
+        self._room = self._most
         before, self.cycle = self.cycle, answer
         if before is None or before.response_complete:
             self._start_asgi_task(answer, self.app)
@@ -251,7 +256,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._room = self._room_max
+        self._room = self._most
         answer: EdgeAnswer = self.cycle  # type: ignore[assignment]
         if answer.response_complete:
             return
@@ -266,8 +271,8 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._asked_again:
             return
         self._phase = _IDLE
-        self._idle_since = self.watch.tick
-        self._room = self._room_max
+        self._idle_since = self._clock.tick
+        self._room = self._most
         answer = self.cycle
         if not answer.response_complete:
             answer.more_body = False
@@ -278,7 +283,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self._idle_since = self.watch.tick
+        self._idle_since = self._clock.tick
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
@@ -289,7 +294,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
         # The answer takes itself off the list: a callback of the task would cost a turn of the loop each time.
         answer: EdgeAnswer = cycle  # type: ignore[assignment]
-        answer.task = self.loop.create_task(answer.run_asgi(app))
+        answer.task = self.loop.create_task(answer.run_asgi(app), name=_TASK)
         self.tasks.add(answer.task)
 
     # ---- the sweep -------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ async def test_time_is_the_servers(balance: RedisBalance) -> None:
     after = time.time()
     deadline_ms = float((await balance.link.call("ZRANGE", "mzk:{s003}:deadlines", 0, -1, "WITHSCORES"))[1])
     assert int(before * 1000) <= deadline_ms - 60_000 <= after * 1000
-    minute = int((await balance.link.call("HGET", "mzk:{s003}:l:k/1", "rpm")).split(b":")[0])
+    minute = int.from_bytes((await balance.link.call("HGET", "mzk:{s003}:l:k/1", "rpm"))[:8], "little")
     assert int(before // 60) <= minute <= int(after // 60)
     day = int((await balance.link.call("HGET", "mzk:{s003}:l:k/2", "spend_day")).split(b":")[0])
     assert int(before // 86400) <= day <= int(after // 86400)

@@ -6,29 +6,24 @@
 --       2 the rest of the usage event, less the time and the amounts, a JSON object; where extend_v1 noted none
 -- Reply 1 when this call ended it, else 0
 
-local hold = find_hold()
-if not hold or hold[1] ~= 'held' then
-  redis.call('ZREM', KEYS[2], KEYS[1])
+if state ~= HELD then
+  call('ZREM', KEYS[2], KEYS[1])
   return 0
 end
-local owed, rest, amounts, held = hold[8] or {}, hold[9] or '', {}, {}
+local owed, paid, held = {}, {}, {}
+for i = 1, wallets do
+  owed[i] = amounts[wallets + i]
+  paid[i], held[i] = format('%d', owed[i]), format('%d', amounts[i])
+end
+local rest = sub(value, behind + of_context)
 local served = rest ~= ''
-for i = 1, hold[2] do
-  owed[i] = owed[i] or 0
-  amounts[i] = string.format('%.0f', owed[i])
-  held[i] = string.format('%.0f', granted_on(hold, i))
-end
-local after = move_money(hold, owed)
-local tokens
-if not served then
-  tokens, rest = 0, ARGV[2]
-end
-correct_counters(hold, owed, tokens, served)
+local after = move_money(owed)
+correct_counters(owed, not served and 0 or nil, served)
 local time = redis.call('TIME')
-local ended = string.format(
-  '"at_ms":%.0f,"amounts_micro":[%s],"held_micro":[%s],',
-  time[1] * 1000 + math.floor(time[2] / 1000), table.concat(amounts, ','), table.concat(held, ',')
+local ended = format(
+  '"at_ms":%d,"amounts_micro":[%s],"held_micro":[%s],',
+  time[1] * 1000 + math.floor(time[2] / 1000), table.concat(paid, ','), table.concat(held, ',')
 )
-redis.call('XADD', KEYS[3], '*', 'e', joined(hold[6], ended, rest))
-end_hold('abandoned', hold, after, ARGV[1])
+call('XADD', KEYS[3], '*', 'e', event_of(ended, served and rest or ARGV[2]))
+end_hold(ABANDONED, packed(after, wallets), ARGV[1])
 return 1

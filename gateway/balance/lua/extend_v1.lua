@@ -1,82 +1,76 @@
 -- extend_v1: enlarge a hold as far as wallets and spend limits go, put its deadline off, and note what is owed so far.
 --
 -- KEYS  as in hold_v1
--- ARGV  1 a msgpack list: time to live from now on in ms, list of the whole hold that is wanted per wallet, list of
---         what is owed so far per wallet (empty: as before), the limits as reserve_v1 takes them
+-- ARGV  1 a record: time to live from now on in ms (i8), whether what is owed is said (B); per wallet the whole hold that is
+--         wanted and what is owed so far (i8 i8); then the limits as reserve_v1 takes them
 --       2 the rest of the usage event, should the hold be abandoned (empty: as before)
--- Reply {1, granted in all.., available..}   the hold stands; nothing is ever given back here
---       {0}                                  it has ended
---       {2}                                  nothing is known of it
+-- Reply a record: B 1 and granted in all per wallet, available per wallet (i8 each): the hold stands; nothing is ever
+--       given back here. B 0: it has ended. B 2: nothing is known of it
 
-local hold = find_hold()
-if not hold or hold[1] ~= 'held' then
-  return {hold and 0 or 2}
+if state ~= HELD then
+  return state == 0 and '\2' or '\0'
 end
-local asked = cmsgpack.unpack(ARGV[1])
-local ttl, wanted, owed, limits = asked[1], asked[2], asked[3], asked[4]
-local wallets, counters = hold[2], hold[5]
-local granted, available, held, more = {}, {}, {}, {}
+local ttl, says, at = parse('<i8B', ARGV[1])
+local available, held, more = {}, {}, {}
 local grows = false
 for i = 1, wallets do
-  granted[i] = granted_on(hold, i)
-  local row = redis.call('HMGET', KEYS[3 + i], 'a', 'h')
+  local wanted, owes
+  wanted, owes, at = parse('<i8i8', ARGV[1], at)
+  if says == 1 then
+    amounts[wallets + i] = owes
+  end
+  local row = call('HMGET', KEYS[3 + i], 'a', 'h')
   available[i], held[i] = tonumber(row[1] or 0), tonumber(row[2] or 0)
-  more[i] = math.max(0, math.min(wanted[i] - granted[i], available[i]))
+  more[i] = math.max(0, math.min(wanted - amounts[i], available[i]))
   grows = grows or more[i] > 0
 end
 
 -- A spend limit lowers what is added, as it lowers a grant; one whose window is over has nothing to say.
-local function spent(at)
-  local kind, window, charge = counters[at + 1], counters[at + 2], counters[at + 4]
-  if string.sub(kind, 1, 6) ~= 'spend_' or (more[charge] or 0) == 0 then
+local function spent(base)
+  local kind, window, charge = counters[base + 1], counters[base + 2], counters[base + 4]
+  if sub(kind, 1, 6) ~= 'spend_' or (more[charge] or 0) == 0 then
     return nil
   end
-  local value = redis.call('HGET', KEYS[3 + wallets + counters[at]], kind)
-  if value and window > 0 then
-    local seen, used = string.match(value, '^(%d+):(%d+)$')
-    return tonumber(seen) == window and tonumber(used) or nil, value
+  local text = call('HGET', KEYS[3 + wallets + counters[base]], kind)
+  if text and window > 0 then
+    local seen, used = match(text, '^(%d+):(%d+)$')
+    return tonumber(seen) == window and tonumber(used) or nil, text
   end
-  return value and tonumber(value), value
+  return text and tonumber(text), text
 end
 
 if grows then
-  for at = 1, #counters, 5 do
-    local used = spent(at)
+  local asked = {parse('<' .. rep(COUNTER, limits), ARGV[1], at)}
+  for base = 1, 5 * limits, 5 do
+    local used = spent(base)
     if used then
-      local charge = counters[at + 4]
-      more[charge] = math.max(0, math.min(more[charge], limits[at + 2] - used))
+      local charge = counters[base + 4]
+      more[charge] = math.max(0, math.min(more[charge], asked[base + 2] - used))
     end
   end
-  for at = 1, #counters, 5 do
-    local used, value = spent(at)
+  for base = 1, 5 * limits, 5 do
+    local used, text = spent(base)
     if used then
-      local kind, added = counters[at + 1], more[counters[at + 4]]
-      redis.call('HSET', KEYS[3 + wallets + counters[at]], kind, corrected(kind, value, counters[at + 2], added))
-      counters[at + 3] = counters[at + 3] + added
+      local kind, added = counters[base + 1], more[counters[base + 4]]
+      call('HSET', KEYS[3 + wallets + counters[base]], kind, corrected(kind, text, counters[base + 2], added))
+      counters[base + 3] = counters[base + 3] + added
     end
   end
   for i = 1, wallets do
     if more[i] > 0 then
-      granted[i], available[i], held[i] = granted[i] + more[i], available[i] - more[i], held[i] + more[i]
+      amounts[i], available[i], held[i] = amounts[i] + more[i], available[i] - more[i], held[i] + more[i]
       assert(held[i] <= LARGEST, 'held out of range')
-      redis.call('HSET', KEYS[3 + i], 'a', available[i], 'h', held[i])
+      call('HSET', KEYS[3 + i], 'a', format('%d', available[i]), 'h', format('%d', held[i]))
     end
   end
 end
 
-if #owed == 0 then
-  owed = hold[8] or owed
-end
-local event = ARGV[2]
-if event == '' then
-  event = hold[9] or event
-end
-redis.call('SET', KEYS[1], cmsgpack.pack({'held', wallets, hold[3], hold[4], counters, hold[6], granted, owed, event}))
+local counted = pack('<' .. rep(COUNTER, limits), unpack(counters))
+call(
+  'SET', KEYS[1],
+  sub(value, 1, ends_at - 1) .. pack('<I4I2I4', #keys, #counted, of_context) .. packed(amounts, 2 * wallets) .. keys .. counted
+    .. (ARGV[2] == '' and sub(value, behind) or sub(value, behind, behind + of_context - 1) .. ARGV[2])
+)
 local time = redis.call('TIME')
-redis.call('ZADD', KEYS[2], 'GT', time[1] * 1000 + math.floor(time[2] / 1000) + ttl, KEYS[1])
-local reply = {1}
-for i = 1, wallets do
-  reply[1 + i] = granted[i]
-  reply[1 + wallets + i] = available[i]
-end
-return reply
+call('ZADD', KEYS[2], 'GT', format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + ttl), KEYS[1])
+return '\1' .. packed(amounts, wallets) .. packed(available, wallets)
