@@ -171,16 +171,16 @@ def start_haproxy(ground: Ground, upstreams: Upstreams) -> Rival | None:
 
 
 def start_redis(ground: Ground, name: str = "redis") -> tuple[Process, str]:
-    """A Redis or Valkey of its own, as durable as in production; returns it and its URL."""
+    """A Redis or Valkey of its own, as durable as in production; returns it and its URL: a socket file, as the embedded has."""
     server = program("redis-server") or program("valkey-server")
     assert server is not None
     folder = ground.directory / name
     folder.mkdir()
-    port = free_port()
+    port, socket_file = free_port(), folder / "redis.sock"
     command = [
-        server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes",
-        "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
+        server, "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(socket_file), "--dir", str(folder),
+        "--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
     ]  # fmt: skip
     process = ground.start(name, command)
     wait_for_port(process, port)
-    return process, f"redis://127.0.0.1:{port}/0"
+    return process, f"unix://{socket_file}"

@@ -7,7 +7,6 @@ with `cached_inside=False`).
 """
 
 from collections.abc import Mapping
-from operator import methodcaller
 from typing import Any, Final
 
 import msgspec
@@ -198,23 +197,23 @@ def input_bound(body: Mapping[str, Any], body_bytes: int, field: str, model: str
     """
     bound = body_bytes
     prompt = body.get(field)
-    if field == "messages" and type(prompt) is list and set(map(type, prompt)) == {dict}:
-        contents = list(map(_CONTENT, prompt))
-        if list in map(type, contents):
-            bound += sum([_parts_bound(content, model) for content in contents if type(content) is list])
-        if True in map(_HAS_AUDIO, prompt):
-            bound += AUDIO_REFERENCE_TOKENS_MAX * sum(map(_HAS_AUDIO, prompt))
-    elif type(prompt) is list:
+    if type(prompt) is not list:
+        pass
+    elif field == "messages":
+        for message in prompt:
+            if type(message) is dict:
+                content = message.get("content")
+                if type(content) is list:
+                    bound += _parts_bound(content, model)
+                if "audio" in message:
+                    bound += AUDIO_REFERENCE_TOKENS_MAX
+    else:
         counted = count_ids(prompt)
         if counted is not None:
             bound += counted - len(_encode(prompt))  # the rest of the body is still bounded by its bytes
     if body.get("tools") or body.get("functions"):
         bound += TOOLS_TOKENS
     return bound
-
-
-_CONTENT: Final = methodcaller("get", "content")
-_HAS_AUDIO: Final = methodcaller("__contains__", "audio")
 
 
 def count_ids(given: list[Any]) -> int | None:

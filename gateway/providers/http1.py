@@ -374,7 +374,7 @@ class Connection(asyncio.Protocol):
         values = lines.values()
         if self._overhead + self._came > HEAD_BYTES_MAX and sum(map(len, lines)) + sum(map(len, values)) > HEAD_BYTES_MAX:
             raise Invalid(_HEAD_TOO_LARGE)
-        head = dict(zip(map(bytes.lower, lines), values, strict=True))
+        head = {name.lower(): value for name, value in lines.items()}
         if head.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise Invalid("the upstream's answer has a transfer coding that was not asked for")
         self.head = head

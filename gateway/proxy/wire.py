@@ -7,7 +7,6 @@ Fields that are not ours pass through untouched.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from operator import methodcaller
 from typing import Any, Final
 
 import msgspec
@@ -31,9 +30,6 @@ _UNSEEN: Final = frozenset(  # ask for tokens that no event shows, or may
     )
 )  # fmt: skip
 _STREAMING: Final = frozenset(("stream", "stream_options"))
-_OBJECTS: Final[set[type]] = {dict}
-_TEXTS: Final[set[type]] = {str}
-_ROLE: Final = methodcaller("get", "role")
 _PLAIN_BYTES: Final = 256 * 1024  # below it no body parses into much memory
 _OTHER_PROMPTS: Final = {endpoint: {*PROMPT_FIELD.values()} - {field} for endpoint, field in PROMPT_FIELD.items()}
 
@@ -119,9 +115,9 @@ def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:
     if endpoint == CHAT:
         if type(prompt) is not list or not 0 < len(prompt) <= limits.MESSAGES_MAX:
             raise InvalidRequest(f"messages must be a list of 1 to {limits.MESSAGES_MAX} messages", param="messages")
-        if set(map(type, prompt)) != _OBJECTS or set(map(type, map(_ROLE, prompt))) != _TEXTS:
-            index = next(i for i, message in enumerate(prompt) if type(message) is not dict or type(_ROLE(message)) is not str)
-            raise InvalidRequest("a message is an object with a role", param=f"messages[{index}]")
+        for index, message in enumerate(prompt):
+            if type(message) is not dict or type(message.get("role")) is not str:
+                raise InvalidRequest("a message is an object with a role", param=f"messages[{index}]")
     elif type(prompt) not in (str, list) or not prompt:
         raise InvalidRequest(f"{field} must be a string or a list, and not empty", param=field)
     elif type(prompt) is list:
