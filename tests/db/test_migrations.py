@@ -67,6 +67,34 @@ async def test_an_upgrade_that_fails_leaves_the_old_schema(databases: Databases)
         assert await conn.run_sync(migrate.differences, "platform") == []
 
 
+@pytest.mark.parametrize("tree", TREES)
+async def test_an_entry_names_what_exists_and_what_it_names_stays(databases: Databases, tree: str) -> None:
+    engine = await engine_of(databases, tree)
+    rows = {
+        "accounts": "(id, owner, kind, asset, balance_micro) VALUES (1, 'u', 'user.available', 'USD', 5), (2, 'v', 'x', 'USD', 0)",
+        "txns": "(id, op_id, kind, actor, reason, at) VALUES ('t', 'op', 'grant', 'a', '', 1)",
+        "lots": "(id, account_id, source, priority, effective_at, granted_micro, spent_micro, expired_micro, refunded_micro,"
+        " frozen_micro, left_micro, created_at) VALUES ('l', 1, 'promo', 0, 1, 5, 0, 0, 0, 0, 5, 1)",
+        "entries": "(txn_id, account_id, lot_id, asset, amount_micro) VALUES ('t', 1, 'l', 'USD', 5), ('t', 1, NULL, 'USD', 0)",
+    }
+    async with engine.begin() as conn:
+        for table, values in rows.items():
+            await conn.exec_driver_sql(f"INSERT INTO {table} {values}")
+        await conn.exec_driver_sql("DELETE FROM accounts WHERE id = 2")
+    for refused in (
+        "INSERT INTO entries (txn_id, account_id, asset, amount_micro) VALUES ('t', 1, 'USD', 1), ('none', 1, 'USD', 1)",
+        "INSERT INTO entries (txn_id, account_id, asset, amount_micro) VALUES ('t', 9, 'USD', 1)",
+        "INSERT INTO entries (txn_id, account_id, lot_id, asset, amount_micro) VALUES ('t', 1, 'none', 'USD', 1)",
+        "DELETE FROM accounts WHERE id = 1",
+        "DELETE FROM lots",
+        "UPDATE lots SET id = 'other'",
+        "UPDATE accounts SET id = 7 WHERE id = 1",
+    ):
+        with pytest.raises(sa.exc.IntegrityError):
+            async with engine.begin() as conn:
+                await conn.exec_driver_sql(refused)
+
+
 async def test_a_database_of_a_newer_version_is_left_alone(databases: Databases) -> None:
     async with databases.platform.begin() as conn:
         await conn.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
