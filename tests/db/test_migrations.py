@@ -71,7 +71,7 @@ async def test_an_upgrade_that_fails_leaves_the_old_schema(databases: Databases)
 async def test_an_entry_names_what_exists_and_what_it_names_stays(databases: Databases, tree: str) -> None:
     engine = await engine_of(databases, tree)
     rows = {
-        "accounts": "(id, owner, kind, asset, balance_micro) VALUES (1, 'u', 'user.available', 'USD', 5), (2, 'v', 'x', 'USD', 0)",
+        "accounts": "(id, owner, kind, asset, balance_micro) VALUES (1, 'u', 'u.a', 'USD', 5), (2, 'v', 'x', 'USD', 0)",
         "txns": "(id, op_id, kind, actor, reason, at) VALUES ('t', 'op', 'grant', 'a', '', 1)",
         "lots": "(id, account_id, source, priority, effective_at, granted_micro, spent_micro, expired_micro, refunded_micro,"
         " frozen_micro, left_micro, created_at) VALUES ('l', 1, 'promo', 0, 1, 5, 0, 0, 0, 0, 5, 1)",

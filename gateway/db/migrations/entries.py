@@ -11,6 +11,15 @@ from alembic import op
 
 _NAMED: Final = (("txn_id", "txns"), ("account_id", "accounts"), ("lot_id", "lots"))
 
+_MISSING: Final = (
+    "EXISTS (SELECT 1 FROM added e LEFT JOIN {table} p ON p.id = e.{column} WHERE p.id IS NULL AND e.{column} IS NOT NULL)"
+)
+_STAYS: Final = (
+    "CREATE FUNCTION {table}_named() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " IF EXISTS (SELECT 1 FROM entries e WHERE e.{column} = OLD.id) THEN"
+    " RAISE EXCEPTION 'an entry names it' USING ERRCODE = 'foreign_key_violation';"
+    " END IF; IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW; END $$"
+)
 # By index whatever the tables' sizes were when the plan was made.
 _BY_INDEX: Final = "SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off"
 
@@ -19,10 +28,7 @@ def upgrade() -> None:
     """Triggers for the foreign keys."""
     if op.get_bind().dialect.name != "postgresql":
         return
-    missing = " OR ".join(
-        f"EXISTS (SELECT 1 FROM added e LEFT JOIN {table} p ON p.id = e.{column} WHERE p.id IS NULL AND e.{column} IS NOT NULL)"
-        for column, table in _NAMED
-    )
+    missing = " OR ".join(_MISSING.format(column=column, table=table) for column, table in _NAMED)
     op.execute(
         f"CREATE FUNCTION entries_check() RETURNS trigger LANGUAGE plpgsql {_BY_INDEX} AS $$ BEGIN IF {missing} THEN"
         " RAISE EXCEPTION 'an entry names what does not exist' USING ERRCODE = 'foreign_key_violation';"
@@ -33,12 +39,7 @@ def upgrade() -> None:
         " FOR EACH STATEMENT EXECUTE FUNCTION entries_check()"
     )
     for column, table in _NAMED:
-        op.execute(
-            f"CREATE FUNCTION {table}_named() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            f" IF EXISTS (SELECT 1 FROM entries e WHERE e.{column} = OLD.id) THEN"
-            " RAISE EXCEPTION 'an entry names it' USING ERRCODE = 'foreign_key_violation';"
-            " END IF; IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW; END $$"
-        )
+        op.execute(_STAYS.format(column=column, table=table))
         op.execute(
             f"CREATE TRIGGER {table}_named BEFORE DELETE OR UPDATE OF id ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_named()"
         )
