@@ -311,3 +311,45 @@ async def test_usage_that_is_none_is_counted_and_the_answer_kept(usage: Any) -> 
     [event] = house.events()
     assert (event.rest.usage_source, event.rest.flags) == ("counted", ("usage_unusable",))
     assert event.rest.usage.output == 2
+
+
+HUGE = 10**9
+LIES: list[dict[str, Any]] = [
+    {"prompt_tokens": 5, "completion_tokens": HUGE, "completion_tokens_details": {"reasoning_tokens": HUGE}},
+    {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": HUGE + 8, "output_tokens_details": {"reasoning_tokens": HUGE}},
+    {"prompt_tokens": 5, "completion_tokens": HUGE, "completion_tokens_details": {"audio_tokens": HUGE}},
+    {"prompt_tokens": HUGE, "completion_tokens": 3, "total_tokens": HUGE + 3},
+    {"prompt_tokens": HUGE, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": HUGE}},
+]
+
+
+@pytest.mark.parametrize("usage", LIES)
+async def test_usage_beyond_any_model_is_counted_in_whatever_part_it_stands(usage: dict[str, Any]) -> None:
+    choices = [{"index": 0, "message": {"role": "assistant", "content": "hello"}}]
+    house = House(Reply([msgspec.json.encode({"choices": choices, "usage": usage})], kind="application/json"))
+    await house.run()
+    [event] = house.events()
+    assert (event.rest.usage_source, event.rest.flags[-1], event.rest.usage.output_total) == ("counted", "usage_absurd", 1)
+    assert event.rest.amounts_micro[0] < 100
+
+
+@pytest.mark.parametrize("bare", [True, False])
+async def test_what_a_stream_says_after_its_usage_is_billed_too(bare: bool) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    choices = [] if bare else [{"index": 0, "delta": {"content": "hi"}}]
+    early = b"data: " + msgspec.json.encode({"choices": choices, "usage": usage}) + b"\n\n"
+    house = House(Reply([early, delta("hello"), delta(" there"), delta(" again"), b"data: [DONE]\n\n"]))
+    await house.run(stream=True)
+    [event] = house.events()
+    assert (event.rest.status, event.rest.usage_source) == ("served", "counted")
+    assert event.rest.usage.output == (3 if bare else 4)
+
+
+async def test_usage_with_the_last_words_and_an_empty_end_behind_it_is_believed() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+    last = b"data: " + msgspec.json.encode({"choices": [{"index": 0, "delta": {"content": "hi"}}], "usage": usage}) + b"\n\n"
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    house = House(Reply([delta("oh"), last, end, b"data: [DONE]\n\n"]))
+    await house.run(stream=True)
+    [event] = house.events()
+    assert (event.rest.usage_source, event.rest.usage.output) == ("upstream", 7)
