@@ -35,6 +35,10 @@ BAD: list[tuple[str, Any, str | None]] = [
     ("an absurd cap", {**GOOD, "max_tokens": 10**12}, "max_tokens"),
     ("a true cap", {**GOOD, "max_tokens": True}, "max_tokens"),
     ("a service tier with a price of its own", {**GOOD, "service_tier": "priority"}, "service_tier"),
+    ("a search with a fee", {**GOOD, "search_parameters": {"mode": "on"}}, "search_parameters"),
+    ("another server's price", {**GOOD, "provider": {"order": ["dear"]}}, "provider"),
+    ("a tool of the provider", {**GOOD, "tools": [{"type": "function"}, {"type": "web_search"}]}, "tools[1]"),
+    ("a tool of no type", {**GOOD, "tools": [{"type": ["function"]}]}, "tools[0]"),
     ("zero choices", {**GOOD, "n": 0}, "n"),
     ("too many choices", {**GOOD, "n": 129}, "n"),
     ("fractional choices", {**GOOD, "n": 1.5}, "n"),
@@ -53,6 +57,11 @@ def test_a_malformed_request_is_one_error_that_names_the_field(body: Any, param:
 def test_a_body_that_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest, match="JSON"):
         wire.parse(wire.CHAT, raw, b"")
+
+
+def test_the_callers_own_tools_and_a_search_that_is_off_pass() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {"name": "c"}}, {"name": "old"}]
+    assert parse({**GOOD, "tools": tools, "enable_search": False, "plugins": None}).body["tools"] == tools
 
 
 def test_another_media_type_is_refused() -> None:
