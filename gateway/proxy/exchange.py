@@ -470,7 +470,7 @@ class _Answer(msgspec.Struct):
     usage: Any = None
 
 
-_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
+_decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
 
 
 def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[tuple[bytes, bytes]]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core import limits
+from gateway.proxy import wire
 
 _BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n|\r\r")
 _BLANK_LINE_BYTES: Final = 4
@@ -24,8 +25,8 @@ _FIELD: Final = re.compile(rb"\s*(?:event|id|retry|data|:)")  # what a line of a
 _NO_TEXT: Final = frozenset(b'"\n\r')  # what the text of an event, as it stands in JSON, does not contain
 
 DONE: Final = b"data: [DONE]\n\n"
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+_decode = wire.decode_json
+_encode = wire.encode_json
 
 
 class BrokenStream(Exception):

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.balance.model import BalanceUnavailable, Hold, Settled
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, RateLimited
 from gateway.core.ids import shard_of
 from gateway.core.tasks import Tasks
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
@@ -245,6 +245,22 @@ async def test_the_providers_words_carry_no_key_and_no_address(status: int) -> N
         await house.run()
     told = str(failed.value.message) + str(failed.value.details) + str(failed.value.code)
     assert not [secret for secret in (KEY, "10.1.2.3", "localhost", "sk-proj") if secret in told]
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_providers_refusal_that_is_no_text_is_a_refusal_all_the_same() -> None:
+    house = House(Reply([b'{"error": {"message": "\xff\xfe"}}'], status=400))
+    with pytest.raises(GatewayError, match="status 400") as failed:
+        await house.run()
+    assert failed.value.status == 400
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_limit_of_no_tokens_refuses_every_request() -> None:
+    house = House(Reply([]))
+    house.principal = msgspec.structs.replace(PRINCIPAL, limits=Limits(tpm=0))
+    with pytest.raises(RateLimited, match="0 tokens a minute"):
+        await house.run()
     assert await house.wallet() == (1_000_000, 0)
 
 
