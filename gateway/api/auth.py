@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 
 from gateway.api.endpoint import ApiContext
+from gateway.api.wire import read_once
 from gateway.core.errors import Forbidden, Unauthenticated
 from gateway.core.limits import CREDENTIAL_CHARS_MAX
 from gateway.core.words import Level
@@ -22,7 +23,9 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 async def identify(context: ApiContext, request: Request) -> Caller:
-    """The caller behind `Authorization: Bearer` or `x-api-key`. Raises Unauthenticated, Forbidden, Unavailable."""
+    """The caller behind `Authorization: Bearer` or `x-api-key`. InvalidRequest, Unauthenticated, Forbidden, Unavailable."""
+    for name in ("authorization", "x-api-key"):
+        read_once(request, name)
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         credential = request.headers.get("x-api-key", "")

@@ -8,10 +8,11 @@ from gateway.api.endpoint import ApiContext, Call
 from gateway.api.shapes import Listing, PriceAnswer, PriceBookAnswer, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
-from gateway.core.errors import InvalidRequest
+from gateway.core.errors import Forbidden, InvalidRequest
 from gateway.core.money import decimal_from_micro, micro_from_decimal
+from gateway.core.words import CostPolicy
 from gateway.identity.cache import PRICES
-from gateway.identity.model import App
+from gateway.identity.model import App, Role
 from gateway.identity.rules import page
 from gateway.pricing.catalog import MARKUP_BP_MAX
 from gateway.pricing.store import PriceRow
@@ -25,6 +26,12 @@ async def add(context: ApiContext, call: Call) -> PriceBookAnswer:
     body = call.body
     if (body.prices is None) == (body.markup_percent is None):
         raise InvalidRequest("Give either `prices` or `markup_percent`.", param="prices")
+    if body.prices is not None and call.actor.role != Role.OPERATOR and app.cost_policy == CostPolicy.PLATFORM_PAYS:
+        # As with grants: at a price below the provider's, of 0 even, the operator would pay for what is given away.
+        raise Forbidden(
+            "A creator sets prices only in apps whose usage it pays for (cost_policy creator_pays), elsewhere a markup.",
+            param="prices",
+        )
     try:
         row = await context.catalog.add_app_price(
             app.enterprise_id,

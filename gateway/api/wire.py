@@ -53,9 +53,17 @@ def read_query(request: Request, kind: Any) -> Any:
         raise _misfit(wrong, "query") from wrong
 
 
+def read_once(request: Request, name: str) -> str:
+    """A header, "" when it is not there; InvalidRequest when it is there twice: a proxy before us may read the other."""
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise InvalidRequest(f"{name} is there twice.", param=name)
+    return values[0] if values else ""
+
+
 def read_idempotency_key(request: Request) -> str:
     """The Idempotency-Key header of a request that moves money."""
-    key = request.headers.get("idempotency-key", "")
+    key = read_once(request, "idempotency-key")
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequest(
             f"Send an `Idempotency-Key` of 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters.", param="Idempotency-Key"

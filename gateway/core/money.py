@@ -6,7 +6,7 @@ every edge where an amount enters.
 """
 
 import re
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Decimal, localcontext
 from typing import Final
 
 MICRO: Final = 1_000_000
@@ -15,6 +15,8 @@ TOK: Final = "TOK"
 USD: Final = "USD"
 
 _ASSET = re.compile(r"[A-Z]{3}")
+# Python also reads 1_5, which a typing error makes of 1.5, and the digits of every script.
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 
 
 def is_asset(text: str) -> bool:
@@ -28,11 +30,10 @@ def micro_from_decimal(text: str) -> int:
     A price finer than one micro-unit per million tokens does not exist at any provider, so more
     than six decimals is taken for a mistake, not rounded.
     """
-    try:
-        value = Decimal(text)
-    except InvalidOperation as broken:
-        raise ValueError(f"{text!r} is not a decimal number") from broken
-    if not value.is_finite() or abs(value) > AMOUNT_MICRO_MAX // MICRO:
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"{text!r} is not a decimal number")
+    value = Decimal(text)
+    if abs(value) > AMOUNT_MICRO_MAX // MICRO:
         raise ValueError(f"{text!r} is out of range")
     with localcontext() as context:
         context.prec = 60

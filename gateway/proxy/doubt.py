@@ -6,7 +6,7 @@ from typing import Final
 from gateway.core.units import Usage
 from gateway.proxy.ticket import Ticket
 
-MUCH_OUTPUT: Final = 131_072  # tokens: few models make more in one answer
+MUCH_TOKENS: Final = 131_072  # few models make more in one answer; a count above it is looked at twice
 Read = tuple[Usage, tuple[str, ...]]
 
 
@@ -14,12 +14,13 @@ async def believed(ticket: Ticket, read: Read, whole: bool, counted: Callable[[]
     """What to bill, and whether it is the upstream's word.
 
     An early count of a stream that did not end says nothing of what came after it, so the larger of it and our own
-    is taken. A whole answer's count is taken as it is, unless no model could have made so much.
+    is taken. A whole answer's count is taken as it is, unless no model could have made or read so much.
     """
     usage, flags = read
     if whole:
-        most = max(ticket.cap or 0, ticket.request.output_cap or 0, ticket.deployment.output_tokens_max or 0, MUCH_OUTPUT)
-        if usage.output_total <= 4 * most * ticket.request.choices:
+        most = max(ticket.cap or 0, ticket.request.output_cap or 0, ticket.deployment.output_tokens_max or 0, MUCH_TOKENS)
+        most_read = max(ticket.input_bound, ticket.deployment.input_tokens_max or 0, MUCH_TOKENS)
+        if usage.output_total <= 4 * most * ticket.request.choices and usage.input_total <= 4 * most_read:
             return read, True
         return (await counted(), (*flags, "usage_absurd")), False
     own = await counted()

@@ -41,7 +41,7 @@ from gateway.metering.event import EventFront, EventPayer, EventRest, encode_eve
 from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
-from gateway.proxy.doubt import MUCH_OUTPUT, believed
+from gateway.proxy.doubt import MUCH_TOKENS, believed
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
 from gateway.proxy.renewal import input_of
@@ -277,7 +277,8 @@ class Exchange:
                 raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
         elif await answer.gone():
             status = _CLIENT_LEFT
-        settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=relay.complete and not flags)
+        whole = relay.complete and not flags and not relay.told_early
+        settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole)
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
         if flags and flags != _CUT_UNREAD:
             error: GatewayError = refusals.balance_unavailable()
@@ -386,7 +387,7 @@ class Exchange:
         read = read_usage(raw_usage, deployment.cached_inside) if isinstance(raw_usage, dict) else None
         if read is not None:
             is_theirs = True
-            if not whole or read[0].output > MUCH_OUTPUT:
+            if not whole or sum(astuple(read[0])) > MUCH_TOKENS:
                 read, is_theirs = await believed(ticket, read, whole, lambda: self._counted(ticket, text()))
             (usage, flags), source = read, _UPSTREAM if is_theirs else _COUNTED
         else:
@@ -469,7 +470,7 @@ class _Answer(msgspec.Struct):
     usage: Any = None
 
 
-_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
+_decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
 
 
 def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[tuple[bytes, bytes]]:

@@ -99,7 +99,8 @@ _NONE: Final = Limits()
 def _limits(of: str, owner: str, limits: Limits, charged: bool) -> tuple[Limit, ...]:
     """The same objects each time, by which the balance knows them again."""
     found = [
-        (LimitKind.TOKENS_PER_MINUTE, limits.tpm, BY_TOKENS),
+        # What counts by tokens counts no more than the maximum at once: 0 refuses by counting the request.
+        (LimitKind.TOKENS_PER_MINUTE, limits.tpm, BY_TOKENS if limits.tpm else 1),
         (LimitKind.REQUESTS_PER_MINUTE, limits.rpm, 1),
         (LimitKind.CONCURRENCY, limits.concurrency, 1),
         (LimitKind.SPEND_PER_DAY, limits.spend_micro_per_day if charged else None, 0),

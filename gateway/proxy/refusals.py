@@ -20,6 +20,7 @@ from gateway.core.errors import (
 from gateway.core.money import decimal_from_micro
 from gateway.core.words import Level
 from gateway.providers.model import Deployment, UpstreamFault, UpstreamSilent
+from gateway.proxy import wire
 from gateway.proxy.quote import Payer
 
 _CALLERS_TO_FIX = frozenset({400, 404, 409, 413, 415, 422})
@@ -153,8 +154,8 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
 
 def _error_object(body: bytes) -> dict[str, Any]:
     try:
-        answer = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+        answer = wire.decode_json(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     error = answer.get("error") if type(answer) is dict else None
     return error if type(error) is dict else {}

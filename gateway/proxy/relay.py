@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core import limits
+from gateway.proxy import wire
 
 _BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n|\r\r")
 _BLANK_LINE_BYTES: Final = 4
@@ -24,8 +25,8 @@ _FIELD: Final = re.compile(rb"\s*(?:event|id|retry|data|:)")  # what a line of a
 _NO_TEXT: Final = frozenset(b'"\n\r')  # what the text of an event, as it stands in JSON, does not contain
 
 DONE: Final = b"data: [DONE]\n\n"
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+_decode = wire.decode_json
+_encode = wire.encode_json
 
 
 class BrokenStream(Exception):
@@ -41,7 +42,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_after", "_before", "_frames_to_learn", "_last", "_tail", "done", "error", "text_bytes", "texts", "usage", "usage_chunk",
+        "_after", "_before", "_frames_to_learn", "_last", "_tail", "_told_at", "done", "error", "text_bytes",
+        "texts", "usage", "usage_chunk",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +51,7 @@ class Relay:
         self._last = b""
         self._before = self._after = b""  # what stood around the text of the last plain event
         self._frames_to_learn = 16  # a stream whose every event differs is not worth looking for more
+        self._told_at = 0  # how many texts there were when the usage was told
         self.texts: list[bytes] = []
         self.text_bytes = 0
         self.done = False
@@ -108,6 +111,11 @@ class Relay:
         """Whether the upstream ended the answer itself, rather than breaking off."""
         return not self.error and (self.done or self.usage_chunk is not None or _FINISHED.search(self._last) is not None)
 
+    @property
+    def told_early(self) -> bool:
+        """Whether the upstream went on after its last word on usage."""
+        return self.usage is not None and any(self.texts[self._told_at :])
+
     def text(self) -> str:
         """Everything generated so far, in order, unescaped."""
         return text_of(self.texts)
@@ -144,10 +152,13 @@ class Relay:
             return False
         if b'"error"' in payload and self._is_error(payload):
             return False
+        told = self.usage
         if _USAGE.search(payload) and not self._read_usage(payload):
             return False
         self._last = payload
         self._keep(_texts_in(payload))
+        if self.usage is not told:
+            self._told_at = len(self.texts)
         return True
 
     def _is_error(self, payload: bytes) -> bool:
@@ -168,6 +179,7 @@ class Relay:
             # Counts that grow from chunk to chunk end with the largest; a smaller one afterwards is no correction.
             if self.usage is None or _size(usage) >= _size(self.usage):
                 self.usage = usage
+                self._told_at = len(self.texts)
             if not chunk.get("choices"):
                 self.usage_chunk = chunk
                 return False

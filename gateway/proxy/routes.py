@@ -9,9 +9,9 @@ from time import perf_counter
 from typing import Any, Final
 
 from gateway.core import limits
-from gateway.core.errors import BodyTooLarge, GatewayError, Unauthenticated, Unavailable
+from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthenticated, Unavailable
 from gateway.core.ids import new_id
-from gateway.identity.model import Principal
+from gateway.identity.model import END_USER_SOURCES, Principal
 from gateway.proxy import wire
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.ports import ANSWER, Answer, Gate
@@ -90,6 +90,8 @@ class ModelEndpoint:
         large = 0
         try:
             self._traffic.check()
+            if len(call.headers) != len(scope["headers"]):
+                check_once(scope["headers"])
             credential = credential_of(call.headers)
             principal = self._gate.cached(credential) or await self._gate.authenticate(credential)
             if b"origin" in call.headers:
@@ -183,6 +185,18 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
+
+
+def check_once(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """InvalidRequest when a header that says who is calling or who pays is there twice: a proxy before us may read the other."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen and name in _SAYS_WHO:
+            raise InvalidRequest(f"{name.decode()} is there twice", param=name.decode())
+        seen.add(name)
+
+
+_SAYS_WHO: Final = frozenset((b"authorization", b"x-api-key", *[name.encode() for name in END_USER_SOURCES if "-" in name]))
 
 
 def credential_of(headers: dict[bytes, bytes]) -> str:
@@ -291,6 +305,8 @@ class AccountEndpoint:
         answer = answer_of(scope, receive, send)
         call = Call(new_id("req"), scope["path"], dict(scope["headers"]), raw, answer, perf_counter(), [])
         try:
+            if len(call.headers) != len(scope["headers"]):
+                check_once(scope["headers"])
             credential = credential_of(call.headers)
             principal = self._gate.cached(credential) or await self._gate.authenticate(credential)
             call.extra_headers = cors_headers(principal, call.headers)

@@ -21,19 +21,46 @@ COMPLETION_TOKENS_DEFAULT: Final = 16  # OpenAI's own; said aloud, because other
 EMBEDDINGS: Final = "/embeddings"
 _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
-_OTHER_FEES: Final = ("models", "plugins", "web_search_options")  # another model than was asked for, or fees a call
-_PRICED_APART: Final = frozenset(("service_tier", *_OTHER_FEES))
+_OTHER_FEES: Final = (  # another model or server than was asked for, or fees a call
+    "enable_search", "models", "plugins", "preset", "provider", "search_parameters", "web_search_options",
+)  # fmt: skip
+_OWN_TOOLS: Final = frozenset(("function", "custom"))  # what the caller runs; a provider's tools have fees, and read on
+_PRICED_APART: Final = frozenset(("service_tier", "tools", *_OTHER_FEES))
 _UNSEEN: Final = frozenset(  # ask for tokens that no event shows, or may
     (
-        "audio", "enable_thinking", "include_reasoning", "logit_bias", "modalities", "prediction", "reasoning",
-        "reasoning_effort", "reasoning_format", "thinking", "thinking_budget", "chat_template_kwargs", "extra_body",
+        "audio", "best_of", "chat_template_kwargs", "enable_reasoning", "enable_thinking", "extra_body", "generation_config",
+        "google", "include_reasoning", "logit_bias", "max_reasoning_tokens", "modalities", "prediction", "reasoning",
+        "reasoning_budget", "reasoning_effort", "reasoning_format", "think", "thinking", "thinking_budget", "thinking_config",
+        "use_beam_search",
     )
 )  # fmt: skip
 _STREAMING: Final = frozenset(("stream", "stream_options"))
 _PLAIN_BYTES: Final = 256 * 1024  # below it no body parses into much memory
 _OTHER_PROMPTS: Final = {endpoint: {*PROMPT_FIELD.values()} - {field} for endpoint, field in PROMPT_FIELD.items()}
 
-decode_json = msgspec.json.Decoder().decode
+
+def read_float(text: str) -> float:
+    """A decimal of JSON. The decoder's own reading of one like 1e300 takes ten microseconds, and a body can hold millions."""
+    value = float(text)
+    if value - value:  # not a number, as the difference of two infinities is none
+        raise ValueError("a number is out of range")
+    return value
+
+
+class _FewFloats:
+    """Reads the decimals of one large body, up to a bound: where there are many, even a fast reading holds everybody up."""
+
+    def __init__(self) -> None:
+        self._left = limits.JSON_NODES_MAX
+
+    def __call__(self, text: str) -> float:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"it has more than {limits.JSON_NODES_MAX} decimals")
+        return read_float(text)
+
+
+decode_json = msgspec.json.Decoder(float_hook=read_float).decode
 encode_json = msgspec.json.Encoder().encode
 
 
@@ -67,10 +94,13 @@ def parse(endpoint: str, raw: bytes, content_type: bytes) -> Request:
     """The request, checked as far as money and routing depend on it; InvalidRequest names the field."""
     if content_type and b"json" not in content_type:
         raise UnsupportedMedia("send the request as application/json", param="content-type")
-    if len(raw) > _PLAIN_BYTES and raw.count(b"[") + raw.count(b"{") > limits.JSON_NODES_MAX:
-        raise InvalidRequest(f"the body has more than {limits.JSON_NODES_MAX} objects and lists")
+    decode = decode_json
+    if len(raw) > _PLAIN_BYTES:
+        if raw.count(b"[") + raw.count(b"{") > limits.JSON_NODES_MAX:
+            raise InvalidRequest(f"the body has more than {limits.JSON_NODES_MAX} objects and lists")
+        decode = msgspec.json.Decoder(float_hook=_FewFloats()).decode
     try:
-        body = decode_json(raw)
+        body = decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as broken:
         raise InvalidRequest(f"the body is not valid JSON: {broken}") from broken
     if type(body) is not dict:
@@ -105,8 +135,13 @@ def _check_price_known(body: dict[str, Any]) -> None:
     if body.get("service_tier") not in (None, "auto", "default"):
         raise InvalidRequest("service_tier must be auto or default: other tiers have no price here", param="service_tier")
     for field in _OTHER_FEES:
-        if body.get(field) is not None:
+        if body.get(field) not in (None, False):
             raise InvalidRequest(f"{field} has no price here", param=field)
+    tools = body.get("tools")
+    for place, tool in enumerate(tools if type(tools) is list else ()):
+        kind = tool.get("type") if type(tool) is dict else None
+        if kind is not None and (type(kind) is not str or kind not in _OWN_TOOLS):
+            raise InvalidRequest("a tool of another type than function or custom has no price here", param=f"tools[{place}]")
 
 
 def _check_prompt(endpoint: str, body: dict[str, Any]) -> None:

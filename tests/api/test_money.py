@@ -295,3 +295,16 @@ async def test_a_creator_gives_no_trials_of_what_the_operator_pays_for(api: Api)
     assert (await api.ok("PATCH", "/apps/lavish", {"trial": trial}))["trial"] == trial
     measured = {**new, "enterprise_id": "measured", "enforcement": "analytics_only", "trial": trial}
     assert (await api.call("POST", "/apps", measured)).json()["error"]["param"] == "trial"
+
+
+async def test_a_creator_gives_nothing_away_by_prices_where_the_operator_pays(api: Api) -> None:
+    new = {"enterprise_id": "cheap", "user_id": "alice", "name": "cheap", "cost_policy": "platform_pays"}
+    await api.ok("POST", "/apps", new, 201, role=Role.CREATOR)
+    for price in ("0", "0.000001"):
+        body = {"model": f"at {price}", "prices": {"input": price, "output": price}}
+        answer = await api.call("POST", "/apps/cheap/price-books", body, role=Role.CREATOR)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (403, "prices")
+        await api.ok("POST", "/apps/shop/price-books", body, 201, role=Role.CREATOR)  # it pays for this one's usage
+        await api.ok("POST", "/apps/cheap/price-books", body, 201)
+        assert (await api.ok("GET", "/apps/cheap/price-books"))["data"][0]["model"] == body["model"]
+    await api.ok("POST", "/apps/cheap/price-books", {"markup_percent": 5}, 201, role=Role.CREATOR)

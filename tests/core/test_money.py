@@ -18,7 +18,7 @@ def test_a_decimal_becomes_exact_micro_units(text: str, micro: int) -> None:
     assert micro_from_decimal(text) == micro
 
 
-@pytest.mark.parametrize("text", ["0.0000001", "abc", "", "NaN", "Infinity", "1e30", "0.15.1"])
+@pytest.mark.parametrize("text", ["0.0000001", "abc", "", "NaN", "Infinity", "1e30", "0.15.1", "1_000", "\uff11", " 1", "0x1"])
 def test_a_decimal_that_is_not_exact_money_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"decimal|range"):
         micro_from_decimal(text)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.path.conftest import Stack
+from tests.path.conftest import OPERATOR, Stack
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 GOOD = {"model": "ok", "messages": MESSAGES}
@@ -104,3 +104,25 @@ def test_a_path_or_method_that_is_not_there_is_a_json_error(
     answer = httpx.request(method, stack.url + path, headers={"authorization": f"Bearer {key}"}, timeout=20)
     assert answer.status_code == status
     assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key", "x-platform-user-id", "x-portkey-metadata"])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/chat/completions"), ("GET", "/v1/balance")])
+def test_who_is_calling_is_said_once(caller: tuple[Stack, str, str], method: str, path: str, name: str) -> None:
+    stack, app, key = caller
+    sent = {"authorization": f"Bearer {key}", "content-type": "application/json", "x-platform-user-id": "ann"}
+    for other in ("Bearer other", sent.get(name, "")):
+        headers = [(name, other), *sent.items(), *([] if name in sent else [(name, "x")])]
+        answer = httpx.request(method, stack.url + path, content=json.dumps(GOOD).encode(), headers=headers, timeout=20)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    assert stack.wallet(app, "ann")["available_micro"] == 1_000_000
+
+
+@pytest.mark.parametrize("name", ["authorization", "idempotency-key"])
+def test_a_manager_says_once_who_is_calling_and_which_request_it_is(caller: tuple[Stack, str, str], name: str) -> None:
+    stack, app, _ = caller
+    sent = {"authorization": f"Bearer {OPERATOR}", "idempotency-key": "twice"}
+    body = {"wallet": {"enterprise_id": app, "platform_user_id": "ann"}, "amount_micro": 5}
+    answer = httpx.post(stack.url + "/api/v1/grants", json=body, headers=[*sent.items(), (name, "other")], timeout=20)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    assert stack.wallet(app, "ann")["available_micro"] == 1_000_000

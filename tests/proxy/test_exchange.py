@@ -10,7 +10,7 @@ import pytest
 
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.balance.model import BalanceUnavailable, Hold, Settled
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, RateLimited
 from gateway.core.ids import shard_of
 from gateway.core.tasks import Tasks
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
@@ -248,6 +248,22 @@ async def test_the_providers_words_carry_no_key_and_no_address(status: int) -> N
     assert await house.wallet() == (1_000_000, 0)
 
 
+async def test_a_providers_refusal_that_is_no_text_is_a_refusal_all_the_same() -> None:
+    house = House(Reply([b'{"error": {"message": "\xff\xfe"}}'], status=400))
+    with pytest.raises(GatewayError, match="status 400") as failed:
+        await house.run()
+    assert failed.value.status == 400
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_limit_of_no_tokens_refuses_every_request() -> None:
+    house = House(Reply([]))
+    house.principal = msgspec.structs.replace(PRINCIPAL, limits=Limits(tpm=0))
+    with pytest.raises(RateLimited, match="0 tokens a minute"):
+        await house.run()
+    assert await house.wallet() == (1_000_000, 0)
+
+
 async def test_an_error_event_in_mid_stream_carries_no_key_and_no_address() -> None:
     error = b'data: {"error": {"message": "no access with ' + KEY.encode() + b' to http://10.1.2.3:8000/v1"}}\n\n'
     house = House(Reply([delta("hello"), error]))
@@ -311,3 +327,45 @@ async def test_usage_that_is_none_is_counted_and_the_answer_kept(usage: Any) -> 
     [event] = house.events()
     assert (event.rest.usage_source, event.rest.flags) == ("counted", ("usage_unusable",))
     assert event.rest.usage.output == 2
+
+
+HUGE = 10**9
+LIES: list[dict[str, Any]] = [
+    {"prompt_tokens": 5, "completion_tokens": HUGE, "completion_tokens_details": {"reasoning_tokens": HUGE}},
+    {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": HUGE + 8, "output_tokens_details": {"reasoning_tokens": HUGE}},
+    {"prompt_tokens": 5, "completion_tokens": HUGE, "completion_tokens_details": {"audio_tokens": HUGE}},
+    {"prompt_tokens": HUGE, "completion_tokens": 3, "total_tokens": HUGE + 3},
+    {"prompt_tokens": HUGE, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": HUGE}},
+]
+
+
+@pytest.mark.parametrize("usage", LIES)
+async def test_usage_beyond_any_model_is_counted_in_whatever_part_it_stands(usage: dict[str, Any]) -> None:
+    choices = [{"index": 0, "message": {"role": "assistant", "content": "hello"}}]
+    house = House(Reply([msgspec.json.encode({"choices": choices, "usage": usage})], kind="application/json"))
+    await house.run()
+    [event] = house.events()
+    assert (event.rest.usage_source, event.rest.flags[-1], event.rest.usage.output_total) == ("counted", "usage_absurd", 1)
+    assert event.rest.amounts_micro[0] < 100
+
+
+@pytest.mark.parametrize("bare", [True, False])
+async def test_what_a_stream_says_after_its_usage_is_billed_too(bare: bool) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    choices = [] if bare else [{"index": 0, "delta": {"content": "hi"}}]
+    early = b"data: " + msgspec.json.encode({"choices": choices, "usage": usage}) + b"\n\n"
+    house = House(Reply([early, delta("hello"), delta(" there"), delta(" again"), b"data: [DONE]\n\n"]))
+    await house.run(stream=True)
+    [event] = house.events()
+    assert (event.rest.status, event.rest.usage_source) == ("served", "counted")
+    assert event.rest.usage.output == (3 if bare else 4)
+
+
+async def test_usage_with_the_last_words_and_an_empty_end_behind_it_is_believed() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+    last = b"data: " + msgspec.json.encode({"choices": [{"index": 0, "delta": {"content": "hi"}}], "usage": usage}) + b"\n\n"
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    house = House(Reply([delta("oh"), last, end, b"data: [DONE]\n\n"]))
+    await house.run(stream=True)
+    [event] = house.events()
+    assert (event.rest.usage_source, event.rest.usage.output) == ("upstream", 7)

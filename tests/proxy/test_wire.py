@@ -1,9 +1,12 @@
+import contextlib
+import sys
 from typing import Any
 
 import msgspec
 import pytest
 
 from gateway.core.errors import GatewayError, InvalidRequest, RateLimited
+from gateway.core.limits import JSON_NODES_MAX
 from gateway.proxy import wire
 
 GOOD = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -35,6 +38,10 @@ BAD: list[tuple[str, Any, str | None]] = [
     ("an absurd cap", {**GOOD, "max_tokens": 10**12}, "max_tokens"),
     ("a true cap", {**GOOD, "max_tokens": True}, "max_tokens"),
     ("a service tier with a price of its own", {**GOOD, "service_tier": "priority"}, "service_tier"),
+    ("a search with a fee", {**GOOD, "search_parameters": {"mode": "on"}}, "search_parameters"),
+    ("another server's price", {**GOOD, "provider": {"order": ["dear"]}}, "provider"),
+    ("a tool of the provider", {**GOOD, "tools": [{"type": "function"}, {"type": "web_search"}]}, "tools[1]"),
+    ("a tool of no type", {**GOOD, "tools": [{"type": ["function"]}]}, "tools[0]"),
     ("zero choices", {**GOOD, "n": 0}, "n"),
     ("too many choices", {**GOOD, "n": 129}, "n"),
     ("fractional choices", {**GOOD, "n": 1.5}, "n"),
@@ -53,6 +60,37 @@ def test_a_malformed_request_is_one_error_that_names_the_field(body: Any, param:
 def test_a_body_that_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest, match="JSON"):
         wire.parse(wire.CHAT, raw, b"")
+
+
+def test_the_callers_own_tools_and_a_search_that_is_off_pass() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {"name": "c"}}, {"name": "old"}]
+    assert parse({**GOOD, "tools": tools, "enable_search": False, "plugins": None}).body["tools"] == tools
+
+
+@pytest.mark.parametrize("number", [b"1e300", b"9.5367431640625e-310"])
+@pytest.mark.parametrize("count", [2_000, 199_000, 201_000])
+def test_decimals_that_are_hard_to_read_hold_nobody_up(number: bytes, count: int) -> None:
+    raw = b'{"model":"m","messages":[{"role":"user"}],"x":[' + b",".join([number] * count) + b"]}"
+    read = 0
+
+    def reading(frame: Any, event: str, arg: Any) -> None:
+        nonlocal read
+        read += event == "call" and frame.f_code is wire.read_float.__code__
+
+    sys.setprofile(reading)
+    try:
+        with contextlib.nullcontext() if count < JSON_NODES_MAX else pytest.raises(InvalidRequest, match="decimals"):
+            request = wire.parse(wire.CHAT, raw, b"")
+            assert set(request.body["x"]) == {float(number)}
+    finally:
+        sys.setprofile(None)
+    assert read == min(count, JSON_NODES_MAX), "none by the decoder's own slow path, and no more than the bound"
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1e309"])
+def test_a_decimal_that_is_out_of_range_is_refused(number: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="out of range"):
+        wire.parse(wire.CHAT, b'{"model":"m","messages":[{"role":"user"}],"temperature":' + number + b"}", b"")
 
 
 def test_another_media_type_is_refused() -> None:
