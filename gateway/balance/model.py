@@ -140,6 +140,14 @@ class Hold(msgspec.Struct, frozen=True):
     limits: tuple[Limit, ...]
 
 
+class Unfunded(Exception):
+    """A wallet that must hold something belongs to somebody of whom the books never heard; it was not opened."""
+
+    def __init__(self, wallet: str) -> None:
+        super().__init__(wallet)
+        self.wallet = wallet
+
+
 class BalanceUnavailable(Exception):
     """The hot store did not answer in time, or answered that it is broken. Fail closed."""
 

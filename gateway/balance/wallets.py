@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gateway.balance.model import Balance, BalanceUnavailable, WalletState
+from gateway.balance.model import Balance, BalanceUnavailable, Unfunded, WalletState
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import NotFound
 from gateway.core.limits import DRAIN_BATCH, POSTED_S, REBUILD_AFTER_S
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 EnterpriseIds = Callable[[], Awaitable[Sequence[str]]]
 TRIAL_ACTOR: Final = "trial"
+_NOBODIES: Final = 10_000
+_NOBODY_MS: Final = 2000  # a grant opens the wallet by itself: this only spares the books the same question
 _REBUILDS: Final = 5
 _DAY_MS: Final = 86_400_000
 
@@ -90,19 +92,23 @@ class Wallets:
         self._clock = clock
         self._trial_of = trial_of
         self._rebuilding = asyncio.Lock()
+        self._nobody: dict[str, int] = {}  # wallets of people unheard of, and until when that is believed (ms)
         self._losses: dict[int, tuple[str, int]] = {}  # by shard: its epoch since, and when it was first seen (ms)
 
-    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
+    async def open_missing(self, shard: int, wallets: tuple[str, ...], needed: tuple[str, ...] = ()) -> bool:
         """Open wallets (by name) that the hot store does not know; False when one may not be opened.
 
-        An end user of whom the books never heard is granted the app's trial, once ever.
+        An end user of whom the books never heard is granted the app's trial, once ever. Without one a wallet that is
+        `needed` to hold something stays closed, and Unfunded says so: names cost nothing, and each would stay for good.
         That is so for a wallet of nobody, for one that was lost a moment ago (it is rebuilt when live gateways have had
         REBUILD_AFTER_S to settle again what they kept), and while the database is down. Raises BalanceUnavailable.
         """
         for name in wallets:
+            if name in needed and self._nobody.get(name, 0) > now_ms(self._clock):
+                raise Unfunded(name)
             key = wallet_from_name(name)
             try:
-                if key is None or not await self._open(shard, key, first_sight=True):
+                if key is None or not await self._open(shard, key, first_sight=True, must_hold=name in needed):
                     return False
             except NotFound:
                 return False
@@ -270,7 +276,7 @@ class Wallets:
             return False
         return await self._balance.credit(credit.txn_id, credit.shard, credit.wallet, credit.delta_micro) is not None
 
-    async def _open(self, shard: int, key: WalletKey, *, first_sight: bool = False) -> bool:
+    async def _open(self, shard: int, key: WalletKey, *, first_sight: bool = False, must_hold: bool = False) -> bool:
         """Open a wallet from the books, without the credits that wait. False when it was lost a moment ago."""
         opening = await self._ledger.opening(key)
         assert opening.shard == shard, "a wallet lies in its creator's shard"
@@ -279,17 +285,21 @@ class Wallets:
             if (await self._balance.read(shard, [opening.wallet]))[0] is not None:
                 return True
             return await self._may_rebuild(shard) and await self._rebuild(shard, key)
-        if first_sight and not opening.is_known and key.enterprise_id is not None:
-            await self._grant_trial(key, key.enterprise_id)
+        stranger = key.enterprise_id if first_sight and not opening.is_known else None
+        if stranger is not None and not await self._grant_trial(key, stranger) and must_hold:
+            if len(self._nobody) >= _NOBODIES:
+                self._nobody.clear()
+            self._nobody[opening.wallet] = now_ms(self._clock) + _NOBODY_MS
+            raise Unfunded(opening.wallet)
         await self._balance.open(shard, opening.wallet, opening.amount_micro)
         await self._ledger.mark_opened(key)
         return True
 
-    async def _grant_trial(self, key: WalletKey, enterprise_id: str) -> None:
-        """The app's trial, in the books before the wallet is opened. Of several at once, the first one counts."""
+    async def _grant_trial(self, key: WalletKey, enterprise_id: str) -> bool:
+        """The app's trial, in the books before the wallet is opened; False where there is none. Of several, the first counts."""
         trial = await self._trial_of(enterprise_id)
         if trial is None:
-            return
+            return False
         request = GrantRequest(
             wallet=key,
             amount_micro=trial.amount_micro,
@@ -300,3 +310,4 @@ class Wallets:
             expires_at_ms=now_ms(self._clock) + trial.days * _DAY_MS,
         )
         await self.grant(request, fingerprint="trial")
+        return True

@@ -21,11 +21,13 @@ from gateway.balance.model import (
     Admitted,
     Balance,
     BalanceUnavailable,
+    Charge,
     Hold,
     HoldRequest,
     RefusedByLimit,
     RefusedByWallet,
     Settled,
+    Unfunded,
     WalletMissing,
 )
 from gateway.core import limits
@@ -206,7 +208,7 @@ class Exchange:
             if type(outcome) is Admitted:
                 break
             if type(outcome) is WalletMissing:
-                if opened or not await self._opener.open_missing(shard, outcome.wallets):
+                if opened or not await self._open(shard, outcome, paying, asked, principal.level):
                     raise refusals.balance_unavailable()
                 opened = True
             elif exact or (isinstance(outcome, RefusedByLimit) and counted[outcome.limit].kind not in SPEND_KINDS):
@@ -230,6 +232,16 @@ class Exchange:
         return Ticket(
             call, request, principal, deployment, paying, hold, outcome, outcome.granted, bound, cap, is_cut, rolls, front, at_ms
         )
+
+    async def _open(
+        self, shard: int, missing: WalletMissing, paying: tuple[quote.Payer, ...], asked: tuple[Charge, ...], level: Level
+    ) -> bool:
+        needed = tuple([charge.wallet for charge in asked if charge.floor_micro])
+        try:
+            return await self._opener.open_missing(shard, missing.wallets, needed)
+        except Unfunded as nobody:
+            place = [charge.wallet for charge in asked].index(nobody.wallet)
+            raise refusals.refusal(RefusedByWallet(place, 0, 0), paying, asked, (), level) from nobody
 
     # ---- after the provider's first byte ------------------------------------------------------
 

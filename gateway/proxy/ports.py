@@ -83,8 +83,8 @@ class Router(Protocol):
 class Opener(Protocol):
     """Opens wallets that the hot store does not know, from the ledger."""
 
-    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
-        """False when one of them may not be opened."""
+    async def open_missing(self, shard: int, wallets: tuple[str, ...], needed: tuple[str, ...] = ()) -> bool:
+        """False when one of them may not be opened; Unfunded when one that is `needed` to hold something is nobody's."""
         ...
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.balance.model import BalanceUnavailable, WalletState
+from gateway.balance.model import BalanceUnavailable, Unfunded, WalletState
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
 from gateway.core.errors import Conflict, NotFound
@@ -128,6 +128,19 @@ async def test_missing_wallets_are_opened_empty_and_those_of_nobody_are_not(hous
     assert await house.wallets.open_missing(SHARD, (CREATOR.name,)), "that another was faster is no failure"
     for name in ("p/nobody", "a/nowhere/u1", "nonsense", "a/shop/a b"):
         assert not await house.wallets.open_missing(SHARD, (name,))
+
+
+async def test_a_wallet_that_must_hold_something_is_not_made_for_somebody_unheard_of(house: House) -> None:
+    name = "a/shop/stranger"
+    for _ in range(2):
+        with pytest.raises(Unfunded):
+            await house.wallets.open_missing(SHARD, (name,), (name,))
+    assert await house.balance.read(SHARD, [name]) == [None]
+    stranger = WalletKey("stranger", "shop")
+    assert not (await house.ledger.opening(stranger)).is_known
+    await house.wallets.grant(grant(stranger, 50, "op_stranger"))
+    assert (await house.balance.read(SHARD, [name]))[0] == WalletState(50, 0)
+    assert await house.wallets.open_missing(SHARD, (name,), (name,))
 
 
 async def test_a_grant_for_later_does_not_reach_the_hot_store_before(house: House) -> None:

@@ -140,7 +140,7 @@ class House:
     async def load_app(self, enterprise_id: str) -> None:
         raise AssertionError("the book is in memory")
 
-    async def open_missing(self, shard: int, wallets: tuple[str, ...]) -> bool:
+    async def open_missing(self, shard: int, wallets: tuple[str, ...], needed: tuple[str, ...] = ()) -> bool:
         return all([await self.balance.open(shard, wallet, self.opening) for wallet in wallets])
 
     async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
