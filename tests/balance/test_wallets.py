@@ -140,7 +140,6 @@ async def test_a_wallet_that_must_hold_something_is_not_made_for_somebody_unhear
     assert not (await house.ledger.opening(stranger)).is_known
     await house.wallets.grant(grant(stranger, 50, "op_stranger"))
     assert (await house.balance.read(SHARD, [name]))[0] == WalletState(50, 0)
-    assert await house.wallets.open_missing(SHARD, (name,), (name,))
 
 
 async def test_a_grant_for_later_does_not_reach_the_hot_store_before(house: House) -> None:
