@@ -277,7 +277,14 @@ class Exchange:
                 raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
         elif await answer.gone():
             status = _CLIENT_LEFT
-        settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=relay.complete and not flags)
+        whole = relay.complete and not flags
+        try:
+            settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole)
+        except asyncio.CancelledError:
+            if not ticket.ended:  # it was being counted
+                ticket.ended = True
+                self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole), "settle")
+            raise
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
         if flags and flags != _CUT_UNREAD:
             error: GatewayError = refusals.balance_unavailable()
@@ -418,11 +425,11 @@ class Exchange:
         tokens = sum(counts)  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         settled = None
+        ticket.ended = True  # also when this task is cancelled from here on: the settlement is kept, and must not be released
         try:
             settled = await self._balance.settle(ticket.hold, amounts, tokens, rest)
         except BalanceUnavailable:
             _log.warning("settle of %s is kept until the balance store serves", ticket.hold.request_id)
-        ticket.ended = True
         return settled, cost
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
