@@ -120,7 +120,7 @@ async def test_a_second_signal_cuts_streams_at_once_and_no_number_of_them_cuts_a
             await asyncio.sleep(0.3)
         await asyncio.gather(*[caller.task for caller in callers])
         assert time.monotonic() - signalled < DRAIN_ON_SHUTDOWN_S / 2, "the second signal ends the wait"
-        await asyncio.sleep(REDIS_TIMEOUT_S)
+        await asyncio.sleep(3 * REDIS_TIMEOUT_S)
         assert house.gateway.child.poll() is None, "what was used is not settled yet"
     finally:
         os.kill(house.redis.pid, signal.SIGCONT)
