@@ -120,8 +120,10 @@ async def test_a_server_that_has_become_a_replica_is_left_for_the_one_that_has_i
     assert await new.read(1, ["p/u"]) == [WalletState(12, 0)]
     os.rename(paths[0], paths[1])
     os.rename(f"{paths[0]}.old", paths[0])
-    for used in (old, new, aside, *servers):
-        await (used.close() if isinstance(used, RedisBalance) else used.stop())
+    for used in (old, new, aside):
+        await used.close()
+    for server in servers:
+        await server.stop()
 
 
 async def test_nobody_listening_is_a_loss_after_the_time_out(tmp_path: Path) -> None:
