@@ -221,12 +221,18 @@ class RedisBalance:
         raise BalanceUnavailable(f"wallets of {kept.request_id} are lost and not rebuilt yet")
 
     async def extend(
-        self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
+        self,
+        hold: Hold,
+        ceilings_micro: Sequence[int],
+        ttl_ms: int,
+        owed_micro: Sequence[int] = (),
+        event: bytes = b"",
+        tokens: int = 0,
     ) -> Extended | None:
         """One call of extend_v1."""
-        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms)
+        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms, tokens)
         numbers = _counting(hold.shard, hold.limits)[2]
-        asked = _encode((ttl_ms, ceilings_micro, owed_micro, numbers))
+        asked = _encode((ttl_ms, ceilings_micro, owed_micro, numbers, tokens))
         name = hold.shard, hold.request_id
         standing = self._packed.get(name)
         keys = _keys(hold) if standing is None else standing[0]

@@ -247,7 +247,8 @@ class History:
         if chance.random() < 0.5 and standing is not None:
             owed = tuple(min(self._amount(), granted) for granted in standing[1].granted)
             event = f"checkpoint {self._next()}\x00".encode()
-        answer = await self._compare("extend", handle(request), ceilings, ttl_ms, owed, event)
+        tokens = chance.choice((0, self._tokens()))
+        answer = await self._compare("extend", handle(request), ceilings, ttl_ms, owed, event, tokens)
         if standing is None:
             if answer is not None:
                 self._fail("a hold that had ended was extended")

@@ -2,7 +2,7 @@
 --
 -- KEYS  as in hold_v1
 -- ARGV  1 a msgpack list: time to live from now on in ms, list of the whole hold that is wanted per wallet, list of
---         what is owed so far per wallet (empty: as before), the limits as reserve_v1 takes them
+--         what is owed so far per wallet (empty: as before), the limits as reserve_v1 takes them, tokens used so far
 --       2 the rest of the usage event, should the hold be abandoned (empty: as before)
 -- Reply {1, granted in all.., available..}   the hold stands; nothing is ever given back here
 --       {0}                                  it has ended
@@ -60,6 +60,20 @@ if grows then
       granted[i], available[i], held[i] = granted[i] + more[i], available[i] - more[i], held[i] + more[i]
       assert(held[i] <= LARGEST, 'held out of range')
       redis.call('HSET', KEYS[3 + i], 'a', available[i], 'h', held[i])
+    end
+  end
+end
+
+-- A limit of tokens counts what was used by now in the minute that reserve counted in, as the settlement will.
+for at = 1, #counters, 5 do
+  local more_tokens = asked[5] - counters[at + 3]
+  if counters[at + 1] == 'tpm' and more_tokens > 0 then
+    local key = KEYS[3 + wallets + counters[at]]
+    local value = redis.call('HGET', key, 'tpm')
+    local text = value and corrected('tpm', value, counters[at + 2], more_tokens)
+    if text then
+      redis.call('HSET', key, 'tpm', text)
+      counters[at + 3] = asked[5]
     end
   end
 end
