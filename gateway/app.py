@@ -28,7 +28,7 @@ from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.compose import Services, opened
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
-from gateway.core.limits import DRAIN_ON_SHUTDOWN_S
+from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, SETTLE_ON_SHUTDOWN_S
 from gateway.ledger import queries
 from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
@@ -78,6 +78,7 @@ def application(settings: Settings) -> DataPlane:
                 await asyncio.wait([working], timeout=DRAIN_ON_SHUTDOWN_S)
             keeping.cancel()
             await services.tasks.finish(DRAIN_ON_SHUTDOWN_S)
+            await services.keeper.finish(SETTLE_ON_SHUTDOWN_S)
             await upstream.close()
 
     app = Starlette(routes=[], lifespan=lifespan, exception_handlers={HTTPException: _http_error})

@@ -4,10 +4,15 @@ uvicorn closes its sockets on the first signal. Here the signal first turns `Tra
 still listens: a load balancer sees `/readyz` fail and clients get a 503 that says so, instead of a refused
 connection. The server's own end begins when nothing is in flight any more, or when the limit has passed; what
 still runs then is cut, told why, and billed for what was delivered. A second signal,
-after two seconds, skips the wait.
+after two seconds, skips the wait: streams are cut at once.
+
+No further signal does anything. uvicorn takes one more for the order to leave everything as it is, and what was cut, or
+is waiting for the hot store, would then never be settled: that is awaited however often somebody asks, up to
+SETTLE_ON_SHUTDOWN_S. Who cannot wait for it has SIGKILL.
 """
 
 import asyncio
+import logging
 import signal
 import threading
 import time
@@ -18,6 +23,7 @@ from typing import Any, Final
 from gateway.core.tasks import Tasks
 from gateway.proxy.routes import Traffic
 
+_log = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S: Final = 0.05
 # A terminal, or systemd, tells every process of a group, and the server's parent then tells its workers again.
@@ -50,6 +56,7 @@ class _Drain:
         self._limit_s = limit_s
         self._loop = loop
         self._ignored_until = 0.0
+        self._ends = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self._traffic.draining:
@@ -57,7 +64,7 @@ class _Drain:
             self._ignored_until = time.monotonic() + _SAME_SIGNAL_S
             self._loop.call_soon_threadsafe(self._begin, number)
         elif time.monotonic() >= self._ignored_until:
-            self._then(number, frame)
+            self._end(number, frame)
 
     def _begin(self, number: int) -> None:
         self._tasks.spawn(self._wait(number), "drain")
@@ -66,4 +73,13 @@ class _Drain:
         ends = self._loop.time() + self._limit_s
         while self._traffic.in_flight and self._loop.time() < ends:  # noqa: ASYNC110 - a request in flight pays for no event
             await asyncio.sleep(_LOOK_S)
-        self._then(number, None)
+        self._end(number, None)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        """Begin the server's own end, once."""
+        if self._ends:
+            # Not logged from within a handler of signals, which may have interrupted the log.
+            self._loop.call_soon_threadsafe(_log.warning, "ending already: what was used is being settled")
+            return
+        self._ends = True
+        self._then(number, frame)

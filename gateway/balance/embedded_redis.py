@@ -6,18 +6,22 @@ listens on a Unix socket only and writes an append-only file that is synced ever
 Processes of one data directory share one server. Each user holds `users.lock` shared, so the kernel
 counts them and forgets those that were killed; whoever can take it alone on leaving is the last and
 shuts the server down. `start.lock` makes starting and stopping take turns.
+
+A server that dies is started again on its files by whoever watches it (`watch`), which one user is enough for.
 """
 
 import asyncio
 import fcntl
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 import shutil
 import stat
 import subprocess
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +33,11 @@ _STOP_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.01
 _LOG_BYTES_MAX: Final = 4 * 1024 * 1024
 _LOG_LINES_SHOWN: Final = 12
+_DEATHS_WITHIN_S: Final = 60.0
+_PAUSES_S: Final = (0.0, 0.2, 0.5, 1.0, 2.0)  # before each start after so many deaths of late; one more is too many
+_REACHED_AGAIN_S: Final = 0.1  # between two looks at a server that lives but has closed our connection
+
+_log = logging.getLogger(__name__)
 
 
 class EmbeddedRedisFailed(Exception):
@@ -61,6 +70,67 @@ class EmbeddedRedis:
         finally:
             os.close(self._users_lock)
             self._users_lock = -1
+            os.close(turn)
+
+    async def watch(self) -> None:
+        """Start the server again on its files whenever it dies, until cancelled (before `stop`).
+
+        EmbeddedRedisFailed when it has died too often of late, or will not start: nothing is tried any more.
+        """
+        loop, deaths = asyncio.get_running_loop(), deque[float]()
+        while True:
+            await self._gone()
+            while True:
+                deaths.append(loop.time())
+                while deaths[0] < loop.time() - _DEATHS_WITHIN_S:
+                    deaths.popleft()
+                if len(deaths) > len(_PAUSES_S):
+                    raise EmbeddedRedisFailed(
+                        f"the local Redis server in {self._folder} ended {len(deaths)} times within {_DEATHS_WITHIN_S:.0f} s and"
+                        f" is not started any more; its log ends with:\n{_end_of_log(self._folder)}"
+                    )
+                pause_s = _PAUSES_S[len(deaths) - 1]
+                _log.error("the local Redis server in %s has ended: it is started again in %.1f s", self._folder, pause_s)
+                await asyncio.sleep(pause_s)
+                try:
+                    await self._revive()
+                except EmbeddedRedisFailed as failed:
+                    _log.error("%s", failed)
+                    continue
+                _log.warning("the local Redis server in %s serves again", self._folder)
+                break
+
+    async def _gone(self) -> None:
+        """Wait until nobody listens on the socket any more; the end of an idle connection says when to look."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(str(self._socket))
+            except OSError:
+                return
+            try:
+                while await reader.read(1024):
+                    pass
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
+            await asyncio.sleep(_REACHED_AGAIN_S)
+
+    async def _revive(self) -> None:
+        """Start the server unless another user has done so."""
+        turn = await _take_turn(self._folder)
+        try:
+            if self._process is not None:
+                self._process.poll()  # reaps it
+            if not await _answers(self._socket, _LOAD_TIMEOUT_S):
+                self._process = _spawn(self._folder, self._socket)
+                await _wait_until_ready(self._process, self._folder, self._socket)
+        except asyncio.CancelledError:
+            if self._process is not None and not await _answers(self._socket, 0):
+                self._process.kill()  # it does not listen yet to being told to stop
+                self._process.wait()
+            raise
+        finally:
             os.close(turn)
 
 
@@ -181,8 +251,11 @@ async def _wait_until_ready(process: subprocess.Popen[bytes], folder: Path, sock
         problem = f"did not answer within {_START_TIMEOUT_S:.0f} s"
     else:
         problem = f"ended at once with status {process.returncode}"
-    lines = (folder / "redis.log").read_text("utf-8", "replace").splitlines()[-_LOG_LINES_SHOWN:]
-    raise EmbeddedRedisFailed(f"the local Redis server in {folder} {problem}; its log ends with:\n" + "\n".join(lines))
+    raise EmbeddedRedisFailed(f"the local Redis server in {folder} {problem}; its log ends with:\n{_end_of_log(folder)}")
+
+
+def _end_of_log(folder: Path) -> str:
+    return "\n".join((folder / "redis.log").read_text("utf-8", "replace").splitlines()[-_LOG_LINES_SHOWN:])
 
 
 async def _ask(socket: Path, line: bytes) -> bytes:

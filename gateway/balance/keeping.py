@@ -38,6 +38,7 @@ from gateway.core.limits import KEPT_BYTES_MAX, KEPT_LEAST_S, KEPT_LOOK_S, KEPT_
 
 _log = logging.getLogger(__name__)
 _AT_ONCE: Final = 100
+_PAUSE_S: Final = 0.1
 
 
 class Kept(msgspec.Struct, gc=False):
@@ -130,6 +131,19 @@ class Keeper:
                 _log.exception("what is kept could not be looked after")
             if loss.is_set():
                 await asyncio.sleep(KEPT_LOOK_S / 20)  # met by every request: once for many of them
+
+    async def finish(self, timeout_s: float) -> int:
+        """Before the process ends: settle what has no answer yet; how many could not be. What has one needs us no more."""
+        ends = self._monotonic() + timeout_s
+        while unanswered := [one for kept in self._balance.kept for one in kept.values() if not one.entry]:
+            try:
+                await self._again(unanswered)
+            except BalanceUnavailable as down:
+                if self._monotonic() >= ends:
+                    _log.error("%d requests could not be settled: %s", len(unanswered), down)
+                    return len(unanswered)
+                await asyncio.sleep(_PAUSE_S)
+        return 0
 
     async def look(self) -> None:
         """Drop what the books have, settle again what may have been lost; what fails is for the next look."""

@@ -147,10 +147,16 @@ class MemoryBalance:
         return Settled(after, True)
 
     async def extend(
-        self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
+        self,
+        hold: Hold,
+        ceilings_micro: Sequence[int],
+        ttl_ms: int,
+        owed_micro: Sequence[int] = (),
+        event: bytes = b"",
+        tokens: int = 0,
     ) -> Extended | None:
         """See the port."""
-        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms)
+        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms, tokens)
         now = now_ms(self._clock)
         live = self._find(hold.shard, hold.request_id, now)
         if not isinstance(live, _Live):
@@ -173,6 +179,11 @@ class MemoryBalance:
             counter, amount = counted[number]
             self._counts[counter] = self._counts.get(counter, 0) + more[limit.charge]
             counted[number] = (counter, amount + more[limit.charge])
+        for number, limit in enumerate(live.request.limits):
+            counter, amount = counted[number]
+            if limit.kind is LimitKind.TOKENS_PER_MINUTE and amount < tokens:
+                self._counts[counter] += tokens - amount
+                counted[number] = (counter, tokens)
         moved = [_moved(state, -added, added) for state, added in zip(states, more, strict=True)]
         self._wallets.update(zip([(hold.shard, wallet) for wallet in hold.wallets], moved, strict=True))
         live.counted = tuple(counted)

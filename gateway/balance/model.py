@@ -173,13 +173,20 @@ class Balance(Protocol):
         ...
 
     async def extend(
-        self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
+        self,
+        hold: Hold,
+        ceilings_micro: Sequence[int],
+        ttl_ms: int,
+        owed_micro: Sequence[int] = (),
+        event: bytes = b"",
+        tokens: int = 0,
     ) -> Extended | None:
         """Hold up to `ceilings_micro` in all on each wallet, as far as it and the spend limits go, and put the deadline off.
 
         Never takes anything back, so it may be repeated; 0 leaves a wallet's hold as it is. `owed_micro` and
         `event` (the rest of the event, less time and amounts) are the checkpoint: what is charged and appended
-        should nobody end the hold. None: the hold has ended.
+        should nobody end the hold. `tokens` are those used by now: limits of tokens count them where they are more than was
+        counted, and refuse nothing here; the settlement corrects that. None: the hold has ended.
         """
         ...
 

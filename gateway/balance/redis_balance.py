@@ -77,7 +77,7 @@ Rebuild = Callable[[int, tuple[str, ...]], Awaitable[bool]]
 _NUMBERS: Final = tuple(Struct(f"<{count}q") for count in range(300))  # as many as all wallets and limits of a request
 _HOLD_ASKED: Final = Struct("<qqqBB")
 _SETTLE_ASKED: Final = Struct("<qq")
-_EXTEND_ASKED: Final = Struct("<qB")
+_EXTEND_ASKED: Final = Struct("<qqB")
 _LIMIT_TAIL: Final = Struct("<qqB")
 _HOLD_HEAD: Final = Struct("<BBB")
 _HOLD_SIZES: Final = Struct("<IHI")
@@ -236,13 +236,19 @@ class RedisBalance:
         raise BalanceUnavailable(f"wallets of {kept.request_id} are lost and not rebuilt yet")
 
     async def extend(
-        self, hold: Hold, ceilings_micro: Sequence[int], ttl_ms: int, owed_micro: Sequence[int] = (), event: bytes = b""
+        self,
+        hold: Hold,
+        ceilings_micro: Sequence[int],
+        ttl_ms: int,
+        owed_micro: Sequence[int] = (),
+        event: bytes = b"",
+        tokens: int = 0,
     ) -> Extended | None:
         """One call of extend_v1."""
-        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms)
+        check_extension(hold.wallets, ceilings_micro, owed_micro, ttl_ms, tokens)
         n = len(hold.wallets)
         per_wallet = [micro for pair in zip(ceilings_micro, owed_micro or (0,) * n, strict=True) for micro in pair]
-        asked = _EXTEND_ASKED.pack(ttl_ms, len(owed_micro) > 0) + _NUMBERS[2 * n].pack(*per_wallet)
+        asked = _EXTEND_ASKED.pack(ttl_ms, tokens, len(owed_micro) > 0) + _NUMBERS[2 * n].pack(*per_wallet)
         asked += _counting(hold.shard, hold.limits)[2]
         name = hold.shard, hold.request_id
         standing = self._packed.get(name)

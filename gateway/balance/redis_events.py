@@ -55,7 +55,7 @@ class RedisEvents:
         """About `count` events (at most 512 more, two of each shard), oldest first per shard.
 
         Waits up to `block_ms` (at most EVENT_BLOCK_S_MAX) for a first one; empty when none came. Events left
-        behind by dead consumers come first: looked for at the start and every half minute.
+        behind by dead consumers come first: looked for at the start, after a lost connection, and every half minute.
         """
         assert count > 0
         try:
@@ -66,6 +66,7 @@ class RedisEvents:
             self._has_groups = False  # the server was emptied; the next call makes the groups again
             return []
         except RedisLinkLost as lost:
+            self._reclaim_from, self._reclaim_at = 0, 0.0  # what was claimed may have been on its way here
             raise BalanceUnavailable(str(lost)) from lost
 
     async def ack(self, claimed: Sequence[Claimed]) -> None:

@@ -158,6 +158,10 @@ class _Wire(asyncio.Protocol):
                     continue  # its caller was cancelled; the reply still had its place in the order
                 if reply.__class__ is RedisReplyError:
                     future.set_exception(reply)
+                    if reply.args[0].startswith("READONLY"):
+                        # Its place was taken: the address may lead to the server that has it by now, this connection never will.
+                        self.drop("Redis has become a replica")
+                        return
                 else:
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError):

@@ -42,9 +42,12 @@ def check_amounts(wallets: Sequence[str], amounts_micro: Sequence[int], tokens: 
         assert 0 <= amount_micro <= AMOUNT_MICRO_MAX
 
 
-def check_extension(wallets: Sequence[str], ceilings_micro: Sequence[int], owed_micro: Sequence[int], ttl_ms: int) -> None:
+def check_extension(
+    wallets: Sequence[str], ceilings_micro: Sequence[int], owed_micro: Sequence[int], ttl_ms: int, tokens: int
+) -> None:
     """An extension has a ceiling in range per wallet of the hold, what is owed on each or on none, and a future deadline."""
     assert ttl_ms > 0
+    assert 0 <= tokens <= AMOUNT_MICRO_MAX
     assert len(ceilings_micro) == len(wallets)
     assert len(owed_micro) in (0, len(wallets))
     assert all(0 <= micro <= AMOUNT_MICRO_MAX for micro in (*ceilings_micro, *owed_micro))

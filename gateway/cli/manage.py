@@ -1,9 +1,10 @@
 """Management commands: each is one call of the REST API, with its fields as options."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
 from gateway.cli.local import request
 from gateway.cli.output import show
@@ -98,11 +99,14 @@ def app_options(command: F) -> F:
     command = click.option(
         "--cors-origin", "cors_origins", multiple=True, help="A web origin whose pages may use end-user tokens; repeat; * is any."
     )(command)
-    command = click.option("--trial", help="Amount that each end user is granted on first sight.")(command)
+    command = click.option("--trial", help="Amount that each end user is granted on first sight; none: nothing.")(command)
     command = click.option("--trial-days", type=int, default=30, show_default=True, help="Days until --trial expires.")(command)
     for name, what in (("rpm", "Requests a minute"), ("tpm", "Tokens a minute"), ("spend-micro-per-day", "Micro-units a day")):
         command = click.option(f"--end-user-{name}", type=int, help=f"{what} of each end user.")(command)
     return command
+
+
+_NULL: Final = msgspec.Raw(b"null")  # said, where None is left out
 
 
 def _app_fields(options: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +115,9 @@ def _app_fields(options: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in limits.items() if value is not None}
     fields = {name: value for name, value in fields.items() if value != []}
     trial, days = fields.pop("trial"), fields.pop("trial_days")
-    if trial is not None:
+    if trial == "none":
+        fields["trial"] = _NULL
+    elif trial is not None:
         fields["trial"] = {"amount_micro": _micro(str(trial), "trial"), "days": days}
     return fields | ({"end_user_limits": given} if given else {})
 

@@ -1,6 +1,7 @@
 """Commands that run the gateway: serve, worker, migrate."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -10,6 +11,7 @@ import click
 from gateway import demo
 from gateway import worker as worker_process
 from gateway.balance import embedded_redis
+from gateway.balance.embedded_watch import EmbeddedWatch
 from gateway.cli.local import run, settings
 from gateway.compose import opened
 from gateway.server import main as server
@@ -37,12 +39,18 @@ def serve() -> None:
         signal.signal(sign, lambda *_: None)
     # Started here, so that the store outlives every web process and is stopped after the last of them.
     kept = None if config.redis_url else run(embedded_redis.start(config.data_dir))
+    watch = None if kept is None else EmbeddedWatch(kept, lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         click.echo(banner(config, run(_prepared(config))))
+        if watch is not None:
+            watch.start()
         server.run(config)
     finally:
-        if kept is not None:
+        if kept is not None and watch is not None:
+            watch.stop()
             run(kept.stop())
+    if watch is not None and watch.failed is not None:
+        raise watch.failed
 
 
 async def _prepared(config: Settings) -> demo.Account | None:

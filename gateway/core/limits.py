@@ -23,6 +23,7 @@ CHUNK_TIMEOUT_S: Final = 120.0  # silence in mid-stream
 STREAM_SECONDS_MAX: Final = 3600.0
 HOLD_TTL_S: Final = 60  # a hold whose gateway gives no sign of life for so long is ended by the sweeper
 DRAIN_ON_SHUTDOWN_S: Final = 30.0
+SETTLE_ON_SHUTDOWN_S: Final = 10.0  # how long a process that ends waits for a hot store that does not take its settlements
 DRAIN_FOR_THE_LEFT_S: Final = 120.0  # how long a stream is read on, and billed, that nobody reads any more
 RESULT_TTL_S: Final = 600  # how long Redis remembers the result of a finished hold
 KEPT_S: Final = 540  # how long a settled request may be settled again after a loss: its result must be there if it was not lost

@@ -32,10 +32,12 @@ class Tasks:
             _log.error("task %s failed", task.get_name(), exc_info=task.exception())
 
     async def finish(self, timeout_s: float) -> int:
-        """Wait for what is running, cancel the rest; returns how many had to be cancelled."""
-        if not self._running:
-            return 0
-        _, late = await asyncio.wait(set(self._running), timeout=timeout_s)
+        """Wait for what is running, and what that starts; cancel the rest. Returns how many had to be cancelled."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        while self._running and (left_s := ends - loop.time()) > 0:
+            await asyncio.wait(set(self._running), timeout=left_s)
+        late = set(self._running)
         for task in late:
             task.cancel()
         if late:

@@ -50,12 +50,17 @@ class Books:
         return now_ms(self.clock)
 
 
-async def repeated(conn: store.Connection, enterprise_id: str | None, op_id: str, fingerprint: str) -> Posted | None:
-    """The first result of an operation that was posted before; Conflict when that was of another request."""
+async def repeated(
+    conn: store.Connection, enterprise_id: str | None, op_id: str, fingerprint: str, *others: str
+) -> Posted | None:
+    """The first result of an operation that was posted before; Conflict when that was of another request.
+
+    `others` are fingerprints that pass for this request's, too.
+    """
     done = await store.txn_of_op(conn, store.books_of(enterprise_id), op_id)
     if done is None:
         return None
-    if done[1] != fingerprint:
+    if done[1] not in (fingerprint, *others):
         raise Conflict("this idempotency key was used for another request", param="op_id")
     return Posted(done[0], enterprise_id, None, first=False)
 

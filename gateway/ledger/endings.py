@@ -7,6 +7,7 @@
     refund                user.available (what is left of the lot), receivable.clawback (the rest) -> stripe_clearing
       fee returned        due_to_platform -> expense.platform_fee
     dispute opened        user.available (what is left of the lot) -> user.frozen
+      heard of too late   nothing: it is closed in the same moment
     dispute won           user.frozen -> user.available (the lot: exactly what was frozen)
     dispute lost          user.frozen, what is left by now, receivable.clawback (the rest) -> disputes
     reinstated            disputes -> user.available (the lot), receivable.clawback: the loss, reversed
@@ -155,6 +156,11 @@ def dispute_opened(head: Head, lot: Lot, amount_micro: int) -> Posting:
     entries = [_available(head, -frozen, lot.id), _frozen(head, frozen, lot.id)] if frozen else []
     after = _change(lot, left_micro=lot.left_micro - frozen, frozen_micro=lot.frozen_micro + frozen)
     return Posting(_txn(head, DISPUTE_OPENED, entries), (after,))
+
+
+def dispute_implied(head: Head) -> Posting:
+    """The opening of a dispute that was closed before anybody heard of it: it froze nothing."""
+    return Posting(_txn(head, DISPUTE_OPENED, []))
 
 
 def dispute_won(head: Head, lot: Lot, opened: Txn) -> Posting:

@@ -4,6 +4,9 @@ Each operation is posted once, by its own name: `refund:<refund>`, `dispute:<dis
 `:reinstated`, or the caller's `op_id`. The same request again returns the first result, another one under the same name
 is a Conflict. A refused operation changes nothing.
 
+What a payment processor says of a dispute may arrive in any order. A closing that finds no opening posts one that froze
+nothing, so that both are there and the end is the same; the opening that arrives after it does nothing.
+
 The result's `credit` is what the hot store has to hear of; `balance.wallets.Wallets.deliver` tells it. A hot
 wallet may fall below zero by it: spent money that went back to its payer is a debt.
 
@@ -13,6 +16,8 @@ repaired by the repeat, and the audit sees it until then.
 """
 
 from typing import Final
+
+import msgspec
 
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id
@@ -83,12 +88,15 @@ class Payments(Books):
             return await commit(conn, wallet, owner, endings.refund(head, lot, request.amount_micro, request.fee_returned_micro))
 
     async def dispute_opened(self, request: DisputeRequest) -> Posted:
-        """A payer disputes a payment: what is left of the lot, up to the amount, cannot be spent until it is closed."""
+        """A payer disputes a payment: what is left of the lot, up to the amount, cannot be spent until it is closed.
+
+        Nothing happens when it was closed before.
+        """
         _check_dispute(request)
         op_id, wallet, print_ = _dispute_op(request, "opened"), request.wallet, fingerprint_of(request)
         owner = await self.owner_of(wallet)
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
-            if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
+            if done := await repeated(conn, wallet.enterprise_id, op_id, print_, _implied(request)):
                 return done
             lot = await _lot_paid(conn, wallet, request.payment_ref)
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
@@ -97,7 +105,7 @@ class Payments(Books):
     async def dispute_closed(self, request: DisputeRequest, *, won: bool) -> Posted:
         """The end of a dispute. Won: exactly what was frozen is available again. Lost: it is gone, and the rest is a debt.
 
-        NotFound when it was not opened; Conflict when it was closed the other way.
+        One that was not opened is opened with it. Conflict when it was closed the other way.
         """
         _check_dispute(request)
         op_id, wallet = _dispute_op(request, "closed"), request.wallet
@@ -108,6 +116,13 @@ class Payments(Books):
                 return done
             lot = await _lot_paid(conn, wallet, request.payment_ref)
             opened = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "opened"))
+            if opened is None:
+                first = self._head(
+                    _dispute_op(request, "opened"), wallet, owner, request.actor, _CLOSED_FIRST, _implied(request)
+                )
+                posting = endings.dispute_implied(first)
+                await commit(conn, wallet, owner, posting)
+                opened = posting.txn
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             if won:
                 return await commit(conn, wallet, owner, endings.dispute_won(head, lot, opened))
@@ -126,7 +141,7 @@ class Payments(Books):
                 return done
             lot = await _lot_paid(conn, wallet, request.payment_ref)
             lost = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "closed"))
-            if lost.kind != DISPUTE_LOST:
+            if lost is None or lost.kind != DISPUTE_LOST:
                 raise NotFound("that dispute was not lost", param="dispute_ref")
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             debt = await debt_of(conn, wallet, owner.asset)
@@ -241,6 +256,7 @@ class Payments(Books):
 
 
 _OWNED: Final = (AVAILABLE, FROZEN, DEBT)
+_CLOSED_FIRST: Final = "closed before it was opened"
 
 
 def _check_dispute(request: DisputeRequest) -> None:
@@ -252,6 +268,12 @@ def _dispute_op(request: DisputeRequest, state: str) -> str:
     return f"dispute:{request.dispute_ref}:{state}"
 
 
+def _implied(request: DisputeRequest) -> str:
+    """The fingerprint of an opening that a closing posted: of what both say alike, whatever else the opening will say."""
+    whose = fingerprint_of(msgspec.structs.replace(request, amount_micro=0, actor="", reason=""))
+    return f"implied:{whose}"
+
+
 async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str) -> Lot:
     """The lot that a payment made in this wallet."""
     found = await store.lot_of_payment(conn, store.books_of(wallet.enterprise_id), payment_ref)
@@ -260,13 +282,11 @@ async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str)
     return found[0]
 
 
-async def _txn_of(conn: store.Connection, enterprise_id: str | None, op_id: str) -> Txn:
+async def _txn_of(conn: store.Connection, enterprise_id: str | None, op_id: str) -> Txn | None:
+    """What an operation posted."""
     books = store.books_of(enterprise_id)
     known = await store.txn_of_op(conn, books, op_id)
-    txn = None if known is None else await store.txn_by_id(conn, books, known[0])
-    if txn is None:
-        raise NotFound("that dispute is not in this state", param="dispute_ref")
-    return txn
+    return None if known is None else await store.txn_by_id(conn, books, known[0])
 
 
 async def _post(conn: store.Connection, enterprise_id: str | None, txn: Txn) -> None:

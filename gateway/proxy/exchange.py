@@ -247,7 +247,7 @@ class Exchange:
 
     async def _refuse(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            body = await reply.read(_whole_body_s(ticket.deployment))
+            body = await reply.read(ticket.deployment.whole_body_timeout_s)
         except UpstreamFault:
             body = b""
         await self._release(ticket)
@@ -255,7 +255,7 @@ class Exchange:
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            body = await reply.read(_whole_body_s(ticket.deployment))  # the hold stands for so long
+            body = await reply.read(ticket.deployment.whole_body_timeout_s)  # the hold stands for so long
             found = _decode_answer(body)
         except UpstreamFault as fault:
             await self._release(ticket)
@@ -290,7 +290,13 @@ class Exchange:
         elif await answer.gone():
             status = _CLIENT_LEFT
         whole = relay.complete and not flags and not relay.told_early
-        settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole)
+        try:
+            settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole)
+        except asyncio.CancelledError:
+            if not ticket.ended:  # it was being counted
+                ticket.ended = True
+                self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole), "settle")
+            raise
         last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
         if flags and flags != _CUT_UNREAD:
             error: GatewayError = refusals.balance_unavailable()
@@ -431,11 +437,11 @@ class Exchange:
         tokens = sum(counts)  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         settled = None
+        ticket.ended = True  # also when this task is cancelled from here on: the settlement is kept, and must not be released
         try:
             settled = await self._balance.settle(ticket.hold, amounts, tokens, rest)
         except BalanceUnavailable:
             _log.warning("settle of %s is kept until the balance store serves", ticket.hold.request_id)
-        ticket.ended = True
         return settled, cost
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
@@ -492,8 +498,3 @@ def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[t
     if settled is not None and settled.available:
         headers.append((b"x-mozaiks-balance", decimal_from_micro(settled.available[0]).encode()))
     return headers
-
-
-def _whole_body_s(deployment: Deployment) -> float:
-    """How long the body of an answer that is not streamed may take once its head is there."""
-    return deployment.first_byte_timeout_s + deployment.chunk_timeout_s

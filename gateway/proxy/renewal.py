@@ -66,9 +66,9 @@ class Renewal:
         noted = 0
         for ticket in self._due():
             try:
-                owed, event = await self._checkpoint(ticket)
+                owed, event, tokens = await self._checkpoint(ticket)
                 if event and not ticket.ended:
-                    await self._extend(ticket, owed, event)
+                    await self._extend(ticket, owed, event, tokens)
                     noted += 1
             except Exception as failed:  # noqa: BLE001 - of one hold: the others have theirs
                 _log.warning("a stream has no new checkpoint: %s: %s", type(failed).__name__, failed)
@@ -78,13 +78,13 @@ class Renewal:
         before_ms = self._clock() // 1_000_000 - 1000 * self._ttl_s // SIGNS
         return [ticket for ticket in self._in_flight.values() if ticket.at_ms <= before_ms and not ticket.ended]
 
-    async def _extend(self, ticket: Ticket, owed: tuple[int, ...], event: bytes) -> None:
-        await self._balance.extend(ticket.hold, [0] * len(ticket.granted), 1000 * self._ttl_s, owed, event)
+    async def _extend(self, ticket: Ticket, owed: tuple[int, ...], event: bytes, tokens: int = 0) -> None:
+        await self._balance.extend(ticket.hold, [0] * len(ticket.granted), 1000 * self._ttl_s, owed, event, tokens)
 
-    async def _checkpoint(self, ticket: Ticket) -> tuple[tuple[int, ...], bytes]:
-        """What each wallet owes for what a stream has made, and the rest of its event; nothing before its first text."""
+    async def _checkpoint(self, ticket: Ticket) -> tuple[tuple[int, ...], bytes, int]:
+        """What each wallet owes for what a stream has made, the rest of its event, its tokens; nothing before its first text."""
         if ticket.relay is None or not ticket.relay.texts:
-            return (), b""
+            return (), b"", 0
         made = ticket.made = ticket.made or Made(ticket.relay, self._counter, ticket.deployment.model)
         usage = Usage(input=await input_of(ticket, self._counter), output=await made.count())
         counts = astuple(usage)
@@ -100,7 +100,7 @@ class Renewal:
             "provider_cost_micro": 0 if cost is None else cost.price_of(counts),
             "attempts": ticket.attempts,
         }
-        return owed, encode_event(rest)
+        return owed, encode_event(rest), sum(counts)
 
 
 async def input_of(ticket: Ticket, counter: Counter) -> int:

@@ -342,6 +342,30 @@ async def test_a_settlement_without_an_answer_is_kept_from_before_it_was_sent(pr
         await house.close()
 
 
+async def test_a_process_that_ends_settles_what_has_no_answer_and_waits_no_longer_than_it_is_told(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    house = House(proxy.url, tmp_path)
+    try:
+        await house.open()
+        await house.settle(await held(house), 50)
+        hold = await held(house)
+        proxy.drop_replies = 2 * REDIS_ATTEMPTS
+        with pytest.raises(BalanceUnavailable):
+            await house.settle(hold, 100)
+        keeper = house.keepers[0]
+        assert await keeper.finish(0.0) == 1  # still away
+        assert await keeper.finish(10.0) == 0
+        await house.drain.step()
+        assert await house.hot() == [WalletState(FUNDS - 150, 0), WalletState(FUNDS - 75, 0)]
+        replayed = keeper.replayed
+        assert await keeper.finish(10.0) == 0
+        assert keeper.replayed == replayed, "what has its answer needs nobody any more"
+        await house.check()
+    finally:
+        await house.close()
+
+
 async def test_a_wallet_is_never_made_of_what_the_books_said_before_the_last_loss(house: House) -> None:
     """Meanwhile another gateway rebuilt it, and a credit was applied and marked: then everything was lost again."""
 

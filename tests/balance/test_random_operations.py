@@ -113,6 +113,7 @@ class History:
         self._deadlines: dict[str, int] = {}
         self._owed: dict[str, tuple[int, ...]] = {}  # the checkpoints
         self._ended: dict[str, int] = {}
+        self._ended_in: dict[str, int] = {}  # their shards
         self._spent: Counter[tuple[int, str, LimitKind]] = Counter()
 
     @property
@@ -123,6 +124,7 @@ class History:
         steps: dict[Callable[[], Any], float] = {
             self._reserve: 9, self._repeat: 2, self._extend: 5, self._settle: 8, self._release: 2, self._credit: 4,
             self._open: 0.4, self._read: 1, self._sweep: 1, self._move: 4, self._drain: 0.8, self._probe: 1, self._burst: 0.01,
+            self._wipe: 0.04,
         }  # fmt: skip
         await self._set_clock()
         for shard in self._shards:
@@ -245,7 +247,8 @@ class History:
         if chance.random() < 0.5 and standing is not None:
             owed = tuple(min(self._amount(), granted) for granted in standing[1].granted)
             event = f"checkpoint {self._next()}\x00".encode()
-        answer = await self._compare("extend", handle(request), ceilings, ttl_ms, owed, event)
+        tokens = chance.choice((0, self._tokens()))
+        answer = await self._compare("extend", handle(request), ceilings, ttl_ms, owed, event, tokens)
         if standing is None:
             if answer is not None:
                 self._fail("a hold that had ended was extended")
@@ -335,6 +338,36 @@ class History:
         kept = self._events(shard)[-left:] if left else []
         self._memory.events = [event for event in self._memory.events if event[0] != shard] + [(shard, data) for data in kept]
 
+    async def _wipe(self) -> None:
+        """A shard loses everything. What it had is not known any more: nothing may be charged or given back for it.
+
+        Rebuilding it needs the books in SQL and those who settled: `test_keeping` has them.
+        """
+        await self._check()
+        shard, memory, call = self._chance.choice(self._shards), self._memory, self._redis[0].link.call
+        tag = f"mzk:{{s{shard:03d}}}:"
+        await call("DEL", *[f"{tag}w:{name}" for name in WALLETS], *await call("KEYS", f"{tag}*"))
+        kept: Any
+        for kept in (memory._wallets, memory._holds, memory._counts, memory._taken):
+            for key in [key for key in kept if key[0] == shard]:
+                del kept[key]
+        memory._credited = {one for one in memory._credited if one[0] != shard}
+        memory.events = [event for event in memory.events if event[0] != shard]
+        for name in [name for name, (request, _) in self._live.items() if request.shard == shard]:
+            self._ends(name)
+        self._ended = {name: until for name, until in self._ended.items() if self._ended_in[name] != shard}
+        self._books = {key: micro for key, micro in self._books.items() if key[0] != shard}
+        for counted in [key for key in self._spent if key[0] == shard]:
+            del self._spent[counted]
+        self._operations = [one for one in self._operations if one[1] != shard]
+        self._expiring = {key: None for key in self._expiring if not key.startswith(tag)}
+        self._log.append((self._now_us, "wipe", (shard,), None))
+        self.seen["wipe"] += 1
+        await self._check()
+        for wallet in WALLETS[:2]:
+            if self._chance.random() < 0.7:
+                await self._open(shard, wallet)
+
     # Time
 
     async def _move(self) -> None:
@@ -412,6 +445,7 @@ class History:
         del self._deadlines[name]
         self._owed.pop(name, None)
         self._ended[name] = self._now_ms + RESULT_TTL_S * SECOND_MS
+        self._ended_in[name] = request.shard
         self._count_spend(request, admitted, admitted.granted, -1)
 
     def _count_spend(self, request: HoldRequest, admitted: Admitted, amounts: Sequence[int], sign: int) -> None:
@@ -534,7 +568,7 @@ EXPECTED = {
     *(f"reserve refused by {kind}" for kind in LimitKind),
     *("settle first", "settle again", "release True", "release False"),
     *("credit WalletState", "credit NoneType", "credit unavailable", "open True", "open False"),
-    *("sweep several", "sweep none", "read list"),
+    *("sweep several", "sweep none", "read list", "wipe"),
 }  # fmt: skip
 
 

@@ -86,6 +86,62 @@ async def test_a_difference_that_waits_for_the_drain_is_never_repaired(house: Ho
     assert await house.hot() == [WalletState(FUNDS - 100, 0), WalletState(FUNDS - 50, 0)]
 
 
+async def test_a_difference_that_goes_away_between_two_looks_is_not_told(house: House) -> None:
+    hold = await house.reserve()
+    assert hold is not None
+    await house.settle(hold, 100)
+    looks = 0
+
+    async def ids() -> list[str]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            await house.drain.step()
+        return ["shop"]
+
+    asked = Reconciler(house.balance, house.ledger, ids, house.wallets[0].rebuild_lost, 0.01)
+    assert await asked.run(rebuild=True, repair=True, actor="test") == []
+    assert looks == 2
+
+
+async def test_a_difference_that_is_another_at_each_look_is_not_told(house: House) -> None:
+    """Requests go on, and the drain is behind by one of them at each look."""
+    looks = 0
+
+    async def ids() -> list[str]:
+        nonlocal looks
+        looks += 1
+        hold = await house.reserve()
+        assert hold is not None
+        await house.settle(hold, 100 + looks)
+        return ["shop"]
+
+    asked = Reconciler(house.balance, house.ledger, ids, house.wallets[0].rebuild_lost, 0.01)
+    assert await asked.run(rebuild=True, repair=True, actor="test") == []
+    assert looks == 2
+
+
+async def test_a_wallet_that_is_back_at_the_second_look_is_not_rebuilt(house: House) -> None:
+    """Whoever settles again what it kept has rebuilt it meanwhile."""
+    await house.wipe()
+    asked: list[str] = []
+
+    async def ids() -> list[str]:
+        if asked:
+            for owner in (END_USER, CREATOR):
+                assert await house.balance.open(SHARD, owner.name, FUNDS)
+            asked.append("back")
+        asked.append("look")
+        return ["shop"]
+
+    async def rebuild(shard: int, wallets: object) -> bool:
+        raise AssertionError("it was there")
+
+    told = await Reconciler(house.balance, house.ledger, ids, rebuild, 0.01).run(rebuild=True, repair=True, actor="test")
+    assert told == []
+    assert asked == ["look", "back", "look"]
+
+
 async def test_a_wallet_in_use_is_repaired_by_exactly_what_is_wrong(house: House) -> None:
     """Requests and the drain go on all the time; the difference is repaired to the unit, or not at all."""
     chance = random.Random(7)

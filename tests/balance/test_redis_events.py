@@ -141,3 +141,16 @@ async def test_a_lost_claim_is_unavailable_and_its_events_come_back(balance: Red
     again = RedisEvents(proxy.url, min_idle_ms=50)
     assert [event.data for event in await again.claim("a", 10, 1)] == [b"x"]
     await again.close()
+
+
+async def test_events_whose_delivery_was_lost_on_the_way_come_with_the_next_claim(balance: RedisBalance, proxy: Proxy) -> None:
+    events = RedisEvents(proxy.url, min_idle_ms=0)
+    assert await events.claim("a", 10, 1) == []
+    await append(balance, 3, b"lost on the way")
+    proxy.drop_replies = 1
+    with pytest.raises(BalanceUnavailable):
+        await events.claim("a", 10, 1)
+    assert proxy.dropped == 1
+    [again] = await events.claim("a", 10, 1)
+    assert again.data == b"lost on the way"
+    await events.close()

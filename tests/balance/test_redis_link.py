@@ -1,6 +1,7 @@
 """The connection: one write a turn, replies in order, time-outs, losses, URLs, passwords, TLS."""
 
 import asyncio
+import os
 import shutil
 import socket
 import ssl
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.balance import embedded_redis
+from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_link import RedisAddress, RedisLink, RedisLinkLost, RedisReplyError, pack, parse_redis_url
 from tests.balance.conftest import Proxy
@@ -100,6 +102,28 @@ async def test_a_server_that_was_killed_is_found_again_with_its_data(tmp_path: P
     await balance.close()
     await server.stop()
     await again.stop()
+
+
+async def test_a_server_that_has_become_a_replica_is_left_for_the_one_that_has_its_address(tmp_path: Path) -> None:
+    servers = [await embedded_redis.start(tmp_path / name) for name in ("old", "new")]
+    paths = [server.url.removeprefix("unix://") for server in servers]
+    old, new = [RedisBalance(server.url) for server in servers]
+    for balance in (old, new):
+        await balance.open(1, "p/u", 5)
+    aside = RedisBalance(servers[0].url)
+    await aside.link.call("REPLICAOF", "127.0.0.1", "1")
+    os.rename(paths[0], f"{paths[0]}.old")
+    os.rename(paths[1], paths[0])  # a socket leads to whoever made it
+    with pytest.raises(BalanceUnavailable, match="READONLY"):
+        await old.credit("txn_1", 1, "p/u", 7)
+    assert await old.credit("txn_1", 1, "p/u", 7) == WalletState(12, 0)
+    assert await new.read(1, ["p/u"]) == [WalletState(12, 0)]
+    os.rename(paths[0], paths[1])
+    os.rename(f"{paths[0]}.old", paths[0])
+    for used in (old, new, aside):
+        await used.close()
+    for server in servers:
+        await server.stop()
 
 
 async def test_nobody_listening_is_a_loss_after_the_time_out(tmp_path: Path) -> None:

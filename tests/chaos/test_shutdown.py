@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
-from gateway.core.limits import DRAIN_ON_SHUTDOWN_S
+from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, REDIS_TIMEOUT_S
 from tests.chaos.books import compared, settled_down
 from tests.chaos.house import DEADLINES, EVENTS, GROUP, House
 from tests.chaos.load import Clients
@@ -98,6 +100,37 @@ async def test_sigterm_finishes_what_is_in_flight_cuts_at_the_limit_and_leaves_n
     assert (status, source) == ("abandoned", "counted")
     assert delivered <= tokens <= 4 * delivered, "billed for what was delivered, by the tokenizer's count of it"
     assert amount_micro >= tokens * 10
+    await house.audit()
+    await house.start_gateway()  # so that there is one to stop
+
+
+@pytest.mark.timeout(120)
+async def test_a_second_signal_cuts_streams_at_once_and_no_number_of_them_cuts_a_settlement(house: House) -> None:
+    """Redis is frozen for longer than it is waited for: each settlement has to be made again."""
+    names = [f"m-{number}" for number in range(3)]
+    callers = [Caller(house, name, "ok:tokens=1000,ms=100", streamed=True) for name in names]
+    await until(lambda: all(caller.text for caller in callers), "the streams run")
+    os.kill(house.redis.pid, signal.SIGSTOP)
+    try:
+        signalled = time.monotonic()
+        house.gateway.child.send_signal(signal.SIGTERM)
+        await asyncio.sleep(2.2)
+        for _ in range(6):
+            house.gateway.child.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.3)
+        await asyncio.gather(*[caller.task for caller in callers])
+        assert time.monotonic() - signalled < DRAIN_ON_SHUTDOWN_S / 2, "the second signal ends the wait"
+        await asyncio.sleep(3 * REDIS_TIMEOUT_S)
+        assert house.gateway.child.poll() is None, "what was used is not settled yet"
+    finally:
+        os.kill(house.redis.pid, signal.SIGCONT)
+    assert await asyncio.to_thread(house.gateway.child.wait, 30) == 0
+    assert await house.holds() == 0, "a hold was left to the sweeper"
+    await house.drained()
+    rows = await house.rows("SELECT session_id, status, output_tokens FROM usage")
+    assert {row[0]: row[1] for row in rows} == dict.fromkeys(names, "abandoned")
+    delivered = {caller.name: caller.text.count(b" tok") for caller in callers}
+    assert all(row[2] >= delivered[row[0]] > 0 for row in rows), "billed for what was delivered"
     await house.audit()
     await house.start_gateway()  # so that there is one to stop
 

@@ -300,6 +300,57 @@ async def test_a_limit_by_tokens_counts_what_the_request_says_of_itself_at_most_
     assert await place.balance.reserve(large) == Admitted((), (), (0,))
 
 
+async def test_a_limit_by_tokens_counts_what_a_stream_used_by_now_and_corrects_it_in_the_end(place: Place) -> None:
+    limits = (Limit("k/1", RPM, 9), Limit("k/1", TPM, 1000, BY_TOKENS), Limit("u/a/1", TPM, 600, 30))
+    still = (Limit("k/1", TPM, 1000, 0), Limit("u/a/1", TPM, 600, 0))
+
+    async def left() -> tuple[int, ...]:
+        return (await place.hold(limits=still))[1].remaining
+
+    request = structs.replace(place.request(limits=limits), tokens=100)
+    assert isinstance(await place.balance.reserve(request), Admitted)
+    # Less than was counted before takes nothing back.
+    for tokens, there in ((0, (900, 570)), (40, (900, 560)), (250, (750, 350)), (250, (750, 350)), (90, (750, 350))):
+        assert await place.balance.extend(handle(request), [], 60_000, tokens=tokens) == Extended((), ())
+        assert await left() == there
+    # What is beyond a limit is counted, and refuses nobody but others.
+    assert await place.balance.extend(handle(request), [], 60_000, tokens=640) == Extended((), ())
+    assert await place.balance.reserve(place.request(limits=still)) == RefusedByLimit(1, 640, ANY)
+    await place.balance.settle(handle(request), [], 210, b"{e}")
+    assert await left() == (790, 390)
+    assert await place.balance.extend(handle(request), [], 60_000, tokens=999) is None
+    assert await left() == (790, 390)
+
+
+async def test_a_stream_that_is_given_back_or_left_to_the_sweeper_counts_what_it_is_known_to_have_used(place: Place) -> None:
+    limits, still = (Limit("k/1", TPM, 1000, 100),), (Limit("k/1", TPM, 1000, 0),)
+    request, _ = await place.hold(limits=limits)
+    await place.balance.extend(handle(request), [], 60_000, tokens=300)
+    await place.balance.release(handle(request))
+    assert (await place.hold(limits=still))[1].remaining == (1000,)
+    request = place.request(limits=limits, ttl_ms=5)
+    await place.balance.reserve(request)
+    await place.balance.extend(handle(request), [], 5, (), b'{"status":"abandoned"}', tokens=300)
+    await asyncio.sleep(0.01)
+    await place.advance(6)
+    assert await place.balance.sweep(SHARD) == 1
+    assert (await place.hold(limits=still))[1].remaining == (700,)
+
+
+async def test_tokens_of_a_stream_count_in_the_minute_that_it_began_in(moving: Place) -> None:
+    place = moving
+    limits, still = (Limit("k/1", TPM, 1000, 100),), (Limit("k/1", TPM, 1000, 0),)
+    request, _ = await place.hold(limits=limits)
+    await place.advance(60_000 - place.now_ms % 60_000)
+    await place.balance.extend(handle(request), [], 600_000, tokens=400)
+    assert (await place.hold(limits=still))[1].remaining == (600,), "the minute before is still inside the last 60 s"
+    await place.advance(60_000)
+    await place.balance.extend(handle(request), [], 600_000, tokens=900)
+    assert (await place.hold(limits=still))[1].remaining == (1000,)
+    await place.balance.settle(handle(request), [], 950, b"{e}")
+    assert (await place.hold(limits=still))[1].remaining == (1000,)
+
+
 async def test_a_hold_grows_as_far_as_the_wallet_goes_and_is_settled_whole(place: Place) -> None:
     await place.balance.open(SHARD, WALLET, 1000)
     request, first = await place.hold(all_of(WALLET, 100))
@@ -643,7 +694,10 @@ async def test_memory_and_redis_agree_on_any_sequence_of_operations(server_url: 
             hold = handle(chance.choice(recent))
             ceilings, owed = [chance.randint(0, 2000) for _ in hold.wallets], [chance.randint(0, 300) for _ in hold.wallets]
             event = chance.choice((b"", f'{{"step":{step}}}'.encode()))
-            answers = [await there.balance.extend(hold, ceilings, 100_000, owed if event else (), event) for there in both]
+            used = chance.choice((0, chance.randint(0, 600)))
+            answers = [
+                await there.balance.extend(hold, ceilings, 100_000, owed if event else (), event, used) for there in both
+            ]
         elif choice == "release":
             hold = handle(chance.choice(recent))
             answers = [await there.balance.release(hold) for there in both]

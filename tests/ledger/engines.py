@@ -127,6 +127,9 @@ class Rules:
             return self.post(owner, endings.dispute_won(self.head(owner), lot, there))
         return self.post(owner, endings.dispute_lost(self.head(owner), lot, there, amount))
 
+    def close_unopened(self, owner: str, lot_id: str, amount: int, won: bool) -> str:
+        return self.close(owner, lot_id, self.post(owner, endings.dispute_implied(self.head(owner))), amount, won)
+
     def reinstate(self, owner: str, lot_id: str, lost: str) -> str:
         lot = self.lots[lot_id][1]
         return self.post(owner, endings.reinstated(self.head(owner), lot, self.txns[lost], self.id("lot"), self.debt(owner)))

@@ -277,6 +277,20 @@ class History:
         self.disputes[txn] = {**one, "amount": amount, "owed": owed, "state": "lost"}
         return int(one["frozen"] - amount)
 
+    def close_unopened(self) -> int | None:
+        """The processor's messages overtook each other: nothing was frozen in between."""
+        found = self.paid_lot()
+        if found is None:
+            return None
+        lot_id, lot = found
+        amount, won = self.pick.randrange(1, lot.can_go_back + 1), self.pick.random() < 0.5
+        txn = self.books.close_unopened(self.owner, lot_id, amount, won)
+        if won:
+            return 0
+        owed = self.wallet.take_back(lot, amount)
+        self.disputes[txn] = {"owner": self.owner, "lot": lot_id, "amount": amount, "owed": owed, "state": "lost"}
+        return -amount
+
     def reinstate(self) -> int | None:
         found = self.of_disputes("lost")
         if found is None:
@@ -358,6 +372,7 @@ WEIGHTS = {
     "dispute": 3,
     "win": 2,
     "lose": 2,
+    "close_unopened": 1,
     "reinstate": 2,
     "correct": 3,
     "pay_due": 1,

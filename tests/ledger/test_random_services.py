@@ -199,6 +199,17 @@ class Services:
             self.run(self.ledger.payments.dispute_closed(request, won=not won))
         return txn_id
 
+    def close_unopened(self, owner: str, lot_id: str, amount: int, won: bool) -> str:
+        """The opening arrives afterwards, with another amount, or never."""
+        request = DisputeRequest(WalletKey(owner, APP), self._ref(lot_id), self.name("dp"), amount, "t")
+        txn_id = self.send(self.ledger.payments.dispute_closed, request, {"reason": "other"}, won=won)
+        self._of[txn_id] = (lot_id, request)
+        if self._pick.random() < 0.7:
+            late = self.run(self.ledger.payments.dispute_opened(msgspec.structs.replace(request, amount_micro=amount + 1)))
+            assert (late.first, late.credit) == (False, None)
+        self.refresh()
+        return txn_id
+
     def reinstate(self, owner: str, lot_id: str, lost: str) -> str:
         return self.send(self.ledger.payments.reinstate, self._of[lost][1], {"reason": "other"})
 

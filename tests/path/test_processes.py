@@ -143,6 +143,11 @@ def test_a_trial_and_a_grant_that_expires_are_made_by_commands(stack: Stack) -> 
     assert json.loads(made)["trial"] == {"amount_micro": 500_000, "days": 14}
     changed = stack.cli("apps", "update", f"{app}-trial", "--trial", "2", "--json")
     assert json.loads(changed)["trial"] == {"amount_micro": 2_000_000, "days": 30}
+    kept = json.loads(stack.cli("apps", "update", f"{app}-trial", "--name", "renamed", "--json"))
+    assert kept["trial"] == {"amount_micro": 2_000_000, "days": 30}
+    assert json.loads(stack.cli("apps", "update", f"{app}-trial", "--trial", "none", "--json"))["trial"] is None
+    assert json.loads(stack.cli("apps", "show", f"{app}-trial", "--json"))["trial"] is None
+    stack.cli("apps", "update", f"{app}-trial", "--trial", "nothing", status=2)
     grant = ("grants", "create", "--app", app, "--end-user", "u1", "--amount", "1", "--reason", "r", "--json", "--expires-at")
     assert json.loads(stack.cli(*grant, "2099-01-01T00:00:00Z"))["lot"]["expires_at"] == "2099-01-01T00:00:00.000Z"
     stack.cli(*grant, "2020-01-01T00:00:00Z", status=1)

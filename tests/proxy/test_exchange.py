@@ -223,6 +223,54 @@ async def test_a_task_that_is_cancelled_in_mid_stream_bills_what_was_delivered()
     assert (available + event.rest.amounts_micro[0], held) == (1_000_000, 0)
 
 
+async def test_a_task_that_is_cancelled_while_its_stream_is_counted_is_billed_for_it() -> None:
+    class Slow(Counter):
+        waits = 1
+
+        async def count_text(self, model: str, text: str) -> int:
+            if self.waits:
+                self.waits -= 1
+                await asyncio.Event().wait()
+            return await super().count_text(model, text)
+
+    counter = Slow()
+    house = House(Reply([delta("hello"), b"data: [DONE]\n\n"]))
+    house.exchange._counter = counter
+    running = asyncio.ensure_future(house.run(stream=True))
+    while counter.waits:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    [event] = house.events()
+    assert (event.rest.status, event.rest.usage_source) == ("served", "counted")
+    available, held = await house.wallet()
+    assert (available + event.rest.amounts_micro[0], held) == (1_000_000, 0)
+
+
+async def test_a_task_that_is_cancelled_while_it_settles_gives_nothing_back() -> None:
+    """Its settlement may not have arrived: the store makes it again (see `Balance.settle`), and needs the hold."""
+
+    class Slow(MemoryBalance):
+        asked = False
+
+        async def settle(self, hold: Hold, amounts_micro: Any, tokens: int, event: bytes) -> Settled:
+            self.asked = True
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    balance = Slow()
+    house = House(Reply([b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'], kind="application/json"), balance)
+    running = asyncio.ensure_future(house.run())
+    while not balance.asked:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    available, held = await house.wallet()
+    assert (available + held, held > 0) == (1_000_000, True)
+
+
 async def test_the_client_gets_its_answer_though_the_store_cannot_settle_yet_and_the_hold_stands() -> None:
     class Deaf(MemoryBalance):
         async def settle(self, hold: Hold, amounts_micro: Any, tokens: int, event: bytes) -> Settled:

@@ -39,6 +39,7 @@ class Watched(MemoryBalance):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.extended: list[tuple[int, ...]] = []
+        self.used = 0  # tokens, as the last extension told them
         self.broken = False
 
     def clock_moves_to(self, now_ns: int) -> None:
@@ -48,6 +49,7 @@ class Watched(MemoryBalance):
         if self.broken:
             raise BalanceUnavailable("down")
         self.extended.append(tuple(given[0]))
+        self.used = given[4] if len(given) > 4 else 0
         return await super().extend(hold, *given)
 
 
@@ -235,6 +237,7 @@ async def test_a_sign_of_life_carries_what_the_stream_has_made_at_its_price() ->
     [event] = [decode_event(data) for _, data in balance.events]
     assert (event.rest.status, event.rest.usage_source) == ("abandoned", "counted")
     assert 50 <= event.rest.usage.output <= 51
+    assert balance.used == event.rest.usage.input + event.rest.usage.output, "for limits of tokens"
     [amount] = event.rest.amounts_micro
     assert amount == event.rest.usage.input + event.rest.usage.output * OUTPUT_MICRO == event.rest.provider_cost_micro
     assert await house.wallet() == (10**6 - amount, 0)

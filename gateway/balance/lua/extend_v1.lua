@@ -1,8 +1,8 @@
 -- extend_v1: enlarge a hold as far as wallets and spend limits go, put its deadline off, and note what is owed so far.
 --
 -- KEYS  as in hold_v1
--- ARGV  1 a record: time to live from now on in ms (i8), whether what is owed is said (B); per wallet the whole hold that is
---         wanted and what is owed so far (i8 i8); then the limits as reserve_v1 takes them
+-- ARGV  1 a record: time to live from now on in ms, tokens used so far (i8 each), whether what is owed is said (B); per wallet
+--         the whole hold that is wanted and what is owed so far (i8 i8); then the limits as reserve_v1 takes them
 --       2 the rest of the usage event, should the hold be abandoned (empty: as before)
 -- Reply a record: B 1 and granted in all per wallet, available per wallet (i8 each): the hold stands; nothing is ever
 --       given back here. B 0: it has ended. B 2: nothing is known of it
@@ -10,7 +10,7 @@
 if state ~= HELD then
   return state == 0 and '\2' or '\0'
 end
-local ttl, says, at = parse('<i8B', ARGV[1])
+local ttl, tokens, says, at = parse('<i8i8B', ARGV[1])
 local available, held, more = {}, {}, {}
 local grows = false
 for i = 1, wallets do
@@ -61,6 +61,20 @@ if grows then
       amounts[i], available[i], held[i] = amounts[i] + more[i], available[i] - more[i], held[i] + more[i]
       assert(held[i] <= LARGEST, 'held out of range')
       call('HSET', KEYS[3 + i], 'a', format('%d', available[i]), 'h', format('%d', held[i]))
+    end
+  end
+end
+
+-- A limit of tokens counts what was used by now in the minute that reserve counted in, as the settlement will.
+for base = 1, 5 * limits, 5 do
+  local more_tokens = tokens - counters[base + 3]
+  if counters[base + 1] == 'tpm' and more_tokens > 0 then
+    local key = KEYS[3 + wallets + counters[base]]
+    local counted = call('HGET', key, 'tpm')
+    local text = counted and corrected('tpm', counted, counters[base + 2], more_tokens)
+    if text then
+      call('HSET', key, 'tpm', text)
+      counters[base + 3] = tokens
     end
   end
 end
