@@ -32,11 +32,6 @@ class Deployment(msgspec.Struct, frozen=True):
     chunk_timeout_s: float = CHUNK_TIMEOUT_S
     hidden_reasoning: bool | None = None
 
-    @property
-    def whole_body_timeout_s(self) -> float:
-        """How long the body of an answer that is not streamed may take once its head is there."""
-        return self.first_byte_timeout_s + self.chunk_timeout_s
-
 
 class ModelEntry(msgspec.Struct, frozen=True):
     """One entry of the configuration: a name that clients ask for, and where it is served.

@@ -247,7 +247,7 @@ class Exchange:
 
     async def _refuse(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            body = await reply.read(ticket.deployment.whole_body_timeout_s)
+            body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
         except UpstreamFault:
             body = b""
         await self._release(ticket)
@@ -255,7 +255,8 @@ class Exchange:
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            body = await reply.read(ticket.deployment.whole_body_timeout_s)  # the hold stands for so long
+            # The hold stands for so long.
+            body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
             found = _decode_answer(body)
         except UpstreamFault as fault:
             await self._release(ticket)
