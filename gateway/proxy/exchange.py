@@ -236,8 +236,8 @@ class Exchange:
     async def _open(
         self, shard: int, missing: WalletMissing, paying: tuple[quote.Payer, ...], asked: tuple[Charge, ...], level: Level
     ) -> bool:
-        needed = tuple([charge.wallet for charge in asked if charge.floor_micro])
         try:
+            needed = tuple([charge.wallet for charge in asked if charge.floor_micro])
             return await self._opener.open_missing(shard, missing.wallets, needed)
         except Unfunded as nobody:
             place = [charge.wallet for charge in asked].index(nobody.wallet)
@@ -255,7 +255,6 @@ class Exchange:
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
         try:
-            # The hold stands for so long.
             body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
             found = _decode_answer(body)
         except UpstreamFault as fault:
