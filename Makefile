@@ -14,7 +14,7 @@ run: $(VENV)/installed            ## start the gateway on the embedded default, 
 	@$(BIN)/gateway serve
 
 test: $(VENV)/installed-dev lint  ## everything a change must pass
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 lint: $(VENV)/installed-dev       ## formatting of imports, bans, ranks, types
 	$(BIN)/ruff check gateway tests bench

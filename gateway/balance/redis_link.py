@@ -11,6 +11,8 @@ whether it may be repeated is the caller's knowledge. One server, or one node th
 """
 
 import asyncio
+import logging
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -25,6 +27,8 @@ from gateway.core.limits import REDIS_TIMEOUT_S
 Part = str | bytes | int
 pack: Final = cast(Callable[[tuple[Part, ...]], bytes], hiredis.pack_command)
 
+_log = logging.getLogger(__name__)
+_INFO: Final = re.compile(rb"^(maxmemory|maxmemory_policy):(\S+)", re.MULTILINE)
 _CHECKS: Final = 4  # a time-out is noticed at most a quarter of itself late
 _BACK_OFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _NOT_YET: Final = object()
@@ -283,13 +287,27 @@ class RedisLink:
             if address.database:
                 handshake.append(pack(("SELECT", address.database)))
             handshake += self._load or [pack(("PING",))]  # any command: a server that is still loading refuses it
-            await asyncio.gather(*[wire.send(command) for command in handshake])
+            handshake.append(pack(("INFO", "memory")))
+            *answers, memory = await asyncio.gather(*[wire.send(command) for command in handshake], return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
+            self._check_memory(memory)
         except BaseException:  # also when cancelled: what was opened is closed, and the failure goes on
             wire.drop("the handshake failed")
             raise
         self._failures = 0
         self.life += 1
         self._wire = wire
+
+    def _check_memory(self, told: bytes | BaseException) -> None:
+        """RedisReplyError when the server throws keys away as it fills: money would go with them."""
+        if isinstance(told, BaseException):
+            _log.warning("%s does not say whether it evicts keys: %s", self._address.label, told)
+            return
+        found = dict(_INFO.findall(told))
+        if found.get(b"maxmemory", b"0") != b"0" and found.get(b"maxmemory_policy", b"noeviction") != b"noeviction":
+            raise RedisReplyError(f"it evicts keys (maxmemory-policy {found[b'maxmemory_policy'].decode()}): set noeviction")
 
     def _lost(self, wire: _Wire) -> None:
         if self._wire is wire:

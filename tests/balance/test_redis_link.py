@@ -196,3 +196,18 @@ def test_other_urls_are_refused_without_showing_a_password(url: str) -> None:
     with pytest.raises(ValueError) as refused:
         parse_redis_url(url)
     assert "secret" not in str(refused.value)
+
+
+async def test_a_server_that_evicts_keys_is_not_used_until_it_stops_that(balance: RedisBalance, server_url: str) -> None:
+    await balance.link.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    await balance.link.call("CONFIG", "SET", "maxmemory", "1gb")
+    link = RedisLink(server_url, connect_timeout_s=0.3)
+    try:
+        with pytest.raises(RedisLinkLost, match=r"allkeys-lru.*noeviction"):
+            await link.call("PING")
+        await balance.link.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        assert await link.call("PING") == b"PONG"
+    finally:
+        await link.close()
+        await balance.link.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await balance.link.call("CONFIG", "SET", "maxmemory", "0")
