@@ -11,6 +11,7 @@ from alembic import op
 
 _NAMED: Final = (("txn_id", "txns"), ("account_id", "accounts"), ("lot_id", "lots"))
 
+_KEPT: Final = frozenset(("txns",))  # append-only as it is
 _MISSING: Final = (
     "EXISTS (SELECT 1 FROM added e LEFT JOIN {table} p ON p.id = e.{column} WHERE p.id IS NULL AND e.{column} IS NOT NULL)"
 )
@@ -39,10 +40,12 @@ def upgrade() -> None:
         " FOR EACH STATEMENT EXECUTE FUNCTION entries_check()"
     )
     for column, table in _NAMED:
-        op.execute(_STAYS.format(column=column, table=table))
-        op.execute(
-            f"CREATE TRIGGER {table}_named BEFORE DELETE OR UPDATE OF id ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_named()"
-        )
+        if table not in _KEPT:
+            op.execute(_STAYS.format(column=column, table=table))
+            op.execute(
+                f"CREATE TRIGGER {table}_named BEFORE DELETE OR UPDATE OF id ON {table}"
+                f" FOR EACH ROW EXECUTE FUNCTION {table}_named()"
+            )
         op.drop_constraint(f"fk_entries_{column}", "entries", type_="foreignkey")
 
 
@@ -52,5 +55,6 @@ def downgrade() -> None:
         return
     op.execute("DROP FUNCTION entries_check() CASCADE")  # with its trigger
     for column, table in _NAMED:
-        op.execute(f"DROP FUNCTION {table}_named() CASCADE")
+        if table not in _KEPT:
+            op.execute(f"DROP FUNCTION {table}_named() CASCADE")
         op.create_foreign_key(f"fk_entries_{column}", "entries", table, [column], ["id"])
