@@ -56,10 +56,10 @@ async def test_while_sql_is_down_usage_waits_up_to_a_bound_then_requests_are_ref
                 house.kill("postgres")
             else:
                 house.postgres.signal(signal.SIGSTOP)
-            before = clients.told()
+            before, waiting = clients.told(), await house.waiting()  # on a busy machine the worker may be behind already
             await until(lambda: clients.told()[503] > 20, "requests are refused", 60)
             during = clients.told() - before
-            assert during[200] >= BACKLOG // 2, "usage did not wait: requests were refused at once"
+            assert during[200] + waiting >= BACKLOG // 2, "usage did not wait: requests were refused at once"
             most = 0
             for _ in range(50):
                 most = max(most, await house.waiting())
