@@ -189,7 +189,7 @@ class RedisBalance:
         now = self._monotonic()
         kept = Kept(shard, request_id, hold.wallets, keys, context, asked, event, now, now + KEPT_S if now < until else 0.0)
         self.kept[shard][request_id] = kept
-        command = _evalsha(self._settle, keys, asked, b"%b,%b" % (context[:-1], event[1:]))
+        command = _evalsha(self._settle, keys, asked, b"%b,%b" % (context[:-1], event[1:]))  # `kept.event`, written out
         try:
             reply = await self.link.send(command)
         except (RedisLinkLost, RedisReplyError) as failed:

@@ -98,10 +98,10 @@ class Wallets:
     async def open_missing(self, shard: int, wallets: tuple[str, ...], needed: tuple[str, ...] = ()) -> bool:
         """Open wallets (by name) that the hot store does not know; False when one may not be opened.
 
-        An end user of whom the books never heard is granted the app's trial, once ever. Without one a wallet that is
-        `needed` to hold something stays closed, and Unfunded says so: names cost nothing, and each would stay for good.
         That is so for a wallet of nobody, for one that was lost a moment ago (it is rebuilt when live gateways have had
         REBUILD_AFTER_S to settle again what they kept), and while the database is down. Raises BalanceUnavailable.
+        An end user of whom the books never heard is granted the app's trial, once ever. Without one a wallet that is
+        `needed` to hold something stays closed, and Unfunded says so: names cost nothing, and each would stay for good.
         """
         for name in wallets:
             if name in needed and self._nobody.get(name, 0) > now_ms(self._clock):

@@ -404,14 +404,14 @@ class Exchange:
         deployment = ticket.deployment
         read = read_usage(raw_usage, deployment.cached_inside) if isinstance(raw_usage, dict) else None
         if read is not None:
-            is_theirs = True
-            if not whole or sum(astuple(read[0])) > MUCH_TOKENS:
-                read, is_theirs = await believed(ticket, read, whole, lambda: self._counted(ticket, text()))
-            (usage, flags), source = read, _UPSTREAM if is_theirs else _COUNTED
+            (usage, flags), source, counts = read, _UPSTREAM, astuple(read[0])
+            if not whole or sum(counts) > MUCH_TOKENS:
+                (usage, flags), is_theirs = await believed(ticket, read, whole, lambda: self._counted(ticket, text()))
+                source, counts = _UPSTREAM if is_theirs else _COUNTED, astuple(usage)
         else:
             flags = () if raw_usage is None else ("usage_unusable",)
             usage, source = await self._counted(ticket, text()), _COUNTED
-        counts = astuple(usage)
+            counts = astuple(usage)
         amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in ticket.paying]
         provider_cost = 0
         if ticket.front.cost_policy != _OWN_KEYS:

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 
@@ -65,11 +65,11 @@ class Steps:
         return trap
 
 
-class Side:
-    """Reads one direction of a connection; `read` gives the steps that these bytes are."""
+class Side(Protocol):
+    """Reads one direction of a connection."""
 
     def read(self, data: bytes) -> list[str]:
-        raise NotImplementedError
+        """The steps that these bytes are."""
 
 
 Sides = Callable[[str], tuple[Side, Side]]

@@ -1,6 +1,5 @@
 """A gateway that dies in mid-stream: what the stream had made by its last sign of life is paid, and not more."""
 
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,13 +12,8 @@ HOLD_TTL_S = 5  # so signs come every 1.25 s
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House(MOZAIKS_HOLD_TTL_S=str(HOLD_TTL_S))
-    try:
-        await house.open()
-        yield house
-    finally:
-        await house.close()
+def settings() -> dict[str, str]:
+    return {"MOZAIKS_HOLD_TTL_S": str(HOLD_TTL_S)}
 
 
 @pytest.mark.timeout(120)

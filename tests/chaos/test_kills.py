@@ -12,7 +12,6 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -81,16 +80,6 @@ POSTGRES = (
 )
 PARTS = {"gateway": GATEWAY, "worker": WORKER, "redis": REDIS, "postgres": POSTGRES}
 SHARE = {"gateway": 32, "worker": 26, "redis": 30, "postgres": 12}  # of a hundred kills
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House()
-    try:
-        await house.open()
-        yield house
-    finally:
-        await house.close()
 
 
 def plan(chance: random.Random, kills: int) -> list[tuple[str, str, str, bool]]:

@@ -13,7 +13,6 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -26,16 +25,6 @@ from tests.chaos.load import Clients
 LOSSES = int(os.environ.get("RECOVERY_LOSSES", 50))
 FLUSHES_A_ROUND = 6
 AUDIT_EVERY = 4  # rounds
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House()
-    try:
-        await house.open()
-        yield house
-    finally:
-        await house.close()
 
 
 def files(house: House) -> Path:

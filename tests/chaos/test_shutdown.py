@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -16,16 +15,6 @@ from tests.chaos.books import compared, settled_down
 from tests.chaos.house import DEADLINES, EVENTS, GROUP, House
 from tests.chaos.load import Clients
 from tests.chaos.taps import until
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House()
-    try:
-        await house.open()
-        yield house
-    finally:
-        await house.close()
 
 
 class Caller:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -19,13 +18,8 @@ CLIENTS = 8
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House(MOZAIKS_EVENT_BACKLOG_MAX=str(BACKLOG))
-    try:
-        await house.open()
-        yield house
-    finally:
-        await house.close()
+def settings() -> dict[str, str]:
+    return {"MOZAIKS_EVENT_BACKLOG_MAX": str(BACKLOG)}
 
 
 async def refused(house: House) -> None:

@@ -13,7 +13,6 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -26,16 +25,6 @@ from tests.chaos.test_recovery import come_to_rest, everybody_served, served_aga
 
 ROUNDS = int(os.environ.get("STALE_REPLICAS", 1))
 LAG_S_MAX = KEPT_LEAST_S - 2  # the death, the new address and the settling again take their time, too
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House()
-    try:
-        await house.open()
-        yield house
-    finally:
-        await house.close()
 
 
 @pytest.mark.timeout(120 + 15 * ROUNDS)
