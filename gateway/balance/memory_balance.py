@@ -131,7 +131,7 @@ class MemoryBalance:
             if live is not None and live.settled is not None:
                 return Settled(live.settled, False)
             states = [self._wallets.get((hold.shard, wallet), WalletState(0, 0)) for wallet in hold.wallets]
-            return Settled(tuple(state.available_micro for state in states), False)
+            return Settled(tuple(state.available_micro for state in states), False, stands=False)
         after = self._end(live, amounts_micro)
         for (counter, amount), limit in zip(live.counted, live.request.limits, strict=True):
             delta = 0

@@ -111,10 +111,14 @@ class WalletMissing(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The hold ended. Per charge: available after it. `first` is False when this was a repeat."""
+    """The hold ended. Per charge: available after it. `first` is False when this was a repeat.
+
+    `stands` is False when it had been released, or swept (paid at its checkpoint, if at all): nothing is charged by this.
+    """
 
     available: tuple[int, ...]
     first: bool
+    stands: bool = True
 
 
 class Extended(msgspec.Struct, frozen=True):
@@ -152,6 +156,10 @@ class BalanceUnavailable(Exception):
     """The hot store did not answer in time, or answered that it is broken. Fail closed."""
 
 
+class HoldLost(BalanceUnavailable):
+    """The store has lost this hold with the rest of its memory. Its settlement is made without it all the same."""
+
+
 class Balance(Protocol):
     """Hot balances. Every operation is idempotent by its id, so a lost reply is answered by repeating it.
 
@@ -186,7 +194,7 @@ class Balance(Protocol):
         Never takes anything back, so it may be repeated; 0 leaves a wallet's hold as it is. `owed_micro` and
         `event` (the rest of the event, less time and amounts) are the checkpoint: what is charged and appended
         should nobody end the hold. `tokens` are those used by now: limits of tokens count them where they are more than was
-        counted, and refuse nothing here; the settlement corrects that. None: the hold has ended.
+        counted, and refuse nothing here; the settlement corrects that. None: the hold has ended. HoldLost.
         """
         ...
 

@@ -32,6 +32,7 @@ from gateway.balance.model import (
     BalanceUnavailable,
     Extended,
     Hold,
+    HoldLost,
     HoldRequest,
     Limit,
     RefusedByLimit,
@@ -184,7 +185,7 @@ class RedisBalance:
                 known.asked, known.rest = asked, event
                 return await self.settle_again(known)
             reply: bytes = await self._run(_settling_by_rest(self._settle, _keys(hold), asked, event))
-            return Settled(_NUMBERS[n].unpack_from(reply, 1), reply[0] == _SETTLED)
+            return Settled(_NUMBERS[n].unpack_from(reply, 1), reply[0] == _SETTLED, len(reply) > 1 + 8 * n)
         keys, context, until = standing
         now = self._monotonic()
         kept = Kept(shard, request_id, hold.wallets, keys, context, asked, event, now, now + KEPT_S if now < until else 0.0)
@@ -213,7 +214,7 @@ class RedisBalance:
         if not kept.entry:  # it was swept or released, or that was so long ago that nobody knows
             self.kept[kept.shard].pop(kept.request_id, None)
             _log.warning("settle of %s came after its hold had ended: nothing is charged", kept.request_id)
-        return Settled(_NUMBERS[n].unpack_from(reply, 1), reply[0] == _SETTLED)
+        return Settled(_NUMBERS[n].unpack_from(reply, 1), reply[0] == _SETTLED, bool(kept.entry))
 
     async def _resubmitted(self, kept: Kept) -> bytes:
         """Calls of resubmit_v1, with lost wallets rebuilt in between."""
@@ -260,6 +261,7 @@ class RedisBalance:
             elif reply[0] == _UNKNOWN and self._monotonic() < standing[2]:
                 self._packed[name] = keys, standing[1], inf  # lost, and known to be: its settlement is made without it
                 self.loss.set()
+                raise HoldLost(hold.request_id)
         if reply[0] != 1:
             return None
         numbers = _numbers(reply)

@@ -8,7 +8,6 @@ stops, counting does not.
 import asyncio
 import logging
 from collections.abc import Callable
-from itertools import compress
 from operator import add
 from time import perf_counter
 from typing import Any, Final
@@ -46,7 +45,7 @@ from gateway.proxy import quote, refusals, wire
 from gateway.proxy.doubt import MUCH_TOKENS, believed
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
-from gateway.proxy.renewal import input_of
+from gateway.proxy.renewal import input_of, sign
 from gateway.proxy.rolling import SLICE_TOKENS, RollingHold, Slices, rolling_hold, uncovered
 from gateway.proxy.ticket import Call, Ticket
 
@@ -265,8 +264,11 @@ class Exchange:
             details = {"deployment": ticket.deployment.id, "attempts": ticket.attempts}
             raise UpstreamFailed("The provider's answer is not JSON.", details=details) from garbage
         settled, cost = await self._settle(ticket, found.usage, lambda: generated_text(body), _SERVED)
+        if settled is not None and not settled.stands and ticket.paying:
+            raise refusals.balance_unavailable()  # this process stood still, and its hold was swept
         headers = self._headers(ticket, reply.content_type or b"application/json")
-        headers += _money_headers(ticket, settled, cost)
+        if ticket.paying:
+            headers += wire.money_headers(cost, settled.available[0] if settled is not None else None)
         answer = ticket.call.answer
         answer.whole(200, headers, body)
         await answer.drained()
@@ -274,6 +276,7 @@ class Exchange:
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
         relay, answer = Relay(), ticket.call.answer
         ticket.relay = relay
+        ticket.lease = max(ticket.lease, ticket.call.started + self._hold_ttl_ms / 1000)
         rolling = rolling_hold(self._balance, self._counter, ticket, relay, self._hold_ttl_ms) if ticket.rolls else None
         try:
             forward, trouble, flags = await self._relayed(ticket, reply, relay, rolling)
@@ -338,8 +341,12 @@ class Exchange:
     ) -> tuple[str, ...]:
         """Chunks as they come, the hold growing with them where it rolls: () at the upstream's end, else why it was cut."""
         answer, left = ticket.call.answer, False
+        late: list[bytes] = []  # what came when the hold might have been swept
 
         def take(chunk: bytes) -> bool:
+            if perf_counter() > ticket.lease:
+                late.append(chunk)
+                return False
             forward = relay.feed(chunk)
             if not forward:
                 return True
@@ -353,7 +360,13 @@ class Exchange:
 
         use, ended = take if rolling is None else Slices(take, relay, rolling), False
         while not ended:
-            if rolling is not None and rolling.waits:
+            if late:
+                if not await sign(self._balance, ticket, self._hold_ttl_ms):
+                    return _UNKNOWN_BALANCE
+                chunk = b"".join(late)
+                late.clear()
+                use(chunk)
+            elif rolling is not None and rolling.waits:
                 use(b"")
             else:
                 ended = await reply.relay(use)
@@ -458,30 +471,15 @@ class Exchange:
 
     def _headers(self, ticket: Ticket, content_type: bytes) -> list[tuple[bytes, bytes]]:
         call = ticket.call
-        upstream_s = ticket.first_byte_at - ticket.sent_at
-        overhead_ms = (perf_counter() - call.started - upstream_s) * 1000
-        headers = [
-            (b"content-type", content_type),
-            (b"x-request-id", call.request_id.encode()),
-            _LEVEL_HEADERS[ticket.principal.level],
-            (b"x-mozaiks-model", ticket.deployment.id.encode("ascii", "backslashreplace")),
-            (b"x-mozaiks-attempts", b"%d" % ticket.attempts),
-            (b"x-mozaiks-overhead-ms", b"%.2f" % overhead_ms),
-            *call.extra_headers,
-        ]
+        overhead_ms = (perf_counter() - call.started - (ticket.first_byte_at - ticket.sent_at)) * 1000
+        level, model = ticket.principal.level, ticket.deployment.id
+        headers = wire.answer_headers(content_type, call.request_id, level, model, ticket.attempts, overhead_ms)
+        headers += call.extra_headers
         if ticket.is_cut and ticket.cap is not None:
             headers.append((b"x-mozaiks-output-cap", b"%d" % ticket.cap))
         if ticket.hold.limits:
-            maxima, names, told = wire.limit_headers(ticket.hold.limits)
-            headers += maxima
-            headers += zip(names, map(_DIGITS, compress(ticket.admitted.remaining, told)), strict=True)
+            headers += wire.limit_headers(ticket.hold.limits, ticket.admitted.remaining)
         return headers
-
-
-_DIGITS: Final = b"%d".__mod__
-
-
-_LEVEL_HEADERS: Final = {level: (b"x-mozaiks-level", level.encode()) for level in Level}
 
 
 class _Answer(msgspec.Struct):
@@ -489,12 +487,3 @@ class _Answer(msgspec.Struct):
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
-
-
-def _money_headers(ticket: Ticket, settled: Settled | None, cost: int) -> list[tuple[bytes, bytes]]:
-    if not ticket.paying:
-        return []
-    headers = [(b"x-mozaiks-cost", decimal_from_micro(cost).encode())]
-    if settled is not None and settled.available:
-        headers.append((b"x-mozaiks-balance", decimal_from_micro(settled.available[0]).encode()))
-    return headers

@@ -109,7 +109,7 @@ def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required_mi
 def balance_unavailable() -> Unavailable:
     """503: balances cannot be read, so nothing may be spent. Clients are told not to hammer."""
     return Unavailable(
-        "Balances cannot be checked right now, so no request is admitted.",
+        "Balances cannot be checked right now, so nothing is served that they must pay for.",
         code="balance_unavailable",
         retry_after_s=5.0,
         should_retry=False,

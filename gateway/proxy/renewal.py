@@ -4,16 +4,22 @@ A hold lives for `hold_ttl_s` from the last sign, so that what a gateway held wh
 that time and not after the longest request. Requests that end sooner than a quarter of it cost nothing here.
 Beside the signs, and never before one, each stream's checkpoint is noted: what it has made so far, at its price, is
 what the sweeper settles. Counting tokens takes long where prompts are long, and a sign must not wait for it.
+
+A process that stood still for as long, as a paused machine does, was taken for dead, and what it holds in its hands is
+paid no more. So a stream is passed on only under a lease, which ends before its hold can have been swept; past it the
+store is asked first.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+from time import perf_counter
 from typing import Final
 
 from msgspec.structs import astuple
 
-from gateway.balance.model import Balance
+from gateway.balance.model import Balance, HoldLost
 from gateway.core.clock import Clock
 from gateway.core.units import Usage
 from gateway.core.words import CostPolicy, RequestStatus, UsageSource
@@ -79,7 +85,7 @@ class Renewal:
         return [ticket for ticket in self._in_flight.values() if ticket.at_ms <= before_ms and not ticket.ended]
 
     async def _extend(self, ticket: Ticket, owed: tuple[int, ...], event: bytes, tokens: int = 0) -> None:
-        await self._balance.extend(ticket.hold, [0] * len(ticket.granted), 1000 * self._ttl_s, owed, event, tokens)
+        await sign(self._balance, ticket, 1000 * self._ttl_s, owed, event, tokens)
 
     async def _checkpoint(self, ticket: Ticket) -> tuple[tuple[int, ...], bytes, int]:
         """What each wallet owes for what a stream has made, the rest of its event, its tokens; nothing before its first text."""
@@ -101,6 +107,20 @@ class Renewal:
             "attempts": ticket.attempts,
         }
         return owed, encode_event(rest), sum(counts)
+
+
+async def sign(
+    balance: Balance, ticket: Ticket, ttl_ms: int, owed: tuple[int, ...] = (), event: bytes = b"", tokens: int = 0
+) -> bool:
+    """Put a hold's deadline off, and with it the ticket's lease. False: it was swept. BalanceUnavailable."""
+    asked_at = perf_counter()  # the store counts from later
+    try:
+        found = await balance.extend(ticket.hold, [0] * len(ticket.granted), ttl_ms, owed, event, tokens)
+    except HoldLost:
+        ticket.lease = inf
+        return True
+    ticket.lease = 0.0 if found is None and ticket.paying else asked_at + ttl_ms / 1000
+    return found is not None
 
 
 async def input_of(ticket: Ticket, counter: Counter) -> int:

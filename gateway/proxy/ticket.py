@@ -45,6 +45,7 @@ class Ticket(msgspec.Struct):
     first_byte_at: float = 0.0
     attempts: int = 1
     ended: bool = False
+    lease: float = 0.0  # of a stream: until when (as `call.started` counts) its hold cannot have been swept
     relay: Relay | None = None  # of a stream
     made: Made | None = None  # of a stream, once anybody counts it
     input_counted: int | None = None  # tokens of the prompt, once they were counted

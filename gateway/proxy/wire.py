@@ -5,8 +5,9 @@ A body is parsed once and sent upstream as it was understood: a body with a key 
 Fields that are not ours pass through untouched.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import chain, compress
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,8 @@ import msgspec
 from gateway.balance.model import Limit, LimitKind
 from gateway.core import limits
 from gateway.core.errors import GatewayError, InvalidRequest, UnsupportedMedia
+from gateway.core.money import decimal_from_micro
+from gateway.core.words import Level
 
 CHAT: Final = "/chat/completions"
 COMPLETIONS: Final = "/completions"
@@ -284,15 +287,45 @@ def error_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
     return headers
 
 
+def answer_headers(
+    content_type: bytes, request_id: str, level: Level, model: str, attempts: int, overhead_ms: float
+) -> list[tuple[bytes, bytes]]:
+    """What every answer of a provider's says about itself."""
+    return [
+        (b"content-type", content_type),
+        (b"x-request-id", request_id.encode()),
+        _LEVEL_HEADERS[level],
+        (b"x-mozaiks-model", model.encode("ascii", "backslashreplace")),
+        (b"x-mozaiks-attempts", b"%d" % attempts),
+        (b"x-mozaiks-overhead-ms", b"%.2f" % overhead_ms),
+    ]
+
+
+def money_headers(cost_micro: int, available_micro: int | None) -> list[tuple[bytes, bytes]]:
+    """What a whole answer cost, and what the payer has left where that is known."""
+    headers = [(b"x-mozaiks-cost", decimal_from_micro(cost_micro).encode())]
+    if available_micro is not None:
+        headers.append((b"x-mozaiks-balance", decimal_from_micro(available_micro).encode()))
+    return headers
+
+
+def limit_headers(counted: tuple[Limit, ...], remaining: tuple[int, ...]) -> Iterator[tuple[bytes, bytes]]:
+    """What the limits are, and what remains of each."""
+    maxima, names, told = _limits_told(counted)
+    return chain(maxima, zip(names, map(_DIGITS, compress(remaining, told)), strict=True))
+
+
 @lru_cache(maxsize=8192)
-def limit_headers(counted: tuple[Limit, ...]) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], tuple[bool, ...]]:
-    """The headers that say what the limits are, the names of those that say what remains, and which limits have any."""
+def _limits_told(counted: tuple[Limit, ...]) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...], tuple[bool, ...]]:
+    """The headers that say what the limits are, the names of those that say what remains, and which limits have one."""
     told = [limit for limit in counted if limit.kind in _LIMIT_HEADERS]
     maxima = tuple([(b"x-ratelimit-limit-" + _LIMIT_HEADERS[limit.kind], b"%d" % limit.maximum) for limit in told])
     names = tuple([b"x-ratelimit-remaining-" + _LIMIT_HEADERS[limit.kind] for limit in told])
     return maxima, names, tuple([limit in told for limit in counted])
 
 
+_DIGITS: Final = b"%d".__mod__
+_LEVEL_HEADERS: Final = {level: (b"x-mozaiks-level", level.encode()) for level in Level}
 _LIMIT_HEADERS: Final = {
     LimitKind.REQUESTS_PER_MINUTE: b"requests",
     LimitKind.TOKENS_PER_MINUTE: b"tokens",

@@ -34,7 +34,7 @@ class Caller:
 
     def told(self) -> str:
         """The code of the error that the answer is, or ends with."""
-        error = json.loads(self.text.rpartition(b"event: error\ndata: ")[2])["error"]
+        error = json.loads(self.text.rpartition(b"event: error\ndata: ")[2].partition(b"\n")[0])["error"]
         return str(error["code"])
 
     async def _run(self) -> None:

@@ -173,7 +173,7 @@ async def test_releasing_gives_everything_back_once(place: Place) -> None:
     assert await place.balance.release(handle(request)) is True
     assert await place.balance.release(handle(request)) is False
     assert await place.state() == [WalletState(1000, 0)]
-    assert await place.balance.settle(handle(request), [120], 0, b"late") == Settled((1000,), False)
+    assert await place.balance.settle(handle(request), [120], 0, b"late") == Settled((1000,), False, stands=False)
     assert await place.events() == []
     _, answer = await place.hold(all_of(WALLET, 300), limits=limits)
     assert answer.remaining == (8, 800, 8, 600)
@@ -281,7 +281,7 @@ async def test_an_expired_hold_is_released_and_its_context_becomes_the_event(pla
     assert (front, rest) == (short.context[:-1], b',"amounts_micro":[0],"held_micro":[300],"status":"lost"}')
     # By the store's own clock, which only stands still where a test moves it.
     assert int(at_ms) == place.now_ms or abs(int(at_ms) - time.time() * 1000) < 60_000
-    assert await place.balance.settle(handle(short), [250], 0, b"late") == Settled((900,), False)
+    assert await place.balance.settle(handle(short), [250], 0, b"late") == Settled((900,), False, stands=False)
     assert await place.balance.release(handle(short)) is False
     assert await place.state() == [WalletState(900, 100)]
     assert await place.events() == [event]

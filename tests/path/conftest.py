@@ -157,6 +157,8 @@ def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
             # A request costs its hold to the micro-unit, so how many run at once does not matter to how many are paid for.
             {"name": "flat-model", "deployments": [{**sized, "model": "ok:tokens=3"}], "prices": FLAT},
             {"name": "unsized-model", "deployments": [{**deployment, "model": "echo"}], "prices": PRICED},
+            {"name": "patient-stream", "deployments": [{**deployment, "model": "ok:tokens=250,ms=40"}], "prices": PRICED},
+            {"name": "patient-model", "deployments": [{**deployment, "model": "slow:3000"}], "prices": PRICED},
         ],
     }
     path = folder / "gateway.yaml"

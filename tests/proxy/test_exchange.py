@@ -106,6 +106,7 @@ class House:
         self.answer: type[AsgiAnswer] = AsgiAnswer
         self.principal = PRINCIPAL
         self.clock: Callable[[], int] = time.time_ns
+        self.waited_s = 0.0  # since the request came, before it runs
         self.deployment = Deployment("m/openai/0", "openai", "m", "http://10.1.2.3:8000/v1", KEY, output_tokens_max=output_max)
         self.exchange = Exchange(
             self, self, self, self.balance, self, self, Counter(), self.tasks, lambda: self.clock(), read_on_s=read_on_s
@@ -162,7 +163,7 @@ class House:
         async def send(message: MutableMapping[str, Any]) -> None:
             self.sent.append(message)
 
-        call = Call(self.name, "/chat/completions", {}, raw, self.answer(receive, send), time.perf_counter(), [])
+        call = Call(self.name, "/chat/completions", {}, raw, self.answer(receive, send), time.perf_counter() - self.waited_s, [])
         try:
             await self.exchange.run(call, self.principal)
         finally:

