@@ -136,7 +136,7 @@ def _routes(
         found = await services.wallets.view(key)
         return WalletState(found.available_micro - found.debt_micro, found.held_micro)
 
-    account = Account(gate, services.balance, peek, services.model_names, find_usage)
+    account = Account(gate, services.balance, services.wallets, peek, services.model_names, find_usage)
     surfaces = (wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS)
     hot = {"/v1" + surface: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]

@@ -249,6 +249,11 @@ class MemoryBalance:
         """See the port."""
         return [self._wallets.get((shard, wallet)) for wallet in wallets]
 
+    async def used(self, shard: int, limits: Sequence[Limit]) -> list[int]:
+        """See the port."""
+        now = now_ms(self._clock)
+        return [self._used(_counter(shard, limit, now), now) for limit in limits]
+
     async def sweep(self, shard: int) -> int:
         """See the port."""
         now = now_ms(self._clock)

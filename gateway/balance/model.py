@@ -234,6 +234,10 @@ class Balance(Protocol):
         """The wallets, in the order asked."""
         ...
 
+    async def used(self, shard: int, limits: Sequence[Limit]) -> list[int]:
+        """What counts against each limit now, in the order asked."""
+        ...
+
     async def sweep(self, shard: int) -> int:
         """End holds past their deadline: settle each at its checkpoint, or release it, and append its event. Returns how many.
 

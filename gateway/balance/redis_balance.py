@@ -26,6 +26,7 @@ from struct import Struct
 from time import monotonic
 from typing import Any, Final
 
+from gateway.balance.counters import used_of
 from gateway.balance.keeping import Asked, Kept
 from gateway.balance.model import (
     Admitted,
@@ -132,6 +133,7 @@ class RedisBalance:
         self._ask = used.ask.sha
         self._resubmit = used.resubmit.sha
         self._rebuild = used.rebuild.sha
+        self._used = used.used.sha
 
     async def close(self) -> None:
         """Close the connection; calls in flight fail."""
@@ -332,6 +334,13 @@ class RedisBalance:
         prefix = _PREFIX[shard] + "w:"
         rows = await asyncio.gather(*[self._run(pack(("HMGET", prefix + wallet, "a", "h"))) for wallet in wallets])
         return [None if a is None else WalletState(int(a), int(h)) for a, h in rows]
+
+    async def used(self, shard: int, limits: Sequence[Limit]) -> list[int]:
+        """One call of used_v1."""
+        keys = [f"{_PREFIX[shard]}l:{limit.subject}" for limit in limits]
+        kinds = [limit.kind._value_ for limit in limits]
+        now_ms, *fields = await self._run(pack(("EVALSHA", self._used, len(keys), *keys, *kinds)))
+        return [used_of(limit.kind, field, now_ms) for limit, field in zip(limits, fields, strict=True)]
 
     async def names(self) -> AsyncIterator[str]:
         """Every wallet's name, by SCAN: each at least once while it exists throughout."""

@@ -39,6 +39,7 @@ class Scripts(msgspec.Struct, frozen=True):
     ask: Script
     resubmit: Script
     rebuild: Script
+    used: Script
 
     @property
     def all(self) -> tuple[Script, ...]:
@@ -71,4 +72,5 @@ def load_scripts(edit: Callable[[str], str] = _unchanged) -> Scripts:
         ask=script("ask_v1", head=_ENDS_A_HOLD),
         resubmit=script("resubmit_v1", head=_ENDS_A_HOLD),
         rebuild=script("rebuild_v1"),
+        used=script("used_v1"),
     )

@@ -6,14 +6,14 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.balance.model import Balance, BalanceUnavailable, WalletState
+from gateway.balance.model import Balance, BalanceUnavailable, LimitKind, Unfunded, WalletState
 from gateway.core.errors import MissingEndUser, NotFound
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import USD, decimal_from_micro
 from gateway.core.words import Enforcement, Level
 from gateway.identity.model import Limits, Principal
-from gateway.proxy import refusals, wire
-from gateway.proxy.ports import Gate
+from gateway.proxy import quote, refusals, wire
+from gateway.proxy.ports import Gate, Opener
 from gateway.proxy.ticket import Call
 
 ModelNames = Callable[[], list[tuple[str, str]]]
@@ -26,7 +26,9 @@ _CREATED: Final = 1_767_225_600  # OpenAI's `created` of a model; ours have no b
 class Account:
     """Handlers of `routes.AccountEndpoint`; each returns JSON."""
 
-    def __init__(self, gate: Gate, balance: Balance, peek: Peek, model_names: ModelNames, find_usage: FindUsage) -> None:
+    def __init__(
+        self, gate: Gate, balance: Balance, opener: Opener, peek: Peek, model_names: ModelNames, find_usage: FindUsage
+    ) -> None:
         """What it asks of the rooms below.
 
         `peek(wallet)` is a wallet as the books have it; `model_names` gives (name, provider);
@@ -35,6 +37,7 @@ class Account:
         """
         self._gate = gate
         self._balance = balance
+        self._opener = opener
         self._peek = peek
         self._model_names = model_names
         self._find_usage = find_usage
@@ -53,7 +56,10 @@ class Account:
         raise NotFound(f"The model {asked!r} does not exist here.", code="model_not_found", param="model")
 
     async def balance(self, call: Call, principal: Principal) -> bytes:
-        """The wallet that this caller's requests draw on, and the caller's limits."""
+        """The wallet that this caller's requests draw on, and the caller's limits with what is left of them.
+
+        An end user who is seen here first is granted the app's trial here.
+        """
         app = principal.app
         end_user: str | None = None
         if principal.level == Level.PLATFORM:
@@ -85,7 +91,20 @@ class Account:
                 "available_micro": state.available_micro,
                 "held_micro": state.held_micro,
             }
+        answer["remaining"] = await self._remaining(principal, end_user or "", app.enforcement != Enforcement.ANALYTICS_ONLY)
         return wire.encode_json(answer)
+
+    async def _remaining(self, principal: Principal, end_user: str, charged: bool) -> dict[str, dict[str, int]]:
+        """What is left of each limit, under the name that the answer has its owner's limits by."""
+        limits = quote.limits_of(principal, end_user, charged)
+        try:
+            used = await self._balance.used(principal.shard, limits) if limits else []
+        except BalanceUnavailable as broken:
+            raise refusals.balance_unavailable() from broken
+        left: dict[str, dict[str, int]] = {}
+        for limit, count in zip(limits, used, strict=True):
+            left.setdefault(_LIMITS_OF[limit.subject[0]], {})[_FIELDS[limit.kind]] = max(0, limit.maximum - count)
+        return left
 
     async def usage(self, call: Call, principal: Principal) -> bytes:
         """One request's record; NotFound while it is not in the books, and for requests of others."""
@@ -101,12 +120,27 @@ class Account:
         raise NotFound("There is no record of that request (yet).", code="usage_not_found", param="request_id")
 
     async def _wallet(self, shard: int, wallet: str) -> WalletState:
-        """A wallet that was never used is looked up in the books; asking must not make one."""
+        """One that the hot store does not know is opened, as a request would; of nobody, asking makes none."""
         try:
             state = (await self._balance.read(shard, [wallet]))[0]
+            if state is None and await self._opener.open_missing(shard, (wallet,), (wallet,)):
+                state = (await self._balance.read(shard, [wallet]))[0]
+        except Unfunded:
+            return WalletState(0, 0)
         except BalanceUnavailable as broken:
             raise refusals.balance_unavailable() from broken
         return state if state is not None else await self._peek(wallet)
+
+
+_LIMITS_OF: Final = {"k": "limits", "t": "token_limits", "u": "end_user_limits"}  # by whose counter it is
+_FIELDS: Final = {
+    LimitKind.REQUESTS_PER_MINUTE: "rpm",
+    LimitKind.TOKENS_PER_MINUTE: "tpm",
+    LimitKind.CONCURRENCY: "concurrency",
+    LimitKind.SPEND_PER_DAY: "spend_micro_per_day",
+    LimitKind.SPEND_PER_MONTH: "spend_micro_per_month",
+    LimitKind.SPEND_TOTAL: "spend_micro_total",
+}
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class Exchange:
                 opened = True
             elif exact or (isinstance(outcome, RefusedByLimit) and counted[outcome.limit].kind not in SPEND_KINDS):
                 assert isinstance(outcome, RefusedByWallet | RefusedByLimit)
-                raise refusals.refusal(outcome, paying, asked, counted, principal.level)
+                raise refusals.refusal(outcome, paying, asked, counted, principal.level, bound + total)
             else:
                 exact = True
                 bound = min(bound, await self._counter.count_input(deployment.model, request.body, field))
@@ -263,7 +263,7 @@ class Exchange:
             await self._release(ticket)
             details = {"deployment": ticket.deployment.id, "attempts": ticket.attempts}
             raise UpstreamFailed("The provider's answer is not JSON.", details=details) from garbage
-        settled, cost = await self._settle(ticket, found.usage, lambda: generated_text(body), _SERVED)
+        settled, cost, _ = await self._settle(ticket, found.usage, lambda: generated_text(body), _SERVED)
         if settled is not None and not settled.stands and ticket.paying:
             raise refusals.balance_unavailable()  # this process stood still, and its hold was swept
         headers = self._headers(ticket, reply.content_type or b"application/json")
@@ -294,13 +294,13 @@ class Exchange:
             status = _CLIENT_LEFT
         whole = relay.complete and not flags and not relay.told_early
         try:
-            settled, cost = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole)
+            settled, cost, counted = await self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole)
         except asyncio.CancelledError:
             if not ticket.ended:  # it was being counted
                 ticket.ended = True
                 self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole), "settle")
             raise
-        last = forward + self._last_frames(ticket, relay, trouble, settled, cost)
+        last = forward + self._last_frames(ticket, relay, trouble, settled, cost, counted)
         if flags and flags != _CUT_UNREAD:
             error: GatewayError = refusals.balance_unavailable()
             if rolling is not None and flags == _EXHAUSTED:
@@ -387,7 +387,13 @@ class Exchange:
         return ()
 
     def _last_frames(
-        self, ticket: Ticket, relay: Relay, trouble: UpstreamFault | None, settled: Settled | None, cost: int
+        self,
+        ticket: Ticket,
+        relay: Relay,
+        trouble: UpstreamFault | None,
+        settled: Settled | None,
+        cost: int,
+        counted: Usage | None,
     ) -> bytes:
         """The usage chunk with its cost for those who asked, then the end; or the error event that ends a broken stream."""
         if trouble is not None:
@@ -395,7 +401,7 @@ class Exchange:
         include_cost = ticket.call.headers.get(b"x-include-cost", b"").lower() == b"true"
         if not (ticket.request.wants_usage or include_cost):
             return DONE
-        usage: dict[str, Any] = {}
+        usage: dict[str, Any] = {} if counted is None else wire.usage_of(counted)
         if settled is not None and settled.available and ticket.paying:
             usage["cost"] = msgspec.Raw(decimal_from_micro(cost).encode())
             usage["balance"] = msgspec.Raw(decimal_from_micro(settled.available[0]).encode())
@@ -412,8 +418,11 @@ class Exchange:
         noted: tuple[str, ...] = (),
         *,
         whole: bool = True,
-    ) -> tuple[Settled | None, int]:
-        """Price what was used and debit it; returns the result (None when Redis must be asked again later) and the cost."""
+    ) -> tuple[Settled | None, int, Usage | None]:
+        """Price what was used and debit it.
+
+        Returns the result (None when Redis must be asked again later), the cost, and the usage where it is our own count.
+        """
         deployment = ticket.deployment
         read = read_usage(raw_usage, deployment.cached_inside) if isinstance(raw_usage, dict) else None
         if read is not None:
@@ -455,7 +464,7 @@ class Exchange:
             settled = await self._balance.settle(ticket.hold, amounts, tokens, rest)
         except BalanceUnavailable:
             _log.warning("settle of %s is kept until the balance store serves", ticket.hold.request_id)
-        return settled, cost
+        return settled, cost, None if source is _UPSTREAM else usage
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
         """Usage that we count ourselves, because the upstream did not say."""

@@ -39,11 +39,12 @@ def refusal(
     asked: Sequence[Charge],
     counted: Sequence[Limit],
     level: Level,
+    tokens: int = 0,
 ) -> GatewayError:
-    """The error for what `reserve` answered."""
+    """The error for what `reserve` answered; `tokens` is the most that the request could use."""
     if isinstance(refused, RefusedByLimit):
         limit = counted[refused.limit]
-        required = asked[limit.charge].floor_micro if limit.kind in SPEND_KINDS else 0
+        required = asked[limit.charge].floor_micro if limit.kind in SPEND_KINDS else min(tokens, limit.maximum)
         return limit_error(refused, limit, level, required)
     return wallet_error(refused, paying[refused.charge], level, asked[refused.charge].floor_micro)
 
@@ -67,9 +68,10 @@ def wallet_error(refused: RefusedByWallet, payer: Payer, level: Level, required_
             "required": decimal_from_micro(required_micro),
         }
     only_held = refused.available_micro + refused.held_micro >= required_micro
-    message = "The balance does not cover this request."
+    whose = "The balance of the app's creator" if payer.role == "creator" and level != Level.PLATFORM else "The balance"
+    message = f"{whose} does not cover this request."
     if only_held:
-        message = "The balance covers this request only when requests in flight have ended."
+        message = f"{whose} covers this request only when requests in flight have ended."
     return PaymentRequired(message, details=details, retry_after_s=2.0 if only_held else None)
 
 
@@ -79,10 +81,10 @@ def exhausted(payer: Payer, level: Level) -> PaymentRequired:
     return PaymentRequired("The balance, or a spend limit on it, is used up: the answer was cut here.", details=details)
 
 
-def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required_micro: int) -> GatewayError:
-    """429 for a rate, 402 for a spend limit; with the wait, where it can be told."""
+def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required: int) -> GatewayError:
+    """429 for a rate, 402 for a spend limit; with the wait, where it can be told. `required` is in tokens or micro-units."""
     owner = _OWNER[limit.subject[0]]
-    details = {"level": str(level), "limit_source": owner}
+    details: dict[str, Any] = {"level": str(level), "limit_source": owner}
     wait_s = refused.retry_after_ms / 1000 if refused.retry_after_ms else None
     if limit.kind not in SPEND_KINDS and wait_s is not None:
         wait_s = min(wait_s, _WAIT_MAX_S)
@@ -93,7 +95,11 @@ def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required_mi
             return RateLimited(text, code="concurrency_limit_exceeded", retry_after_s=wait_s or 1.0, details=details)
         case LimitKind.REQUESTS_PER_MINUTE | LimitKind.TOKENS_PER_MINUTE:
             unit = "requests" if limit.kind == LimitKind.REQUESTS_PER_MINUTE else "tokens"
-            text = f"The {shown_owner} may use {limit.maximum} {unit} a minute."
+            text = f"The {shown_owner} may use {limit.maximum} {unit} a minute, and {refused.used} of them count now."
+            if unit == "tokens":
+                text += f" This request may use {required}: a lower max_tokens asks for less."
+                details["required"] = required
+            details |= {"limit": limit.maximum, "used": refused.used}
             return RateLimited(text, retry_after_s=wait_s or 1.0, details=details)
         case _:
             window = {LimitKind.SPEND_PER_DAY: " for today", LimitKind.SPEND_PER_MONTH: " for this month"}.get(limit.kind, "")
@@ -101,7 +107,7 @@ def limit_error(refused: RefusedByLimit, limit: Limit, level: Level, required_mi
             details |= {
                 "limit": decimal_from_micro(limit.maximum),
                 "spent": decimal_from_micro(refused.used),
-                "required": decimal_from_micro(required_micro),
+                "required": decimal_from_micro(required),
             }
             return PaymentRequired(text, code="spend_limit_reached", retry_after_s=wait_s, details=details)
 

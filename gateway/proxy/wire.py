@@ -16,6 +16,7 @@ from gateway.balance.model import Limit, LimitKind
 from gateway.core import limits
 from gateway.core.errors import GatewayError, InvalidRequest, UnsupportedMedia
 from gateway.core.money import decimal_from_micro
+from gateway.core.units import Usage
 from gateway.core.words import Level
 
 CHAT: Final = "/chat/completions"
@@ -256,6 +257,12 @@ def outgoing(request: Request, upstream_model: str, cap_field: str, cap: int | N
     return encode_json(body)
 
 
+def usage_of(usage: Usage) -> dict[str, int]:
+    """OpenAI's usage object, of what was counted here."""
+    asked, made = usage.input_total, usage.output_total
+    return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+
+
 def error_body(error: GatewayError, request_id: str) -> bytes:
     """The OpenAI error object; `request_id` is inside too, because people paste bodies, not headers."""
     return encode_json(
@@ -310,8 +317,14 @@ def money_headers(cost_micro: int, available_micro: int | None) -> list[tuple[by
 
 
 def limit_headers(counted: tuple[Limit, ...], remaining: tuple[int, ...]) -> Iterator[tuple[bytes, bytes]]:
-    """What the limits are, and what remains of each."""
+    """What the limits are, and what remains of each; of several of a kind the one of which the least remains."""
     maxima, names, told = _limits_told(counted)
+    if len(maxima) > len(set(names)):
+        tightest: dict[LimitKind, tuple[int, Limit]] = {}
+        for left, limit in sorted(zip(remaining, counted, strict=True), key=lambda pair: -pair[0]):
+            tightest[limit.kind] = left, limit
+        remaining, counted = zip(*tightest.values(), strict=True)
+        maxima, names, told = _limits_told(counted)
     return chain(maxima, zip(names, map(_DIGITS, compress(remaining, told)), strict=True))
 
 

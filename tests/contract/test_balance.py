@@ -121,6 +121,32 @@ async def test_a_hold_moves_money_from_available_to_held(place: Place) -> None:
     assert await place.state() == [WalletState(700, 300)]
 
 
+async def test_what_limits_count_can_be_asked_at_any_time(moving: Place) -> None:
+    await moving.balance.open(SHARD, WALLET, 10**9)
+    kinds = (RPM, TPM, CONCURRENCY, DAY, MONTH, TOTAL)
+    limits = tuple(Limit("k/1", kind, 10**6, 300 if kind is TPM else 1) for kind in kinds)
+    other = Limit("u/1", RPM, 7)
+    assert await moving.balance.used(SHARD, [*limits, other]) == [0] * 7
+    request, admitted = await moving.hold(all_of(WALLET, 5000), limits=(*limits, other))
+    counted = [1, 300, 1, 5000, 5000, 5000, 1]
+    assert await moving.balance.used(SHARD, [*limits, other]) == counted
+    assert [limit.maximum - left for limit, left in zip((*limits, other), admitted.remaining, strict=True)] == counted
+    await moving.balance.settle(handle(request), [4000], 200, b"{}")
+    assert await moving.balance.used(SHARD, limits) == [1, 200, 0, 4000, 4000, 4000]
+    await moving.advance(80_000)  # the minute before counts by what of it is inside the last sixty seconds
+    assert await moving.balance.used(SHARD, limits) == [1, 134, 0, 4000, 4000, 4000]
+    await moving.hold(all_of(WALLET, 10), limits=limits)
+    assert await moving.balance.used(SHARD, limits) == [2, 434, 1, 4010, 4010, 4010]
+    await moving.advance(60_000)
+    assert await moving.balance.used(SHARD, limits) == [1, 200, 1, 4010, 4010, 4010]
+    await moving.advance(60_000)
+    assert await moving.balance.used(SHARD, limits) == [0, 0, 1, 4010, 4010, 4010]
+    await moving.advance(30 * 60_000)  # another day, of another month
+    assert await moving.balance.used(SHARD, limits) == [0, 0, 1, 0, 0, 4010]
+    await moving.hold(all_of(WALLET, 7), limits=limits)
+    assert await moving.balance.used(SHARD, limits) == [1, 300, 2, 7, 7, 4017]
+
+
 async def test_reserving_again_by_the_same_id_returns_the_first_answer_and_holds_once(place: Place) -> None:
     await place.balance.open(SHARD, WALLET, 1000)
     limits = (Limit("k/1", RPM, 5), Limit("k/1", CONCURRENCY, 5))

@@ -41,6 +41,7 @@ def test_creator_pays_takes_from_both_wallets_or_from_none(stack: Stack) -> None
     assert refused.status_code == 402
     assert refused.json()["error"]["limit_source"] == "creator"
     assert "balance" not in refused.json()["error"]
+    assert "app's creator" in refused.json()["error"]["message"]
     assert stack.wallet(app, "ann")["available_micro"] == 1_000_000
     stack.grant({"user_id": creator}, 1_000_000)
     assert post(stack, key).status_code == 200
@@ -246,6 +247,48 @@ def test_a_model_name_cannot_break_a_header_and_leaves_no_hold(stack: Stack, mod
     answer = post(stack, stack.key(app), model=model, stream=True)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
     assert stack.wallet(app, "ann")["held_micro"] == 0
+
+
+def test_a_balance_says_what_is_left_of_each_limit(stack: Stack) -> None:
+    app = stack.app(end_user_limits={"rpm": 9, "spend_micro_per_day": 50_000})
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app, limits={"rpm": 100, "tpm": 5000, "concurrency": 3})
+    answer = post(stack, key, max_tokens=10)
+    # Of two limits of a kind the headers tell the one that ends first.
+    told = [(name, value) for name, value in answer.headers.multi_items() if name.endswith("-requests")]
+    assert sorted(told) == [("x-ratelimit-limit-requests", "9"), ("x-ratelimit-remaining-requests", "8")]
+    headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "ann"}
+    balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=20).json()
+    spent = 1_000_000 - balance["wallet"]["available_micro"]
+    tokens = answer.json()["usage"]["total_tokens"]
+    assert balance["remaining"] == {
+        "limits": {"rpm": 99, "tpm": 5000 - tokens, "concurrency": 3},
+        "end_user_limits": {"rpm": 8, "spend_micro_per_day": 50_000 - spent},
+    }
+
+
+def test_a_rate_that_is_used_up_is_told_with_its_figures(stack: Stack) -> None:
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app, limits={"tpm": 300})
+    assert post(stack, key, max_tokens=200).status_code == 200
+    for _ in range(20):
+        refused = post(stack, key, max_tokens=280)
+        if refused.status_code == 429:
+            break
+    error = refused.json()["error"]
+    assert (error["code"], error["limit"]) == ("rate_limit_exceeded", 300)
+    assert 280 < error["required"] <= 300
+    assert 0 < error["used"] <= 300
+
+
+def test_asking_for_a_balance_grants_the_trial_of_a_new_end_user(stack: Stack) -> None:
+    app = stack.app(cost_policy="creator_pays", trial={"amount_micro": 7000, "days": 3})
+    headers = {"authorization": f"Bearer {stack.key(app)}", "x-platform-user-id": "new-here"}
+    for _ in range(2):
+        balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=20).json()
+        assert balance["wallet"]["available_micro"] == 7000
+    assert [lot["source"] for lot in stack.wallet(app, "new-here")["lots"]] == ["trial"]
 
 
 def test_asking_for_a_balance_makes_no_wallet(stack: Stack) -> None:

@@ -39,7 +39,7 @@ class Watched(MemoryBalance):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.extended: list[tuple[int, ...]] = []
-        self.used = 0  # tokens, as the last extension told them
+        self.tokens_told = 0  # tokens, as the last extension told them
         self.broken = False
 
     def clock_moves_to(self, now_ns: int) -> None:
@@ -49,7 +49,7 @@ class Watched(MemoryBalance):
         if self.broken:
             raise BalanceUnavailable("down")
         self.extended.append(tuple(given[0]))
-        self.used = given[4] if len(given) > 4 else 0
+        self.tokens_told = given[4] if len(given) > 4 else 0
         return await super().extend(hold, *given)
 
 
@@ -107,7 +107,10 @@ async def test_a_stream_whose_wallet_runs_dry_is_cut_cleanly_and_billed_for_what
     last_text = next(i for i in reversed(range(len(frames))) if b"hello" in frames[i])
     finish, usage, error, done = frames[last_text + 1 : last_text + 5]
     assert msgspec.json.decode(finish[6:])["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
-    assert b'"usage"' in usage
+    told = msgspec.json.decode(usage[6:])["usage"]  # what the upstream could not say any more is our own count
+    counted = event.rest.usage
+    assert (told["prompt_tokens"], told["completion_tokens"]) == (counted.input, counted.output)
+    assert told["total_tokens"] == counted.input + counted.output
     said = msgspec.json.decode(error.partition(b"data: ")[2])["error"]
     assert (said["code"], said["limit_source"]) == ("insufficient_balance", "end_user")
     assert done == b"data: [DONE]"
@@ -237,7 +240,7 @@ async def test_a_sign_of_life_carries_what_the_stream_has_made_at_its_price() ->
     [event] = [decode_event(data) for _, data in balance.events]
     assert (event.rest.status, event.rest.usage_source) == ("abandoned", "counted")
     assert 50 <= event.rest.usage.output <= 51
-    assert balance.used == event.rest.usage.input + event.rest.usage.output, "for limits of tokens"
+    assert balance.tokens_told == event.rest.usage.input + event.rest.usage.output, "for limits of tokens"
     [amount] = event.rest.amounts_micro
     assert amount == event.rest.usage.input + event.rest.usage.output * OUTPUT_MICRO == event.rest.provider_cost_micro
     assert await house.wallet() == (10**6 - amount, 0)
