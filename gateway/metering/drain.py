@@ -8,6 +8,9 @@ after a crash anywhere the event comes again and what is there already is skippe
 be posted is set aside (`Ledger.set_aside`) and acknowledged, so that it stops nobody. While a database
 does not answer, its events are neither posted nor acknowledged: a batch of them is kept at hand for the
 next try, the rest come again from the source. One app's database being down does not hold up the others.
+
+While one batch goes into the platform's book the next one is on its way into the apps': they are different databases,
+and most of either's time is waiting for a disk. Each book sees its batches one after the other all the same.
 """
 
 import asyncio
@@ -103,6 +106,19 @@ class _Item(Generic[C]):
         self.posting = posting
 
 
+class _InApps(Generic[C]):
+    """A batch half way: in its apps' books, not in the platform's yet; `dead` are those that never can be."""
+
+    __slots__ = ("dead", "posted")
+
+    def __init__(self, posted: list[_Item[C]], dead: list[tuple[C, DeadEvent]]) -> None:
+        self.posted = posted
+        self.dead = dead
+
+    def __len__(self) -> int:
+        return len(self.posted) + len(self.dead)
+
+
 class Drain(Generic[C]):
     """Moves events from the source into the books. Any number of processes may run one, each with its own `consumer`."""
 
@@ -132,39 +148,56 @@ class Drain(Generic[C]):
     async def run(self, stop: asyncio.Event) -> None:
         """Drain until `stop` is set; whatever fails is waited out, since nothing is acknowledged before it is in the books."""
         wait_s = _BACKOFF_FIRST_S
-        while not stop.is_set():
-            try:
-                await self.step(_BLOCK_MS)
+        half_way: _InApps[C] | None = None
+        while half_way or not stop.is_set():
+            ahead, behind = await asyncio.gather(
+                self._into_apps_next(stop), self._into_platform(half_way or _InApps([], [])), return_exceptions=True
+            )
+            half_way = None if isinstance(ahead, BaseException) else ahead
+            failed = behind if isinstance(behind, BaseException) else ahead
+            if not isinstance(failed, BaseException):
                 wait_s = _BACKOFF_FIRST_S
-            except Exception as failed:  # noqa: BLE001 - edge of the worker: the drain outlives any failure of a store
+            elif not isinstance(failed, Exception):
+                raise failed
+            else:  # edge of the worker: the drain outlives any failure of a store
                 _log.warning("drain waits %.1f s: %s: %s", wait_s, type(failed).__name__, failed)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), wait_s)
                 wait_s = min(wait_s * 2, _BACKOFF_MAX_S)
 
     async def step(self, block_ms: int = 0) -> int:
-        """One batch: claim, post, acknowledge. Returns how many events were acknowledged.
+        """What was kept and one batch more: claim, post, acknowledge. Returns how many events were acknowledged.
 
         SqlDown when the platform's database does not answer, and whatever the source raises; nothing is lost then.
         """
-        done = 0
-        if self._kept:
-            kept, self._kept = self._kept, []
-            done += await self._drain(kept)
-            block_ms = 0 if done else block_ms
+        done = await self._into_platform(await self._into_apps(self._take_kept()))
+        return done + await self._into_platform(await self._into_apps(await self._claim(0 if done else block_ms)))
+
+    async def _into_apps_next(self, stop: asyncio.Event) -> _InApps[C]:
+        """What was kept, or a batch that is claimed now; nothing once `stop` is set."""
+        half_way = await self._into_apps(self._take_kept())
+        if half_way or stop.is_set():
+            return half_way
+        return await self._into_apps(await self._claim(_BLOCK_MS))
+
+    def _take_kept(self) -> list[C]:
+        kept, self._kept = self._kept, []
+        return kept
+
+    async def _claim(self, block_ms: int) -> list[C]:
         claimed = await self._source.claim(self._consumer, self._batch, block_ms)
         self._counts["claimed"] += len(claimed)
-        return done + (await self._drain(claimed) if claimed else 0)
+        return claimed
 
-    async def _drain(self, claimed: list[C]) -> int:
+    async def _into_apps(self, claimed: list[C]) -> _InApps[C]:
+        """Events into their apps' books; those whose database is down are put off."""
+        if not claimed:
+            return _InApps([], [])
         try:
-            return await self._deliver(claimed)
+            by_app, dead = await self._sorted(claimed)
         except SqlDown:
             self._put_off(claimed)
             raise
-
-    async def _deliver(self, claimed: list[C]) -> int:
-        by_app, dead = await self._sorted(claimed)
         free = asyncio.Semaphore(_APPS_AT_ONCE)
         outcomes = await asyncio.gather(*[self._post_app(name, items, free) for name, items in by_app.items()])
         posted: list[_Item[C]] = []
@@ -173,9 +206,21 @@ class Drain(Generic[C]):
             posted += items
             dead += killed
             down += waits
+        self._put_off(down)
+        return _InApps(posted, dead)
+
+    async def _into_platform(self, half_way: _InApps[C]) -> int:
+        """Those events into the platform's book, then acknowledge them; returns how many. SqlDown: they are put off."""
+        try:
+            return await self._finished(half_way.posted, half_way.dead)
+        except SqlDown:
+            self._put_off([item.claimed for item in half_way.posted] + [event for event, _ in half_way.dead])
+            raise
+
+    async def _finished(self, posted: list[_Item[C]], dead: list[tuple[C, DeadEvent]]) -> int:
         in_books, killed = await self._bisected(posted, self._ledger.post_platform_usage)
         self._counts["posted"] += in_books
-        dead += killed
+        dead = dead + killed
         self._counts["repeated"] += len(posted) - len(killed) - in_books
         for event, letter in dead:
             await self._ledger.set_aside(letter)
@@ -185,7 +230,6 @@ class Drain(Generic[C]):
         finished = [item.claimed for item in posted if id(item.claimed) not in killed_ids] + [event for event, _ in dead]
         if finished:
             await self._source.ack(finished)
-        self._put_off(down)
         return len(finished)
 
     def _put_off(self, claimed: Sequence[C]) -> None:

@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,97 @@ async def test_it_runs_until_stopped_and_waits_out_any_failure_of_its_stores(
     await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 10)
     assert drain.counts.posted == 5
     assert sum("gone" in record.message for record in caplog.records) == 2
+
+
+class Busy(Ledger):
+    """Notes who is at which book at once, and is as slow as a disk."""
+
+    def __init__(self, databases: Databases) -> None:
+        super().__init__(databases)
+        self.inside: list[str] = []
+        self.together: set[tuple[str, ...]] = set()
+        self.platform_is_down = False
+
+    async def post_app_usage(self, enterprise_id: str, postings: Sequence[UsagePosting]) -> int:
+        async with self._at(enterprise_id):
+            return await super().post_app_usage(enterprise_id, postings)
+
+    async def post_platform_usage(self, postings: Sequence[UsagePosting]) -> int:
+        if not postings:
+            return 0
+        async with self._at("platform"):
+            if self.platform_is_down:
+                raise SqlDown("off")
+            return await super().post_platform_usage(postings)
+
+    @contextlib.asynccontextmanager
+    async def _at(self, book: str) -> AsyncIterator[None]:
+        self.inside.append(book)
+        self.together.add(tuple(sorted(self.inside)))
+        await asyncio.sleep(0.02)
+        try:
+            yield
+        finally:
+            self.inside.remove(book)
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_one_batch_goes_into_the_platforms_book_while_the_next_goes_into_its_apps(
+    ledger: Ledger, databases: Databases
+) -> None:
+    busy, stop = Busy(databases), asyncio.Event()
+    source = Source(*[event(f"req_{n}") for n in range(40)])
+    drain = Drain(source, busy, "one", batch=4)
+
+    async def watch() -> None:
+        while len(source.acked) < 40:
+            await asyncio.sleep(0.002)
+        stop.set()
+
+    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 20)
+    assert busy.together == {("shop",), ("platform",), ("platform", "shop")}  # no book has two at once
+    assert drain.counts == DrainCounts(claimed=40, posted=40)
+    await assert_in_order(databases)
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_a_running_drain_waits_for_the_platforms_book_with_two_batches_in_hand(
+    ledger: Ledger, databases: Databases
+) -> None:
+    busy, stop = Busy(databases), asyncio.Event()
+    busy.platform_is_down = True
+    source = Source(*[event(f"req_{n}") for n in range(40)])
+    drain = Drain(source, busy, "one", batch=4)
+
+    async def watch() -> None:
+        while drain.counts.put_off < 12:
+            await asyncio.sleep(0.002)
+        assert source.acked == []
+        assert len(source.claimed) <= 8
+        busy.platform_is_down = False
+        while len(source.acked) < 40:
+            await asyncio.sleep(0.002)
+        stop.set()
+
+    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 20)
+    assert drain.counts.posted == 40
+    await assert_in_order(databases)
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_a_drain_that_is_stopped_finishes_what_is_half_way(ledger: Ledger, databases: Databases) -> None:
+    busy, stop = Busy(databases), asyncio.Event()
+    source = Source(*[event(f"req_{n}") for n in range(40)])
+    drain = Drain(source, busy, "one", batch=4)
+
+    async def watch() -> None:
+        while "shop" not in busy.inside:
+            await asyncio.sleep(0.002)
+        stop.set()
+
+    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 20)
+    assert source.claimed == []
+    assert 0 < drain.counts.posted == len(source.acked) < 40
 
 
 async def test_an_app_that_cannot_have_a_database_of_its_own_stops_nobody(tmp_path: Path) -> None:
