@@ -3,7 +3,8 @@
 -- request: an empty request is never answered, each connection ends with its last answer, and the
 -- count is exact.
 --
--- Arguments: seconds, mean pause between requests in ms (0: none), body, end users (0: none), header...
+-- Arguments: seconds, mean pause between requests in ms (0: none), body, end users (0: none), header...; a header that
+-- is `Name: @file` takes the lines of the file in turn.
 local ffi = require('ffi')
 ffi.cdef[[
   typedef struct { long s; long ns; } bench_time;
@@ -29,11 +30,18 @@ function init(args)
   wrk.method = 'POST'
   wrk.body = args[3]
   wrk.headers['Content-Type'] = 'application/json'
+  ready, turn = {}, 0
   for i = 5, #args do
     local name, value = string.match(args[i], '^([^:]+): (.*)$')
+    if string.sub(value, 1, 1) == '@' then
+      for line in io.lines(string.sub(value, 2)) do
+        wrk.headers[name] = line
+        ready[#ready + 1] = wrk.format()
+      end
+      return
+    end
     wrk.headers[name] = value
   end
-  ready, turn = {}, 0
   for i = 1, math.max(users, 1) do
     if users > 0 then
       wrk.headers['X-Platform-User-Id'] = 'user-' .. i

@@ -42,14 +42,27 @@ def available() -> bool:
 
 
 def run(
-    ground: Ground, port: int, *, connections: int, seconds: float, key: str = "", end_users: int = 0, pause_ms: float = 0.0
+    ground: Ground,
+    port: int,
+    *,
+    connections: int,
+    seconds: float,
+    key: str = "",
+    end_users: int = 0,
+    pause_ms: float = 0.0,
+    keys: Path | None = None,
 ) -> PlainLoad:
-    """POST the fixed body on so many connections; `pause_ms` is a connection's mean rest between two requests."""
+    """POST the fixed body on so many connections; `pause_ms` is a connection's mean rest between two requests.
+
+    `keys` is a file with an Authorization header's value a line, which the requests take in turn.
+    """
     command = [
         "wrk", "-t1", f"-c{connections}", f"-d{round(seconds + _SILENCE_S)}s", "--timeout", "10s", "-s", str(_SCRIPT),
         f"http://127.0.0.1:{port}/v1/chat/completions", "--", str(seconds), str(pause_ms), BODY, str(end_users),
     ]  # fmt: skip
-    if key:
+    if keys is not None:
+        command.append(f"Authorization: @{keys}")
+    elif key:
         command.append(f"Authorization: Bearer {key}")
     finished = ground.run(command, timeout_s=seconds + 30)
     lines = [line for line in finished.stdout.splitlines() if line.startswith("{")]

@@ -85,7 +85,8 @@ class Client(asyncio.Protocol):
         self._ended.set()
 
 
-def _request(model: str, key: str, user: str) -> bytes:
+def request_of(model: str, key: str, user: str) -> bytes:
+    """One whole HTTP request for a stream."""
     messages = [{"role": "user", "content": "Which of the two tents is better for a week of rain in the mountains, and why?"}]
     asked = {"model": model, "messages": messages, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 4096}
     body = json.dumps(asked).encode()
@@ -106,7 +107,7 @@ async def load(port: int, streams: int, rate: int, chunks: int, key: str, end_us
     began = time.monotonic()
     for number in range(streams):
         ended = asyncio.Event()
-        client = Client(_request(model, key, f"user-{number % max(end_users, 1) + 1}"), ended, delays)
+        client = Client(request_of(model, key, f"user-{number % max(end_users, 1) + 1}"), ended, delays)
         await loop.create_connection(lambda made=client: made, "127.0.0.1", port)  # type: ignore[misc]
         clients.append(client)
         endings.append(ended)

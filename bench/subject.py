@@ -131,6 +131,22 @@ class Subject:
         for number in range(1, END_USERS + 1):
             self._grant(str(number), {"enterprise_id": PAID, "platform_user_id": f"user-{number}"})
 
+    def more_apps(self, apps: int, keys_each: int) -> list[str]:
+        """So many further apps of a few creators, with keys for building them; the keys' secrets."""
+        secrets = []
+        for number in range(apps):
+            user_id = f"bench-creator-{number % 50}"
+            if number < 50:
+                self._call("POST", "/api/v1/creators", {"user_id": user_id, "name": user_id})
+                self._grant(user_id, {"user_id": user_id})
+            enterprise_id = f"bench-{number}"
+            app = {"enterprise_id": enterprise_id, "user_id": user_id, "name": enterprise_id}
+            self._call("POST", "/api/v1/apps", app)
+            for _ in range(keys_each):
+                made = self._call("POST", f"/api/v1/apps/{enterprise_id}/keys", {"level": "platform", "limits": _LIMITS})
+                secrets.append(made["secret"])
+        return secrets
+
     def _grant(self, key: str, wallet: dict[str, str]) -> None:
         grant = {"wallet": wallet, "amount_micro": _RICH_MICRO, "source": "promo", "reason": "bench"}
         self._call("POST", "/api/v1/grants", grant, {"Idempotency-Key": f"bench-{key}"})
