@@ -16,7 +16,7 @@ from gateway.balance.reconcile import Reconciler
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
 from gateway.balance.wallets import Wallets
-from gateway.core.clock import SYSTEM_CLOCK
+from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
 from gateway.identity.cache import PRICES, InvalidationBus
@@ -67,7 +67,12 @@ class Services:
         entries = [_entry(model) for model in models]
         overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
         self.catalog = Catalog(self.databases.platform, overrides, settings.platform_markup_bp, self.clock)
-        self.routing = Routing(entries, sizes=shipped_sizes)
+        self.routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of)
+
+    def _cost_of(self, deployment_id: str) -> int | None:
+        """A token in and a token out, by which deployments of one model are compared."""
+        rates = self.catalog.cost(deployment_id, now_ms(self.clock))
+        return None if rates is None else rates.input + rates.output
 
     def drain(self, consumer: str) -> Drain[Claimed]:
         """A drain of usage events into the books; `consumer` names it to the other drains."""
@@ -133,7 +138,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
 
 def _entry(model: ModelConfig) -> ModelEntry:
     deployments = [_deployment(model, index, config) for index, config in enumerate(model.deployments)]
-    return ModelEntry(name=model.name, deployments=tuple(deployments))
+    return ModelEntry(model.name, tuple(deployments), tuple(model.fallbacks), model.retries, model.strategy)
 
 
 def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Deployment:

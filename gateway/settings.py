@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
+from gateway.providers.model import Strategy
 
 PREFIX: Final = "MOZAIKS_"
 NAMES: Final = {
@@ -38,6 +39,7 @@ NAMES: Final = {
     "log_level": "debug, info, warning or error; default info",
 }
 _TOKEN_CHARS_MIN: Final = 24
+_RETRIES_MAX: Final = 5
 _SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -69,11 +71,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `prices` are what the provider takes, in USD per million units, as decimal strings by kind;
     default: the shipped price list. `charge` is what the platform takes from creators; default: the
-    provider's price and the platform's markup.
+    provider's price and the platform's markup. The rest is as `providers.model.ModelEntry` has it.
     """
 
     name: str
     deployments: list[DeploymentConfig]
+    strategy: Strategy = Strategy.WEIGHT
+    fallbacks: list[str] = []
+    retries: int = 0
     prices: dict[str, str] | None = None
     charge: dict[str, str] | None = None
 
@@ -239,6 +244,8 @@ def _models(given: Any, env: dict[str, str], *, configured: bool) -> tuple[Model
         if model.name in seen:
             raise SettingsError(f"{where} is there twice.")
         seen.add(model.name)
+        if not 0 <= model.retries <= _RETRIES_MAX:
+            raise SettingsError(f"{where}: retries must be a whole number from 0 to {_RETRIES_MAX}.")
         if not model.deployments:
             raise SettingsError(f"{where} has no deployments.")
         for deployment in model.deployments:

@@ -358,6 +358,7 @@ def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting
     if by_platform and end_user:
         raise Poison("wrong_wallet", "an end user pays nothing at level platform")
     usage = rest.usage
+    model, provider, deployment = rest.served_by or (front.model, front.provider, front.deployment)
     row = UsageRow(
         request_id=front.request_id,
         at=rest.at_ms,
@@ -370,9 +371,9 @@ def posting_of(event: UsageEvent, facts: Mapping[str, AppFacts]) -> UsagePosting
         agent_name=front.agent_name,
         tags=front.tags,
         endpoint=front.endpoint,
-        model=front.model,
-        provider=front.provider,
-        deployment=front.deployment,
+        model=model,
+        provider=provider,
+        deployment=deployment,
         status=rest.status,
         usage_source=rest.usage_source,
         units=usage,

@@ -62,6 +62,7 @@ class EventRest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attempts: int = 0
     http_status: int = 200
     flags: tuple[str, ...] = ()
+    served_by: tuple[str, str, str] | None = None  # model, provider, deployment; where they are not those of the front
 
 
 class UsageEvent(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Deployments, upstream replies, upstream faults, and the `Upstream` port."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -33,22 +34,38 @@ class Deployment(msgspec.Struct, frozen=True):
     hidden_reasoning: bool | None = None
 
 
+class Strategy(StrEnum):
+    """By what the deployments of a model are put in order."""
+
+    WEIGHT = "weight"  # by lot
+    ORDER = "order"  # as they are listed
+    LATENCY = "latency"  # who was the quickest to its first byte lately
+    COST = "cost"  # who is the cheapest
+
+
 class ModelEntry(msgspec.Struct, frozen=True):
     """One entry of the configuration: a name that clients ask for, and where it is served.
 
     The name may hold one or more `*` (any run of characters). A deployment of such an entry whose
-    `model` is "*" is asked for the name that the client gave.
+    `model` is "*" is asked for the name that the client gave. `fallbacks` are names of models that are
+    asked when every deployment failed; `retries` is how often the last one is asked again, after pauses.
     """
 
     name: str
     deployments: tuple[Deployment, ...]
+    fallbacks: tuple[str, ...] = ()
+    retries: int = 0
+    strategy: Strategy = Strategy.WEIGHT
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Where a request for `model` goes: `deployments` in the order to try, at least one."""
+    """Where a request for `model` goes: `deployments` in the order to try, at least one; then as `ModelEntry` says."""
 
     model: str
     deployments: tuple[Deployment, ...]
+    fallbacks: tuple[str, ...] = ()
+    retries: int = 0
+    several: bool = False  # whether there is a choice, so that it matters how each of them does
 
 
 class UpstreamFault(Exception):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 from random import Random, SystemRandom
 from typing import Final
 
@@ -9,22 +10,33 @@ import msgspec
 
 from gateway.core.errors import NotFound
 from gateway.core.ids import expanded_id
-from gateway.providers.model import Deployment, ModelEntry, Reply, Route, Upstream
+from gateway.providers.health import Health
+from gateway.providers.model import Deployment, ModelEntry, Reply, Route, Strategy, Upstream
 
 DEMO: Final = "demo"
 Sizes = Callable[[str, str], tuple[int | None, int | None, bool | None]]
 _NAMES_CACHED_MAX: Final = 10_000
 _MODEL_CHARS_MAX: Final = 256
+_NEWEST: Final = 0.2  # share of the newest time in the average
+_LOOKS_AROUND: Final = 0.05
+CostOf = Callable[[str], int | None]
 
 
 class Routing:
     """The routes of one configuration. Exact names win over patterns, longer patterns over shorter."""
 
-    def __init__(self, entries: Sequence[ModelEntry], random: Random | None = None, sizes: Sizes | None = None) -> None:
+    def __init__(
+        self,
+        entries: Sequence[ModelEntry],
+        random: Random | None = None,
+        sizes: Sizes | None = None,
+        cost_of: CostOf | None = None,
+    ) -> None:
         """Raises ValueError for a name given twice, an entry without deployments, an id given twice or a weight below 1.
 
         `sizes` tells (input, output) tokens at most of a provider's model, and whether it reasons unseen; it fills in what the
-        configuration leaves open, above all for the models that a pattern stands for.
+        configuration leaves open, above all for the models that a pattern stands for. `cost_of` is what a deployment takes,
+        in any measure, None when nobody knows: for the strategy `cost`.
         """
         _check(entries)
         self._sizes = sizes
@@ -33,11 +45,14 @@ class Routing:
         patterns = sorted((entry for entry in entries if "*" in entry.name), key=lambda entry: (-len(entry.name), entry.name))
         self._patterns = [(_compiled(entry.name), entry) for entry in patterns]
         self._random = (random or SystemRandom()).random
+        self._cost_of = cost_of
+        self._took_s: dict[str, float] = {}  # to the first byte, by deployment: a moving average
+        self.health = Health()
         # Names that clients ask for are theirs to choose, so only a bounded number is remembered.
         self._found: dict[str, _Choice] = {}
 
     def route(self, model: str) -> Route:
-        """Where to send a request for `model`: a weighted random first choice, then the others by the same lot.
+        """Where to send a request for `model`: its deployments in the order of its strategy, those that rest last.
 
         Raises NotFound `model_not_found`.
         """
@@ -46,7 +61,35 @@ class Routing:
             choice = self._find(model)
         if choice.only is not None:
             return choice.only
-        return Route(model=model, deployments=choice.draw(self._random))
+        drawn = self._ordered(choice)
+        if self.health.troubled:  # those that rest are asked last
+            drawn = tuple(sorted(drawn, key=lambda deployment: not self.health.may_try(deployment.id)))
+        return Route(model, drawn, choice.fallbacks, choice.retries, several=True)
+
+    def answered(self, deployment_id: str, took_s: float) -> None:
+        """A deployment of several gave its first byte after so long."""
+        if self.health.troubled:
+            self.health.served(deployment_id)
+        before = self._took_s.get(deployment_id, took_s)
+        if len(self._took_s) >= _NAMES_CACHED_MAX:
+            self._took_s.clear()
+        self._took_s[deployment_id] = before + (took_s - before) * _NEWEST
+
+    def _ordered(self, choice: "_Choice") -> tuple[Deployment, ...]:
+        match choice.strategy:
+            case Strategy.WEIGHT:
+                return choice.draw(self._random)
+            case Strategy.ORDER:
+                return choice.deployments
+            case Strategy.LATENCY:  # who was never asked comes first; now and then anybody may, as times change
+                if self._random() < _LOOKS_AROUND:
+                    return choice.draw(self._random)
+                return tuple(sorted(choice.deployments, key=lambda deployment: self._took_s.get(deployment.id, 0.0)))
+            case Strategy.COST:
+                cost_of = self._cost_of or (lambda _: None)
+                costs = {deployment.id: cost_of(deployment.id) for deployment in choice.deployments}
+                known = {name: cost for name, cost in costs.items() if cost is not None}
+                return tuple(sorted(choice.deployments, key=lambda deployment: known.get(deployment.id, inf)))
 
     def models(self) -> list[str]:
         """The names of the configuration that are not patterns, in its order: what `/v1/models` lists."""
@@ -70,7 +113,9 @@ class Routing:
             raise NotFound(f"The model {shown!r} does not exist here.", code="model_not_found", param="model")
         if len(self._found) >= _NAMES_CACHED_MAX:
             self._found.clear()
-        choice = self._found[model] = _Choice(model, tuple(self._placed(deployment, model) for deployment in entry.deployments))
+        placed = tuple(self._placed(deployment, model) for deployment in entry.deployments)
+        only = Route(model, placed, entry.fallbacks, entry.retries, bool(entry.fallbacks))
+        choice = self._found[model] = _Choice(only, entry.strategy)
         return choice
 
     def _placed(self, deployment: Deployment, model: str) -> Deployment:
@@ -92,11 +137,14 @@ class Routing:
 class _Choice:
     """The deployments of one asked name, ready to draw from."""
 
-    __slots__ = ("deployments", "only")
+    __slots__ = ("deployments", "fallbacks", "only", "retries", "strategy")
 
-    def __init__(self, model: str, deployments: tuple[Deployment, ...]) -> None:
-        self.deployments = deployments
-        self.only = Route(model=model, deployments=deployments) if len(deployments) == 1 else None
+    def __init__(self, route: Route, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.deployments = route.deployments
+        self.fallbacks = route.fallbacks
+        self.retries = route.retries
+        self.only = route if len(route.deployments) == 1 else None
 
     def draw(self, random: Callable[[], float]) -> tuple[Deployment, ...]:
         # Efraimidis and Spirakis: sorting by u ** (1 / weight) draws without replacement by weight.
@@ -149,3 +197,6 @@ def _check(entries: Sequence[ModelEntry]) -> None:
                 raise ValueError(f"deployment {deployment.id!r}: weight must be at least 1")
             if deployment.model == "*" and "*" not in entry.name:
                 raise ValueError(f"deployment {deployment.id!r}: model '*' needs a model name with '*'")
+        for fallback in entry.fallbacks:
+            if fallback == entry.name or not any(_compiled(each.name).fullmatch(fallback) for each in entries):
+                raise ValueError(f"model {entry.name!r}: its fallback {fallback!r} is not another model of the configuration")

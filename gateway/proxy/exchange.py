@@ -40,8 +40,9 @@ from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventFront, EventPayer, EventRest, encode_event
 from gateway.metering.usage import input_bound, read_usage
-from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
+from gateway.providers.model import Reply, Route, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.attempts import Attempts
 from gateway.proxy.doubt import MUCH_TOKENS, believed
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
@@ -94,16 +95,17 @@ class Exchange:
         self._clock = clock
         self._hold_ttl_ms = 1000 * hold_ttl_s
         self._read_on_s = read_on_s
+        self._attempts = Attempts(router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
     async def run(self, call: Call, principal: Principal) -> None:
         """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
         request = wire.parse(call.endpoint, call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
-        deployment = self._router.route(request.model).deployments[0]
+        route = self._router.route(request.model)
         if principal.models and not self._gate.may_use(principal, request.model):
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
-        ticket = await self._admit(call, request, principal, end_user, deployment)
+        ticket = await self._admit(call, request, principal, end_user, route)
         self.in_flight[call.request_id] = ticket
         try:
             await self._forward(ticket)
@@ -122,13 +124,14 @@ class Exchange:
         try:
             reply = await self._upstream.send(deployment, request.endpoint, body)
         except UpstreamFault as fault:
-            await self._release(ticket)
-            raise refusals.fault_error(fault, deployment, ticket.attempts) from fault
+            reply = await self._attempts.after(ticket, fault)
+        if reply.status != 200:
+            reply = await self._attempts.after(ticket, reply)
         ticket.first_byte_at = perf_counter()
+        if ticket.route.several:
+            self._router.answered(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at)
         try:
-            if reply.status != 200:
-                await self._refuse(ticket, reply)
-            elif request.streamed and reply.content_type.startswith(b"text/event-stream"):
+            if request.streamed and reply.content_type.startswith(b"text/event-stream"):
                 await self._stream(ticket, reply)
             else:
                 if ticket.rolls and (refused := await uncovered(self._balance, ticket, self._hold_ttl_ms)) is not None:
@@ -141,8 +144,9 @@ class Exchange:
     # ---- before the provider: price it and hold the money -------------------------------------
 
     async def _admit(
-        self, call: Call, request: wire.Request, principal: Principal, end_user: str | None, deployment: Deployment
+        self, call: Call, request: wire.Request, principal: Principal, end_user: str | None, route: Route
     ) -> Ticket:
+        deployment = route.deployments[0]
         tags = wire.read_tags(call.headers, request.body)
         at_ms = self._clock() // 1_000_000
         paying = quote.payers(self._prices, principal, end_user, request.model, deployment.id, at_ms)
@@ -170,20 +174,20 @@ class Exchange:
             cost_policy=app.cost_policy._value_ if principal.level is _APP_USAGE else _PLATFORM_PAYS,
             streamed=request.streamed,
         )
-        return await self._reserve(call, request, principal, deployment, paying, front, at_ms)
+        return await self._reserve(call, request, principal, route, paying, front, at_ms)
 
     async def _reserve(
         self,
         call: Call,
         request: wire.Request,
         principal: Principal,
-        deployment: Deployment,
+        route: Route,
         paying: tuple[quote.Payer, ...],
         front: EventFront,
         at_ms: int,
     ) -> Ticket:
         """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left."""
-        embedding = request.endpoint == wire.EMBEDDINGS
+        deployment, embedding = route.deployments[0], request.endpoint == wire.EMBEDDINGS
         field = wire.PROMPT_FIELD[request.endpoint]
         bound = input_bound(request.body, request.body_bytes, field, deployment.model)
         if deployment.input_tokens_max is not None and not embedding and bound > deployment.input_tokens_max:
@@ -229,8 +233,9 @@ class Exchange:
             cap = most  # the hold covers no more, so no more may be made, whatever the upstream's own default is
         hold = Hold(request_id, shard, tuple([charge.wallet for charge in asked]), counted)
         return Ticket(
-            call, request, principal, deployment, paying, hold, outcome, outcome.granted, bound, cap, is_cut, rolls, front, at_ms
-        )
+            call, request, principal, deployment, paying, hold, outcome, outcome.granted, bound, cap, is_cut, rolls, front, at_ms,
+            route, min(total, cap * request.choices) if cap is not None and not rolls else total,
+        )  # fmt: skip
 
     async def _open(
         self, shard: int, missing: WalletMissing, paying: tuple[quote.Payer, ...], asked: tuple[Charge, ...], level: Level
@@ -243,14 +248,6 @@ class Exchange:
             raise refusals.refusal(RefusedByWallet(place, 0, 0), paying, asked, (), level) from nobody
 
     # ---- after the provider's first byte ------------------------------------------------------
-
-    async def _refuse(self, ticket: Ticket, reply: Reply) -> None:
-        try:
-            body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
-        except UpstreamFault:
-            body = b""
-        await self._release(ticket)
-        raise refusals.answer_error(reply.status, reply.headers, body, ticket.deployment, ticket.attempts)
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
         try:
@@ -453,7 +450,8 @@ class Exchange:
                 ttft_ms=round((ticket.first_byte_at - started) * 1000),
                 attempts=ticket.attempts,
                 http_status=499 if status is _CLIENT_LEFT else 200,
-                flags=flags + noted,
+                flags=flags + noted + ticket.noted,
+                served_by=(ticket.served_model, deployment.provider, deployment.id) if ticket.served_model else None,
             )
         )
         tokens = sum(counts)  # its buckets are disjoint

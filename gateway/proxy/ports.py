@@ -5,6 +5,7 @@ from typing import Any, Final, Literal, Protocol
 
 from gateway.identity.model import Principal
 from gateway.pricing.rates import Rates
+from gateway.providers.health import Health
 from gateway.providers.model import Route
 
 ANSWER: Final = "mozaiks.answer"  # where a scope's extensions hold the `Answer`, when the server makes one
@@ -77,6 +78,15 @@ class Router(Protocol):
 
     def route(self, model: str) -> Route:
         """At least one deployment, in the order to try; NotFound `model_not_found`."""
+        ...
+
+    def answered(self, deployment_id: str, took_s: float) -> None:
+        """A deployment of several gave its first byte after so long."""
+        ...
+
+    @property
+    def health(self) -> Health:
+        """Which deployments rest."""
         ...
 
 

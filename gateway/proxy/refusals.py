@@ -152,10 +152,10 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
         return error
     if status == 429 and said.get("code") != "insufficient_quota":
         text = "The provider is limiting requests to this model."
-        return RateLimited(text, retry_after_s=_retry_after_s(headers) or 1.0, details={**details, "limit_source": "provider"})
+        return RateLimited(text, retry_after_s=retry_after_s(headers) or 1.0, details={**details, "limit_source": "provider"})
     if status in (408, 504):
         return UpstreamTimeout(f"The provider timed out with status {status}.", details=details)
-    return UpstreamFailed(f"The provider failed with status {status}.", retry_after_s=_retry_after_s(headers), details=details)
+    return UpstreamFailed(f"The provider failed with status {status}.", retry_after_s=retry_after_s(headers), details=details)
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
@@ -167,6 +167,7 @@ def _error_object(body: bytes) -> dict[str, Any]:
     return error if type(error) is dict else {}
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How long a provider asks to wait, in seconds; None where it does not say."""
     text = headers.get("retry-after", "")
     return min(float(text), 3600.0) if text.isdigit() else None

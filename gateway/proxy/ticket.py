@@ -5,7 +5,7 @@ import msgspec
 from gateway.balance.model import Admitted, Hold
 from gateway.identity.model import Principal
 from gateway.metering.event import EventFront
-from gateway.providers.model import Deployment
+from gateway.providers.model import Deployment, Route
 from gateway.proxy import quote, wire
 from gateway.proxy.made import Made
 from gateway.proxy.ports import Answer
@@ -41,9 +41,14 @@ class Ticket(msgspec.Struct):
     rolls: bool  # the hold covers a slice of the output and grows with it
     front: EventFront
     at_ms: int  # when it was admitted, by whose prices
+    route: Route
+    output_held: int  # tokens over all choices that the hold is for
     sent_at: float = 0.0
     first_byte_at: float = 0.0
     attempts: int = 1
+    served_model: str = ""  # when another than was asked for is asked
+    noted: tuple[str, ...] = ()  # flags of the event: attempts that failed
+    retry_after_s: float = 0.0  # as the last provider that failed said
     ended: bool = False
     lease: float = 0.0  # of a stream: until when (as `call.started` counts) its hold cannot have been swept
     relay: Relay | None = None  # of a stream

@@ -147,16 +147,19 @@ class Stack:
 def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
     deployment = {"provider": "openai", "model": "*", "api_base": upstream_url, "api_key": "sk-made-up-upstream-key"}
     sized = {**deployment, "output_tokens_max": 1000, "first_byte_timeout_s": 1.0, "chunk_timeout_s": 1.0}
-    dead = {**sized, "api_base": f"http://127.0.0.1:{free_port()}/v1"}
+    nine = {**sized, "model": "ok:tokens=9"}
+    down = {**sized, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1"}
     config = {
         **settings,
         "models": [
             {"name": "*", "deployments": [sized], "prices": PRICED},
             {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
-            {"name": "unreachable-model", "deployments": [{**dead, "model": "ok"}], "prices": PRICED},
+            {"name": "unreachable-model", "deployments": [down], "prices": PRICED},
             # A request costs its hold to the micro-unit, so how many run at once does not matter to how many are paid for.
             {"name": "flat-model", "deployments": [{**sized, "model": "ok:tokens=3"}], "prices": FLAT},
             {"name": "unsized-model", "deployments": [{**deployment, "model": "echo"}], "prices": PRICED},
+            {"name": "backed-model", "strategy": "order", "deployments": [down, nine], "prices": PRICED},
+            {"name": "fallen-model", "deployments": [down], "prices": PRICED, "fallbacks": ["flat-model"]},
             {"name": "patient-stream", "deployments": [{**deployment, "model": "ok:tokens=250,ms=40"}], "prices": PRICED},
             {"name": "patient-model", "deployments": [{**deployment, "model": "slow:3000"}], "prices": PRICED},
         ],

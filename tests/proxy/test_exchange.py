@@ -18,6 +18,7 @@ from gateway.identity.model import App, Limits, Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import UsageEvent, decode_event
 from gateway.pricing.rates import Rates, rates_from
+from gateway.providers.health import Health
 from gateway.providers.model import Deployment, Route
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.routes import AsgiAnswer
@@ -107,6 +108,7 @@ class House:
         self.principal = PRINCIPAL
         self.clock: Callable[[], int] = time.time_ns
         self.waited_s = 0.0  # since the request came, before it runs
+        self.health = Health()
         self.deployment = Deployment("m/openai/0", "openai", "m", "http://10.1.2.3:8000/v1", KEY, output_tokens_max=output_max)
         self.exchange = Exchange(
             self, self, self, self.balance, self, self, Counter(), self.tasks, lambda: self.clock(), read_on_s=read_on_s
@@ -126,6 +128,9 @@ class House:
 
     def route(self, model: str) -> Route:
         return Route(model, (self.deployment,))
+
+    def answered(self, deployment_id: str, took_s: float) -> None:
+        raise AssertionError("there is no choice")
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
         return RATES

@@ -1,0 +1,60 @@
+"""Which deployments are left alone for a while, because they failed: what one process has seen, no state that matters.
+
+A deployment that fails `FAILURES` times with no answer in between rests for `REST_S`; one that says how long to wait, or
+refuses our credentials, rests at once. When the rest is over one request is let through to see (half-open); its failure
+doubles the rest, its success ends it.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+FAILURES: Final = 3
+REST_S: Final = 5.0
+REST_S_MAX: Final = 300.0
+_PROBE_S: Final = 60.0  # a probe that never came back keeps the next one waiting no longer
+
+
+class _Trouble:
+    """One deployment's failures since its last answer."""
+
+    __slots__ = ("failures", "probing_until", "rest_s", "until")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.rest_s = 0.0
+        self.until = 0.0
+        self.probing_until = 0.0
+
+
+class Health:
+    """By deployment id. `troubled` is empty while everybody serves, so that asking costs nothing then."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self.troubled: dict[str, _Trouble] = {}
+
+    def failed(self, deployment_id: str, rest_s: float | None = None) -> None:
+        """It failed; `rest_s` is given when it must rest at once, for at least so long."""
+        trouble = self.troubled.setdefault(deployment_id, _Trouble())
+        trouble.failures += 1
+        trouble.probing_until = 0.0
+        if rest_s is None and trouble.failures < FAILURES:
+            return
+        trouble.rest_s = min(REST_S_MAX, max(rest_s or 0.0, 2 * trouble.rest_s, REST_S))
+        trouble.until = self._clock() + trouble.rest_s
+
+    def served(self, deployment_id: str) -> None:
+        """It answered."""
+        self.troubled.pop(deployment_id, None)
+
+    def may_try(self, deployment_id: str) -> bool:
+        """Whether a request may go there now; a True at the end of a rest is the one probe's."""
+        trouble = self.troubled.get(deployment_id)
+        if trouble is None or not trouble.until:
+            return True
+        now = self._clock()
+        if now < trouble.until or now < trouble.probing_until:
+            return False
+        trouble.probing_until = now + _PROBE_S
+        return True

@@ -1,0 +1,54 @@
+"""Deployments that fail and what stands in for them, over the wire."""
+
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.path.conftest import Stack
+
+
+@pytest.fixture
+def app(stack: Stack) -> str:
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    return app
+
+
+@pytest.fixture
+def client(stack: Stack, app: str) -> OpenAI:
+    headers = {"X-Platform-User-Id": "ann"}
+    return OpenAI(base_url=stack.url + "/v1", api_key=stack.key(app), default_headers=headers, max_retries=0)
+
+
+MESSAGES: Any = [{"role": "user", "content": "one two three"}]
+
+
+def test_a_deployment_that_is_down_is_stood_in_for_by_the_next(stack: Stack, app: str, client: OpenAI) -> None:
+    for number in range(5):
+        raw = client.chat.completions.with_raw_response.create(model="backed-model", messages=MESSAGES)
+        assert raw.headers["x-mozaiks-model"] == "backed-model/openai/1"
+        # Three failures in a row, then it is left alone.
+        assert raw.headers["x-mozaiks-attempts"] == ("2" if number < 3 else "1")
+    chunks = list(client.chat.completions.create(model="backed-model", messages=MESSAGES, stream=True))
+    assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) == 9
+    events = stack.events(app, 6)
+    assert {(event["model"], event["deployment"]) for event in events} == {("backed-model", "backed-model/openai/1")}
+    assert sorted(event["flags"] for event in events) == [[]] * 3 + [["failed:backed-model/openai/0"]] * 3
+    spent = sum(event["amount_micro"] for event in events)
+    assert stack.wallet(app, "ann")["available_micro"] == 1_000_000 - spent
+
+
+def test_a_fallback_model_answers_at_its_own_price(stack: Stack, app: str, client: OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(model="fallen-model", messages=MESSAGES)
+    assert raw.headers["x-mozaiks-model"] == "flat-model/openai/0"
+    [event] = stack.events(app, 1)
+    assert (event["model"], event["provider"], event["attempts"]) == ("flat-model", "openai", 2)
+    assert event["amount_micro"] == 1_000_000 - stack.wallet(app, "ann")["available_micro"]
+
+
+def test_without_any_stand_in_the_failure_is_told(client: OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError) as failed:
+        client.chat.completions.create(model="unreachable-model", messages=MESSAGES)
+    assert failed.value.code == "upstream_error"

@@ -1,0 +1,303 @@
+"""What follows when a deployment fails before it answers: who is asked next, on whose money, and when it ends."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.balance.memory_balance import MemoryBalance
+from gateway.core.errors import GatewayError, NotFound
+from gateway.core.words import HoldPolicy
+from gateway.pricing.rates import Rates, rates_from
+from gateway.providers.health import FAILURES, REST_S, REST_S_MAX, Health
+from gateway.providers.model import Deployment, Route, UpstreamFault, UpstreamSilent
+from gateway.proxy.attempts import Attempts
+from tests.proxy.test_exchange import PRINCIPAL, House, Reply, delta
+
+USAGE = {"prompt_tokens": 8, "completion_tokens": 10, "total_tokens": 18}
+ANSWER = msgspec.json.encode({"choices": [{"message": {"content": "hello"}}], "usage": USAGE})
+REFUSED = UpstreamFault("the upstream refused the connection", sent=False)
+SILENT = UpstreamSilent("the upstream did not answer in time", sent=True)
+Step = Reply | UpstreamFault
+
+
+def rates(dearer: int = 1) -> Rates:
+    return rates_from("USD", {"input": 1_000_000 * dearer, "output": 10_000_000 * dearer})
+
+
+def good() -> Reply:
+    return Reply([ANSWER], kind="application/json")
+
+
+class Failing(Reply):
+    """An error answer with headers of its own."""
+
+    def __init__(self, status: int, body: bytes = b'{"error":{"message":"no"}}', **headers: str) -> None:
+        super().__init__([body], status, "application/json")
+        self._more = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {**super().headers, **self._more}
+
+
+class Many(House):
+    """A house with several deployments: `steps` are what each one answers, in turn; `models` are the fallbacks' deployments."""
+
+    def __init__(
+        self, steps: dict[str, list[Step]], *, retries: int = 0, models: dict[str, list[str]] | None = None, **given: Any
+    ) -> None:
+        super().__init__(good(), **given)
+        self.steps = steps
+        self.retries = retries
+        self.models = models or {}
+        self.prices: dict[str, Rates] = {}
+        self.bodies: list[tuple[str, dict[str, Any]]] = []
+        own = [name for name in steps if not any(name in names for names in self.models.values())]
+        self.deployments = {
+            name: Deployment(name, "openai", f"up-{name}", f"http://{name}/v1", "sk-made-up", output_tokens_max=100)
+            for name in steps
+        }
+        self.own = tuple(self.deployments[name] for name in own)
+        self.took: list[str] = []
+
+    def route(self, model: str) -> Route:
+        if model in self.models:
+            return Route(model, tuple(self.deployments[name] for name in self.models[model]))
+        if model != "m":
+            raise NotFound("no")
+        return Route(model, self.own, tuple(self.models), self.retries, several=True)
+
+    def answered(self, deployment_id: str, took_s: float) -> None:
+        self.took.append(deployment_id)
+
+    def _rates(self, deployment_id: str) -> Rates:
+        return self.prices.get(deployment_id, rates())
+
+    def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
+        return self._rates(deployment_id)
+
+    def app_cached(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        return self._rates(deployment_id)
+
+    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+        self.bodies.append((deployment.id, msgspec.json.decode(body)))
+        step = self.steps[deployment.id].pop(0)
+        if isinstance(step, UpstreamFault):
+            raise step
+        return step
+
+    def asked_in_turn(self) -> list[str]:
+        return [name for name, _ in self.bodies]
+
+    def header(self, name: bytes) -> bytes:
+        value: bytes = dict(self.sent[0]["headers"])[name]
+        return value
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [REFUSED, SILENT, *[Failing(status) for status in (401, 403, 404, 408, 429, 500, 502, 503, 529)]],
+    ids=["refused", "silent", "401", "403", "404", "408", "429", "500", "502", "503", "529"],
+)
+async def test_another_deployment_answers_when_the_first_one_fails(failure: Step) -> None:
+    house = Many({"a": [failure], "b": [good()]})
+    await house.run(metadata={"workflow_type": "w", "kept": "k"}, max_tokens=20)
+    assert house.asked_in_turn() == ["a", "b"]
+    # The second one is asked for the same, by its own name.
+    first, second = house.bodies[0][1], house.bodies[1][1]
+    assert second == {**first, "model": "up-b"}
+    assert second["metadata"] == {"kept": "k"}
+    assert (house.header(b"x-mozaiks-model"), house.header(b"x-mozaiks-attempts")) == (b"b", b"2")
+    [event] = house.events()
+    assert (event.rest.attempts, event.rest.flags) == (2, ("failed:a",))
+    assert event.rest.served_by == ("m", "openai", "b")
+    assert await house.wallet() == (1_000_000 - 8 - 100, 0)
+    assert "a" in house.health.troubled
+    assert house.took == ["b"]
+    assert not isinstance(failure, Reply) or failure.closed
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 415, 422])
+async def test_what_the_caller_must_mend_is_told_at_once(status: int) -> None:
+    house = Many({"a": [Failing(status)], "b": [good()]}, retries=3)
+    with pytest.raises(GatewayError) as refused:
+        await house.run()
+    assert refused.value.status == status
+    assert house.asked_in_turn() == ["a"]
+    assert house.health.troubled == {}
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_when_all_fail_the_last_ones_error_is_told_and_nothing_is_held() -> None:
+    house = Many({"a": [REFUSED], "b": [Failing(500)], "c": [SILENT]})
+    with pytest.raises(GatewayError) as failed:
+        await house.run()
+    assert failed.value.code == "upstream_timeout"
+    assert failed.value.details == {"deployment": "c", "attempts": 3}
+    assert sorted(house.asked_in_turn()) == ["a", "b", "c"]
+    assert await house.wallet() == (1_000_000, 0)
+    assert house.events() == []
+
+
+async def test_a_dearer_deployment_is_paid_for_before_it_is_asked() -> None:
+    held: list[int] = []
+
+    class Looks(Many):
+        async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+            [state] = await self.balance.read(PRINCIPAL.shard, ["a/app/ann"])
+            assert state is not None
+            held.append(state.held_micro)
+            return await super().send(deployment, path, body)
+
+    house = Looks({"a": [REFUSED], "b": [good()]})
+    house.prices = {"b": rates(7)}
+    await house.run(max_tokens=50)
+    assert held[1] == 7 * held[0]
+    [event] = house.events()
+    assert event.rest.held_micro == (held[1],)
+    assert event.rest.provider_cost_micro == 7 * (8 + 100)
+    assert await house.wallet() == (1_000_000 - 7 * (8 + 100), 0)
+
+
+async def test_a_deployment_that_the_wallet_does_not_cover_is_passed_over() -> None:
+    house = Many({"a": [REFUSED], "dear": [good()], "b": [good()]}, opening=2000)
+    house.prices = {"dear": rates(50)}
+    await house.run(max_tokens=50)
+    assert house.asked_in_turn() == ["a", "b"]
+    assert await house.wallet() == (2000 - 108, 0)
+    house = Many({"a": [REFUSED], "dear": [good()]}, opening=2000)
+    house.prices = {"dear": rates(50)}
+    with pytest.raises(GatewayError) as failed:
+        await house.run(max_tokens=50)
+    assert failed.value.code == "upstream_error"
+    assert await house.wallet() == (2000, 0)
+
+
+@pytest.mark.parametrize(("fields", "policy"), [({}, HoldPolicy.STRICT), ({"max_tokens": 80}, HoldPolicy.CLAMP)])
+async def test_where_the_output_may_be_lowered_a_dearer_one_is_asked_for_less(fields: dict[str, Any], policy: HoldPolicy) -> None:
+    house = Many({"a": [REFUSED], "dear": [good()]}, opening=2000)
+    house.prices = {"dear": rates(5)}
+    app = msgspec.structs.replace(PRINCIPAL.app, hold_policy=policy)
+    house.principal = msgspec.structs.replace(PRINCIPAL, app=app)
+    await house.run(**fields)
+    cap = house.bodies[1][1]["max_tokens"]
+    assert 10 < cap < 40
+    assert house.header(b"x-mozaiks-output-cap") == b"%d" % cap
+    assert await house.wallet() == (2000 - 5 * 108, 0)
+
+
+async def test_fallback_models_come_when_every_deployment_has_failed_at_their_own_price() -> None:
+    house = Many({"a": [REFUSED], "b": [Failing(503)], "x": [Failing(500)], "y": [good()]}, models={"other": ["x", "y"]})
+    house.prices = {"x": rates(2), "y": rates(3)}
+    await house.run(max_tokens=50)
+    assert house.asked_in_turn() == ["a", "b", "x", "y"]
+    [event] = house.events()
+    assert event.rest.served_by == ("other", "openai", "y")
+    assert event.rest.flags == ("failed:a", "failed:b", "failed:x")
+    assert await house.wallet() == (1_000_000 - 3 * 108, 0)
+
+
+async def test_a_stream_comes_from_another_deployment_as_well() -> None:
+    stream = Reply([delta("hello"), b"data: " + msgspec.json.encode({"choices": [], "usage": USAGE}) + b"\n\ndata: [DONE]\n\n"])
+    house = Many({"a": [Failing(500)], "b": [stream]})
+    await house.run(stream=True)
+    assert b"hello" in house.body()
+    assert house.events()[0].rest.served_by == ("m", "openai", "b")
+    assert await house.wallet() == (1_000_000 - 108, 0)
+
+
+async def pauses_of(house: Many, **fields: Any) -> list[float]:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    exchange = house.exchange
+    exchange._attempts = Attempts(
+        house, house, house.balance, house, exchange._counter, exchange._release, 60_000, pause, lambda: 1.0
+    )
+    await house.run(**fields)
+    return pauses
+
+
+async def test_the_last_one_is_asked_again_after_pauses_that_grow() -> None:
+    house = Many({"a": [Failing(500), Failing(500), Failing(500), good()]}, retries=3)
+    assert await pauses_of(house) == [0.5, 1.0, 2.0]
+    assert house.events()[0].rest.attempts == 4
+    assert await house.wallet() == (1_000_000 - 108, 0)
+
+
+async def test_a_pause_is_as_long_as_the_provider_asks_and_not_for_ever() -> None:
+    house = Many({"a": [Failing(429, retry_after="3"), good()]}, retries=3)
+    assert await pauses_of(house) == [3.0]
+    house = Many({"a": [Failing(429, retry_after="3000"), good()]}, retries=3)
+    with pytest.raises(GatewayError) as limited:
+        await pauses_of(house)
+    assert (limited.value.status, limited.value.retry_after_s) == (429, 3000)
+    assert house.asked_in_turn() == ["a"]
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_hold_that_was_swept_meanwhile_pays_for_no_dearer_one() -> None:
+    balance = MemoryBalance()
+
+    class Swept(Many):
+        async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+            [ticket] = self.exchange.in_flight.values()
+            await balance.release(ticket.hold)
+            return await super().send(deployment, path, body)
+
+    house = Swept({"a": [REFUSED], "b": [good()]}, balance=balance)
+    house.prices = {"b": rates(2)}
+    with pytest.raises(GatewayError):
+        await house.run(max_tokens=50)
+    assert house.asked_in_turn() == ["a"]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_deployment_rests_after_failures_in_a_row_and_is_then_tried_by_one() -> None:
+    clock = Clock()
+    health = Health(clock)
+    for _ in range(FAILURES - 1):
+        health.failed("a")
+        assert health.may_try("a")
+    health.served("a")  # the count begins anew
+    for _ in range(FAILURES):
+        assert health.may_try("a")
+        health.failed("a")
+    assert not health.may_try("a")
+    clock.now += REST_S + 0.1
+    assert health.may_try("a")
+    assert not health.may_try("a")  # one probe at a time
+    health.failed("a")
+    clock.now += REST_S + 0.1
+    assert not health.may_try("a")  # twice as long now
+    clock.now += REST_S
+    assert health.may_try("a")
+    health.served("a")
+    assert health.troubled == {}
+    assert health.may_try("a")
+
+
+def test_a_rest_that_a_provider_asks_for_begins_at_once_and_has_an_end() -> None:
+    clock = Clock()
+    health = Health(clock)
+    health.failed("a", 30.0)
+    clock.now += 29
+    assert not health.may_try("a")
+    clock.now += 2
+    assert health.may_try("a")
+    for _ in range(20):
+        health.failed("a", 30.0)
+    clock.now += REST_S_MAX + 1
+    assert health.may_try("a")
+    clock.now += 61  # a probe that never came back is not waited for
+    assert health.may_try("a")
