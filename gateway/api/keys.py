@@ -45,7 +45,7 @@ async def update_key(context: ApiContext, call: Call) -> KeyAnswer:
     changes = KeyChanges(
         name=body.name,
         models=() if body.models is None else body.models,
-        limits=Limits() if body.limits is None else body.limits,
+        limits=body.limits,
         expires_at_ms=UNSET if body.expires_at is UNSET else _ms(body.expires_at),
     )
     return _key(await context.registry.update_key(call.actor, call.path["enterprise_id"], call.path["key_id"], changes))

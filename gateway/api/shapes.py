@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.limits import PAGE_ROWS_MAX
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level, LotSource
-from gateway.identity.model import END_USER_SOURCES, Limits, Trial
+from gateway.identity.model import END_USER_SOURCES, LimitChanges, Limits, Trial
 
 T = TypeVar("T")
 
@@ -141,11 +141,14 @@ class KeyBody(Body, frozen=True):
 
 
 class KeyPatch(Body, frozen=True, omit_defaults=True):
-    """A change of an API key; `null` takes a limit or the expiry away."""
+    """A change of an API key. Of `limits`, those that are named are set, `null` takes one away, the others stay.
+
+    `null` for `limits`, `models` or `expires_at` takes all of it away: no limits, every model, no end.
+    """
 
     name: str | UnsetType = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
-    limits: Limits | UnsetType | None = UNSET
+    limits: LimitChanges | UnsetType | None = UNSET
     expires_at: Time | UnsetType | None = UNSET
 
 

@@ -30,6 +30,7 @@ from gateway.identity.model import (
     CreatorChanges,
     EndUserToken,
     KeyChanges,
+    LimitChanges,
     ManagementKey,
     NewApp,
     NewKey,
@@ -38,7 +39,7 @@ from gateway.identity.model import (
     Role,
     Trial,
 )
-from gateway.identity.store import Store, Taken
+from gateway.identity.store import Merge, Store, Taken
 from gateway.trail.model import Act
 
 Announce = Callable[[str, str], Awaitable[None]]
@@ -179,7 +180,7 @@ class Registry:
         if changes.default_end_user is not UNSET:
             checked["default_end_user"] = _optional_id(changes.default_end_user)
         if changes.end_user_limits is not UNSET:
-            checked["end_user_limits"] = rules.limits(changes.end_user_limits, "end_user_limits")
+            checked |= _limits("end_user_limits", changes.end_user_limits)
         if changes.cors_origins is not UNSET:
             checked["cors_origins"] = rules.cors_origins(changes.cors_origins)
         if changes.trial is not UNSET:
@@ -187,9 +188,10 @@ class Registry:
             _check_trial(actor, msgspec.structs.replace(app, trial=changes.trial))
         if checked:
             act = _act(actor, "app.update", enterprise_id, app)
-            await self._store.change_app(enterprise_id, msgspec.to_builtins(checked), act, self._now_ms())
+            after = await self._store.change_app(enterprise_id, _plain(checked), act, self._now_ms())
             await self._announce(APP, enterprise_id)
-        return msgspec.structs.replace(app, **checked)
+            app = msgspec.convert({**msgspec.to_builtins(app), **after}, App)
+        return app
 
     # ---- API keys ------------------------------------------------------------------------------
 
@@ -233,15 +235,17 @@ class Registry:
         if changes.models is not UNSET:
             checked["models"] = rules.models(changes.models)
         if changes.limits is not UNSET:
-            checked["limits"] = rules.limits(changes.limits)
+            checked |= _limits("limits", changes.limits)
         if changes.expires_at_ms is not UNSET:
             checked["expires_at_ms"] = rules.expiry(changes.expires_at_ms, self._now_ms())
         if checked:
             act = _act(actor, "key.update", key_id, app)
-            if not await self._store.change_key(key_id, msgspec.to_builtins(checked), act, self._now_ms()):
+            after = await self._store.change_key(key_id, _plain(checked), act, self._now_ms())
+            if after is None:
                 raise Conflict("A revoked key cannot be changed.", param="key_id")
             await self._announce(KEY, key_id)
-        return msgspec.structs.replace(key, **checked)
+            key = msgspec.convert({**msgspec.to_builtins(key), **after}, ApiKey)
+        return key
 
     async def rotate_key(self, actor: Actor, enterprise_id: str, key_id: str, overlap_seconds: int = 0) -> tuple[ApiKey, str]:
         """A successor with the same rights, and its secret; the old key ends after the overlap.
@@ -453,6 +457,19 @@ def _check_trial(actor: Actor, app: App) -> None:
 
 def _optional_id(value: str | None) -> str | None:
     return None if value is None else rules.outside_id(value, "default_end_user")
+
+
+def _limits(name: str, changes: LimitChanges | None) -> dict[str, Any]:
+    """The change of a column of limits; none when no limit is named."""
+    if changes is None:
+        return {name: {}}
+    named = rules.limit_changes(changes, name)
+    return {name: Merge(named)} if named else {}
+
+
+def _plain(checked: dict[str, Any]) -> dict[str, Any]:
+    """Changes as the store takes them."""
+    return {name: value if isinstance(value, Merge) else msgspec.to_builtins(value) for name, value in checked.items()}
 
 
 def _act(

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from msgspec import UNSET
+
 from gateway.core.errors import InvalidRequest
 from gateway.core.ids import is_outside_id
 from gateway.core.limits import (
@@ -16,7 +18,7 @@ from gateway.core.limits import (
     TRIAL_DAYS_MAX,
 )
 from gateway.core.money import AMOUNT_MICRO_MAX, is_asset
-from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, Limits, Trial
+from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, LimitChanges, Limits, Trial
 
 # 9999-12-31: what RFC 3339 can still write.
 _TIME_MS_MAX = 253_402_300_799_999
@@ -60,6 +62,13 @@ def limits(value: Limits, param: str = "limits") -> Limits:
         for name in names:
             number(getattr(value, name), f"{param}.{name}", maximum)
     return value
+
+
+def limit_changes(value: LimitChanges, param: str = "limits") -> dict[str, int | None]:
+    """The limits that a change names, by name: within the bounds of `limits`, or None to take one away."""
+    named = {name: at for name in (*_RATES, *_SPENDS) if (at := getattr(value, name)) is not UNSET}
+    limits(Limits(**named), param)
+    return named
 
 
 def page(after: str | None, count: int) -> int:

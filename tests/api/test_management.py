@@ -1,5 +1,6 @@
 """Creators, apps, keys, tokens and prices over HTTP: the fields of the contract, and what each role can do."""
 
+import asyncio
 import re
 
 import msgspec
@@ -70,6 +71,28 @@ async def test_a_key_shows_its_secret_once_and_works_until_it_is_revoked(api: Ap
     assert RFC3339.fullmatch(gone["revoked_at"])
     answer = await api.http.get("/api/v1/apps/shop/wallets/u1", headers={"authorization": f"Bearer {secret}"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "revoked_api_key")
+
+
+async def test_a_limit_that_is_named_is_set_null_takes_it_away_and_the_others_stay(api: Api) -> None:
+    made = await api.ok("POST", "/apps/shop/keys", {"level": "app_usage", "limits": {"rpm": 5, "tpm": 9}}, 201)
+    for path, name in ((f"/apps/shop/keys/{made['id']}", "limits"), ("/apps/shop", "end_user_limits")):
+        await api.ok("PATCH", path, {name: {"rpm": 5, "tpm": 9}})
+        assert (await api.ok("PATCH", path, {name: {"rpm": None, "concurrency": 0}}))[name] == {"tpm": 9, "concurrency": 0}
+        assert (await api.ok("PATCH", path, {name: {}}))[name] == {"tpm": 9, "concurrency": 0}
+        assert (await api.ok("PATCH", path, {"name": "n"}))[name] == {"tpm": 9, "concurrency": 0}
+        refused = await api.call("PATCH", path, {name: {"tpm": -1, "rpm": 7}})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, f"{name}.tpm")
+        assert (await api.call("PATCH", path, {name: {"rps": 7}})).status_code == 400
+        shown = await api.ok("GET", path)
+        assert shown[name] == {"tpm": 9, "concurrency": 0}
+        assert (await api.ok("PATCH", path, {name: None})) == {**shown, name: {}}
+
+
+async def test_two_who_change_different_limits_at_once_both_have_their_way(api: Api) -> None:
+    path = f"/apps/shop/keys/{api.key_id}"
+    names = ("rpm", "tpm", "concurrency", "spend_micro_per_day", "spend_micro_per_month", "spend_micro_total")
+    await asyncio.gather(*[api.ok("PATCH", path, {"limits": {name: at}}) for at, name in enumerate(names, 1)])
+    assert (await api.ok("GET", path))["limits"] == {name: at for at, name in enumerate(names, 1)}
 
 
 async def test_a_management_key_is_made_for_oneself_and_ends_at_once(api: Api) -> None:

@@ -16,6 +16,7 @@ from gateway.identity.model import (
     AppChanges,
     CreatorChanges,
     KeyChanges,
+    LimitChanges,
     Limits,
     NewApp,
     NewKey,
@@ -77,7 +78,7 @@ BAD_INPUT: list[tuple[Callable[[Registry], Awaitable[object]], str]] = [
     (app_changed(status="deleted"), "status"),
     (app_changed(end_user_sources=("nobody",)), "end_user_sources[0]"),
     (app_changed(default_end_user=""), "default_end_user"),
-    (app_changed(end_user_limits=Limits(spend_micro_per_day=AMOUNT_MICRO_MAX + 1)), "end_user_limits.spend_micro_per_day"),
+    (app_changed(end_user_limits=LimitChanges(spend_micro_per_day=AMOUNT_MICRO_MAX + 1)), "end_user_limits.spend_micro_per_day"),
     (key_with(name=""), "name"),
     (key_with(models=("a b",)), "models[0]"),
     (key_with(models=("",)), "models[0]"),
@@ -230,9 +231,9 @@ async def test_lists_are_confined_and_paged(world: World) -> None:
 
 async def test_a_change_touches_what_it_names_and_nothing_else(world: World) -> None:
     key, _ = await world.key(models=("a",), limits=Limits(rpm=1))
-    changed = await world.registry.update_key(ALICE, "shop", key.id, KeyChanges(limits=Limits(tpm=2)))
+    changed = await world.registry.update_key(ALICE, "shop", key.id, KeyChanges(limits=LimitChanges(tpm=2)))
     assert changed == await world.registry.key(ALICE, "shop", key.id)
-    assert (changed.models, changed.limits, changed.name) == (("a",), Limits(tpm=2), "k")
+    assert (changed.models, changed.limits, changed.name) == (("a",), Limits(rpm=1, tpm=2), "k")
     before = await world.registry.app(ALICE, "shop")
     after = await world.registry.update_app(
         ALICE, "shop", AppChanges(default_end_user="shared", end_user_sources=("user", "token"))
