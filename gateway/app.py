@@ -98,6 +98,7 @@ def _management(services: Services) -> list[BaseRoute]:
         wallets=services.wallets,
         databases=services.databases,
         catalog=services.catalog,
+        routing=services.routing,
         operator_token=services.settings.operator_token,
         clock=services.clock,
     )

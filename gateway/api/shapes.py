@@ -454,18 +454,30 @@ class OpenApi(Answer, frozen=True):
 
 
 class PricesQuery(Body, frozen=True):
-    """Which models: a name, or a pattern with `*`."""
+    """Which models: a name, or a pattern with `*`; and for which app's end users."""
 
     model: str = "*"
+    enterprise_id: str | None = None
 
 
-class PriceAnswer(Answer, frozen=True):
-    """What a provider takes for a model here, in USD per million units, by kind; `source` says where that comes from."""
+class PriceAnswer(Answer, frozen=True, omit_defaults=True):
+    """The prices of a model at one of its deployments, per million units, by kind, in force now.
+
+    `prices` is what the provider takes and `charge` what the platform takes from a creator, in USD; `app_prices` is what
+    the asked app takes from its end users, in `app_asset`, since `app_since` where the app set that. The sources say where
+    each comes from; where there is no price, requests are refused.
+    """
 
     model: str
     deployment: str
     source: str
     prices: dict[str, str]
+    charge_source: str
+    charge: dict[str, str] | None
+    app_asset: str | UnsetType = UNSET
+    app_source: str | UnsetType = UNSET
+    app_since: Stamp | UnsetType | None = UNSET
+    app_prices: dict[str, str] | UnsetType | None = UNSET
 
 
 class AuditLogQuery(PageQuery, frozen=True):

@@ -177,7 +177,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "List prices of an app, newest first",
         query=PageQuery,
     ),
-    Endpoint("GET", f"{_V1}/prices", MANAGERS, prices.listed, Listing[PriceAnswer], "List provider prices", query=PricesQuery),
+    Endpoint("GET", f"{_V1}/prices", MANAGERS, prices.listed, Listing[PriceAnswer], "List what models cost", query=PricesQuery),
     # Usage
     Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),
     Endpoint(

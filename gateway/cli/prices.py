@@ -1,11 +1,11 @@
 """Commands about prices. Each is one call of the REST API."""
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from gateway.cli.local import request
-from gateway.cli.options import json_option
+from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 from gateway.cli.values import MOMENT, MOMENT_HELP
 
@@ -17,14 +17,60 @@ def prices() -> None:
 
 @prices.command("list")
 @click.argument("pattern", default="*")
-@click.option("--app", "enterprise_id", help="An app's own prices instead of the providers'.")
+@click.option("--app", "enterprise_id", help="Beside them, what this app's end users pay now.")
 @json_option
 def list_prices(pattern: str, enterprise_id: str | None, as_json: bool) -> None:
-    """List prices a million units, with where each comes from."""
-    if enterprise_id is not None:
-        show(request("GET", f"/api/v1/apps/{enterprise_id}/price-books"), as_json=as_json)
-        return
-    show(request("GET", "/api/v1/prices", query={"model": pattern}), as_json=as_json)
+    """List what each served model costs now, per million units, and where each price comes from.
+
+    PATTERN is a model's name, or has `*` in it. `provider` is what the provider takes, `creator` what a creator pays (in
+    USD), `end user` what the app's end users pay. A kind that is not shown costs what its like costs: cached input as input,
+    reasoning as output.
+    """
+    answer = request("GET", "/api/v1/prices", query={"model": pattern, "enterprise_id": enterprise_id})
+    if not as_json:
+        answer["data"] = [_row(line) for line in answer["data"]]
+    show(answer, as_json=as_json)
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    row = {
+        "model": line["model"],
+        "deployment": line["deployment"].partition("=")[0],
+        "provider": _short(line["prices"] or None),
+        "from": line["source"],
+        "creator": _short(line["charge"]),
+        "of": line["charge_source"],
+    }
+    if "app_prices" in line:
+        row["end user"] = _short(line["app_prices"])
+        row["asset"] = line["app_asset"]
+        row["by"] = line["app_source"]
+        row["since"] = line["app_since"]
+    return row
+
+
+_LIKE: Final = {
+    **dict.fromkeys(("cached_input", "cache_write", "audio_input", "image_input"), "input"),
+    **dict.fromkeys(("reasoning", "audio_output"), "output"),
+    "cache_write_1h": "cache_write",
+}
+
+
+def _short(prices: dict[str, str] | None) -> str:
+    """Prices in one cell, without those that are as their like."""
+    if prices is None:
+        return "-"
+    return ", ".join(f"{kind} {price}" for kind, price in prices.items() if price != prices.get(_LIKE.get(kind, "")))
+
+
+@prices.command("book")
+@click.option("--app", "enterprise_id", required=True)
+@page_options
+@json_option
+def list_book(enterprise_id: str, limit: int | None, cursor: str | None, as_json: bool) -> None:
+    """List every price that an app has set, newest first: those that are over and those to come, too."""
+    query = {"limit": limit, "cursor": cursor}
+    show(request("GET", f"/api/v1/apps/{enterprise_id}/price-books", query=query), as_json=as_json)
 
 
 @prices.command("set")

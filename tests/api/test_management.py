@@ -141,6 +141,14 @@ async def test_prices_are_added_and_shown_newest_first(api: Api) -> None:
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
 
 
+async def test_what_an_app_takes_is_shown_to_its_creator_and_to_no_other(api: Api) -> None:
+    (own,) = (await api.ok("GET", "/prices", role=Role.CREATOR, model="own", enterprise_id="shop"))["data"]
+    assert (own["prices"]["input"], own["charge"]["input"], own["app_prices"]["input"]) == ("1", "1.1", "1")
+    (unknown,) = (await api.ok("GET", "/prices", role="bob", model="nobody-knows"))["data"]
+    assert (unknown["prices"], unknown["charge"], unknown["source"]) == ({}, None, "none")
+    assert (await api.call("GET", "/prices", role="bob", enterprise_id="shop")).status_code == 404
+
+
 async def test_an_app_made_with_a_markup_has_it_as_its_first_price(api: Api) -> None:
     body = {"enterprise_id": "dear", "user_id": "alice", "name": "Dear", "markup_percent": 20}
     await api.ok("POST", "/apps", body, 201, role=Role.CREATOR)
