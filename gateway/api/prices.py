@@ -6,19 +6,18 @@ from decimal import Decimal
 import msgspec
 
 from gateway.api.endpoint import ApiContext, Call
-from gateway.api.served import served
+from gateway.api.served import served, unserved
 from gateway.api.shapes import Listing, PriceAnswer, PriceBookAnswer, PricesQuery, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import Forbidden, InvalidRequest
 from gateway.core.money import decimal_from_micro, micro_from_decimal
-from gateway.core.units import KINDS
 from gateway.core.words import CostPolicy
 from gateway.identity.cache import PRICES
 from gateway.identity.model import App, Role
 from gateway.identity.rules import page
 from gateway.pricing.catalog import MARKUP_BP_MAX, percent
-from gateway.pricing.rates import Rates
+from gateway.pricing.rates import PRICED_KINDS, Rates
 from gateway.pricing.store import PriceRow
 
 _OWN_NAMES = {"rates": "prices", "markup_bp": "markup_percent"}
@@ -50,7 +49,7 @@ async def add(context: ApiContext, call: Call) -> PriceBookAnswer:
         wrong.param = _OWN_NAMES.get(wrong.param or "", wrong.param)
         raise
     await context.identity.announce(PRICES, app.enterprise_id)
-    return _shown(app, row)
+    return msgspec.structs.replace(_shown(app, row), warnings=unserved(context.routing, context.catalog, [body.model]))
 
 
 async def show(context: ApiContext, call: Call) -> Listing[PriceBookAnswer]:
@@ -82,6 +81,9 @@ def _rates(prices: Mapping[str, str] | None) -> dict[str, int] | None:
         return None
     rates = {}
     for kind, price in prices.items():
+        if kind not in PRICED_KINDS:
+            known = ", ".join(PRICED_KINDS)
+            raise InvalidRequest(f"`{kind}` is no kind of price; known are {known}.", param=f"prices.{kind}")
         try:
             rates[kind] = micro_from_decimal(price)
         except ValueError as wrong:
@@ -141,4 +143,4 @@ def _decimals(rates: Rates | None) -> dict[str, str] | None:
     """Prices by kind as decimals; kinds that cost nothing are left out."""
     if rates is None:
         return None
-    return {kind: decimal_from_micro(rate) for kind in (*KINDS, "request") if (rate := getattr(rates, kind))}
+    return {kind: decimal_from_micro(rate) for kind in PRICED_KINDS if (rate := getattr(rates, kind))}

@@ -51,6 +51,34 @@ def placed(routing: Routing, model: str) -> tuple[Deployment, ...]:
         return ()
 
 
+def unserved(routing: Routing, catalog: Catalog, models: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each of the names and patterns that serves for nothing here now: a slip of the pen, or ahead of its time."""
+    entries = _entries(routing)
+    told = []
+    for model in models:
+        if model in entries or model == "*":
+            continue
+        if "*" in model:
+            if not any(_overlap(model, name) for name in entries):
+                told.append(f"No model that is served here falls under `{model}`.")
+            continue
+        by = placed(routing, model)
+        if not by:
+            told.append(f"`{model}` is not served here: is the name right?")
+        elif all(catalog.cost(deployment.id, 0) is None for deployment in by):
+            told.append(f"`{model}` falls under a pattern that is served, but is in no price list: is the name right?")
+    return tuple(told)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """False where no name can fall under both patterns, as their beginnings and ends show."""
+    if "*" not in other:
+        return model_allowed([one], other)
+    (head, *_, tail), (other_head, *_, other_tail) = one.split("*"), other.split("*")
+    heads = head.startswith(other_head) or other_head.startswith(head)
+    return heads and (tail.endswith(other_tail) or other_tail.endswith(tail))
+
+
 def _entries(routing: Routing) -> dict[str, tuple[Deployment, ...]]:
     entries: dict[str, tuple[Deployment, ...]] = {}
     for deployment in routing.deployments():

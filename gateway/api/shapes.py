@@ -265,7 +265,7 @@ class AppAnswer(Answer, frozen=True):
 
 
 class KeyAnswer(Answer, frozen=True, omit_defaults=True):
-    """An API key. `secret` is there once, in the answer that made the key."""
+    """An API key. `secret` is there once, in the answer that made the key; `warnings` where a model is not served here."""
 
     id: str
     enterprise_id: str
@@ -278,6 +278,7 @@ class KeyAnswer(Answer, frozen=True, omit_defaults=True):
     expires_at: Stamp | None
     revoked_at: Stamp | None
     secret: str | UnsetType = UNSET
+    warnings: tuple[str, ...] = ()
 
 
 class ManagementKeyAnswer(Answer, frozen=True, omit_defaults=True):
@@ -293,8 +294,8 @@ class ManagementKeyAnswer(Answer, frozen=True, omit_defaults=True):
     secret: str | UnsetType = UNSET
 
 
-class TokenAnswer(Answer, frozen=True):
-    """An end-user token, shown once."""
+class TokenAnswer(Answer, frozen=True, omit_defaults=True):
+    """An end-user token, shown once; `key_id` is the key that it hangs on. `warnings` where a model is not served here."""
 
     id: str
     token: str
@@ -302,6 +303,7 @@ class TokenAnswer(Answer, frozen=True):
     platform_user_id: str
     key_id: str
     expires_at: Stamp
+    warnings: tuple[str, ...] = ()
 
 
 class LotAnswer(Answer, frozen=True):
@@ -430,8 +432,11 @@ class UsageTotalAnswer(Answer, frozen=True):
     provider_cost_micro: Micro
 
 
-class PriceBookAnswer(Answer, frozen=True):
-    """Prices of an app for a model, from a time on. Either `prices` or `markup_percent` is set."""
+class PriceBookAnswer(Answer, frozen=True, omit_defaults=True):
+    """Prices of an app for a model, from a time on. Either `prices` or `markup_percent` is set.
+
+    `warnings`, in the answer that set them, where the model is not served here.
+    """
 
     id: str
     enterprise_id: str
@@ -442,6 +447,7 @@ class PriceBookAnswer(Answer, frozen=True):
     markup_percent: str | None
     created_at: Stamp
     actor: str
+    warnings: tuple[str, ...] = ()
 
 
 class OpenApi(Answer, frozen=True):

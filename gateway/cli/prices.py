@@ -82,6 +82,14 @@ def list_book(enterprise_id: str, limit: int | None, cursor: str | None, as_json
 @json_option
 def set_price(enterprise_id: str, prices: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Add a price of an app; what was used before it keeps its price."""
-    given = dict(price.partition("=")[::2] for price in prices)
+    given: dict[str, str] = {}
+    for price in prices:
+        kind, equals, amount = price.partition("=")
+        if not equals or kind in given:
+            what = "is there twice" if equals else "has no price"
+            raise click.BadParameter(
+                f"{kind!r} {what}: write a kind and its price once, such as input=0.20.", param_hint="--price"
+            )
+        given[kind] = amount
     body = {**options, "prices": given or None}
     show(request("POST", f"/api/v1/apps/{enterprise_id}/price-books", body), as_json=as_json)

@@ -333,12 +333,12 @@ def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -
     if rates is not None:
         if any(type(rate) is not int or not 0 <= rate <= RATE_MICRO_MAX for rate in rates.values()):
             raise InvalidRequest(f"Rates are whole micro-units per million, from 0 to {RATE_MICRO_MAX}.", param="rates")
-        if not {"input", "output"} <= rates.keys():
-            raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
         try:
             rates_from(asset, dict(rates))
         except ValueError as wrong:
             raise InvalidRequest(f"{wrong}.", param="rates") from wrong
+        if not {"input", "output"} <= rates.keys():
+            raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
 
 
 def _keep(cache: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:

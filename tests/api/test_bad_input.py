@@ -121,7 +121,7 @@ BAD_BODIES: list[Row] = [
     ("POST", "/apps/shop/price-books", {"prices": {"input": "x"}}, INVALID, "prices.input"),
     ("POST", "/apps/shop/price-books", {"prices": {"input": "0.0000001"}}, INVALID, "prices.input"),
     ("POST", "/apps/shop/price-books", {"prices": {"input": "-1"}}, INVALID, "prices"),
-    ("POST", "/apps/shop/price-books", {"prices": {"lunch": "1"}}, INVALID, "prices"),
+    ("POST", "/apps/shop/price-books", {"prices": {"lunch": "1"}}, INVALID, "prices.lunch"),
     ("POST", "/apps/shop/price-books", {"prices": {}}, INVALID, "prices"),
     ("POST", "/apps/shop/price-books", {"markup_percent": 10**9}, INVALID, "markup_percent"),
     ("POST", "/apps/shop/price-books", {"markup_percent": 5, "model": ""}, INVALID, "model"),

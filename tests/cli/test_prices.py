@@ -58,3 +58,44 @@ def test_an_app_in_another_asset_shows_that_it_has_no_price(cli: Cli) -> None:
     euros, tokens = (listed(cli, "own", "--app", app)["own"] for app in ("euros", "tokens"))
     assert (euros["app_prices"], euros["app_source"], euros["app_asset"]) == (None, "none", "EUR")
     assert (tokens["app_prices"]["input"], tokens["app_source"]) == ("1000000", "1 TOK a token")
+
+
+def test_a_slip_of_the_pen_in_a_kind_is_refused_with_the_kinds_there_are(cli: Cli, app: str) -> None:
+    given = ("prices", "set", "--app", app, "--model", "own")
+    refused = cli.refused(*given, "--price", "inptu=1", "--price", "output=2")
+    assert "`inptu` is no kind of price; known are input, cached_input, cache_write" in refused
+    assert "request" in refused
+    assert "'input' is there twice" in cli.refused(*given, "--price", "input=1", "--price", "input=2")
+    assert "'input' has no price" in cli.refused(*given, "--price", "input")
+    assert "1_5" in cli.refused(*given, "--price", "input=1_5", "--price", "output=2")
+    assert cli.json("prices", "book", "--app", app)["data"] == []
+
+
+def test_a_model_that_is_not_served_is_taken_with_a_warning(cli: Cli, app: str) -> None:
+    price = ("--price", "input=1", "--price", "output=2")
+    for model, warned in [
+        ("own", ""),
+        ("*", ""),
+        ("gpt-4o", ""),
+        ("flat-anything", ""),
+        ("onw", "`onw` is not served here: is the name right?"),
+        ("gpt-4o-mnii", "`gpt-4o-mnii` falls under a pattern that is served, but is in no price list: is the name right?"),
+    ]:
+        made = cli.json("prices", "set", "--app", app, "--model", model, *price)
+        assert made.get("warnings", []) == ([warned] if warned else []), model
+        assert cli.warnings == (f"Warning: {warned}\n" if warned else "")
+    assert not any("warnings" in line for line in cli.json("prices", "book", "--app", app)["data"])
+
+
+def test_a_key_for_models_that_are_not_served_is_made_with_a_warning(cli: Cli, app: str) -> None:
+    served = ("own", "o*", "*wn", "gpt-4*", "*-1", "g*-mini", "*")
+    of = [word for model in served for word in ("--model", model)]
+    assert "warnings" not in cli.json("keys", "create", "--app", app, "--level", "app_usage", *of)
+    key = cli.json("keys", "create", "--app", app, "--level", "app_usage", "--model", "claude-*", "--model", "own")
+    assert key["warnings"] == ["No model that is served here falls under `claude-*`."]
+    shown = cli.text("keys", "update", key["id"], "--app", app, "--model", "own", "--model", "onw")
+    assert "warnings" not in shown
+    assert cli.warnings == "Warning: `onw` is not served here: is the name right?\n"
+    assert "warnings" not in cli.json("keys", "update", key["id"], "--app", app, "--name", "other")
+    assert "warnings" not in cli.json("keys", "show", key["id"], "--app", app)
+    assert cli.json("tokens", "create", "--app", app, "--end-user", "u1", "--model", "onw")["warnings"]
