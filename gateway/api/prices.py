@@ -6,8 +6,9 @@ from decimal import Decimal
 import msgspec
 
 from gateway.api.endpoint import ApiContext, Call
+from gateway.api.price_shapes import PriceAnswer, PriceBookAnswer, PricesQuery
 from gateway.api.served import served, unserved
-from gateway.api.shapes import Listing, PriceAnswer, PriceBookAnswer, PricesQuery, ms_of
+from gateway.api.shapes import Listing, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import Forbidden, InvalidRequest

@@ -9,6 +9,7 @@ from typing import Final
 from gateway.api import apps, keys, money, prices, trail, usage
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, PUBLIC, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.openapi import described
+from gateway.api.price_shapes import PriceAnswer, PriceBookAnswer, PriceBookBody, PricesQuery
 from gateway.api.shapes import (
     AccountAnswer,
     ActAnswer,
@@ -30,10 +31,6 @@ from gateway.api.shapes import (
     ManagementKeyBody,
     OpenApi,
     PageQuery,
-    PriceAnswer,
-    PriceBookAnswer,
-    PriceBookBody,
-    PricesQuery,
     RotateBody,
     TokenAnswer,
     TokenBody,

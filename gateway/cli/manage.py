@@ -248,6 +248,12 @@ def tokens() -> None:
 @tokens.command("create")
 @click.option("--app", "enterprise_id", required=True)
 @click.option("--end-user", "platform_user_id", required=True)
+@click.option(
+    "--key",
+    "key_id",
+    help="The app_usage key that the token hangs on: it ends with it and counts on its limits. "
+    "Default: the newest in force that allows the models and lasts as long; the answer names it.",
+)
 @click.option("--expires-in-seconds", type=COUNT, default=3600, show_default=True)
 @click.option("--spend-max", "spend_micro_max", type=AMOUNT, help="What the token may spend in all, in the app's asset.")
 @click.option("--rpm", type=COUNT, help="Requests a minute.")

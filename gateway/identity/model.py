@@ -170,7 +170,10 @@ class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the minting of an end-user token asks for. `key_id` None = the caller's own key, or the newest that can serve."""
+    """What the minting of an end-user token asks for.
+
+    `key_id` None = the caller's own key, or else the newest in force that allows the models and lasts as long.
+    """
 
     platform_user_id: str
     expires_in_seconds: int = 3600

@@ -52,6 +52,17 @@ def test_a_grant_ends_after_a_span_and_usage_is_asked_for_by_spans(cli: Cli, app
     assert "'7w' is not a time" in cli.refused("usage", "--from", "7w")
 
 
+def test_a_token_says_on_which_key_it_hangs_and_takes_the_one_that_is_named(cli: Cli, app: str) -> None:
+    mint = ("tokens", "create", "--app", app, "--end-user", "u1")
+    assert f"make one of level app_usage (gateway keys create --app {app} --level app_usage)" in cli.refused(*mint)
+    first, second = (cli.json("keys", "create", "--app", app, "--level", "app_usage")["id"] for _ in range(2))
+    assert f" {second}\n" in cli.text(*mint)
+    assert cli.json(*mint, "--key", first)["key_id"] == first
+    cli.text("keys", "revoke", second, "--app", app)
+    assert cli.json(*mint)["key_id"] == first
+    assert "neither revoked nor expired" in cli.refused(*mint, "--key", second)
+
+
 def test_a_token_is_capped_by_decimals(cli: Cli, app: str) -> None:
     key = cli.json("keys", "create", "--app", app, "--level", "app_usage")
     minted = cli.json("tokens", "create", "--app", app, "--end-user", "u1", "--spend-max", "0.5", "--rpm", "3")

@@ -301,3 +301,35 @@ async def test_a_token_never_outlives_its_key(world: World, clock: MovableClock)
     await world.key(expires_at_ms=ends_ms)
     token = await world.registry.mint_end_user_token(ALICE, "shop", NewToken("u1", expires_in_seconds=3600))
     assert ends_ms - 1000 < token.expires_at_ms <= ends_ms
+
+
+async def test_a_token_hangs_on_the_newest_key_that_is_in_force_and_fits(world: World, clock: MovableClock) -> None:
+    def soon_ms(seconds: int) -> int:
+        return clock() // 1_000_000 + seconds * 1000
+
+    async def hangs_on(**fields: Any) -> str:
+        return (await world.registry.mint_end_user_token(OPERATOR, "shop", NewToken("u1", **fields))).key_id
+
+    with pytest.raises(Conflict) as none:
+        await hangs_on()
+    assert "gateway keys create --app shop --level app_usage" in none.value.message
+    lasting = (await world.key())[0].id
+    narrow = (await world.key(models=("gpt-*",)))[0].id
+    brief = (await world.key(expires_at_ms=soon_ms(600)))[0].id
+    revoked = (await world.key())[0].id
+    await world.registry.revoke_key(OPERATOR, "shop", revoked)
+    await world.key(Level.PLATFORM)
+    assert await hangs_on(expires_in_seconds=60) == brief
+    assert await hangs_on(expires_in_seconds=3600) == narrow, "the newest that lasts as long"
+    assert await hangs_on(expires_in_seconds=3600, models=("claude",)) == lasting
+    assert await hangs_on(key_id=brief) == brief
+    for wrong in (revoked, "key_none"):
+        with pytest.raises(GatewayError):
+            await hangs_on(key_id=wrong)
+    await world.registry.revoke_key(OPERATOR, "shop", lasting)
+    assert await hangs_on(expires_in_seconds=3600, models=("claude",)) == brief, "better a shorter token than none"
+    clock.advance(601)
+    assert await hangs_on() == narrow
+    with pytest.raises(InvalidRequest) as refused:
+        await hangs_on(models=("claude",))
+    assert refused.value.param == "models[0]"
