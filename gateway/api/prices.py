@@ -12,11 +12,12 @@ from gateway.api.shapes import Listing, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import Forbidden, InvalidRequest
-from gateway.core.money import decimal_from_micro, micro_from_decimal
+from gateway.core.money import USD, decimal_from_micro, micro_from_decimal
 from gateway.core.words import CostPolicy
 from gateway.identity.cache import PRICES
-from gateway.identity.model import App, Role
+from gateway.identity.model import Actor, App, Role
 from gateway.identity.rules import page
+from gateway.pricing.book import ANY_MODEL
 from gateway.pricing.catalog import MARKUP_BP_MAX, percent
 from gateway.pricing.rates import PRICED_KINDS, Rates
 from gateway.pricing.store import PriceRow
@@ -51,6 +52,21 @@ async def add(context: ApiContext, call: Call) -> PriceBookAnswer:
         raise
     await context.identity.announce(PRICES, app.enterprise_id)
     return msgspec.structs.replace(_shown(app, row), warnings=unserved(context.routing, context.catalog, [body.model]))
+
+
+async def add_markup(context: ApiContext, actor: Actor, enterprise_id: str, markup_bp: int) -> None:
+    """A markup of an app on every model without prices of its own, from now on."""
+    at_ms = now_ms(context.clock)
+    await context.catalog.add_app_price(enterprise_id, ANY_MODEL, at_ms, markup_bp=markup_bp, actor=actor.name, role=actor.role)
+    await context.identity.announce(PRICES, enterprise_id)
+
+
+def checked_markup_bp(given: str | int | float | None, asset: str) -> int | None:
+    """As `markup_bp_of`; InvalidRequest, too, where no markup can be: providers' prices are in USD."""
+    markup_bp = markup_bp_of(given)
+    if markup_bp is not None and asset != USD:
+        raise InvalidRequest(f"Providers' prices are in USD: an app in {asset} needs a price book.", param="markup_percent")
+    return markup_bp
 
 
 async def show(context: ApiContext, call: Call) -> Listing[PriceBookAnswer]:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.limits import PAGE_ROWS_MAX
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level, LotSource
-from gateway.identity.model import END_USER_SOURCES, LimitChanges, Limits, Trial
+from gateway.identity.model import END_USER_SOURCES, AppChanges, LimitChanges, Limits, Trial
 
 T = TypeVar("T")
 
@@ -129,6 +129,19 @@ class AppBody(Body, frozen=True):
     markup_percent: Percent | None = None
 
 
+class AppPatch(AppChanges, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A change of an app; what is not named stays. `markup_percent` holds from now on, as a line of the app's price book.
+
+    Of `end_user_limits`, those that are named are set, `null` takes one away; `null` for all of it, all of them.
+
+    `cost_policy` cannot be changed, by an operator neither: in an app whose usage it pays for, a creator grants balances and
+    trials, prices below cost and cancels streams, and all of that would go on at the cost of whoever pays next; the other way
+    round, a creator would pay for balances that it never gave. A new app is the way to another policy.
+    """
+
+    markup_percent: Percent | UnsetType = UNSET
+
+
 class KeyBody(Body, frozen=True):
     """A new API key."""
 
@@ -233,7 +246,7 @@ class CreatorAnswer(Answer, frozen=True):
 
 
 class AppAnswer(Answer, frozen=True):
-    """An app."""
+    """An app. `markup_percent` is in force now on every model without prices of its own; null where there is none."""
 
     enterprise_id: str
     user_id: str
@@ -250,6 +263,7 @@ class AppAnswer(Answer, frozen=True):
     status: str
     created_at: Stamp
     trial: Trial | None
+    markup_percent: str | None
 
 
 class KeyAnswer(Answer, frozen=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from gateway.api.shapes import (
     ActAnswer,
     AppAnswer,
     AppBody,
+    AppPatch,
     AuditLogQuery,
     BookQuery,
     CreatorAnswer,
@@ -40,7 +41,6 @@ from gateway.api.shapes import (
     UsageTotalAnswer,
     WalletAnswer,
 )
-from gateway.identity.model import AppChanges
 
 
 async def openapi(context: ApiContext, call: Call) -> OpenApi:
@@ -76,7 +76,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     Endpoint("POST", f"{_V1}/apps", MANAGERS, apps.create_app, AppAnswer, "Make an app", AppBody, status=201),
     Endpoint("GET", f"{_V1}/apps", MANAGERS, apps.list_apps, Listing[AppAnswer], "List apps", query=PageQuery),
     Endpoint("GET", _APP, MANAGERS, apps.get_app, AppAnswer, "Show an app"),
-    Endpoint("PATCH", _APP, MANAGERS, apps.update_app, AppAnswer, "Change an app", AppChanges),
+    Endpoint("PATCH", _APP, MANAGERS, apps.update_app, AppAnswer, "Change an app", AppPatch),
     # API keys and end-user tokens
     Endpoint("POST", f"{_APP}/keys", MANAGERS, keys.create_key, KeyAnswer, "Make an API key", KeyBody, status=201),
     Endpoint("GET", f"{_APP}/keys", MANAGERS, keys.list_keys, Listing[KeyAnswer], "List API keys", query=PageQuery),

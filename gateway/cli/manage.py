@@ -126,6 +126,7 @@ def show_app(enterprise_id: str, as_json: bool) -> None:
 @click.option("--status", type=click.Choice(["active", "suspended"]))
 @click.option("--hold-policy", type=click.Choice(["strict", "clamp"]))
 @click.option("--disconnect-policy", type=click.Choice(["drain", "cancel"]))
+@click.option("--markup-percent", help="What the app adds to the provider's price from now on, as `prices set` does.")
 @app_options
 @limit_options(of="end-user-", end=" of each end user", change=True)
 @json_option

@@ -233,6 +233,14 @@ class Catalog:
         except SqlDown as down:
             raise _unavailable() from down
 
+    async def markups_bp(self, enterprise_ids: Sequence[str]) -> dict[str, int]:
+        """The markup in force now on every model without prices of its own, of those of the apps that have one. Unavailable."""
+        try:
+            found = await self._store.defaults_at(enterprise_ids, now_ms(self._clock))
+        except SqlDown as down:
+            raise _unavailable() from down
+        return {app: version.markup_bp for app, version in found.items() if version.markup_bp is not None}
+
     async def record_configured(self) -> bool:
         """Say in the trail what the configuration and the shipped list make every deployment cost and charge, if it changed.
 

@@ -141,6 +141,46 @@ async def test_prices_are_added_and_shown_newest_first(api: Api) -> None:
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
 
 
+async def test_an_apps_markup_is_shown_and_changed_from_now_on(api: Api) -> None:
+    async def book() -> list[tuple[str, str | None]]:
+        lines = (await api.ok("GET", "/apps/shop/price-books"))["data"]
+        return [(line["model"], line["markup_percent"]) for line in lines]
+
+    shown = await api.ok("GET", "/apps/shop")
+    assert shown["markup_percent"] is None
+    changed = await api.ok("PATCH", "/apps/shop", {"name": "Dear", "markup_percent": 12.5}, role=Role.CREATOR)
+    assert changed == {**shown, "name": "Dear", "markup_percent": "12.5"}
+    assert changed == await api.ok("GET", "/apps/shop")
+    assert changed in (await api.ok("GET", "/apps"))["data"]
+    await api.ok("PATCH", "/apps/shop", {"markup_percent": "12.50"})
+    assert await book() == [("*", "12.5")], "what is in force already is no second line"
+    await api.ok("POST", "/apps/shop/price-books", {"markup_percent": 90, "effective_at": "2033-01-01T00:00:00Z"}, 201)
+    await api.ok("POST", "/apps/shop/price-books", {"model": "own", "markup_percent": 7}, 201)
+    assert (await api.ok("GET", "/apps/shop"))["markup_percent"] == "12.5"
+    assert (await api.ok("PATCH", "/apps/shop", {"markup_percent": 0}))["markup_percent"] == "0"
+    await api.ok("POST", "/apps/shop/price-books", {"prices": {"input": "1", "output": "1"}}, 201)
+    assert (await api.ok("GET", "/apps/shop"))["markup_percent"] is None
+    assert len(await book()) == 5
+
+
+async def test_a_markup_that_cannot_be_changes_nothing_else_either(api: Api) -> None:
+    await api.ok("POST", "/apps", {"enterprise_id": "tokens", "user_id": "alice", "name": "T", "asset": "TOK"}, 201)
+    for app, markup, role, status in (
+        ("shop", -1, Role.OPERATOR, 400),
+        ("shop", "much", Role.OPERATOR, 400),
+        ("shop", None, Role.OPERATOR, 400),
+        ("tokens", 5, Role.OPERATOR, 400),
+        ("shop", 5, "bob", 404),
+        ("shop", 5, Role.APP_SERVER, 403),
+    ):
+        answer = await api.call("PATCH", f"/apps/{app}", {"name": "changed", "markup_percent": markup}, role=role)
+        assert answer.status_code == status, (app, markup, role)
+        assert (await api.ok("GET", f"/apps/{app}"))["name"] != "changed"
+        assert (await api.ok("GET", f"/apps/{app}/price-books"))["data"] == []
+    refused = await api.call("PATCH", "/apps/shop", {"cost_policy": "platform_pays"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cost_policy")
+
+
 async def test_what_an_app_takes_is_shown_to_its_creator_and_to_no_other(api: Api) -> None:
     (own,) = (await api.ok("GET", "/prices", role=Role.CREATOR, model="own", enterprise_id="shop"))["data"]
     assert (own["prices"]["input"], own["charge"]["input"], own["app_prices"]["input"]) == ("1", "1.1", "1")

@@ -99,3 +99,9 @@ def test_a_key_for_models_that_are_not_served_is_made_with_a_warning(cli: Cli, a
     assert "warnings" not in cli.json("keys", "update", key["id"], "--app", app, "--name", "other")
     assert "warnings" not in cli.json("keys", "show", key["id"], "--app", app)
     assert cli.json("tokens", "create", "--app", app, "--end-user", "u1", "--model", "onw")["warnings"]
+
+
+def test_an_app_shows_its_markup_and_takes_another(cli: Cli, app: str) -> None:
+    assert cli.json("apps", "show", app)["markup_percent"] is None
+    assert cli.json("apps", "update", app, "--markup-percent", "20")["markup_percent"] == "20"
+    assert listed(cli, "own", "--app", app)["own"]["app_source"] == "app's markup 20 %"
