@@ -326,7 +326,11 @@ class LotAnswer(Answer, frozen=True):
 
 
 class WalletAnswer(Answer, frozen=True):
-    """A wallet. `pending_micro` was granted but cannot be spent yet."""
+    """A wallet. `pending_micro` was granted but cannot be spent yet.
+
+    `lots` are those with something left or frozen, in the order in which they burn, and after them what became of those
+    that ended within the last 30 days.
+    """
 
     asset: str
     available_micro: Micro

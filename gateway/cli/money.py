@@ -6,7 +6,7 @@ import click
 
 from gateway.cli.local import request
 from gateway.cli.options import json_option, named_wallet, page_options, wallet_options
-from gateway.cli.output import show
+from gateway.cli.output import rows, show
 from gateway.cli.values import AGO, AGO_HELP, AMOUNT, MOMENT, MOMENT_HELP
 from gateway.core.money import decimal_from_micro
 
@@ -47,13 +47,26 @@ def wallets() -> None:
 @wallet_options
 @json_option
 def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id: str | None, as_json: bool) -> None:
-    """Show a wallet's balance, holds, debt and lots."""
+    """Show a wallet's balance, holds, debt and lots: also what became of those that ended within the last 30 days."""
     wallet = named_wallet(user_id, enterprise_id, platform_user_id)
     path = f"/api/v1/wallets/{user_id}" if "user_id" in wallet else f"/api/v1/apps/{enterprise_id}/wallets/{platform_user_id}"
     answer = request("GET", path)
-    if not as_json:
-        answer = {"available": decimal_from_micro(answer["available_micro"]), **answer}
-    show(answer, as_json=as_json)
+    if as_json:
+        show(answer, as_json=True)
+        return
+    lots = answer.pop("lots")
+    show(_in_decimals(answer), as_json=False)
+    click.echo("\nlots" if lots else "\nno lots")
+    if lots:
+        rows([_in_decimals(lot) for lot in lots])
+
+
+def _in_decimals(fields: dict[str, Any]) -> dict[str, Any]:
+    """Amounts as people write them."""
+    return {
+        name.removesuffix("_micro"): decimal_from_micro(value) if name.endswith("_micro") else value
+        for name, value in fields.items()
+    }
 
 
 @click.command()
@@ -99,9 +112,7 @@ _EVENT_COLUMNS = (
 
 
 def _totals(row: dict[str, Any]) -> dict[str, Any]:
-    micro = {name: row[name] for name in row if name.endswith("_micro")}
-    counts = {name: row[name] for name in row if name not in micro and name != "group"}
-    return counts | {name.removesuffix("_micro"): decimal_from_micro(value) for name, value in micro.items()}
+    return _in_decimals({name: value for name, value in row.items() if name != "group"})
 
 
 @click.group()
