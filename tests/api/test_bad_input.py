@@ -111,6 +111,7 @@ BAD_BODIES: list[Row] = [
     ("POST", "/grants", {**GRANT, "wallet": {"enterprise_id": "shop"}}, INVALID, "wallet"),
     ("POST", "/grants", {**GRANT, "wallet": {"owner": "alice"}}, INVALID, "wallet.owner"),
     ("POST", "/grants", {**GRANT, "wallet": {**WALLET, "platform_user_id": "a/b"}}, INVALID, "wallet.platform_user_id"),
+    ("POST", "/grants", {**GRANT, "wallet": {**WALLET, "platform_user_id": ".."}}, INVALID, "wallet.platform_user_id"),
     ("POST", "/grants", {**GRANT, "wallet": {**WALLET, "enterprise_id": "nowhere"}}, (404, "not_found"), "enterprise_id"),
     ("POST", "/grants", {**GRANT, "wallet": {"user_id": "nobody"}}, (404, "not_found"), "user_id"),
     ("POST", "/grants", {**GRANT, "wallet": {"user_id": "a b"}}, INVALID, "wallet.user_id"),

@@ -14,6 +14,7 @@ from gateway.identity.model import (
     END_USER_SOURCES,
     Actor,
     AppChanges,
+    Creator,
     CreatorChanges,
     KeyChanges,
     LimitChanges,
@@ -24,6 +25,8 @@ from gateway.identity.model import (
     Role,
 )
 from gateway.identity.registry import Registry
+from gateway.identity.store import Store
+from gateway.trail.model import Act
 
 from .conftest import OPERATOR, MovableClock, World
 
@@ -55,6 +58,12 @@ BAD_INPUT: list[tuple[Callable[[Registry], Awaitable[object]], str]] = [
     (lambda r: r.create_creator(OPERATOR, "a b", "A"), "user_id"),
     (lambda r: r.create_creator(OPERATOR, "a/b", "A"), "user_id"),
     (lambda r: r.create_creator(OPERATOR, "x" * 129, "A"), "user_id"),
+    (lambda r: r.create_creator(OPERATOR, ".", "A"), "user_id"),
+    (lambda r: r.create_creator(OPERATOR, "..", "A"), "user_id"),
+    (app_with(enterprise_id=".."), "enterprise_id"),
+    (app_with(default_end_user="."), "default_end_user"),
+    (app_changed(default_end_user=".."), "default_end_user"),
+    (token_with(platform_user_id=".."), "platform_user_id"),
     (lambda r: r.create_creator(OPERATOR, "carol", " "), "name"),
     (lambda r: r.create_creator(OPERATOR, "carol", "x" * 201), "name"),
     (lambda r: r.create_creator(OPERATOR, "carol", "a\0b"), "name"),
@@ -333,3 +342,12 @@ async def test_a_token_hangs_on_the_newest_key_that_is_in_force_and_fits(world: 
     with pytest.raises(InvalidRequest) as refused:
         await hangs_on(models=("claude",))
     assert refused.value.param == "models[0]"
+
+
+async def test_an_id_from_before_that_is_a_step_in_a_path_is_still_read_and_managed(world: World) -> None:
+    store = Store(world.databases.platform)
+    await store.add_creator(Creator(".", "Dot", "active", 1), Act("creator.create", "operator", "operator", "."))
+    assert (await world.registry.creator(OPERATOR, ".")).name == "Dot"
+    assert (await world.registry.update_creator(OPERATOR, ".", CreatorChanges(name="Dots"))).name == "Dots"
+    assert "." in [creator.user_id for creator in (await world.registry.creators(OPERATOR)).rows]
+    assert (await world.registry.create_creator(OPERATOR, "...", "Three")).user_id == "..."
