@@ -48,7 +48,7 @@ MODELS = [
     {
         "name": "flat-*",
         "deployments": [{"model": "*", "api_base": "http://127.0.0.1:9/v1"}],
-        "prices": {"input": "2", "output": "2"},
+        "prices": {"input": "2", "output": "2", "request": "250"},
     },
 ]
 

@@ -21,6 +21,7 @@ def test_every_served_model_is_listed_with_what_it_costs_and_where_that_is_from(
     assert (mini["charge_source"], mini["charge"]["input"]) == ("configuration", "3")
     assert (found["gpt-4o"]["deployment"], found["gpt-4o"]["source"]) == ("gpt-*/openai/0=gpt-4o", "shipped list")
     assert (found["flat-*"]["source"], found["flat-*"]["prices"]["input"]) == ("configuration", "2")
+    assert "input 2, output 2, request 250" in cli.text("prices", "list", "flat-*")
     assert "gpt-*" not in found, "nobody can ask for the pattern itself"
     assert not any("app_prices" in line for line in found.values())
 
