@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 
-from gateway import background
+from gateway import background, logs
 from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
@@ -46,7 +46,9 @@ from gateway.stopping import drain_first
 
 def create() -> DataPlane:
     """The application, from this process's settings; the server's factory."""
-    return application(load())
+    settings = load()
+    logs.configure(settings.log_level)
+    return application(settings)
 
 
 def application(settings: Settings) -> DataPlane:
@@ -98,6 +100,7 @@ def _management(services: Services) -> list[BaseRoute]:
         wallets=services.wallets,
         databases=services.databases,
         catalog=services.catalog,
+        routing=services.routing,
         operator_token=services.settings.operator_token,
         clock=services.clock,
     )

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import click
+import msgspec
 import yaml
 
 from gateway.api.table import TABLE
@@ -64,6 +65,18 @@ def test_every_command_line_in_the_readme_parses() -> None:
             assert found is not None, line
             each = found
         each.make_context(each.name, words)
+
+
+def test_every_rest_call_in_the_readme_is_one_that_the_api_takes() -> None:
+    calls = re.findall(r"^curl [^\n]*?(/api/v1/\S+)((?:.|\n)*?) -d '([^']*)'$", README, re.MULTILINE)
+    assert len(calls) == 2
+    for path, headers, body in calls:
+        (endpoint,) = [
+            each for each in TABLE if each.method == "POST" and re.fullmatch(re.sub(r"{\w+}", "[^/]+", each.path), path)
+        ]
+        msgspec.json.decode(body, type=endpoint.body)
+        assert "Bearer $TOKEN" in headers
+        assert ("Idempotency-Key" in headers) is endpoint.idempotent
 
 
 def test_every_sample_configuration_loads(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """Handlers: creators and apps."""
 
+from msgspec import UNSET
+
 from gateway.api.endpoint import ApiContext, Call
-from gateway.api.prices import markup_bp_of
-from gateway.api.shapes import AppAnswer, CreatorAnswer, Listing
+from gateway.api.prices import add_markup, checked_markup_bp
+from gateway.api.shapes import AppAnswer, AppPatch, CreatorAnswer, Listing
 from gateway.api.wire import listing
-from gateway.core.clock import now_ms, rfc3339
-from gateway.core.errors import InvalidRequest
-from gateway.core.money import USD
-from gateway.identity.model import App, AppChanges, Creator, CreatorChanges, NewApp
-from gateway.pricing.book import ANY_MODEL
+from gateway.core.clock import rfc3339
+from gateway.identity.model import App, Creator, CreatorChanges, NewApp
+from gateway.pricing.catalog import percent
 
 
 async def create_creator(context: ApiContext, call: Call) -> CreatorAnswer:
@@ -36,9 +36,7 @@ async def update_creator(context: ApiContext, call: Call) -> CreatorAnswer:
 async def create_app(context: ApiContext, call: Call) -> AppAnswer:
     """POST apps; a markup becomes the first line of the app's price book."""
     body = call.body
-    markup_bp = markup_bp_of(body.markup_percent)
-    if markup_bp is not None and body.asset != USD:
-        raise InvalidRequest(f"Providers' prices are in USD: an app in {body.asset} needs a price book.", param="markup_percent")
+    markup_bp = checked_markup_bp(body.markup_percent, body.asset)
     new = NewApp(
         enterprise_id=body.enterprise_id,
         user_id=body.user_id,
@@ -56,39 +54,45 @@ async def create_app(context: ApiContext, call: Call) -> AppAnswer:
     )
     app = await context.registry.create_app(call.actor, new)
     if markup_bp is not None:
-        await context.catalog.add_app_price(
-            app.enterprise_id,
-            ANY_MODEL,
-            now_ms(context.clock),
-            markup_bp=markup_bp,
-            actor=call.actor.name,
-            role=call.actor.role,
-        )
-    return _app(app)
+        await add_markup(context, call.actor, app.enterprise_id, markup_bp)
+    return _app(app, markup_bp)
 
 
 async def list_apps(context: ApiContext, call: Call) -> Listing[AppAnswer]:
     """GET apps."""
     page = await context.registry.apps(call.actor, call.query.cursor, call.query.limit)
-    return listing(page.rows, page.next_cursor, _app)
+    markups_bp = await context.catalog.markups_bp([app.enterprise_id for app in page.rows])
+    return listing(page.rows, page.next_cursor, lambda app: _app(app, markups_bp.get(app.enterprise_id)))
 
 
 async def get_app(context: ApiContext, call: Call) -> AppAnswer:
     """GET apps/{enterprise_id}."""
-    return _app(await context.registry.app(call.actor, call.path["enterprise_id"]))
+    return await _shown(context, await context.registry.app(call.actor, call.path["enterprise_id"]))
 
 
 async def update_app(context: ApiContext, call: Call) -> AppAnswer:
-    """PATCH apps/{enterprise_id}; the body is the change itself."""
-    changes: AppChanges = call.body
-    return _app(await context.registry.update_app(call.actor, call.path["enterprise_id"], changes))
+    """PATCH apps/{enterprise_id}; a markup that is not in force becomes a line of the app's price book, from now on."""
+    changes: AppPatch = call.body
+    enterprise_id = call.path["enterprise_id"]
+    markup_bp = None
+    if changes.markup_percent is not UNSET:
+        held = await context.registry.app(call.actor, enterprise_id)
+        markup_bp = checked_markup_bp(changes.markup_percent, held.asset)
+    app = await context.registry.update_app(call.actor, enterprise_id, changes)
+    if markup_bp is not None and (await context.catalog.markups_bp([enterprise_id])).get(enterprise_id) != markup_bp:
+        await add_markup(context, call.actor, enterprise_id, markup_bp)
+    return await _shown(context, app)
 
 
 def _creator(creator: Creator) -> CreatorAnswer:
     return CreatorAnswer(creator.user_id, creator.name, creator.status, rfc3339(creator.created_at_ms))
 
 
-def _app(app: App) -> AppAnswer:
+async def _shown(context: ApiContext, app: App) -> AppAnswer:
+    return _app(app, (await context.catalog.markups_bp([app.enterprise_id])).get(app.enterprise_id))
+
+
+def _app(app: App, markup_bp: int | None) -> AppAnswer:
     return AppAnswer(
         enterprise_id=app.enterprise_id,
         user_id=app.user_id,
@@ -105,4 +109,5 @@ def _app(app: App) -> AppAnswer:
         status=app.status,
         created_at=rfc3339(app.created_at_ms),
         trial=app.trial,
+        markup_percent=None if markup_bp is None else percent(markup_bp),
     )

@@ -13,6 +13,7 @@ from gateway.identity.model import Actor, Role
 from gateway.identity.registry import Registry
 from gateway.identity.service import Identity
 from gateway.pricing.catalog import Catalog
+from gateway.providers.routing import Routing
 
 OPERATOR: Final = frozenset({Role.OPERATOR})
 MANAGERS: Final = frozenset({Role.OPERATOR, Role.CREATOR})
@@ -28,6 +29,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     wallets: Wallets
     databases: Databases
     catalog: Catalog
+    routing: Routing
     operator_token: str
     clock: Clock = SYSTEM_CLOCK
 

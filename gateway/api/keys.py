@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.api.endpoint import ApiContext, Call
+from gateway.api.served import unserved
 from gateway.api.shapes import KeyAnswer, Listing, ManagementKeyAnswer, TokenAnswer, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import rfc3339
@@ -25,7 +26,7 @@ async def create_key(context: ApiContext, call: Call) -> KeyAnswer:
         test=body.test,
     )
     key, secret = await context.registry.create_key(call.actor, call.path["enterprise_id"], new)
-    return _key(key, secret)
+    return _key(key, secret, unserved(context.routing, context.catalog, key.models))
 
 
 async def list_keys(context: ApiContext, call: Call) -> Listing[KeyAnswer]:
@@ -45,10 +46,11 @@ async def update_key(context: ApiContext, call: Call) -> KeyAnswer:
     changes = KeyChanges(
         name=body.name,
         models=() if body.models is None else body.models,
-        limits=Limits() if body.limits is None else body.limits,
+        limits=body.limits,
         expires_at_ms=UNSET if body.expires_at is UNSET else _ms(body.expires_at),
     )
-    return _key(await context.registry.update_key(call.actor, call.path["enterprise_id"], call.path["key_id"], changes))
+    key = await context.registry.update_key(call.actor, call.path["enterprise_id"], call.path["key_id"], changes)
+    return _key(key, warnings=() if not body.models else unserved(context.routing, context.catalog, key.models))
 
 
 async def rotate_key(context: ApiContext, call: Call) -> KeyAnswer:
@@ -74,6 +76,7 @@ async def create_token(context: ApiContext, call: Call) -> TokenAnswer:
         platform_user_id=token.platform_user_id,
         key_id=token.key_id,
         expires_at=rfc3339(token.expires_at_ms),
+        warnings=unserved(context.routing, context.catalog, new.models),
     )
 
 
@@ -105,7 +108,7 @@ def _time(at_ms: int | None) -> str | None:
     return None if at_ms is None else rfc3339(at_ms)
 
 
-def _key(key: ApiKey, secret: str | UnsetType = UNSET) -> KeyAnswer:
+def _key(key: ApiKey, secret: str | UnsetType = UNSET, warnings: tuple[str, ...] = ()) -> KeyAnswer:
     return KeyAnswer(
         id=key.id,
         enterprise_id=key.enterprise_id,
@@ -118,6 +121,7 @@ def _key(key: ApiKey, secret: str | UnsetType = UNSET) -> KeyAnswer:
         expires_at=_time(key.expires_at_ms),
         revoked_at=_time(key.revoked_at_ms),
         secret=secret,
+        warnings=warnings,
     )
 
 

@@ -18,7 +18,7 @@ from gateway.api.shapes import (
     ms_of,
 )
 from gateway.api.wire import listing
-from gateway.core.clock import rfc3339
+from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.ids import is_outside_id
 from gateway.core.words import CostPolicy, LotSource
@@ -121,13 +121,14 @@ async def _check_book(context: ApiContext, call: Call) -> None:
 
 async def _wallet(context: ApiContext, key: WalletKey) -> WalletAnswer:
     status = await context.wallets.view(key)
+    lots = await queries.lots_shown(context.databases, key, status.asset, now_ms(context.clock))
     return WalletAnswer(
         asset=status.asset,
         available_micro=status.available_micro,
         held_micro=status.held_micro,
         debt_micro=status.debt_micro,
         pending_micro=status.pending_micro,
-        lots=tuple(_lot(lot) for lot in status.lots),
+        lots=tuple(_lot(lot) for lot in lots),
     )
 
 

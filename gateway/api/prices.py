@@ -1,20 +1,25 @@
-"""Handlers: an app's own prices."""
+"""Handlers: an app's own prices, and what every served model costs."""
 
 from collections.abc import Mapping
 from decimal import Decimal
-from fnmatch import fnmatchcase
+
+import msgspec
 
 from gateway.api.endpoint import ApiContext, Call
-from gateway.api.shapes import Listing, PriceAnswer, PriceBookAnswer, ms_of
+from gateway.api.price_shapes import PriceAnswer, PriceBookAnswer, PricesQuery
+from gateway.api.served import served, unserved
+from gateway.api.shapes import Listing, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import Forbidden, InvalidRequest
-from gateway.core.money import decimal_from_micro, micro_from_decimal
+from gateway.core.money import USD, decimal_from_micro, micro_from_decimal
 from gateway.core.words import CostPolicy
 from gateway.identity.cache import PRICES
-from gateway.identity.model import App, Role
+from gateway.identity.model import Actor, App, Role
 from gateway.identity.rules import page
-from gateway.pricing.catalog import MARKUP_BP_MAX
+from gateway.pricing.book import ANY_MODEL
+from gateway.pricing.catalog import MARKUP_BP_MAX, percent
+from gateway.pricing.rates import PRICED_KINDS, Rates
 from gateway.pricing.store import PriceRow
 
 _OWN_NAMES = {"rates": "prices", "markup_bp": "markup_percent"}
@@ -46,7 +51,22 @@ async def add(context: ApiContext, call: Call) -> PriceBookAnswer:
         wrong.param = _OWN_NAMES.get(wrong.param or "", wrong.param)
         raise
     await context.identity.announce(PRICES, app.enterprise_id)
-    return _shown(app, row)
+    return msgspec.structs.replace(_shown(app, row), warnings=unserved(context.routing, context.catalog, [body.model]))
+
+
+async def add_markup(context: ApiContext, actor: Actor, enterprise_id: str, markup_bp: int) -> None:
+    """A markup of an app on every model without prices of its own, from now on."""
+    at_ms = now_ms(context.clock)
+    await context.catalog.add_app_price(enterprise_id, ANY_MODEL, at_ms, markup_bp=markup_bp, actor=actor.name, role=actor.role)
+    await context.identity.announce(PRICES, enterprise_id)
+
+
+def checked_markup_bp(given: str | int | float | None, asset: str) -> int | None:
+    """As `markup_bp_of`; InvalidRequest, too, where no markup can be: providers' prices are in USD."""
+    markup_bp = markup_bp_of(given)
+    if markup_bp is not None and asset != USD:
+        raise InvalidRequest(f"Providers' prices are in USD: an app in {asset} needs a price book.", param="markup_percent")
+    return markup_bp
 
 
 async def show(context: ApiContext, call: Call) -> Listing[PriceBookAnswer]:
@@ -59,12 +79,12 @@ async def show(context: ApiContext, call: Call) -> Listing[PriceBookAnswer]:
     return listing(rows[:count], rows[count - 1].id if len(rows) > count else None, lambda row: _shown(app, row))
 
 
-def markup_bp_of(percent: str | int | float | None) -> int | None:
+def markup_bp_of(given: str | int | float | None) -> int | None:
     """Basis points of a percentage; InvalidRequest unless it is 0 to 10,000 with at most two decimals."""
-    if percent is None:
+    if given is None:
         return None
     try:
-        points = Decimal(str(percent)) * 100
+        points = Decimal(str(given)) * 100
     except ArithmeticError as wrong:
         raise InvalidRequest("`markup_percent` is not a number", param="markup_percent") from wrong
     if not points.is_finite() or not 0 <= points <= MARKUP_BP_MAX or points != points.to_integral_value():
@@ -78,6 +98,9 @@ def _rates(prices: Mapping[str, str] | None) -> dict[str, int] | None:
         return None
     rates = {}
     for kind, price in prices.items():
+        if kind not in PRICED_KINDS:
+            known = ", ".join(PRICED_KINDS)
+            raise InvalidRequest(f"`{kind}` is no kind of price; known are {known}.", param=f"prices.{kind}")
         try:
             rates[kind] = micro_from_decimal(price)
         except ValueError as wrong:
@@ -94,20 +117,47 @@ def _shown(app: App, row: PriceRow) -> PriceBookAnswer:
         asset=app.asset,
         effective_at=rfc3339(version.effective_at_ms),
         prices=None if version.rates is None else {kind: decimal_from_micro(rate) for kind, rate in version.rates.items()},
-        markup_percent=None if version.markup_bp is None else f"{Decimal(version.markup_bp) / 100:f}",
+        markup_percent=None if version.markup_bp is None else percent(version.markup_bp),
         created_at=rfc3339(row.created_at_ms),
         actor=row.actor,
     )
 
 
 async def listed(context: ApiContext, call: Call) -> Listing[PriceAnswer]:
-    """GET prices: what the providers take, by deployment."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for line in context.catalog.listing():
-        name = line.deployment_id.rsplit("/", 2)[0]  # what clients ask for stands in front of the deployment's id
-        if fnmatchcase(name, call.query.model):
-            prices = found.setdefault((name, line.deployment_id, line.source), {})
-            if line.rate_micro:
-                prices[line.kind] = decimal_from_micro(line.rate_micro)
-    rows = [PriceAnswer(model, deployment, source, prices) for (model, deployment, source), prices in found.items()]
+    """GET prices: what each served model costs, is charged, and with `enterprise_id`, what that app takes for it now."""
+    query: PricesQuery = call.query
+    app = None if query.enterprise_id is None else await context.registry.app(call.actor, query.enterprise_id)
+    at_ms = now_ms(context.clock)
+    own = [] if app is None else [row.version.model for row in await context.catalog.app_prices(app.enterprise_id)]
+    rows = []
+    for each in served(context.routing, context.catalog, query.model, own):
+        for deployment in each.deployments:
+            found = context.catalog.provided(deployment.id)
+            row = PriceAnswer(
+                model=each.model,
+                deployment=deployment.id,
+                source=found.cost_source,
+                prices=_decimals(found.cost) or {},
+                charge_source=found.charge_source,
+                charge=_decimals(found.charge),
+            )
+            rows.append(row if app is None else await _with_app(context, row, app, at_ms))
     return Listing(tuple(rows), False, None)
+
+
+async def _with_app(context: ApiContext, row: PriceAnswer, app: App, at_ms: int) -> PriceAnswer:
+    found = await context.catalog.app_rates(app.enterprise_id, app.asset, row.model, row.deployment, at_ms)
+    return msgspec.structs.replace(
+        row,
+        app_asset=app.asset,
+        app_source=found.source,
+        app_since=None if found.since_ms is None else rfc3339(found.since_ms),
+        app_prices=_decimals(found.rates),
+    )
+
+
+def _decimals(rates: Rates | None) -> dict[str, str] | None:
+    """Prices by kind as decimals; kinds that cost nothing are left out."""
+    if rates is None:
+        return None
+    return {kind: decimal_from_micro(rate) for kind in PRICED_KINDS if (rate := getattr(rates, kind))}

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.limits import PAGE_ROWS_MAX
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level, LotSource
-from gateway.identity.model import END_USER_SOURCES, Limits, Trial
+from gateway.identity.model import END_USER_SOURCES, AppChanges, LimitChanges, Limits, Trial
 
 T = TypeVar("T")
 
@@ -129,6 +129,19 @@ class AppBody(Body, frozen=True):
     markup_percent: Percent | None = None
 
 
+class AppPatch(AppChanges, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A change of an app; what is not named stays. `markup_percent` holds from now on, as a line of the app's price book.
+
+    Of `end_user_limits`, those that are named are set, `null` takes one away; `null` for all of it, all of them.
+
+    `cost_policy` cannot be changed, by an operator neither: in an app whose usage it pays for, a creator grants balances and
+    trials, prices below cost and cancels streams, and all of that would go on at the cost of whoever pays next; the other way
+    round, a creator would pay for balances that it never gave. A new app is the way to another policy.
+    """
+
+    markup_percent: Percent | UnsetType = UNSET
+
+
 class KeyBody(Body, frozen=True):
     """A new API key."""
 
@@ -141,11 +154,14 @@ class KeyBody(Body, frozen=True):
 
 
 class KeyPatch(Body, frozen=True, omit_defaults=True):
-    """A change of an API key; `null` takes a limit or the expiry away."""
+    """A change of an API key. Of `limits`, those that are named are set, `null` takes one away, the others stay.
+
+    `null` for `limits`, `models` or `expires_at` takes all of it away: no limits, every model, no end.
+    """
 
     name: str | UnsetType = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
-    limits: Limits | UnsetType | None = UNSET
+    limits: LimitChanges | UnsetType | None = UNSET
     expires_at: Time | UnsetType | None = UNSET
 
 
@@ -156,7 +172,7 @@ class RotateBody(Body, frozen=True):
 
 
 class TokenBody(Body, frozen=True):
-    """A new end-user token."""
+    """A new end-user token. It hangs on `key_id`, by default a key server's own, else the newest in force that fits."""
 
     platform_user_id: str
     expires_in_seconds: int = 3600
@@ -192,18 +208,6 @@ class GrantBody(Body, frozen=True):
     effective_at: Time | None = None
     expires_at: Time | None = None
     reason: str = ""
-
-
-class PriceBookBody(Body, frozen=True):
-    """New prices of an app from `effective_at` (default: now) on: decimals per million tokens, or a markup; not both.
-
-    `model` `*` is every model without prices of its own.
-    """
-
-    model: str = "*"
-    prices: dict[str, str] | None = None
-    markup_percent: Percent | None = None
-    effective_at: Time | None = None
 
 
 # ---- answers -----------------------------------------------------------------------------------
@@ -242,7 +246,7 @@ class CreatorAnswer(Answer, frozen=True):
 
 
 class AppAnswer(Answer, frozen=True):
-    """An app."""
+    """An app. `markup_percent` is in force now on every model without prices of its own; null where there is none."""
 
     enterprise_id: str
     user_id: str
@@ -259,10 +263,11 @@ class AppAnswer(Answer, frozen=True):
     status: str
     created_at: Stamp
     trial: Trial | None
+    markup_percent: str | None
 
 
 class KeyAnswer(Answer, frozen=True, omit_defaults=True):
-    """An API key. `secret` is there once, in the answer that made the key."""
+    """An API key. `secret` is there once, in the answer that made the key; `warnings` where a model is not served here."""
 
     id: str
     enterprise_id: str
@@ -275,6 +280,7 @@ class KeyAnswer(Answer, frozen=True, omit_defaults=True):
     expires_at: Stamp | None
     revoked_at: Stamp | None
     secret: str | UnsetType = UNSET
+    warnings: tuple[str, ...] = ()
 
 
 class ManagementKeyAnswer(Answer, frozen=True, omit_defaults=True):
@@ -290,8 +296,8 @@ class ManagementKeyAnswer(Answer, frozen=True, omit_defaults=True):
     secret: str | UnsetType = UNSET
 
 
-class TokenAnswer(Answer, frozen=True):
-    """An end-user token, shown once."""
+class TokenAnswer(Answer, frozen=True, omit_defaults=True):
+    """An end-user token, shown once; `key_id` is the key that it hangs on. `warnings` where a model is not served here."""
 
     id: str
     token: str
@@ -299,6 +305,7 @@ class TokenAnswer(Answer, frozen=True):
     platform_user_id: str
     key_id: str
     expires_at: Stamp
+    warnings: tuple[str, ...] = ()
 
 
 class LotAnswer(Answer, frozen=True):
@@ -319,7 +326,11 @@ class LotAnswer(Answer, frozen=True):
 
 
 class WalletAnswer(Answer, frozen=True):
-    """A wallet. `pending_micro` was granted but cannot be spent yet."""
+    """A wallet. `pending_micro` was granted but cannot be spent yet.
+
+    `lots` are those with something left or frozen, in the order in which they burn, and after them what became of those
+    that ended within the last 30 days.
+    """
 
     asset: str
     available_micro: Micro
@@ -427,20 +438,6 @@ class UsageTotalAnswer(Answer, frozen=True):
     provider_cost_micro: Micro
 
 
-class PriceBookAnswer(Answer, frozen=True):
-    """Prices of an app for a model, from a time on. Either `prices` or `markup_percent` is set."""
-
-    id: str
-    enterprise_id: str
-    model: str
-    asset: str
-    effective_at: Stamp
-    prices: dict[str, str] | None
-    markup_percent: str | None
-    created_at: Stamp
-    actor: str
-
-
 class OpenApi(Answer, frozen=True):
     """An OpenAPI 3.1 description."""
 
@@ -448,21 +445,6 @@ class OpenApi(Answer, frozen=True):
     info: dict[str, str]
     paths: dict[str, dict[str, Any]]
     components: dict[str, dict[str, Any]]
-
-
-class PricesQuery(Body, frozen=True):
-    """Which models: a name, or a pattern with `*`."""
-
-    model: str = "*"
-
-
-class PriceAnswer(Answer, frozen=True):
-    """What a provider takes for a model here, in USD per million units, by kind; `source` says where that comes from."""
-
-    model: str
-    deployment: str
-    source: str
-    prices: dict[str, str]
 
 
 class AuditLogQuery(PageQuery, frozen=True):

@@ -9,11 +9,13 @@ from typing import Final
 from gateway.api import apps, keys, money, prices, trail, usage
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, PUBLIC, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.openapi import described
+from gateway.api.price_shapes import PriceAnswer, PriceBookAnswer, PriceBookBody, PricesQuery
 from gateway.api.shapes import (
     AccountAnswer,
     ActAnswer,
     AppAnswer,
     AppBody,
+    AppPatch,
     AuditLogQuery,
     BookQuery,
     CreatorAnswer,
@@ -30,10 +32,6 @@ from gateway.api.shapes import (
     ManagementKeyBody,
     OpenApi,
     PageQuery,
-    PriceAnswer,
-    PriceBookAnswer,
-    PriceBookBody,
-    PricesQuery,
     RotateBody,
     TokenAnswer,
     TokenBody,
@@ -43,7 +41,6 @@ from gateway.api.shapes import (
     UsageTotalAnswer,
     WalletAnswer,
 )
-from gateway.identity.model import AppChanges
 
 
 async def openapi(context: ApiContext, call: Call) -> OpenApi:
@@ -79,7 +76,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     Endpoint("POST", f"{_V1}/apps", MANAGERS, apps.create_app, AppAnswer, "Make an app", AppBody, status=201),
     Endpoint("GET", f"{_V1}/apps", MANAGERS, apps.list_apps, Listing[AppAnswer], "List apps", query=PageQuery),
     Endpoint("GET", _APP, MANAGERS, apps.get_app, AppAnswer, "Show an app"),
-    Endpoint("PATCH", _APP, MANAGERS, apps.update_app, AppAnswer, "Change an app", AppChanges),
+    Endpoint("PATCH", _APP, MANAGERS, apps.update_app, AppAnswer, "Change an app", AppPatch),
     # API keys and end-user tokens
     Endpoint("POST", f"{_APP}/keys", MANAGERS, keys.create_key, KeyAnswer, "Make an API key", KeyBody, status=201),
     Endpoint("GET", f"{_APP}/keys", MANAGERS, keys.list_keys, Listing[KeyAnswer], "List API keys", query=PageQuery),
@@ -177,7 +174,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "List prices of an app, newest first",
         query=PageQuery,
     ),
-    Endpoint("GET", f"{_V1}/prices", MANAGERS, prices.listed, Listing[PriceAnswer], "List provider prices", query=PricesQuery),
+    Endpoint("GET", f"{_V1}/prices", MANAGERS, prices.listed, Listing[PriceAnswer], "List what models cost", query=PricesQuery),
     # Usage
     Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),
     Endpoint(

@@ -6,7 +6,7 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, manage, reconcile, server, trail
+from gateway.cli import audit, manage, money, prices, reconcile, server, trail
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -28,11 +28,11 @@ for command in (
     manage.keys,
     manage.management_keys,
     manage.tokens,
-    manage.grants,
-    manage.wallets,
-    manage.usage,
-    manage.ledger,
-    manage.prices,
+    money.grants,
+    money.wallets,
+    money.usage,
+    money.ledger,
+    prices.prices,
 ):
     gateway.add_command(command)
 

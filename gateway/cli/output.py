@@ -8,7 +8,14 @@ import msgspec
 
 
 def show(answer: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
-    """Print an answer of the management API; `columns` are those of a table that people want to see."""
+    """Print an answer of the management API; `columns` are those of a table that people want to see.
+
+    What it warns of goes to stderr, so that what reads the answer is not disturbed.
+    """
+    if isinstance(answer, dict) and "warnings" in answer:
+        for warning in answer["warnings"]:
+            click.echo(f"Warning: {warning}", err=True)
+        answer = answer if as_json else {name: value for name, value in answer.items() if name != "warnings"}
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
     elif isinstance(answer, Mapping) and isinstance(answer.get("data"), list):

@@ -1,6 +1,5 @@
 """Commands that run the gateway: serve, worker, migrate."""
 
-import logging
 import os
 import signal
 import socket
@@ -8,7 +7,7 @@ import sys
 
 import click
 
-from gateway import demo
+from gateway import demo, logs
 from gateway import worker as worker_process
 from gateway.balance import embedded_redis
 from gateway.balance.embedded_watch import EmbeddedWatch
@@ -18,19 +17,11 @@ from gateway.server import main as server
 from gateway.settings import Settings
 
 
-def _log(config: Settings) -> None:
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
-
-
 @click.command()
 def serve() -> None:
     """Run the web process (and, on one machine, the worker inside it)."""
     config = settings()
-    _log(config)
+    logs.configure(config.log_level)
 
     _check_free(config)
     # uvicorn raises the signal that stopped it once more when it has finished; the default handler would
@@ -93,7 +84,7 @@ def banner(config: Settings, account: demo.Account | None) -> str:
 def worker() -> None:
     """Run the worker alone: usage into the books, abandoned holds, waiting credits."""
     config = settings()
-    _log(config)
+    logs.configure(config.log_level)
 
     run(worker_process.main(config))
 

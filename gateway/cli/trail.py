@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from gateway.cli.local import CouldNotLook, looking, request, run, settings
-from gateway.cli.manage import json_option, page_options
+from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 from gateway.compose import opened
 from gateway.trail.service import Trail, Verdict, not_found

@@ -37,6 +37,17 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     spend_micro_total: int | None = None
 
 
+class LimitChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A change of limits: one that is named is set, None takes that one away, the others stay."""
+
+    rpm: int | UnsetType | None = UNSET
+    tpm: int | UnsetType | None = UNSET
+    concurrency: int | UnsetType | None = UNSET
+    spend_micro_per_day: int | UnsetType | None = UNSET
+    spend_micro_per_month: int | UnsetType | None = UNSET
+    spend_micro_total: int | UnsetType | None = UNSET
+
+
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an app grants each of its end users on first sight, in its asset, and for how many days."""
 
@@ -159,7 +170,10 @@ class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the minting of an end-user token asks for. `key_id` None = the caller's own key, or the newest that can serve."""
+    """What the minting of an end-user token asks for.
+
+    `key_id` None = the caller's own key, or else the newest in force that allows the models and lasts as long.
+    """
 
     platform_user_id: str
     expires_in_seconds: int = 3600
@@ -177,7 +191,10 @@ class CreatorChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
 
 
 class AppChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A change of an app; what is unset stays. Asset, owner and enforcement never change: books depend on them."""
+    """A change of an app; what is unset stays. Asset, owner and enforcement never change: books depend on them.
+
+    `end_user_limits` None takes every one of them away.
+    """
 
     name: str | UnsetType = UNSET
     status: str | UnsetType = UNSET
@@ -185,17 +202,17 @@ class AppChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     disconnect_policy: DisconnectPolicy | UnsetType = UNSET
     end_user_sources: tuple[str, ...] | UnsetType = UNSET
     default_end_user: str | UnsetType | None = UNSET
-    end_user_limits: Limits | UnsetType = UNSET
+    end_user_limits: LimitChanges | UnsetType | None = UNSET
     cors_origins: tuple[str, ...] | UnsetType = UNSET
     trial: Trial | UnsetType | None = UNSET
 
 
 class KeyChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A change of an API key; what is unset stays. The level, and so the payer, never changes."""
+    """A change of an API key; what is unset stays, `limits` None takes all away. The level, and so the payer, never changes."""
 
     name: str | UnsetType = UNSET
     models: tuple[str, ...] | UnsetType = UNSET
-    limits: Limits | UnsetType = UNSET
+    limits: LimitChanges | UnsetType | None = UNSET
     expires_at_ms: int | UnsetType | None = UNSET
 
 

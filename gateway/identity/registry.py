@@ -17,8 +17,8 @@ from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.ids import is_outside_id, new_id
 from gateway.core.limits import END_USER_TOKEN_SECONDS_MAX, KEY_OVERLAP_SECONDS_MAX, PAGE_ROWS_MAX, RATE_LIMIT_MAX
 from gateway.core.money import AMOUNT_MICRO_MAX
-from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, Level
-from gateway.identity import keys, rules, tokens
+from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement
+from gateway.identity import keys, rules, token_keys, tokens
 from gateway.identity.cache import APP, CREATOR, KEY
 from gateway.identity.model import (
     ACTIVE,
@@ -30,6 +30,7 @@ from gateway.identity.model import (
     CreatorChanges,
     EndUserToken,
     KeyChanges,
+    LimitChanges,
     ManagementKey,
     NewApp,
     NewKey,
@@ -38,7 +39,7 @@ from gateway.identity.model import (
     Role,
     Trial,
 )
-from gateway.identity.store import Store, Taken
+from gateway.identity.store import Merge, Store, Taken
 from gateway.trail.model import Act
 
 Announce = Callable[[str, str], Awaitable[None]]
@@ -179,7 +180,7 @@ class Registry:
         if changes.default_end_user is not UNSET:
             checked["default_end_user"] = _optional_id(changes.default_end_user)
         if changes.end_user_limits is not UNSET:
-            checked["end_user_limits"] = rules.limits(changes.end_user_limits, "end_user_limits")
+            checked |= _limits("end_user_limits", changes.end_user_limits)
         if changes.cors_origins is not UNSET:
             checked["cors_origins"] = rules.cors_origins(changes.cors_origins)
         if changes.trial is not UNSET:
@@ -187,9 +188,10 @@ class Registry:
             _check_trial(actor, msgspec.structs.replace(app, trial=changes.trial))
         if checked:
             act = _act(actor, "app.update", enterprise_id, app)
-            await self._store.change_app(enterprise_id, msgspec.to_builtins(checked), act, self._now_ms())
+            after = await self._store.change_app(enterprise_id, _plain(checked), act, self._now_ms())
             await self._announce(APP, enterprise_id)
-        return msgspec.structs.replace(app, **checked)
+            app = msgspec.convert({**msgspec.to_builtins(app), **after}, App)
+        return app
 
     # ---- API keys ------------------------------------------------------------------------------
 
@@ -233,15 +235,17 @@ class Registry:
         if changes.models is not UNSET:
             checked["models"] = rules.models(changes.models)
         if changes.limits is not UNSET:
-            checked["limits"] = rules.limits(changes.limits)
+            checked |= _limits("limits", changes.limits)
         if changes.expires_at_ms is not UNSET:
             checked["expires_at_ms"] = rules.expiry(changes.expires_at_ms, self._now_ms())
         if checked:
             act = _act(actor, "key.update", key_id, app)
-            if not await self._store.change_key(key_id, msgspec.to_builtins(checked), act, self._now_ms()):
+            after = await self._store.change_key(key_id, _plain(checked), act, self._now_ms())
+            if after is None:
                 raise Conflict("A revoked key cannot be changed.", param="key_id")
             await self._announce(KEY, key_id)
-        return msgspec.structs.replace(key, **checked)
+            key = msgspec.convert({**msgspec.to_builtins(key), **after}, ApiKey)
+        return key
 
     async def rotate_key(self, actor: Actor, enterprise_id: str, key_id: str, overlap_seconds: int = 0) -> tuple[ApiKey, str]:
         """A successor with the same rights, and its secret; the old key ends after the overlap.
@@ -322,7 +326,8 @@ class Registry:
     async def mint_end_user_token(self, actor: Actor, enterprise_id: str, new: NewToken) -> EndUserToken:
         """A token for one end user, narrower than its key or equal to it.
 
-        An app server's token hangs on the very key that asked for it.
+        An app server's token hangs on the very key that asked for it; another one's, where no key is named, on the newest
+        that is in force, allows the models and lasts as long. Conflict where the app has none in force.
         """
         app = await self.app(actor, enterprise_id)
         if actor.role not in (Role.OPERATOR, Role.CREATOR, Role.APP_SERVER):
@@ -335,8 +340,8 @@ class Registry:
         rules.number(new.expires_in_seconds, "expires_in_seconds", END_USER_TOKEN_SECONDS_MAX, 1)
         rules.number(new.spend_micro_max, "spend_micro_max", AMOUNT_MICRO_MAX)
         rules.number(new.rpm, "rpm", RATE_LIMIT_MAX)
-        key = await self._token_key(actor, enterprise_id, new.key_id)
-        models = rules.models(new.models)
+        models = rules.models(new.models)  # checked first: every key may be asked whether it allows them
+        key = await self._token_key(actor, enterprise_id, new)
         for place, model in enumerate(models):
             if not rules.model_allowed(key.models, model):
                 raise InvalidRequest(f"the key does not allow {model}", param=f"models[{place}]")
@@ -380,38 +385,27 @@ class Registry:
             raise NotFound("There is no such key.", param="key_id")
         return key
 
-    async def _token_key(self, actor: Actor, enterprise_id: str, key_id: str | None) -> ApiKey:
+    async def _token_key(self, actor: Actor, enterprise_id: str, new: NewToken) -> ApiKey:
         """The app_usage key that a new token hangs on."""
+        key_id, now_ms = new.key_id, self._now_ms()
         if actor.role == Role.APP_SERVER:
             if key_id not in (None, actor.key_id):
                 raise NotFound("There is no such key.", param="key_id")
             key_id = actor.key_id
         if key_id is None:
-            usable = await self._newest_usable(enterprise_id)
-            if usable is None:
-                raise Conflict("The app has no app_usage key that a token could hang on.", param="key_id")
-            return usable
+            until_ms = now_ms + new.expires_in_seconds * 1000
+            key = await token_keys.chosen(self._store, enterprise_id, new.models, now_ms, until_ms)
+            if key is None:
+                raise Conflict(
+                    "The app has no key that a token could hang on: make one of level app_usage "
+                    f"(gateway keys create --app {enterprise_id} --level app_usage).",
+                    param="key_id",
+                )
+            return key
         key = await self._key(enterprise_id, key_id)
-        if not self._can_serve(key):
-            raise InvalidRequest("a token hangs on an app_usage key that is in force", param="key_id")
+        if not token_keys.can_serve(key, now_ms):
+            raise InvalidRequest("a token hangs on an app_usage key that is neither revoked nor expired", param="key_id")
         return key
-
-    async def _newest_usable(self, enterprise_id: str) -> ApiKey | None:
-        after: str | None = None
-        while True:
-            page = await self._store.keys(enterprise_id, after, PAGE_ROWS_MAX, Level.APP_USAGE)
-            for key in page.rows:
-                if self._can_serve(key):
-                    return key
-            after = page.next_cursor
-            if after is None:
-                return None
-
-    def _can_serve(self, key: ApiKey) -> bool:
-        """A token may hang on it, for a second at least."""
-        if key.level is not Level.APP_USAGE or key.revoked_at_ms is not None:
-            return False
-        return key.expires_at_ms is None or key.expires_at_ms // 1000 > self._now_ms() // 1000
 
     # ---- confinement ---------------------------------------------------------------------------
 
@@ -453,6 +447,19 @@ def _check_trial(actor: Actor, app: App) -> None:
 
 def _optional_id(value: str | None) -> str | None:
     return None if value is None else rules.outside_id(value, "default_end_user")
+
+
+def _limits(name: str, changes: LimitChanges | None) -> dict[str, Any]:
+    """The change of a column of limits; none when no limit is named."""
+    if changes is None:
+        return {name: {}}
+    named = rules.limit_changes(changes, name)
+    return {name: Merge(named)} if named else {}
+
+
+def _plain(checked: dict[str, Any]) -> dict[str, Any]:
+    """Changes as the store takes them."""
+    return {name: value if isinstance(value, Merge) else msgspec.to_builtins(value) for name, value in checked.items()}
 
 
 def _act(

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from msgspec import UNSET
+
 from gateway.core.errors import InvalidRequest
 from gateway.core.ids import is_outside_id
 from gateway.core.limits import (
@@ -16,19 +18,30 @@ from gateway.core.limits import (
     TRIAL_DAYS_MAX,
 )
 from gateway.core.money import AMOUNT_MICRO_MAX, is_asset
-from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, Limits, Trial
+from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, LimitChanges, Limits, Trial
 
 # 9999-12-31: what RFC 3339 can still write.
 _TIME_MS_MAX = 253_402_300_799_999
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_STEPS = (".", "..")
+OUTSIDE_ID_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : @ -, and neither . nor .."
 _RATES = ("rpm", "tpm", "concurrency")
 _SPENDS = ("spend_micro_per_day", "spend_micro_per_month", "spend_micro_total")
 
 
+def may_be_chosen(value: str) -> bool:
+    """True for an id that callers may choose from now on.
+
+    `.` and `..` are steps in a path, which clients and proxies take out of it: nobody could ask for what has such an id.
+    One that is in the books from before is still read (`is_outside_id`).
+    """
+    return is_outside_id(value) and value not in _STEPS
+
+
 def outside_id(value: str, param: str) -> str:
     """An id that callers choose."""
-    if not is_outside_id(value):
-        raise InvalidRequest(f"`{param}` must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -", param=param)
+    if not may_be_chosen(value):
+        raise InvalidRequest(f"`{param}` must be {OUTSIDE_ID_RULE}", param=param)
     return value
 
 
@@ -60,6 +73,13 @@ def limits(value: Limits, param: str = "limits") -> Limits:
         for name in names:
             number(getattr(value, name), f"{param}.{name}", maximum)
     return value
+
+
+def limit_changes(value: LimitChanges, param: str = "limits") -> dict[str, int | None]:
+    """The limits that a change names, by name: within the bounds of `limits`, or None to take one away."""
+    named = {name: at for name in (*_RATES, *_SPENDS) if (at := getattr(value, name)) is not UNSET}
+    limits(Limits(**named), param)
+    return named
 
 
 def page(after: str | None, count: int) -> int:

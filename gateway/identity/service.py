@@ -29,7 +29,7 @@ from gateway.identity import keys, tokens
 from gateway.identity.cache import APP, CREATOR, KEY, PRICES, InvalidationBus
 from gateway.identity.model import ACTIVE, Actor, Limits, Principal, Role
 from gateway.identity.registry import Registry
-from gateway.identity.rules import model_allowed
+from gateway.identity.rules import OUTSIDE_ID_RULE, may_be_chosen, model_allowed
 from gateway.identity.store import KeyRecord, Store
 
 _NS: Final = 1_000_000_000
@@ -328,8 +328,8 @@ def _narrowed(asked: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[str, ..
 
 
 def _checked(named: object, param: str) -> str:
-    if not isinstance(named, str) or not is_outside_id(named):
-        raise InvalidRequest("an end user's id is 1 to 128 characters of A-Z a-z 0-9 . _ : @ -", param=param)
+    if not isinstance(named, str) or not may_be_chosen(named):
+        raise InvalidRequest(f"an end user's id is {OUTSIDE_ID_RULE}", param=param)
     return named
 
 

@@ -24,6 +24,12 @@ Value = TypeVar("Value", bound=msgspec.Struct)
 _Query = Select[*tuple[Any, ...]]
 
 
+class Merge(msgspec.Struct, frozen=True):
+    """Fields of a JSON object to set, None to take one away; those that are not named stay."""
+
+    fields: Mapping[str, Any]
+
+
 class Taken(Exception):
     """The primary key exists already."""
 
@@ -173,12 +179,13 @@ class Store:
         """Set fields, named as in `model.Creator`."""
         await self._change(creators, creators.c.user_id == user_id, changes, act, at_ms)
 
-    async def change_app(self, enterprise_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> None:
-        """Set fields, named as in `model.App`."""
-        await self._change(apps, apps.c.enterprise_id == enterprise_id, changes, act, at_ms, {"updated_at": at_ms})
+    async def change_app(self, enterprise_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> dict[str, Any]:
+        """Set fields, named as in `model.App`, or `Merge` into them; what they are now."""
+        rule = apps.c.enterprise_id == enterprise_id
+        return await self._change(apps, rule, changes, act, at_ms, {"updated_at": at_ms}) or {}
 
-    async def change_key(self, key_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> bool:
-        """Set fields, named as in `model.ApiKey`, of a key that is not revoked; False when it is."""
+    async def change_key(self, key_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> dict[str, Any] | None:
+        """Set fields, named as in `model.ApiKey`, or `Merge` into them; what they are now, or None when the key is revoked."""
         return await self._change(api_keys, _unrevoked(api_keys, key_id), changes, act, at_ms)
 
     async def revoke_key(self, key_id: str, at_ms: int, act: Act) -> None:
@@ -197,9 +204,10 @@ class Store:
         rule = and_(_unrevoked(api_keys, old_id), api_keys.c.rotated_to.is_(None))
         ends = {"rotated_to": new.id, "expires_at_ms": old_expires_at_ms}
         async with self._transaction() as connection:
-            before = await _set(connection, api_keys, rule, ends)
-            if before is None:
+            found = await _set(connection, api_keys, rule, ends)
+            if found is None:
                 return False
+            before, _ = found
             await connection.execute(insert(api_keys).values({**_columns(new), "digest": digest}))
             line = msgspec.structs.replace(act, before=before, after={**ends, **(act.after or {})})
             await trail.append(connection, _TRAIL, line, new.created_at_ms)
@@ -213,15 +221,16 @@ class Store:
         act: Act,
         at_ms: int,
         more: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """Set fields of the one row under `rule`, and say so in the trail; False, and no line, when there is none."""
+    ) -> dict[str, Any] | None:
+        """Set fields of the one row under `rule`, say so in the trail, return them; None, and no line, when there is none."""
         async with self._transaction() as connection:
-            before = await _set(connection, table, rule, changes, more)
-            if before is None:
-                return False
-            line = msgspec.structs.replace(act, before=_told(act, before), after=_told(act, changes))
+            found = await _set(connection, table, rule, changes, more)
+            if found is None:
+                return None
+            before, after = found
+            line = msgspec.structs.replace(act, before=_told(act, before), after=_told(act, after))
             await trail.append(connection, _TRAIL, line, at_ms)
-        return True
+        return after
 
     async def _add(self, table: Table, values: Mapping[str, Any], act: Act, at_ms: int) -> None:
         async with self._transaction() as connection:
@@ -264,17 +273,23 @@ async def _set(
     rule: ColumnElement[bool],
     changes: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
-) -> dict[str, Any] | None:
-    """Change the one row under `rule`; what the fields were, or None when there is no such row.
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Change the one row under `rule`: (what the fields were, what they are), or None when there is no such row.
 
     The row is locked before it is read, so that nobody changes it between what was and what is.
     """
-    columns = _renamed(changes)
-    found = (await connection.execute(select(*[table.c[name] for name in columns]).where(rule).with_for_update())).first()
+    columns = [table.c[name] for name in _renamed(changes)]
+    found = (await connection.execute(select(*columns).where(rule).with_for_update())).first()
     if found is None:
         return None
-    await connection.execute(update(table).where(rule).values({**columns, **(more or {})}))
-    return dict(zip(changes, found, strict=True))
+    before = dict(zip(changes, found, strict=True))
+    after = {name: _merged(before[name], change) if isinstance(change, Merge) else change for name, change in changes.items()}
+    await connection.execute(update(table).where(rule).values({**_renamed(after), **(more or {})}))
+    return before, after
+
+
+def _merged(held: Mapping[str, Any], change: Merge) -> dict[str, Any]:
+    return {name: value for name, value in {**held, **change.fields}.items() if value is not None}
 
 
 def _unrevoked(table: Table, key_id: str) -> ColumnElement[bool]:

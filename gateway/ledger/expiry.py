@@ -16,7 +16,8 @@ no event has to be waited for, and a busy wallet expires all the same. What new 
 3. When usage burned the lot between such a death and the repeat, the lot has less than was taken: the line of the
    outbox gives the rest back.
 
-A lot that would be lost while its owner is in debt pays the debt first.
+A lot that would be lost while its owner is in debt pays the debt first. Either is an act of the system, with its line in the
+trail: nobody asked for it, and a wallet has less than before.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ from gateway.core.ids import new_id, shard_of
 from gateway.core.limits import DRAIN_BATCH
 from gateway.ledger import endings, store
 from gateway.ledger.books import Books, commit, debt_of
-from gateway.ledger.model import AVAILABLE, AccountKey, AppFacts, Lot, Posted, WalletKey
+from gateway.ledger.model import AVAILABLE, DEBT, AccountKey, AppFacts, Lot, Posted, WalletKey
+from gateway.trail import store as trail
+from gateway.trail.model import Act
 
 _SOON_MS: Final = 60_000  # a credit due within this may be applied by a process whose clock is ahead
 
@@ -80,27 +83,39 @@ class Expiries(Books):
 
     async def finish(self, lot: Lot, wallet: WalletKey, owner: AppFacts, hot: HotWallets) -> Posted | None:
         """Take what the hot wallet can give, and post that."""
-        books, shard = store.books_of(wallet.enterprise_id), shard_of(owner.user_id)
+        tables = trail.trail_of(wallet.enterprise_id)
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
-            lot, _ = (await store.lots_of(conn, books, [lot.id]))[lot.id]
-            if lot.expiring is None:
-                return None  # another one was faster
-            state = (await hot.read(shard, [wallet.name]))[0]
-            if state is None:
-                return None  # lost by the hot store: it is rebuilt from these books first
-            most = await self._most(conn, lot, wallet, owner.asset, state.available_micro)
-            lot, most = await self._pay_debt(conn, lot, most, wallet, owner)
-            taken = await hot.take(f"expiry:{lot.expiring}", shard, wallet.name, most)
-            if taken is None or (most and not taken):
-                return None  # nothing there now, and nothing was taken before
-            if not taken:
-                # The hot store has said for good that it gave nothing under this id.
-                await store.save_lots(conn, books, [msgspec.structs.replace(lot, expiring=None)])
-                return None
-            assert lot.expiring is not None
-            head = self._head(lot.expiring, f"expiry:{lot.expiring}", wallet, owner)
-            posting = endings.expiry(head, lot, min(taken, lot.left_micro))
-            return await commit(conn, wallet, owner, posting, taken)
+            acts: list[Act] = []
+            posted = await self._finish(conn, lot.id, wallet, owner, hot, acts)
+            for act in acts:  # after everything else that this transaction locks
+                await trail.append(conn, tables, act, self.now_ms())
+            return posted
+
+    async def _finish(
+        self, conn: store.Connection, lot_id: str, wallet: WalletKey, owner: AppFacts, hot: HotWallets, acts: list[Act]
+    ) -> Posted | None:
+        books, shard = store.books_of(wallet.enterprise_id), shard_of(owner.user_id)
+        lot, _ = (await store.lots_of(conn, books, [lot_id]))[lot_id]
+        if lot.expiring is None:
+            return None  # another one was faster
+        state = (await hot.read(shard, [wallet.name]))[0]
+        if state is None:
+            return None  # lost by the hot store: it is rebuilt from these books first
+        most = await self._most(conn, lot, wallet, owner.asset, state.available_micro)
+        lot, most = await self._pay_debt(conn, lot, most, wallet, owner, acts)
+        taken = await hot.take(f"expiry:{lot.expiring}", shard, wallet.name, most)
+        if taken is None or (most and not taken):
+            return None  # nothing there now, and nothing was taken before
+        if not taken:
+            # The hot store has said for good that it gave nothing under this id.
+            await store.save_lots(conn, books, [msgspec.structs.replace(lot, expiring=None)])
+            return None
+        assert lot.expiring is not None
+        head = self._head(lot.expiring, f"expiry:{lot.expiring}", wallet, owner)
+        posting = endings.expiry(head, lot, min(taken, lot.left_micro))
+        if posting.txn.entries:
+            acts.append(await _act(conn, "lot.expire", wallet, owner, posting, lot))
+        return await commit(conn, wallet, owner, posting, taken)
 
     async def _debt(self, wallet: WalletKey, asset: str) -> int:
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
@@ -120,15 +135,48 @@ class Expiries(Books):
                 stands -= delta
         return endings.expirable(lot, lots, stands - available_micro, now)
 
-    async def _pay_debt(self, conn: store.Connection, lot: Lot, most: int, wallet: WalletKey, owner: AppFacts) -> tuple[Lot, int]:
+    async def _pay_debt(
+        self, conn: store.Connection, lot: Lot, most: int, wallet: WalletKey, owner: AppFacts, acts: list[Act]
+    ) -> tuple[Lot, int]:
         """What would be lost pays the owner's debt first: (the lot, what of it can still expire)."""
         paid = min(await debt_of(conn, wallet, owner.asset), most)
         if not paid:
             return lot, most
         txn_id = new_id("txn")
         posting = endings.netting(self._head(txn_id, f"netting:{txn_id}", wallet, owner), lot, paid)
+        acts.append(await _act(conn, "lot.repay", wallet, owner, posting, lot))
         await commit(conn, wallet, owner, posting)
         return posting.lots[0], most - paid
 
     def _head(self, txn_id: str, op_id: str, wallet: WalletKey, owner: AppFacts) -> endings.Head:
         return endings.Head(txn_id, op_id, wallet.owner, owner.asset, endings.EXPIRY_ACTOR, "", self.now_ms())
+
+
+async def _act(conn: store.Connection, name: str, wallet: WalletKey, owner: AppFacts, posting: endings.Posting, lot: Lot) -> Act:
+    """The trail's line of a posting that is about to be committed: nobody asked for it but the lot's own end."""
+    stands = await store.balances(conn, store.books_of(wallet.enterprise_id), wallet.owner, owner.asset)
+    before = {"available_micro": stands.get(AVAILABLE, 0), "debt_micro": -stands.get(DEBT, 0), "left_micro": lot.left_micro}
+    (left,) = posting.lots
+    amount_micro = lot.left_micro - left.left_micro
+    after = {
+        "available_micro": before["available_micro"] - amount_micro,
+        "debt_micro": before["debt_micro"] - (left.spent_micro - lot.spent_micro),
+        "left_micro": left.left_micro,
+        "amount_micro": amount_micro,
+        "asset": owner.asset,
+        "lot_id": lot.id,
+        "source": lot.source,
+        "expires_at_ms": lot.expires_at_ms,
+    }
+    return Act(
+        name=name,
+        role="system",
+        actor=endings.EXPIRY_ACTOR,
+        subject=wallet.name,
+        user_id=owner.user_id,
+        enterprise_id=wallet.enterprise_id or "",
+        reason="the lot's time has passed",
+        before=before,
+        after=after,
+        txn_id=posting.txn.id,
+    )

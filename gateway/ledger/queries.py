@@ -23,6 +23,7 @@ from gateway.ledger.model import (
     AccountKey,
     Credit,
     Entry,
+    Lot,
     Page,
     Txn,
     UsageFilter,
@@ -34,6 +35,7 @@ from gateway.ledger.model import (
 
 GROUPS_MAX: Final = 10_000  # rows of one `usage_totals`
 _DAY_MS: Final = 86_400_000
+ENDED_SHOWN_MS: Final = 30 * _DAY_MS  # how long a wallet shows what became of a lot that ended
 _HOUR_MS: Final = 3_600_000
 _TEXTS: Final = ("platform_user_id", "level", "key_id", "model", "workflow_type", "session_id", "agent_name")
 GROUPS: Final = ("day", "hour", *_TEXTS)
@@ -46,6 +48,26 @@ async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> 
     available, debt, waiting, *_ = await store.owed(conn, wallet, asset)
     lots = (await store.open_lots(conn, books, [wallet.owner])).get(AccountKey(wallet.owner, AVAILABLE, asset), [])
     return WalletView(asset, available, -debt, waiting, tuple(sorted(lots, key=burn_order)))
+
+
+async def lots_shown(databases: Databases, wallet: WalletKey, asset: str, now_ms: int) -> tuple[Lot, ...]:
+    """What people see of a wallet's lots: with something left or frozen, in the order in which they burn; then those whose
+    time passed within ENDED_SHOWN_MS, the latest first.
+    """
+    books = store.books_of(wallet.enterprise_id)
+    lots, accounts = books["lots"], books["accounts"]
+    ended = sa.and_(lots.c.expires_at <= now_ms, lots.c.expires_at > now_ms - ENDED_SHOWN_MS)
+    query = (
+        sa.select(*[lots.c[name] for name in store.LOT_COLUMNS])
+        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
+        .where(accounts.c.owner == wallet.owner, accounts.c.kind == AVAILABLE, accounts.c.asset == asset)
+        .where(sa.or_(lots.c.left_micro > 0, lots.c.frozen_micro > 0, ended))
+    )
+    async with store.reading(await _engine(databases, wallet.enterprise_id)) as conn:
+        found = [Lot(*row) for row in await conn.execute(query)]
+    standing = sorted((lot for lot in found if lot.left_micro or lot.frozen_micro), key=burn_order)
+    gone = sorted((lot for lot in found if not (lot.left_micro or lot.frozen_micro)), key=lambda lot: -(lot.expires_at_ms or 0))
+    return (*standing, *gone)
 
 
 async def waiting_credits(conn: store.Connection, enterprise_id: str | None, now_ms: int, limit: int) -> list[Credit]:

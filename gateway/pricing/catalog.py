@@ -60,23 +60,26 @@ class PriceOverride(msgspec.Struct, frozen=True):
     charge: Mapping[str, str] | None = None
 
 
-class ListedPrice(msgspec.Struct, frozen=True):
-    """One line of `gateway prices list`; micro-USD per million units. `source` is `configuration` or `shipped list`."""
+class Provided(msgspec.Struct, frozen=True):
+    """The prices of one deployment that serves one model: what its provider takes, and what creators are charged; in USD.
 
-    deployment_id: str
-    provider: str
-    model: str
-    kind: str
-    rate_micro: int
-    source: str
-
-
-class _Provided(msgspec.Struct, frozen=True):
-    """The prices of one deployment that serves one model."""
+    The sources say where each is from: `configuration`, `shipped list`, `provider's price`, `markup 10 %`, or `none`.
+    """
 
     cost: Rates | None
+    cost_source: str
     charge: Rates | None
+    charge_source: str
+
+
+class AppRates(msgspec.Struct, frozen=True):
+    """What an app takes, in its asset, and where that is from: `app's price`, `app's markup 20 %`, `provider's price`,
+    `1 TOK a token`, or `none`. `since_ms` is the time of the app's own price or markup.
+    """
+
+    rates: Rates | None
     source: str
+    since_ms: int | None = None
 
 
 class _AppBook(msgspec.Struct):
@@ -103,7 +106,7 @@ class Catalog:
         self._clock = clock
         self._configured = {given.deployment_id: given for given in deployments}
         self._prices = {given.deployment_id: _parsed(given) for given in self._configured.values()}
-        self._provided: dict[str, _Provided] = {}
+        self._provided: dict[str, Provided] = {}
         self._books: dict[str, _AppBook] = {}
         self._changes = 0
 
@@ -111,13 +114,11 @@ class Catalog:
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
         """What the provider takes, in USD; None when nobody knows. Not dated: the configuration holds while it runs."""
-        found = self._provided.get(deployment_id)
-        return (found or self._provide(deployment_id)).cost
+        return (self._provided.get(deployment_id) or self._provide(deployment_id)).cost
 
     def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         """What the platform takes from a creator, in USD; None when there is no price."""
-        found = self._provided.get(deployment_id)
-        return (found or self._provide(deployment_id)).charge
+        return (self._provided.get(deployment_id) or self._provide(deployment_id)).charge
 
     def app_cached(
         self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int
@@ -160,10 +161,20 @@ class Catalog:
         """As `app_cached`, loading the book first where needed. Raises Unavailable."""
         rates = self.app_cached(enterprise_id, asset, model, deployment_id, at_ms)
         if rates is False:
-            await self.load_app(enterprise_id)
-            app = self._books.get(enterprise_id)
-            rates = None if app is None else self._resolve(app.book, asset, model, deployment_id, at_ms)
+            rates = (await self.app_rates(enterprise_id, asset, model, deployment_id, at_ms)).rates
         return rates
+
+    async def app_rates(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> AppRates:
+        """As `app`, with where it is from: for people, who ask seldom."""
+        book = self._books.get(enterprise_id)
+        if book is None or at_ms - book.loaded_at_ms > BOOK_TTL_MS:
+            await self.load_app(enterprise_id)
+            book = self._books.get(enterprise_id)
+        return AppRates(None, "none") if book is None else self._found(book.book, asset, model, deployment_id, at_ms)
+
+    def provided(self, deployment_id: str) -> Provided:
+        """What a deployment costs and what creators are charged for it, with where each is from."""
+        return self._provided.get(deployment_id) or self._provide(deployment_id)
 
     def invalidate(self, enterprise_id: str) -> None:
         """Forget an app's book: its prices changed."""
@@ -222,6 +233,14 @@ class Catalog:
         except SqlDown as down:
             raise _unavailable() from down
 
+    async def markups_bp(self, enterprise_ids: Sequence[str]) -> dict[str, int]:
+        """The markup in force now on every model without prices of its own, of those of the apps that have one. Unavailable."""
+        try:
+            found = await self._store.defaults_at(enterprise_ids, now_ms(self._clock))
+        except SqlDown as down:
+            raise _unavailable() from down
+        return {app: version.markup_bp for app, version in found.items() if version.markup_bp is not None}
+
     async def record_configured(self) -> bool:
         """Say in the trail what the configuration and the shipped list make every deployment cost and charge, if it changed.
 
@@ -236,34 +255,22 @@ class Catalog:
         act = Act("prices.configure", "configuration", "configuration", "deployments", after=told)
         return await self._store.record_configured(act, now_ms(self._clock))
 
-    def listing(self) -> list[ListedPrice]:
-        """The provider prices of every deployment; one that stands for many models is listed only where configured."""
-        lines = []
-        for given in self._configured.values():
-            provided = self._provide(given.deployment_id)
-            if provided.cost is not None:
-                lines += [
-                    ListedPrice(
-                        given.deployment_id, given.provider, given.model, kind, getattr(provided.cost, kind), provided.source
-                    )
-                    for kind in (*KINDS, "request")
-                ]
-        return lines
-
     # ---- within -----------------------------------------------------------------------------------
 
-    def _provide(self, deployment_id: str) -> _Provided:
+    def _provide(self, deployment_id: str) -> Provided:
         given, model = self._given(deployment_id)
         if given is None:
-            return _Provided(None, None, "")
+            return Provided(None, "none", None, "none")
         cost, charge = self._prices[given.deployment_id]
-        source = "configuration"
+        source = charge_source = "configuration"
         if cost is None:
             listed = shipped(given.provider, model)
-            cost, source = (listed.rates if listed is not None else None), "shipped list"
-        if charge is None and cost is not None:
-            charge = marked_up(cost, self._markup_bp)
-        provided = _Provided(cost, charge, source)
+            cost = listed.rates if listed is not None else None
+            source = "none" if cost is None else "shipped list"
+        if charge is None:
+            charge_source = f"markup {percent(self._markup_bp)} %" if self._markup_bp else "provider's price"
+            charge = marked_up(cost, self._markup_bp) if cost is not None else None
+        provided = Provided(cost, source, charge, "none" if charge is None else charge_source)
         _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
         return provided
 
@@ -279,15 +286,27 @@ class Catalog:
         return None, ""
 
     def _resolve(self, book: Book, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
+        return self._found(book, asset, model, deployment_id, at_ms).rates
+
+    def _found(self, book: Book, asset: str, model: str, deployment_id: str, at_ms: int) -> AppRates:
         version = book.at(model, at_ms)
         if version is not None and version.rates is not None:
-            return rates_from(asset, dict(version.rates))
+            return AppRates(rates_from(asset, dict(version.rates)), "app's price", version.effective_at_ms)
         if asset == TOK and version is None:
-            return _ONE_TOK
+            return AppRates(_ONE_TOK, "1 TOK a token")
         cost = self.cost(deployment_id, at_ms) if asset == USD else None
         if cost is None:
-            return None
-        return marked_up(cost, version.markup_bp or 0) if version is not None else cost
+            return AppRates(None, "none")
+        if version is None:
+            return AppRates(cost, "provider's price")
+        markup_bp = version.markup_bp or 0
+        return AppRates(marked_up(cost, markup_bp), f"app's markup {percent(markup_bp)} %", version.effective_at_ms)
+
+
+def percent(basis_points: int) -> str:
+    """The shortest exact percentage: 1250 -> "12.5"."""
+    whole, rest = divmod(basis_points, 100)
+    return f"{whole}.{rest:02d}".rstrip("0") if rest else str(whole)
 
 
 _ONE_TOK: Final = rates_from(TOK, dict.fromkeys(KINDS, _TOK_A_TOKEN_MICRO))
@@ -322,12 +341,12 @@ def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -
     if rates is not None:
         if any(type(rate) is not int or not 0 <= rate <= RATE_MICRO_MAX for rate in rates.values()):
             raise InvalidRequest(f"Rates are whole micro-units per million, from 0 to {RATE_MICRO_MAX}.", param="rates")
-        if not {"input", "output"} <= rates.keys():
-            raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
         try:
             rates_from(asset, dict(rates))
         except ValueError as wrong:
             raise InvalidRequest(f"{wrong}.", param="rates") from wrong
+        if not {"input", "output"} <= rates.keys():
+            raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
 
 
 def _keep(cache: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import astuple, force_setattr
 from gateway.core.units import KINDS, Usage
 
 MILLION = 1_000_000
+PRICED_KINDS = (*KINDS, "request")
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -73,9 +74,9 @@ def rates_from(asset: str, given: dict[str, int]) -> Rates:
 
     Raises ValueError for an unknown kind, a negative rate, or neither input nor output.
     """
-    unknown = set(given) - set(KINDS) - {"request"}
+    unknown = set(given) - set(PRICED_KINDS)
     if unknown:
-        raise ValueError(f"unknown price kind {min(unknown)!r}")
+        raise ValueError(f"{min(unknown)!r} is no kind of price; known are {', '.join(PRICED_KINDS)}")
     if any(rate < 0 for rate in given.values()):
         raise ValueError("a price cannot be negative")
     if "input" not in given and "output" not in given and "request" not in given:

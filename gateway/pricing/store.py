@@ -3,7 +3,7 @@
 Rows are only ever added, each together with its line in the trail.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.db.faults import SqlRefused, named_faults
 from gateway.db.tables import app_prices, apps
-from gateway.pricing.book import Version
+from gateway.pricing.book import ANY_MODEL, Version
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
@@ -62,6 +62,19 @@ class Store:
             async with self._engine.connect() as connection:
                 rows = (await connection.execute(query)).all()
         return [PriceRow(row[0], Version(row[1], row[2], row[3], row[4]), row[5], row[6]) for row in rows]
+
+    async def defaults_at(self, enterprise_ids: Sequence[str], at_ms: int) -> dict[str, Version]:
+        """The version of "*" in force at a time, of those of the apps that have one."""
+        columns = (app_prices.c.enterprise_id, app_prices.c.effective_at, app_prices.c.rates, app_prices.c.markup_bp)
+        query = (
+            select(*columns)
+            .where(app_prices.c.enterprise_id.in_(enterprise_ids), app_prices.c.model == ANY_MODEL, columns[1] <= at_ms)
+            .order_by(columns[1])
+        )
+        with named_faults():
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(query)).all()
+        return {row[0]: Version(ANY_MODEL, row[1], row[2], row[3]) for row in rows}  # of several of an app, the last stays
 
     async def add(self, enterprise_id: str, row: PriceRow, role: str) -> None:
         """Insert, and say so in the trail; raises SameInstant. The app must exist."""

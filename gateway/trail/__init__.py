@@ -13,7 +13,8 @@ Each line has the number after the line before it and the SHA-256 of the previou
 (`model.digest`). Writers take turns at the row `trail_head`, locked as the last thing that a transaction
 locks, so two acts never follow the same line, and no lock is asked for while this one is held. The drain
 writes no lines (usage is in the books, one transaction a request) and never takes that row: it waits for an
-act no longer than it did before, for the book's own lock during a grant and for SQLite's one writer.
+act no longer than it did before, for the book's own lock during a grant and for SQLite's one writer. What nobody asked
+for is an act, too, where it moves money: a lot that ends (`lot.expire`, `lot.repay`) has a line with the role `system`.
 
 What this shows: every change of a line, a line taken out, put in or moved, and, when a head was pinned
 elsewhere, lines cut off the end. What it cannot show: that somebody with every right on the database wrote

@@ -20,11 +20,25 @@ from gateway.identity.model import Actor, NewApp, NewKey, NewToken, Role
 from gateway.identity.service import Identity
 from gateway.identity.store import Store
 from gateway.ledger.service import Ledger
-from gateway.pricing.catalog import Catalog
+from gateway.pricing.catalog import Catalog, PriceOverride
+from gateway.providers.model import Deployment, ModelEntry
+from gateway.providers.routing import Routing
 from tests.balance.server import running_server
 
 OPERATOR_TOKEN = "operator-token-made-up-for-tests"
 OPERATOR = Actor(role=Role.OPERATOR, name="operator")
+# Served: `own` at a configured price, what begins with gpt- at the list's, `nobody-knows` at none.
+OVERRIDES = [
+    PriceOverride("own/vllm/0", "vllm", "own", prices={"input": "1", "output": "4"}),
+    PriceOverride("gpt-*/openai/0", "openai", "*"),
+    PriceOverride("nobody-knows/vllm/0", "vllm", "nobody-knows"),
+]
+ENTRIES = [
+    ModelEntry(
+        given.deployment_id.partition("/")[0], (Deployment(given.deployment_id, given.provider, given.model, "http://x", ""),)
+    )
+    for given in OVERRIDES
+]
 
 
 class Api:
@@ -37,8 +51,8 @@ class Api:
         self.registry = self.identity.registry
         self.ledger = Ledger(databases)
         self.wallets = Wallets(balance, self.ledger, self.registry.enterprise_ids)
-        catalog = Catalog(databases.platform, [])
-        self.context = ApiContext(self.identity, self.wallets, databases, catalog, OPERATOR_TOKEN)
+        catalog = Catalog(databases.platform, OVERRIDES, 1000)
+        self.context = ApiContext(self.identity, self.wallets, databases, catalog, Routing(ENTRIES), OPERATOR_TOKEN)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(Router(routes=routes(self.context))), base_url="http://gateway"
         )

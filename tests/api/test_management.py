@@ -1,5 +1,6 @@
 """Creators, apps, keys, tokens and prices over HTTP: the fields of the contract, and what each role can do."""
 
+import asyncio
 import re
 
 import msgspec
@@ -72,6 +73,28 @@ async def test_a_key_shows_its_secret_once_and_works_until_it_is_revoked(api: Ap
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "revoked_api_key")
 
 
+async def test_a_limit_that_is_named_is_set_null_takes_it_away_and_the_others_stay(api: Api) -> None:
+    made = await api.ok("POST", "/apps/shop/keys", {"level": "app_usage", "limits": {"rpm": 5, "tpm": 9}}, 201)
+    for path, name in ((f"/apps/shop/keys/{made['id']}", "limits"), ("/apps/shop", "end_user_limits")):
+        await api.ok("PATCH", path, {name: {"rpm": 5, "tpm": 9}})
+        assert (await api.ok("PATCH", path, {name: {"rpm": None, "concurrency": 0}}))[name] == {"tpm": 9, "concurrency": 0}
+        assert (await api.ok("PATCH", path, {name: {}}))[name] == {"tpm": 9, "concurrency": 0}
+        assert (await api.ok("PATCH", path, {"name": "n"}))[name] == {"tpm": 9, "concurrency": 0}
+        refused = await api.call("PATCH", path, {name: {"tpm": -1, "rpm": 7}})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, f"{name}.tpm")
+        assert (await api.call("PATCH", path, {name: {"rps": 7}})).status_code == 400
+        shown = await api.ok("GET", path)
+        assert shown[name] == {"tpm": 9, "concurrency": 0}
+        assert (await api.ok("PATCH", path, {name: None})) == {**shown, name: {}}
+
+
+async def test_two_who_change_different_limits_at_once_both_have_their_way(api: Api) -> None:
+    path = f"/apps/shop/keys/{api.key_id}"
+    names = ("rpm", "tpm", "concurrency", "spend_micro_per_day", "spend_micro_per_month", "spend_micro_total")
+    await asyncio.gather(*[api.ok("PATCH", path, {"limits": {name: at}}) for at, name in enumerate(names, 1)])
+    assert (await api.ok("GET", path))["limits"] == {name: at for at, name in enumerate(names, 1)}
+
+
 async def test_a_management_key_is_made_for_oneself_and_ends_at_once(api: Api) -> None:
     made = await api.ok("POST", "/management-keys", {}, 201, role=Role.CREATOR)
     assert made["user_id"] == "alice"
@@ -116,6 +139,54 @@ async def test_prices_are_added_and_shown_newest_first(api: Api) -> None:
     assert (await api.ok("GET", "/apps/shop/price-books", cursor=page["next_cursor"]))["data"] == [first]
     again = await api.call("POST", "/apps/shop/price-books", later)
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
+
+
+async def test_an_apps_markup_is_shown_and_changed_from_now_on(api: Api) -> None:
+    async def book() -> list[tuple[str, str | None]]:
+        lines = (await api.ok("GET", "/apps/shop/price-books"))["data"]
+        return [(line["model"], line["markup_percent"]) for line in lines]
+
+    shown = await api.ok("GET", "/apps/shop")
+    assert shown["markup_percent"] is None
+    changed = await api.ok("PATCH", "/apps/shop", {"name": "Dear", "markup_percent": 12.5}, role=Role.CREATOR)
+    assert changed == {**shown, "name": "Dear", "markup_percent": "12.5"}
+    assert changed == await api.ok("GET", "/apps/shop")
+    assert changed in (await api.ok("GET", "/apps"))["data"]
+    await api.ok("PATCH", "/apps/shop", {"markup_percent": "12.50"})
+    assert await book() == [("*", "12.5")], "what is in force already is no second line"
+    await api.ok("POST", "/apps/shop/price-books", {"markup_percent": 90, "effective_at": "2033-01-01T00:00:00Z"}, 201)
+    await api.ok("POST", "/apps/shop/price-books", {"model": "own", "markup_percent": 7}, 201)
+    assert (await api.ok("GET", "/apps/shop"))["markup_percent"] == "12.5"
+    assert (await api.ok("PATCH", "/apps/shop", {"markup_percent": 0}))["markup_percent"] == "0"
+    await api.ok("POST", "/apps/shop/price-books", {"prices": {"input": "1", "output": "1"}}, 201)
+    assert (await api.ok("GET", "/apps/shop"))["markup_percent"] is None
+    assert len(await book()) == 5
+
+
+async def test_a_markup_that_cannot_be_changes_nothing_else_either(api: Api) -> None:
+    await api.ok("POST", "/apps", {"enterprise_id": "tokens", "user_id": "alice", "name": "T", "asset": "TOK"}, 201)
+    for app, markup, role, status in (
+        ("shop", -1, Role.OPERATOR, 400),
+        ("shop", "much", Role.OPERATOR, 400),
+        ("shop", None, Role.OPERATOR, 400),
+        ("tokens", 5, Role.OPERATOR, 400),
+        ("shop", 5, "bob", 404),
+        ("shop", 5, Role.APP_SERVER, 403),
+    ):
+        answer = await api.call("PATCH", f"/apps/{app}", {"name": "changed", "markup_percent": markup}, role=role)
+        assert answer.status_code == status, (app, markup, role)
+        assert (await api.ok("GET", f"/apps/{app}"))["name"] != "changed"
+        assert (await api.ok("GET", f"/apps/{app}/price-books"))["data"] == []
+    refused = await api.call("PATCH", "/apps/shop", {"cost_policy": "platform_pays"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cost_policy")
+
+
+async def test_what_an_app_takes_is_shown_to_its_creator_and_to_no_other(api: Api) -> None:
+    (own,) = (await api.ok("GET", "/prices", role=Role.CREATOR, model="own", enterprise_id="shop"))["data"]
+    assert (own["prices"]["input"], own["charge"]["input"], own["app_prices"]["input"]) == ("1", "1.1", "1")
+    (unknown,) = (await api.ok("GET", "/prices", role="bob", model="nobody-knows"))["data"]
+    assert (unknown["prices"], unknown["charge"], unknown["source"]) == ({}, None, "none")
+    assert (await api.call("GET", "/prices", role="bob", enterprise_id="shop")).status_code == 404
 
 
 async def test_an_app_made_with_a_markup_has_it_as_its_first_price(api: Api) -> None:

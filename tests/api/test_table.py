@@ -117,6 +117,7 @@ async def test_answers_fit_the_schemas_that_describe_them(api: Api) -> None:
     check("get", app, await api.ok("GET", "/apps/shop"))
     check("post", key, await api.ok("POST", "/apps/shop/keys", {"level": "app_usage", "limits": {"rpm": 5}}, 201))
     check("get", key, await api.ok("GET", "/apps/shop/keys"))
+    check("get", "/api/v1/prices", await api.ok("GET", "/prices", enterprise_id="shop"))
     check("get", "/api/v1/creators", await api.ok("GET", "/creators"))
     await api.grant({"enterprise_id": "shop", "platform_user_id": "u1"}, 5, "k")
     check("get", app + "/wallets/{platform_user_id}", await api.ok("GET", "/apps/shop/wallets/u1"))

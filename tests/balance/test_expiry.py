@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.balance.model import Admitted, BalanceUnavailable, Charge, Hold, HoldRequest, WalletState
@@ -17,8 +18,10 @@ from gateway.identity.service import Identity
 from gateway.identity.store import Store
 from gateway.ledger import queries
 from gateway.ledger.audit import audit
-from gateway.ledger.model import GrantRequest, Opening, Posted, RefundRequest, WalletKey
+from gateway.ledger.model import DisputeRequest, GrantRequest, Opening, Posted, RefundRequest, WalletKey
 from gateway.ledger.service import Ledger
+from gateway.trail import store as trail
+from gateway.trail.model import Line
 from tests.ledger.conftest import START_MS, Clock
 from tests.ledger.values import posting
 
@@ -77,6 +80,16 @@ class House:
         page = await queries.accounts(self.databases, "shop")
         return {account.kind: account.balance_micro for account in page.rows if account.balance_micro}
 
+    async def acts(self) -> list[Line]:
+        """What the app's trail says of lots that ended."""
+        async with trail.reading(await self.databases.app("shop")) as conn:
+            return [line async for line in trail.lines(conn, trail.trail_of("shop")) if line.act.startswith("lot.")]
+
+    async def shown(self) -> list[tuple[str, int, int]]:
+        """(lot, left, expired) of what people see."""
+        lots = await queries.lots_shown(self.databases, ANN, "USD", self.clock.ms)
+        return [(lot.id, lot.left_micro, lot.expired_micro) for lot in lots]
+
     async def in_order(self) -> bool:
         """Every invariant, the hot balances among them."""
         report = await audit(self.databases, ["shop"], self.balance)
@@ -114,6 +127,50 @@ async def test_what_is_left_of_a_lot_expires_in_both_stores(house: House, source
         assert book[account] == 70
     assert await house.expired() == 0
     assert await house.in_order()
+
+
+async def test_the_end_of_a_lot_has_its_line_in_the_trail(house: House) -> None:
+    lot = await house.grant("g", 100)
+    await house.grant("g2", 7, None)
+    hold = await house.hold(30)
+    await house.settle(hold, 30)
+    await house.drain(hold, 30)
+    assert await house.expired() == 1
+    (line,) = await house.acts()
+    assert (line.act, line.role, line.actor, line.subject) == ("lot.expire", "system", "expiry", "a/shop/ann")
+    assert (line.user_id, line.enterprise_id, line.at, line.reason) == (
+        "carol",
+        "shop",
+        house.clock.ms,
+        "the lot's time has passed",
+    )
+    assert msgspec.json.decode(line.before_json) == {"available_micro": 77, "debt_micro": 0, "left_micro": 70}
+    after = msgspec.json.decode(line.after_json)
+    assert (after["available_micro"], after["left_micro"], after["amount_micro"], after["lot_id"]) == (7, 0, 70, lot)
+    (txn,) = (await queries.transactions(house.databases, "shop", kind="expiry")).rows
+    assert line.txn_id == txn.id
+    assert await house.expired() == 0
+    assert await house.acts() == [line]
+    assert await house.in_order()
+
+
+async def test_a_wallet_shows_what_became_of_its_lots_for_thirty_days(house: House) -> None:
+    day_ms = 86_400_000
+    first, second = await house.grant("g1", 100, 1000), await house.grant("g2", 50, 2 * day_ms)
+    last = await house.grant("g3", 10, None, source="paid", external_ref="pi_1")
+    hold = await house.hold(20)
+    await house.settle(hold, 20)
+    await house.drain(hold, 20)
+    assert await house.shown() == [(first, 80, 0), (second, 50, 0), (last, 10, 0)]
+    await house.expired()
+    assert await house.shown() == [(second, 50, 0), (last, 10, 0), (first, 0, 80)]
+    await house.ledger.payments.dispute_opened(DisputeRequest(ANN, "pi_1", "dp_1", 10, "test"))
+    await house.expired(3 * day_ms)
+    assert await house.shown() == [(last, 0, 0), (second, 0, 50), (first, 0, 80)], "what is frozen is still theirs"
+    house.clock.ms = START_MS + 1000 + 30 * day_ms
+    assert await house.shown() == [(last, 0, 0), (second, 0, 50)]
+    house.clock.ms += 2 * day_ms
+    assert await house.shown() == [(last, 0, 0)]
 
 
 async def test_what_is_held_or_not_drained_yet_still_burns_the_lot_that_expired(house: House) -> None:
@@ -192,7 +249,9 @@ async def test_who_dies_between_taking_and_posting_is_finished_by_the_next_with_
     await died(house, server_url)
     assert (await house.hot(), await house.lots()) == (WalletState(0, 0), {lot: 100})
     await house.grant("g2", 40, None)  # must not be taken for the expiry
+    assert await house.acts() == [], "what is not committed has no line"
     assert sorted(await asyncio.gather(*[house.wallets.expire_lots() for _ in range(3)])) == [0, 0, 1]
+    assert [line.act for line in await house.acts()] == ["lot.expire"]
     assert await house.hot() == WalletState(40, 0)
     assert await house.in_order()
 
@@ -298,6 +357,11 @@ async def test_a_lot_that_would_be_lost_pays_its_owners_debt_first(house: House,
     view = await house.ledger.wallet(ANN)
     assert (view.available_micro, view.debt_micro) == (0, max(debt - left, 0))
     assert await house.hot() == WalletState(min(left - debt, 0), 0)
+    acts = await house.acts()
+    assert [line.act for line in acts] == ["lot.repay", *(["lot.expire"] if left > debt else [])]
+    told = [(msgspec.json.decode(line.before_json), msgspec.json.decode(line.after_json)) for line in acts]
+    assert (told[0][0]["available_micro"], told[0][0]["debt_micro"]) == (left, debt)
+    assert (told[-1][1]["available_micro"], told[-1][1]["debt_micro"]) == (0, view.debt_micro)
     assert await house.in_order()
 
 

@@ -14,8 +14,10 @@ from gateway.identity.model import (
     END_USER_SOURCES,
     Actor,
     AppChanges,
+    Creator,
     CreatorChanges,
     KeyChanges,
+    LimitChanges,
     Limits,
     NewApp,
     NewKey,
@@ -23,6 +25,8 @@ from gateway.identity.model import (
     Role,
 )
 from gateway.identity.registry import Registry
+from gateway.identity.store import Store
+from gateway.trail.model import Act
 
 from .conftest import OPERATOR, MovableClock, World
 
@@ -54,6 +58,12 @@ BAD_INPUT: list[tuple[Callable[[Registry], Awaitable[object]], str]] = [
     (lambda r: r.create_creator(OPERATOR, "a b", "A"), "user_id"),
     (lambda r: r.create_creator(OPERATOR, "a/b", "A"), "user_id"),
     (lambda r: r.create_creator(OPERATOR, "x" * 129, "A"), "user_id"),
+    (lambda r: r.create_creator(OPERATOR, ".", "A"), "user_id"),
+    (lambda r: r.create_creator(OPERATOR, "..", "A"), "user_id"),
+    (app_with(enterprise_id=".."), "enterprise_id"),
+    (app_with(default_end_user="."), "default_end_user"),
+    (app_changed(default_end_user=".."), "default_end_user"),
+    (token_with(platform_user_id=".."), "platform_user_id"),
     (lambda r: r.create_creator(OPERATOR, "carol", " "), "name"),
     (lambda r: r.create_creator(OPERATOR, "carol", "x" * 201), "name"),
     (lambda r: r.create_creator(OPERATOR, "carol", "a\0b"), "name"),
@@ -77,7 +87,7 @@ BAD_INPUT: list[tuple[Callable[[Registry], Awaitable[object]], str]] = [
     (app_changed(status="deleted"), "status"),
     (app_changed(end_user_sources=("nobody",)), "end_user_sources[0]"),
     (app_changed(default_end_user=""), "default_end_user"),
-    (app_changed(end_user_limits=Limits(spend_micro_per_day=AMOUNT_MICRO_MAX + 1)), "end_user_limits.spend_micro_per_day"),
+    (app_changed(end_user_limits=LimitChanges(spend_micro_per_day=AMOUNT_MICRO_MAX + 1)), "end_user_limits.spend_micro_per_day"),
     (key_with(name=""), "name"),
     (key_with(models=("a b",)), "models[0]"),
     (key_with(models=("",)), "models[0]"),
@@ -230,9 +240,9 @@ async def test_lists_are_confined_and_paged(world: World) -> None:
 
 async def test_a_change_touches_what_it_names_and_nothing_else(world: World) -> None:
     key, _ = await world.key(models=("a",), limits=Limits(rpm=1))
-    changed = await world.registry.update_key(ALICE, "shop", key.id, KeyChanges(limits=Limits(tpm=2)))
+    changed = await world.registry.update_key(ALICE, "shop", key.id, KeyChanges(limits=LimitChanges(tpm=2)))
     assert changed == await world.registry.key(ALICE, "shop", key.id)
-    assert (changed.models, changed.limits, changed.name) == (("a",), Limits(tpm=2), "k")
+    assert (changed.models, changed.limits, changed.name) == (("a",), Limits(rpm=1, tpm=2), "k")
     before = await world.registry.app(ALICE, "shop")
     after = await world.registry.update_app(
         ALICE, "shop", AppChanges(default_end_user="shared", end_user_sources=("user", "token"))
@@ -300,3 +310,44 @@ async def test_a_token_never_outlives_its_key(world: World, clock: MovableClock)
     await world.key(expires_at_ms=ends_ms)
     token = await world.registry.mint_end_user_token(ALICE, "shop", NewToken("u1", expires_in_seconds=3600))
     assert ends_ms - 1000 < token.expires_at_ms <= ends_ms
+
+
+async def test_a_token_hangs_on_the_newest_key_that_is_in_force_and_fits(world: World, clock: MovableClock) -> None:
+    def soon_ms(seconds: int) -> int:
+        return clock() // 1_000_000 + seconds * 1000
+
+    async def hangs_on(**fields: Any) -> str:
+        return (await world.registry.mint_end_user_token(OPERATOR, "shop", NewToken("u1", **fields))).key_id
+
+    with pytest.raises(Conflict) as none:
+        await hangs_on()
+    assert "gateway keys create --app shop --level app_usage" in none.value.message
+    lasting = (await world.key())[0].id
+    narrow = (await world.key(models=("gpt-*",)))[0].id
+    brief = (await world.key(expires_at_ms=soon_ms(600)))[0].id
+    revoked = (await world.key())[0].id
+    await world.registry.revoke_key(OPERATOR, "shop", revoked)
+    await world.key(Level.PLATFORM)
+    assert await hangs_on(expires_in_seconds=60) == brief
+    assert await hangs_on(expires_in_seconds=3600) == narrow, "the newest that lasts as long"
+    assert await hangs_on(expires_in_seconds=3600, models=("claude",)) == lasting
+    assert await hangs_on(key_id=brief) == brief
+    for wrong in (revoked, "key_none"):
+        with pytest.raises(GatewayError):
+            await hangs_on(key_id=wrong)
+    await world.registry.revoke_key(OPERATOR, "shop", lasting)
+    assert await hangs_on(expires_in_seconds=3600, models=("claude",)) == brief, "better a shorter token than none"
+    clock.advance(601)
+    assert await hangs_on() == narrow
+    with pytest.raises(InvalidRequest) as refused:
+        await hangs_on(models=("claude",))
+    assert refused.value.param == "models[0]"
+
+
+async def test_an_id_from_before_that_is_a_step_in_a_path_is_still_read_and_managed(world: World) -> None:
+    store = Store(world.databases.platform)
+    await store.add_creator(Creator(".", "Dot", "active", 1), Act("creator.create", "operator", "operator", "."))
+    assert (await world.registry.creator(OPERATOR, ".")).name == "Dot"
+    assert (await world.registry.update_creator(OPERATOR, ".", CreatorChanges(name="Dots"))).name == "Dots"
+    assert "." in [creator.user_id for creator in (await world.registry.creators(OPERATOR)).rows]
+    assert (await world.registry.create_creator(OPERATOR, "...", "Three")).user_id == "..."

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.errors import Conflict, NotFound, Unauthenticated
 from gateway.core.words import Level
 from gateway.db.engines import Databases
-from gateway.identity.model import AppChanges, KeyChanges, Limits, NewApp, NewKey, NewToken
+from gateway.identity.model import AppChanges, KeyChanges, LimitChanges, Limits, NewApp, NewKey, NewToken
 
 from .conftest import OPERATOR, MovableClock, World
 
@@ -46,7 +46,7 @@ async def journey(world: World) -> None:
     assert (await identity.authenticate(token.token)).platform_user_id == "u1"
     await registry.update_app(OPERATOR, "shop", AppChanges(default_end_user="shared"))
     assert (await identity.authenticate(secret)).app.default_end_user == "shared"
-    await registry.update_key(OPERATOR, "shop", key.id, KeyChanges(limits=Limits(rpm=1)))
+    await registry.update_key(OPERATOR, "shop", key.id, KeyChanges(limits=LimitChanges(rpm=1, spend_micro_total=None)))
     new, new_secret = await registry.rotate_key(OPERATOR, "shop", key.id, 60)
     assert (await identity.authenticate(new_secret)).limits == Limits(rpm=1)
     with pytest.raises(Conflict):

@@ -121,7 +121,13 @@ def test_a_store_that_is_killed_is_started_again_and_nothing_is_lost(tmp_path: P
     finally:
         assert stack.process.stop() == 0
     assert not Path(f"/proc/{last}").exists(), "what was started again is stopped with the gateway"
-    assert "serves again" in stack.process.log.read_text()
+    log = stack.process.log.read_text()
+    assert "serves again" in log
+    # What every web process says when the store is gone; of several, each is a child of the one that was configured.
+    said = [line for line in log.splitlines() if "invalidations are cut off" in line]
+    assert said
+    form = re.compile(r"[0-9]{4}-[0-9-]{5} [0-9:,]{12} WARNING gateway\.identity\.cache: ")
+    assert [line for line in said if not form.match(line)] == []
 
 
 def _rows(stack: Stack, app: str) -> dict[str, int]:

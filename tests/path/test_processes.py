@@ -125,17 +125,6 @@ def test_a_management_command_in_another_directory_makes_no_installation(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_prices_are_listed_with_where_they_come_from(tmp_path: Path, upstream_url: str) -> None:
-    stack = start_gateway(tmp_path, upstream_url)
-    try:
-        listed = stack.cli("prices", "list", "flat-*")
-        assert "flat-model" in listed
-        assert "configuration" in listed
-        assert '"request":"250"' in listed
-    finally:
-        stack.process.stop()
-
-
 def test_a_trial_and_a_grant_that_expires_are_made_by_commands(stack: Stack) -> None:
     app = stack.app()
     user_id = stack.get(f"/apps/{app}")["user_id"]

@@ -230,13 +230,36 @@ async def test_names_that_clients_make_up_and_many_apps_do_not_grow_memory_witho
     assert len(catalog._books["usd"].resolved) <= 50
 
 
-def test_the_listing_names_every_kind_and_where_its_price_is_from(catalog: Catalog) -> None:
-    lines = {(line.deployment_id, line.kind): line for line in catalog.listing()}
-    assert lines[MINI, "cached_input"].rate_micro == 75_000
-    assert lines[MINI, "cached_input"].source == "shipped list"
-    assert lines[OWN, "output"].source == "configuration"
-    assert (PATTERN, "input") not in lines
-    assert (UNKNOWN, "input") not in lines
+def test_what_a_deployment_costs_says_where_it_is_from(databases: Databases) -> None:
+    for markup_bp, told in ((0, "provider's price"), (1250, "markup 12.5 %"), (10_001, "markup 100.01 %")):
+        catalog = Catalog(databases.platform, DEPLOYMENTS, markup_bp)
+        mini = catalog.provided(MINI)
+        assert mini.cost is not None
+        assert (mini.cost.cached_input, mini.cost_source, mini.charge_source) == (75_000, "shipped list", told)
+        assert mini.charge == marked_up(mini.cost, markup_bp)
+    own = catalog.provided(OWN)
+    assert (own.cost_source, own.charge_source) == ("configuration", "configuration")
+    for deployment_id in (PATTERN, UNKNOWN, "nobody/knows/0"):
+        found = catalog.provided(deployment_id)
+        assert (found.cost, found.cost_source, found.charge, found.charge_source) == (None, "none", None, "none")
+
+
+async def test_what_an_app_takes_says_where_it_is_from_and_is_what_is_charged(catalog: Catalog) -> None:
+    async def source(enterprise_id: str, asset: str, deployment_id: str = MINI) -> tuple[str, int | None]:
+        found = await catalog.app_rates(enterprise_id, asset, "mini", deployment_id, NOW)
+        assert found.rates == await catalog.app(enterprise_id, asset, "mini", deployment_id, NOW)
+        return found.source, found.since_ms
+
+    assert await source("usd", USD) == ("provider's price", None)
+    assert await source("tok", TOK) == ("1 TOK a token", None)
+    assert await source("eur", "EUR") == ("none", None)
+    assert await source("usd", USD, UNKNOWN) == ("none", None)
+    await catalog.add_app_price("usd", "*", NOW, markup_bp=2000, actor="a")
+    assert await source("usd", USD) == ("app's markup 20 %", NOW)
+    await catalog.add_app_price("usd", "mini", NOW, rates={"input": 1, "output": 2}, actor="a")
+    await catalog.add_app_price("usd", "mini", NOW + 1, rates={"input": 9, "output": 9}, actor="a")
+    assert await source("usd", USD) == ("app's price", NOW)
+    assert await source("usd", USD, UNKNOWN) == ("app's price", NOW)
 
 
 async def test_prices_that_the_configuration_changed_are_noted_once_with_what_they_were(

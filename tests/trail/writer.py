@@ -7,7 +7,7 @@ from contextlib import suppress
 from gateway.core.errors import Conflict
 from gateway.core.words import Level
 from gateway.db.engines import Databases
-from gateway.identity.model import Actor, KeyChanges, Limits, NewKey, NewToken, Role
+from gateway.identity.model import Actor, KeyChanges, LimitChanges, NewKey, NewToken, Role
 from gateway.identity.service import Identity
 from gateway.identity.store import Store
 from gateway.ledger.model import WalletKey
@@ -30,7 +30,7 @@ async def main(platform: str, template: str, name: str, count: int) -> None:
 
     async def key_changes(number: int) -> None:
         key, _ = await registry.create_key(actor, "shop", NewKey(f"{name}-{number}", Level.APP_USAGE))
-        await registry.update_key(actor, "shop", key.id, KeyChanges(limits=Limits(rpm=number)))
+        await registry.update_key(actor, "shop", key.id, KeyChanges(limits=LimitChanges(rpm=number)))
         await registry.mint_end_user_token(actor, "shop", NewToken("ann", key_id=key.id))
 
     async def used(number: int) -> None:

@@ -1,0 +1,149 @@
+"""Commands about money: grants, wallets, usage and the books. Each is one call of the REST API."""
+
+from typing import Any
+
+import click
+
+from gateway.cli.local import request
+from gateway.cli.options import json_option, named_wallet, page_options, wallet_options
+from gateway.cli.output import rows, show
+from gateway.cli.values import AGO, AGO_HELP, AMOUNT, MOMENT, MOMENT_HELP
+from gateway.core.money import decimal_from_micro
+
+
+@click.group()
+def grants() -> None:
+    """Grants: money (or tokens) put into a wallet."""
+
+
+@grants.command("create")
+@wallet_options
+@click.option("--amount", "amount_micro", type=AMOUNT, required=True, help="Amount in the wallet's asset, such as 5 or 0.25.")
+@click.option("--source", type=click.Choice(["paid", "promo", "trial", "rollover"]), default="promo", show_default=True)
+@click.option("--reason", required=True, help="Why; it stands in the ledger.")
+@click.option("--priority", type=int, help="Lots with a lower number are spent first.")
+@click.option("--expires-at", type=MOMENT, help=f"When what is left of it expires: {MOMENT_HELP}.")
+@click.option("--idempotency-key", help="The same key never grants twice; default: a fresh one.")
+@json_option
+def create_grant(
+    user_id: str | None,
+    enterprise_id: str | None,
+    platform_user_id: str | None,
+    as_json: bool,
+    idempotency_key: str | None,
+    **options: Any,
+) -> None:
+    """Put an amount into a wallet."""
+    body = {"wallet": named_wallet(user_id, enterprise_id, platform_user_id), **options}
+    show(request("POST", "/api/v1/grants", body, idempotency_key=idempotency_key), as_json=as_json)
+
+
+@click.group()
+def wallets() -> None:
+    """Wallets: what may be spent."""
+
+
+@wallets.command("show")
+@wallet_options
+@json_option
+def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id: str | None, as_json: bool) -> None:
+    """Show a wallet's balance, holds, debt and lots: also what became of those that ended within the last 30 days."""
+    wallet = named_wallet(user_id, enterprise_id, platform_user_id)
+    path = f"/api/v1/wallets/{user_id}" if "user_id" in wallet else f"/api/v1/apps/{enterprise_id}/wallets/{platform_user_id}"
+    answer = request("GET", path)
+    if as_json:
+        show(answer, as_json=True)
+        return
+    lots = answer.pop("lots")
+    show(_in_decimals(answer), as_json=False)
+    click.echo("\nlots" if lots else "\nno lots")
+    if lots:
+        rows([_in_decimals(lot) for lot in lots])
+
+
+def _in_decimals(fields: dict[str, Any]) -> dict[str, Any]:
+    """Amounts as people write them."""
+    return {
+        name.removesuffix("_micro"): decimal_from_micro(value) if name.endswith("_micro") else value
+        for name, value in fields.items()
+    }
+
+
+@click.command()
+@click.option("--app", "enterprise_id", help="One app's own records; without it, every app's roll-up.")
+@click.option("--end-user", "platform_user_id", help="Only this end user (with --app).")
+@click.option("--from", "from_", type=AGO, help=f"{AGO_HELP}.")
+@click.option("--to", type=AGO, help="Likewise; what is used at that time is not counted any more.")
+@click.option("--group-by", help="day, hour, model, level, workflow_type, ...; default: model (with --app), app (without).")
+@click.option("--events", is_flag=True, help="The requests themselves, newest first (with --app).")
+@page_options
+@json_option
+def usage(enterprise_id: str | None, events: bool, as_json: bool, from_: str | None, **options: Any) -> None:
+    """Show what was used: totals, or the requests themselves."""
+    query = {**options, "from": from_}
+    if events:
+        if enterprise_id is None:
+            raise click.UsageError("--events needs --app.")
+        query.pop("group_by")
+        answer = request("GET", f"/api/v1/apps/{enterprise_id}/usage-events", query=query)
+        show(answer, as_json=as_json, columns=_EVENT_COLUMNS)
+        return
+    for paging in ("limit", "cursor"):
+        if query.pop(paging) is not None:
+            raise click.UsageError(f"--{paging} goes with --events.")
+    answer = request("GET", "/api/v1/usage", query={**query, "enterprise_id": enterprise_id})
+    if not as_json:
+        answer["data"] = [{**row["group"], **_totals(row)} for row in answer["data"]]
+    show(answer, as_json=as_json)
+
+
+_EVENT_COLUMNS = (
+    "at",
+    "request_id",
+    "level",
+    "platform_user_id",
+    "model",
+    "tokens_used",
+    "cost",
+    "asset",
+    "status",
+    "latency_ms",
+)
+
+
+def _totals(row: dict[str, Any]) -> dict[str, Any]:
+    return _in_decimals({name: value for name, value in row.items() if name != "group"})
+
+
+@click.group()
+def ledger() -> None:
+    """The books."""
+
+
+@ledger.command("transactions")
+@click.option("--app", "enterprise_id", help="An app's own book; without it, the platform's.")
+@page_options
+@json_option
+def transactions(enterprise_id: str | None, limit: int | None, cursor: str | None, as_json: bool) -> None:
+    """List transactions with their entries, newest first."""
+    query = {"enterprise_id": enterprise_id, "limit": limit, "cursor": cursor}
+    answer = request("GET", "/api/v1/ledger/transactions", query=query)
+    if not as_json:
+        answer["data"] = [_line(txn, entry) for txn in answer["data"] for entry in txn["entries"]]
+    show(answer, as_json=as_json)
+
+
+def _line(txn: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a transaction: credits are positive, debits negative."""
+    shown = {"at": txn["at"], "transaction": txn["id"], "kind": txn["kind"], "account": entry["account"], "owner": entry["owner"]}
+    return {**shown, "amount": decimal_from_micro(entry["amount_micro"]), "asset": entry["asset"], "reason": txn["reason"]}
+
+
+@ledger.command("accounts")
+@click.option("--app", "enterprise_id", help="An app's own book; without it, the platform's.")
+@page_options
+@json_option
+def accounts(enterprise_id: str | None, limit: int | None, cursor: str | None, as_json: bool) -> None:
+    """List accounts with their balances."""
+    query = {"enterprise_id": enterprise_id, "limit": limit, "cursor": cursor}
+    show(request("GET", "/api/v1/ledger/accounts", query=query), as_json=as_json)

@@ -1,0 +1,71 @@
+"""Apps and keys on the command line: what is named changes, what is not stays."""
+
+from .conftest import Cli
+
+
+def test_a_key_keeps_the_limits_that_an_update_does_not_name(cli: Cli, app: str) -> None:
+    made = cli.json(
+        "keys", "create", "--app", app, "--level", "app_usage", "--rpm", "600", "--tpm", "9000", "--spend-per-day", "5"
+    )
+    assert made["limits"] == {"rpm": 600, "tpm": 9000, "spend_micro_per_day": 5_000_000}
+    changed = cli.json("keys", "update", made["id"], "--app", app, "--rpm", "none", "--spend-total", "0.25")
+    assert changed["limits"] == {"tpm": 9000, "spend_micro_per_day": 5_000_000, "spend_micro_total": 250_000}
+    assert changed == cli.json("keys", "show", made["id"], "--app", app)
+    renamed = cli.json("keys", "update", made["id"], "--app", app, "--name", "other")
+    assert renamed == {**changed, "name": "other"}
+
+
+def test_a_keys_models_and_expiry_can_be_changed_and_the_expiry_taken_away(cli: Cli, app: str) -> None:
+    made = cli.json("keys", "create", "--app", app, "--level", "app_usage", "--model", "own", "--expires-at", "2098-12-31")
+    assert (made["models"], made["expires_at"]) == (["own"], "2098-12-31T00:00:00.000Z")
+    changed = cli.json("keys", "update", made["id"], "--app", app, "--model", "gpt-4o-mini", "--model", "flat-*")
+    assert (changed["models"], changed["expires_at"]) == (["gpt-4o-mini", "flat-*"], made["expires_at"])
+    changed = cli.json("keys", "update", made["id"], "--app", app, "--expires-at", "none")
+    assert (changed["models"], changed["expires_at"]) == (["gpt-4o-mini", "flat-*"], None)
+
+
+def test_an_app_keeps_the_end_user_limits_that_an_update_does_not_name(cli: Cli, app: str) -> None:
+    cli.text("apps", "update", app, "--end-user-rpm", "5", "--end-user-spend-per-month", "2.5")
+    changed = cli.json("apps", "update", app, "--end-user-rpm", "none", "--end-user-concurrency", "2")
+    assert changed["end_user_limits"] == {"concurrency": 2, "spend_micro_per_month": 2_500_000}
+    assert cli.json("apps", "update", app, "--name", "n")["end_user_limits"] == changed["end_user_limits"]
+
+
+def test_a_wrong_value_is_refused_with_a_sentence_that_names_the_option(cli: Cli, app: str) -> None:
+    for option, value, told in [
+        ("--rpm", "many", "'many' is not a whole number."),
+        ("--spend-per-day", "1_000", "'1_000' is not a decimal number."),
+        ("--expires-at", "tomorrow", "'tomorrow' is not a time: write 2026-12-31T23:59:59Z"),
+        ("--expires-at", "none", "'none' is not a time"),
+    ]:
+        refused = cli.refused("keys", "create", "--app", app, "--level", "app_usage", option, value)
+        assert option in refused
+        assert told in refused
+
+
+def test_a_grant_ends_after_a_span_and_usage_is_asked_for_by_spans(cli: Cli, app: str) -> None:
+    grant = ("grants", "create", "--app", app, "--end-user", "u1", "--reason", "r")
+    lot = cli.json(*grant, "--amount", "1.5", "--expires-at", "2099-01-01")["lot"]
+    assert (lot["left_micro"], lot["expires_at"]) == (1_500_000, "2099-01-01T00:00:00.000Z")
+    assert "must be in the future" in cli.refused(*grant, "--amount", "1", "--expires-at", "2001-01-01")
+    assert cli.json("usage", "--app", app, "--from", "7d", "--to", "0m")["data"] == []
+    assert "'7w' is not a time" in cli.refused("usage", "--from", "7w")
+
+
+def test_a_token_says_on_which_key_it_hangs_and_takes_the_one_that_is_named(cli: Cli, app: str) -> None:
+    mint = ("tokens", "create", "--app", app, "--end-user", "u1")
+    assert f"make one of level app_usage (gateway keys create --app {app} --level app_usage)" in cli.refused(*mint)
+    first, second = (cli.json("keys", "create", "--app", app, "--level", "app_usage")["id"] for _ in range(2))
+    assert f" {second}\n" in cli.text(*mint)
+    assert cli.json(*mint, "--key", first)["key_id"] == first
+    cli.text("keys", "revoke", second, "--app", app)
+    assert cli.json(*mint)["key_id"] == first
+    assert "neither revoked nor expired" in cli.refused(*mint, "--key", second)
+
+
+def test_a_token_is_capped_by_decimals(cli: Cli, app: str) -> None:
+    key = cli.json("keys", "create", "--app", app, "--level", "app_usage")
+    minted = cli.json("tokens", "create", "--app", app, "--end-user", "u1", "--spend-max", "0.5", "--rpm", "3")
+    assert minted["key_id"] == key["id"]
+    (line,) = [each for each in cli.json("trail", "show", "--app", app)["data"] if each["act"] == "end_user_token.create"]
+    assert (line["after"]["spend_micro_max"], line["after"]["rpm"]) == (500_000, 3)

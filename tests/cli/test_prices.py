@@ -1,0 +1,108 @@
+"""Prices on the command line: what a request costs whom, and where each price comes from."""
+
+from typing import Any
+
+from .conftest import Cli
+
+Rows = dict[str, dict[str, Any]]
+
+
+def listed(cli: Cli, *args: str) -> Rows:
+    return {line["model"]: line for line in cli.json("prices", "list", *args)["data"]}
+
+
+def test_every_served_model_is_listed_with_what_it_costs_and_where_that_is_from(cli: Cli) -> None:
+    found = listed(cli)
+    own = found["own"]
+    assert {kind: own["prices"][kind] for kind in ("input", "output")} == {"input": "1", "output": "4"}
+    assert (own["source"], own["charge"]["output"], own["charge_source"]) == ("configuration", "4.4", "markup 10 %")
+    mini = found["gpt-4o-mini"]
+    assert (mini["source"], mini["prices"]["input"]) == ("shipped list", "0.15")
+    assert (mini["charge_source"], mini["charge"]["input"]) == ("configuration", "3")
+    assert (found["gpt-4o"]["deployment"], found["gpt-4o"]["source"]) == ("gpt-*/openai/0=gpt-4o", "shipped list")
+    assert (found["flat-*"]["source"], found["flat-*"]["prices"]["input"]) == ("configuration", "2")
+    assert "input 2, output 2, request 250" in cli.text("prices", "list", "flat-*")
+    assert "gpt-*" not in found, "nobody can ask for the pattern itself"
+    assert not any("app_prices" in line for line in found.values())
+
+
+def test_a_name_or_a_pattern_narrows_the_list(cli: Cli) -> None:
+    assert set(listed(cli, "own")) == {"own"}
+    assert set(listed(cli, "flat-7")) == {"flat-7"}
+    assert listed(cli, "nobody-serves-this") == {}
+    some = listed(cli, "gpt-4o-m*")
+    assert "gpt-4o-mini" in some
+    assert all(name.startswith("gpt-4o-m") for name in some)
+
+
+def test_beside_them_stands_what_the_apps_end_users_pay_now(cli: Cli, app: str) -> None:
+    assert listed(cli, "own", "--app", app)["own"]["app_source"] == "provider's price"
+    cli.text("prices", "set", "--app", app, "--markup-percent", "20")
+    cli.text("prices", "set", "--app", app, "--model", "flat-1", "--price", "input=7", "--price", "output=8")
+    later = ("--effective-at", "30d")
+    cli.text("prices", "set", "--app", app, "--model", "own", "--price", "input=9", "--price", "output=9", *later)
+    found = listed(cli, "--app", app)
+    own, flat = found["own"], found["flat-1"]
+    assert (own["prices"]["output"], own["app_prices"]["output"], own["app_asset"]) == ("4", "4.8", "USD")
+    assert own["app_source"] == "app's markup 20 %"
+    assert (flat["prices"]["input"], flat["app_prices"]["input"], flat["app_source"]) == ("2", "7", "app's price")
+    assert flat["app_since"] is not None
+    assert {line["model"] for line in cli.json("prices", "book", "--app", app)["data"]} == {"*", "flat-1", "own"}
+    (shown,) = [line for line in cli.text("prices", "list", "--app", app).splitlines() if line.startswith("own ")]
+    told = "input 1, output 4 configuration input 1.1, output 4.4 markup 10 % input 1.2, output 4.8 USD app's markup 20 %"
+    assert told in " ".join(shown.split())
+
+
+def test_an_app_in_another_asset_shows_that_it_has_no_price(cli: Cli) -> None:
+    cli.text("apps", "create", "euros", "--user-id", "acme", "--asset", "EUR")
+    cli.text("apps", "create", "tokens", "--user-id", "acme", "--asset", "TOK")
+    euros, tokens = (listed(cli, "own", "--app", app)["own"] for app in ("euros", "tokens"))
+    assert (euros["app_prices"], euros["app_source"], euros["app_asset"]) == (None, "none", "EUR")
+    assert (tokens["app_prices"]["input"], tokens["app_source"]) == ("1000000", "1 TOK a token")
+
+
+def test_a_slip_of_the_pen_in_a_kind_is_refused_with_the_kinds_there_are(cli: Cli, app: str) -> None:
+    given = ("prices", "set", "--app", app, "--model", "own")
+    refused = cli.refused(*given, "--price", "inptu=1", "--price", "output=2")
+    assert "`inptu` is no kind of price; known are input, cached_input, cache_write" in refused
+    assert "request" in refused
+    assert "'input' is there twice" in cli.refused(*given, "--price", "input=1", "--price", "input=2")
+    assert "'input' has no price" in cli.refused(*given, "--price", "input")
+    assert "1_5" in cli.refused(*given, "--price", "input=1_5", "--price", "output=2")
+    assert cli.json("prices", "book", "--app", app)["data"] == []
+
+
+def test_a_model_that_is_not_served_is_taken_with_a_warning(cli: Cli, app: str) -> None:
+    price = ("--price", "input=1", "--price", "output=2")
+    for model, warned in [
+        ("own", ""),
+        ("*", ""),
+        ("gpt-4o", ""),
+        ("flat-anything", ""),
+        ("onw", "`onw` is not served here: is the name right?"),
+        ("gpt-4o-mnii", "`gpt-4o-mnii` falls under a pattern that is served, but is in no price list: is the name right?"),
+    ]:
+        made = cli.json("prices", "set", "--app", app, "--model", model, *price)
+        assert made.get("warnings", []) == ([warned] if warned else []), model
+        assert cli.warnings == (f"Warning: {warned}\n" if warned else "")
+    assert not any("warnings" in line for line in cli.json("prices", "book", "--app", app)["data"])
+
+
+def test_a_key_for_models_that_are_not_served_is_made_with_a_warning(cli: Cli, app: str) -> None:
+    served = ("own", "o*", "*wn", "gpt-4*", "*-1", "g*-mini", "*")
+    of = [word for model in served for word in ("--model", model)]
+    assert "warnings" not in cli.json("keys", "create", "--app", app, "--level", "app_usage", *of)
+    key = cli.json("keys", "create", "--app", app, "--level", "app_usage", "--model", "claude-*", "--model", "own")
+    assert key["warnings"] == ["No model that is served here falls under `claude-*`."]
+    shown = cli.text("keys", "update", key["id"], "--app", app, "--model", "own", "--model", "onw")
+    assert "warnings" not in shown
+    assert cli.warnings == "Warning: `onw` is not served here: is the name right?\n"
+    assert "warnings" not in cli.json("keys", "update", key["id"], "--app", app, "--name", "other")
+    assert "warnings" not in cli.json("keys", "show", key["id"], "--app", app)
+    assert cli.json("tokens", "create", "--app", app, "--end-user", "u1", "--model", "onw")["warnings"]
+
+
+def test_an_app_shows_its_markup_and_takes_another(cli: Cli, app: str) -> None:
+    assert cli.json("apps", "show", app)["markup_percent"] is None
+    assert cli.json("apps", "update", app, "--markup-percent", "20")["markup_percent"] == "20"
+    assert listed(cli, "own", "--app", app)["own"]["app_source"] == "app's markup 20 %"
