@@ -55,18 +55,10 @@ def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id
         show(answer, as_json=True)
         return
     lots = answer.pop("lots")
-    show(_in_decimals(answer), as_json=False)
+    show(answer, as_json=False)
     click.echo("\nlots" if lots else "\nno lots")
     if lots:
-        rows([_in_decimals(lot) for lot in lots])
-
-
-def _in_decimals(fields: dict[str, Any]) -> dict[str, Any]:
-    """Amounts as people write them."""
-    return {
-        name.removesuffix("_micro"): decimal_from_micro(value) if name.endswith("_micro") else value
-        for name, value in fields.items()
-    }
+        rows(lots)
 
 
 @click.command()
@@ -93,7 +85,7 @@ def usage(enterprise_id: str | None, events: bool, as_json: bool, from_: str | N
             raise click.UsageError(f"--{paging} goes with --events.")
     answer = request("GET", "/api/v1/usage", query={**query, "enterprise_id": enterprise_id})
     if not as_json:
-        answer["data"] = [{**row["group"], **_totals(row)} for row in answer["data"]]
+        answer["data"] = [{**row.pop("group"), **row} for row in answer["data"]]
     show(answer, as_json=as_json)
 
 
@@ -109,10 +101,6 @@ _EVENT_COLUMNS = (
     "status",
     "latency_ms",
 )
-
-
-def _totals(row: dict[str, Any]) -> dict[str, Any]:
-    return _in_decimals({name: value for name, value in row.items() if name != "group"})
 
 
 @click.group()

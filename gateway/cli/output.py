@@ -6,6 +6,8 @@ from typing import Any
 import click
 import msgspec
 
+from gateway.core.money import decimal_from_micro
+
 
 def show(answer: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
     """Print an answer of the management API; `columns` are those of a table that people want to see.
@@ -32,10 +34,11 @@ def show(answer: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
 
 
 def rows(data: Sequence[Mapping[str, Any]]) -> None:
-    """A table with one column a field; nested values as compact JSON, fields that no row fills left out."""
+    """A table with one column a field; nested values as compact JSON, amounts as decimals, fields that no row fills left out."""
     if not data:
         click.echo("(none)")
         return
+    data = _in_decimals(list(data))
     names = [name for name in data[0] if any(row.get(name) not in (None, "", [], {}) for row in data)]
     table = [names, *[[_cell(row.get(name)) for name in names] for row in data]]
     widths = [max(len(line[column]) for line in table) for column in range(len(names))]
@@ -44,10 +47,26 @@ def rows(data: Sequence[Mapping[str, Any]]) -> None:
 
 
 def fields(answer: Mapping[str, Any]) -> None:
-    """One field a line."""
+    """One field a line; amounts as decimals."""
+    answer = _in_decimals(answer)
     width = max((len(name) for name in answer), default=0)
     for name, value in answer.items():
         click.echo(f"{name.ljust(width)}  {_cell(value)}".rstrip())
+
+
+def _in_decimals(value: Any) -> Any:
+    """Amounts as people write them, wherever they are: `amount_micro` 1500000 is `amount` 1.5."""
+    if isinstance(value, list):
+        return [_in_decimals(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    found: dict[str, Any] = {}
+    for name, each in value.items():
+        if "_micro" in name and isinstance(each, int):
+            found[name.replace("_micro", "")] = decimal_from_micro(each)
+        else:
+            found[name] = _in_decimals(each)
+    return found
 
 
 def _cell(value: Any) -> str:

@@ -69,3 +69,17 @@ def test_a_token_is_capped_by_decimals(cli: Cli, app: str) -> None:
     assert minted["key_id"] == key["id"]
     (line,) = [each for each in cli.json("trail", "show", "--app", app)["data"] if each["act"] == "end_user_token.create"]
     assert (line["after"]["spend_micro_max"], line["after"]["rpm"]) == (500_000, 3)
+
+
+def test_people_read_amounts_as_decimals_and_programs_micro_units(cli: Cli, app: str) -> None:
+    made = cli.text("keys", "create", "--app", app, "--level", "app_usage", "--rpm", "7", "--spend-per-day", "0.25")
+    assert '{"rpm":7,"spend_per_day":"0.25"}' in made
+    cli.text("grants", "create", "--app", app, "--end-user", "u1", "--amount", "1.5", "--reason", "r")
+    of = ("--app", app, "--end-user", "u1")
+    shown = cli.text("wallets", "show", *of).splitlines()
+    assert "available  1.5" in shown
+    assert shown[-2].split()[:5] == ["id", "source", "priority", "granted", "spent"]
+    assert shown[-1].split()[1:5] == ["promo", "0", "1.5", "0"]
+    assert cli.json("wallets", "show", *of)["lots"][0]["granted_micro"] == 1_500_000
+    assert cli.text("ledger", "accounts", "--app", app).splitlines()[-1].split()[-1] in ("1.5", "-1.5")
+    assert "no lots" in cli.text("wallets", "show", "--app", app, "--end-user", "nobody")
