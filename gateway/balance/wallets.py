@@ -307,6 +307,7 @@ class Wallets:
             source=LotSource.TRIAL,
             op_id=f"trial:{enterprise_id}:{key.owner}",
             actor=TRIAL_ACTOR,
+            role="system",
             expires_at_ms=now_ms(self._clock) + trial.days * _DAY_MS,
         )
         await self.grant(request, fingerprint="trial")

@@ -24,24 +24,50 @@ def serve() -> None:
     logs.configure(config.log_level)
 
     _check_free(config)
-    # uvicorn raises the signal that stopped it once more when it has finished; the default handler would
-    # end this process before the store is stopped.
+    told = _ToldToStop()
     for sign in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sign, lambda *_: None)
+        signal.signal(sign, told)
     # Started here, so that the store outlives every web process and is stopped after the last of them.
     kept = None if config.redis_url else run(embedded_redis.start(config.data_dir))
     watch = None if kept is None else EmbeddedWatch(kept, lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        click.echo(banner(config, run(_prepared(config))))
+        account = run(_prepared(config)) if not told.already else None
         if watch is not None:
             watch.start()
-        server.run(config)
+        told.breaks_off = True
+        if not told.already:
+            click.echo(banner(config, account))
+            server.run(config)
+    except _Stopped:
+        pass
     finally:
+        told.breaks_off = False
         if kept is not None and watch is not None:
             watch.stop()
             run(kept.stop())
     if watch is not None and watch.failed is not None:
         raise watch.failed
+
+
+class _Stopped(BaseException):
+    """A signal came."""
+
+
+class _ToldToStop:
+    """What a signal does while no server handles it: before there is one, and after it (uvicorn raises it once more then).
+
+    The default handler would end this process and leave the store behind. While the stores are prepared a signal is only
+    noted: they are begun or not, nothing in between.
+    """
+
+    def __init__(self) -> None:
+        self.already = False
+        self.breaks_off = False
+
+    def __call__(self, *_: object) -> None:
+        self.already = True
+        if self.breaks_off:
+            raise _Stopped
 
 
 async def _prepared(config: Settings) -> demo.Account | None:

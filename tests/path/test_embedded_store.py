@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from gateway.balance.embedded_redis import _socket_path
-from tests.path.conftest import Stack, start_gateway
+from tests.path.conftest import Process, Stack, free_port, plain_env, start_gateway
 
 FUNDS = 1_000_000_000
 
@@ -157,3 +158,20 @@ def test_a_store_that_will_not_start_ends_the_gateway_with_a_sentence_and_a_stat
     told = stack.process.log.read_text()
     assert "is not started any more; its log ends with" in told
     assert json.dumps("manifest")[1:-1] in told.rpartition("is not started any more")[2]
+
+
+@pytest.mark.parametrize("moment", ["redis/users.lock", "redis/appendonlydir", "platform.sqlite", "apps"])
+def test_a_gateway_that_is_told_to_stop_while_it_starts_leaves_no_store_behind(tmp_path: Path, moment: str) -> None:
+    data = tmp_path / "data"
+    port = free_port()
+    env = plain_env(MOZAIKS_DATA_DIR=str(data), MOZAIKS_PORT=str(port))
+    process = Process([sys.executable, "-m", "gateway.cli.main", "serve"], env, tmp_path / "gateway.log")
+    give_up = time.monotonic() + 30
+    while not (data / moment).exists():
+        assert process.child.poll() is None, process.log.read_text()
+        assert time.monotonic() < give_up, f"no {moment}"
+        time.sleep(0.001)
+    assert process.stop() == 0
+    assert "Traceback" not in process.log.read_text()
+    with socket.socket(socket.AF_UNIX) as link, pytest.raises(OSError, match=r"refused|No such file"):
+        link.connect(str(_socket_path((data / "redis").resolve())))
