@@ -6,6 +6,7 @@ is made and for `settle` when it ends.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -82,10 +83,10 @@ def step_of(path: str, function: str) -> str | None:
     return found or OF_FILE.get(path)
 
 
-def stale() -> list[str]:
+def stale(files: Iterable[str] = OF_FILE, functions: Iterable[tuple[str, str]] = OF_FUNCTION) -> list[str]:
     """What stands in the tables above and is not in the package any more."""
-    gone = [path for path in OF_FILE if not (PACKAGE / path).exists()]
-    for path, function in OF_FUNCTION:
+    gone = [path for path in files if not (PACKAGE / path).exists()]
+    for path, function in functions:
         source = PACKAGE / path
         name = re.compile(rf"^ *(?:async def|def|class) {function.rpartition('.')[2]}\b", re.MULTILINE)
         if not source.exists() or not name.search(source.read_text()):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from bench.counts import table
+from bench.counts import steps, table
 from bench.counts.tracers import Blocks, Bytecodes, Calls, describe
 from bench.counts.values import Case, Counts, Drained, Redis, problems
 from gateway.core.money import decimal_from_micro
@@ -126,3 +126,12 @@ def test_a_comprehension_is_no_call_and_the_bench_is_not_counted() -> None:
     assert (known.name, known.ours, known.step) == ("proxy/wire.py limit_headers", True, None)
     assert all(describe(code).name.startswith("proxy/wire.py limit_headers") for code in inner)
     assert not describe(Calls.take.__code__).counts
+
+
+def test_a_step_is_its_functions_then_its_files_and_a_name_that_is_gone_is_told() -> None:
+    assert steps.step_of("proxy/exchange.py", "Exchange._passed_on.<locals>.take") == steps.RELAY
+    assert steps.step_of("proxy/exchange.py", "Exchange._open") == steps.LINE
+    assert steps.step_of("balance/redis_link.py", "_Wire._flush") is None
+    assert steps.stale(["proxy/routes.py"], [("proxy/wire.py", "parse"), ("server/answer.py", "EdgeAnswer.receive")]) == []
+    gone = [("proxy/wire.py", "pars"), ("proxy/nowhere.py", "parse")]
+    assert steps.stale(["proxy/nowhere.py"], gone) == ["proxy/nowhere.py", "proxy/wire.py pars", "proxy/nowhere.py parse"]
