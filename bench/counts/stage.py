@@ -175,13 +175,14 @@ class Client:
         self._loop = loop
         self._upstream = upstream
         self._port = port
-        self._link = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_S)
+        self._link: socket.socket | None = None
         self.keys: dict[str, str] = {}
         self.asked = 0
 
     def close(self) -> None:
         """Leave."""
-        self._link.close()
+        if self._link is not None:
+            self._link.close()
 
     def set_up(self) -> None:
         """A creator, two prepaid apps whose creator bears the cost, limited keys, rich wallets: through the management API."""
@@ -218,6 +219,8 @@ class Client:
     def ask(self, request: bytes, tracer: Tracer | None = None) -> bytes:
         """Send it, and return the answer when the gateway has done all that it does for it."""
         self.asked += 1
+        if self._link is None:  # not before: the gateway waits for a first request for seconds only
+            self._link = socket.create_connection(("127.0.0.1", self._port), timeout=_PATIENCE_S)
         with self._loop.held(tracer):
             self._link.sendall(request)
         got, told = bytearray(), 0
@@ -350,7 +353,7 @@ async def staged(settings: Settings, upstream: Upstream, loop: Loop, redis_url: 
     async with starlette.router.lifespan_context(starlette):
         make = partial(EdgeProtocol, config=config, server_state=state, app_state={})
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-        client = await asyncio.to_thread(Client, loop, upstream, server.sockets[0].getsockname()[1])
+        client = Client(loop, upstream, server.sockets[0].getsockname()[1])
         redis = RedisStats(redis_url)
         try:
             yield Stage(loop, upstream, client, redis)
