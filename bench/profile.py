@@ -3,7 +3,7 @@
 By py-spy where it is installed (`pip install py-spy`), else by cProfile.
 py-spy looks from outside, 200 times a second, without stopping the process, so its shares are true;
 cProfile counts every call from inside, so its shares favour small functions and its microseconds are
-inflated. The summary is a text file in `bench/results/`, and what is printed. Time varies with the machine;
+inflated, and it cannot tell steps. The summary is a text file in `bench/results/`, and what is printed. Time varies with the machine;
 what does not is counted by `bench.counts`, by the same steps.
 """
 
@@ -155,11 +155,6 @@ def _from_counts(counted: Path, work: Work) -> str:
     stats = pstats.Stats(str(counted)).stats  # type: ignore[attr-defined]
     total = sum(entry[2] for entry in stats.values())
     parts = [f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each, inflated: every call was counted by cProfile"]
-    by_step: Counter[str] = Counter()
-    for (file, _, name), entry in stats.items():
-        by_step[_step([f"{name} ({_path(file)})"])] += entry[2]
-    lines = [f"  {spent / total:6.1%}  {step}" for step, spent in by_step.most_common()]
-    parts.append("\n".join(["By step of the exchange, without what its functions call elsewhere: share of all CPU time", *lines]))
     for title, column in (("In the function itself", 2), ("In the function and what it calls", 3)):
         ranked = sorted(stats.items(), key=lambda item: float(item[1][column]), reverse=True)[:_ROWS]
         lines = [
