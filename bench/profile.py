@@ -3,8 +3,8 @@
 By py-spy where it is installed (`pip install py-spy`), else by cProfile.
 py-spy looks from outside, 200 times a second, without stopping the process, so its shares are true;
 cProfile counts every call from inside, so its shares favour small functions and its microseconds are
-inflated, and it cannot tell steps. The summary is a text file in `bench/results/`, and what is printed. Time varies with the machine;
-what does not is counted by `bench.counts`, by the same steps.
+inflated, and it cannot tell steps. The summary is a text file in `bench/results/`, and what is printed.
+Time varies with the machine; what does not is counted by `bench.counts`, by the same steps.
 """
 
 import pstats
