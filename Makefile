@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11) $(PYTHON))
 BENCH_VENV := .venv-bench
 
-.PHONY: run test lint unit long bench container lock clean
+.PHONY: run test lint unit long bench counts container lock clean
 
 run: $(VENV)/installed            ## start the gateway on the embedded default, with a demo model, key and balance
 	@$(BIN)/gateway serve
@@ -30,6 +30,9 @@ long: $(VENV)/installed-dev       ## the random tests at length: a million opera
 
 bench: $(BENCH_VENV)/installed    ## CPU per request and per chunk, added latency, beside nginx
 	$(BENCH_VENV)/bin/python -m bench
+
+counts: $(VENV)/installed-dev     ## what a request costs in calls, bytecodes, Redis, SQL: the table that the tests hold it against, anew
+	$(BIN)/python -m bench.counts --write
 
 container:                        ## build the image, start it, ask it for an answer, stop it; CONTAINER names another builder than docker
 	sh deploy/check-container.sh

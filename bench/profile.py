@@ -1,21 +1,24 @@
-"""Where the gateway's CPU time goes, by function: py-spy where it is installed (`pip install py-spy`), else cProfile.
+"""Where the gateway's CPU time goes, by step of the exchange and by function.
 
+By py-spy where it is installed (`pip install py-spy`), else by cProfile.
 py-spy looks from outside, 200 times a second, without stopping the process, so its shares are true;
 cProfile counts every call from inside, so its shares favour small functions and its microseconds are
-inflated. The summary is a text file in `bench/results/`, and what is printed.
+inflated, and it cannot tell steps. The summary is a text file in `bench/results/`, and what is printed.
+Time varies with the machine; what does not is counted by `bench.counts`, by the same steps.
 """
 
 import pstats
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bench import plain_load, rivals
+from bench.counts import steps
 from bench.processes import BenchError, Ground, Process, child_environment, descendants
 from bench.stream_load import StreamLoad
 from bench.subject import END_USERS, MEASURED, PAID, Subject
@@ -102,6 +105,7 @@ def _from_stacks(raw: str, work: Work) -> str:
     """Lines are `outer (file:line);inner (file:line) samples`."""
     own: Counter[str] = Counter()
     within: Counter[str] = Counter()
+    by_step: Counter[str] = Counter()
     samples = 0
     for line in raw.splitlines():
         stack, _, seen = line.rpartition(" ")
@@ -110,15 +114,34 @@ def _from_stacks(raw: str, work: Work) -> str:
             continue
         samples += int(seen)
         own[frames[-1]] += int(seen)
+        by_step[_step(frames)] += int(seen)
         for frame in set(frames):
             within[frame] += int(seen)
     return "\n\n".join(
         [
             f"{work.count} {work.unit}s, {work.cpu_us:.1f} us of CPU each; {samples} samples of the main thread by py-spy",
+            _ranked("By step of the exchange", by_step, samples, work),
             _ranked("In the function itself", own, samples, work),
             _ranked("In the function and what it calls", within, samples, work),
         ]
     )
+
+
+def _step(frames: Sequence[str]) -> str:
+    """The step of the innermost function that has one; what it calls counts for it."""
+    found = _LOOP
+    for frame in frames:
+        function, _, place = frame.rstrip(")").partition(" (")
+        path = place.partition(":")[0].rpartition("gateway/")[2]
+        if place.startswith("gateway/"):
+            known = _STEPS.get((path, function.rpartition(".")[2])) or steps.OF_FILE.get(path)
+            found = known or (_LINK if found == _LOOP and path == "balance/redis_link.py" else found)
+    return found
+
+
+_LOOP: Final = "the event loop and the kernel's network"
+_LINK: Final = "reserve or settle: writing to Redis, reading replies"
+_STEPS: Final = {(path, function.rpartition(".")[2]): step for (path, function), step in steps.OF_FUNCTION.items()}
 
 
 def _ranked(title: str, counted: Counter[str], samples: int, work: Work) -> str:
