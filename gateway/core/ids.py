@@ -20,6 +20,7 @@ register_at_fork(after_in_child=_random.seed)
 _bits: Final = _random.getrandbits
 
 _OUTSIDE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+_CHOSEN_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@-]{1,128}")
 
 
 def new_id(prefix: str) -> str:
@@ -28,8 +29,17 @@ def new_id(prefix: str) -> str:
 
 
 def is_outside_id(text: str) -> bool:
-    """True for an id that callers may choose: 1 to 128 of `A-Z a-z 0-9 . _ : @ -`."""
+    """True for an id that callers chose: 1 to 128 of `A-Z a-z 0-9 . _ : @ -`."""
     return _OUTSIDE_ID.fullmatch(text) is not None
+
+
+def may_be_chosen(text: str) -> bool:
+    """True for an id that callers may choose from now on.
+
+    `.` and `..` are steps in a path, which clients and proxies take out of it: nobody could ask for what has such an id.
+    One that is in the books from before is still read (`is_outside_id`).
+    """
+    return _CHOSEN_ID.fullmatch(text) is not None
 
 
 def shard_of(user_id: str) -> int:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from msgspec import UNSET
 
 from gateway.core.errors import InvalidRequest
-from gateway.core.ids import is_outside_id
+from gateway.core.ids import is_outside_id, may_be_chosen
 from gateway.core.limits import (
     CORS_ORIGINS_MAX,
     KEY_NAME_CHARS_MAX,
@@ -23,19 +23,9 @@ from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, LimitCha
 # 9999-12-31: what RFC 3339 can still write.
 _TIME_MS_MAX = 253_402_300_799_999
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-_STEPS = (".", "..")
 OUTSIDE_ID_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : @ -, and neither . nor .."
 _RATES = ("rpm", "tpm", "concurrency")
 _SPENDS = ("spend_micro_per_day", "spend_micro_per_month", "spend_micro_total")
-
-
-def may_be_chosen(value: str) -> bool:
-    """True for an id that callers may choose from now on.
-
-    `.` and `..` are steps in a path, which clients and proxies take out of it: nobody could ask for what has such an id.
-    One that is in the books from before is still read (`is_outside_id`).
-    """
-    return is_outside_id(value) and value not in _STEPS
 
 
 def outside_id(value: str, param: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.core.errors import Forbidden, InvalidRequest, MissingEndUser, Unauthenticated, Unavailable
-from gateway.core.ids import is_outside_id, shard_of
+from gateway.core.ids import is_outside_id, may_be_chosen, shard_of
 from gateway.core.limits import (
     CREDENTIAL_CHARS_MAX,
     KEY_CACHE_MAX,
@@ -29,7 +29,7 @@ from gateway.identity import keys, tokens
 from gateway.identity.cache import APP, CREATOR, KEY, PRICES, InvalidationBus
 from gateway.identity.model import ACTIVE, Actor, Limits, Principal, Role
 from gateway.identity.registry import Registry
-from gateway.identity.rules import OUTSIDE_ID_RULE, may_be_chosen, model_allowed
+from gateway.identity.rules import OUTSIDE_ID_RULE, model_allowed
 from gateway.identity.store import KeyRecord, Store
 
 _NS: Final = 1_000_000_000

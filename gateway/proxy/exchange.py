@@ -31,7 +31,7 @@ from gateway.balance.model import (
 )
 from gateway.core import limits
 from gateway.core.clock import Clock
-from gateway.core.errors import Forbidden, GatewayError, UpstreamFailed
+from gateway.core.errors import Forbidden, GatewayError
 from gateway.core.money import AMOUNT_MICRO_MAX, decimal_from_micro
 from gateway.core.tasks import Tasks
 from gateway.core.units import Usage
@@ -127,19 +127,28 @@ class Exchange:
             reply = await self._attempts.after(ticket, fault)
         if reply.status != 200:
             reply = await self._attempts.after(ticket, reply)
+        while (broke := await self._delivered(ticket, reply)) is not None:
+            reply = await self._attempts.after(ticket, broke)
+
+    async def _delivered(self, ticket: Ticket, reply: Reply) -> UpstreamFault | None:
+        """Pass the answer on; what happened when it broke off before anybody saw it."""
+        request = ticket.request
         ticket.first_byte_at = perf_counter()
         if ticket.route.several:
             self._router.answered(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at)
         try:
             if request.streamed and reply.content_type.startswith(b"text/event-stream"):
                 await self._stream(ticket, reply)
-            else:
-                if ticket.rolls and (refused := await uncovered(self._balance, ticket, self._hold_ttl_ms)) is not None:
-                    await self._release(ticket)
-                    raise refused
-                await self._whole(ticket, reply)
+                return None
+            if ticket.rolls and (refused := await uncovered(self._balance, ticket, self._hold_ttl_ms)) is not None:
+                await self._release(ticket)
+                raise refused
+            await self._whole(ticket, reply)
+        except UpstreamFault as fault:
+            return fault
         finally:
             await reply.close()
+        return None
 
     # ---- before the provider: price it and hold the money -------------------------------------
 
@@ -250,16 +259,11 @@ class Exchange:
     # ---- after the provider's first byte ------------------------------------------------------
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
+        body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
         try:
-            body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
             found = _decode_answer(body)
-        except UpstreamFault as fault:
-            await self._release(ticket)
-            raise refusals.fault_error(fault, ticket.deployment, ticket.attempts) from fault
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbage:
-            await self._release(ticket)
-            details = {"deployment": ticket.deployment.id, "attempts": ticket.attempts}
-            raise UpstreamFailed("The provider's answer is not JSON.", details=details) from garbage
+            raise UpstreamFault("its answer is not JSON", sent=True) from garbage
         settled, cost, _ = await self._settle(ticket, found.usage, lambda: generated_text(body), _SERVED)
         if settled is not None and not settled.stands and ticket.paying:
             raise refusals.balance_unavailable()  # this process stood still, and its hold was swept
@@ -272,7 +276,7 @@ class Exchange:
 
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
         relay, answer = Relay(), ticket.call.answer
-        ticket.relay = relay
+        ticket.relay, ticket.made = relay, None
         ticket.lease = max(ticket.lease, ticket.call.started + self._hold_ttl_ms / 1000)
         rolling = rolling_hold(self._balance, self._counter, ticket, relay, self._hold_ttl_ms) if ticket.rolls else None
         try:
@@ -285,8 +289,7 @@ class Exchange:
         if trouble is not None:
             status = RequestStatus.UPSTREAM_BROKE
             if not answer.started:
-                await self._release(ticket)
-                raise refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
+                raise trouble
         elif await answer.gone():
             status = _CLIENT_LEFT
         whole = relay.complete and not flags and not relay.told_early

@@ -208,6 +208,27 @@ async def test_a_stream_comes_from_another_deployment_as_well() -> None:
     assert await house.wallet() == (1_000_000 - 108, 0)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("broken", [[SILENT], [b"{"], [b"no answer at all"]])
+async def test_an_answer_that_breaks_off_unseen_comes_from_another_deployment(streamed: bool, broken: list[Any]) -> None:
+    kind = "text/event-stream" if streamed else "application/json"
+    stream = Reply([delta("hello"), b"data: " + msgspec.json.encode({"choices": [], "usage": USAGE}) + b"\n\ndata: [DONE]\n\n"])
+    house = Many({"a": [Reply(broken, kind=kind)], "b": [stream if streamed else good()]})
+    await house.run(stream=streamed)
+    assert b"hello" in house.body()
+    [event] = house.events()
+    assert (event.rest.attempts, event.rest.flags, event.rest.status) == (2, ("failed:a",), "served")
+    assert await house.wallet() == (1_000_000 - 108, 0)
+
+
+async def test_a_stream_that_breaks_off_seen_is_told_as_it_is() -> None:
+    house = Many({"a": [Reply([delta("hello"), SILENT])], "b": [good()]})
+    await house.run(stream=True)
+    assert house.asked_in_turn() == ["a"]
+    assert b'"code":"upstream_timeout"' in house.body()
+    assert house.events()[0].rest.status == "upstream_broke"
+
+
 async def pauses_of(house: Many, **fields: Any) -> list[float]:
     pauses: list[float] = []
 
