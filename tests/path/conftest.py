@@ -156,7 +156,7 @@ def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
             {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
             {"name": "unreachable-model", "deployments": [down], "prices": PRICED},
             # A request costs its hold to the micro-unit, so how many run at once does not matter to how many are paid for.
-            {"name": "flat-model", "deployments": [{**sized, "model": "ok:tokens=3"}], "prices": FLAT},
+            {"name": "flat-model", "deployments": [{**deployment, "model": "ok:tokens=3"}], "prices": FLAT},
             {"name": "unsized-model", "deployments": [{**deployment, "model": "echo"}], "prices": PRICED},
             {"name": "backed-model", "strategy": "order", "deployments": [down, nine], "prices": PRICED},
             {"name": "fallen-model", "deployments": [down], "prices": PRICED, "fallbacks": ["flat-model"]},
