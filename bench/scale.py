@@ -10,6 +10,7 @@ one run; how fast one request is, `make bench` says.
 """
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
@@ -122,9 +123,11 @@ class Scale:
                 "redis_mb": round(redis_mb, 1)}  # fmt: skip
 
     def books(self) -> list[dict[str, Any]]:
-        """After everything: one entry a served request, audit clean."""
+        """After everything: one entry a served request, audit clean; and how much memory the audit took."""
         self.subject.wait_until_drained(900)
-        return [{**msgspec.to_builtins(books), "good": books.good} for books in self.subject.check_books("scale")]
+        found = self.subject.check_books("scale")
+        most_mb = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, 1)  # of what has ended: loads, and the audit
+        return [{**msgspec.to_builtins(books), "good": books.good, "audit_mb_at_most": most_mb} for books in found]
 
     def _serve(self, seconds: float) -> int:
         load = plain_load.run(
