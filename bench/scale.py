@@ -126,7 +126,7 @@ class Scale:
         """After everything: one entry a served request, audit clean; and how much memory the audit took."""
         self.subject.wait_until_drained(900)
         found = self.subject.check_books("scale")
-        most_mb = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, 1)  # of what has ended: loads, and the audit
+        most_mb = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, 1)  # of what ended: the loads, the audit
         return [{**msgspec.to_builtins(books), "good": books.good, "audit_mb_at_most": most_mb} for books in found]
 
     def _serve(self, seconds: float) -> int:
