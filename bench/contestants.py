@@ -41,8 +41,9 @@ class Contestant(msgspec.Struct, frozen=True):
 
     `doors`: by upstream (`plain`, `streams`, `tls`); an upstream that is not there is not reached. `exact`: passes the upstream's
     answer on byte for byte. `peer`: takes fewer turns, and half of its own full load for half load. `slow`: its turns are
-    longer. `streams`: how many it is given at most. `start_s`: seconds to its first healthy answer. `enterprise_id`: the
-    app of ours whose key is used, empty for others.
+    longer. `streams`: how many it is given at most. `warm_up_s` and `warm_up_requests`: for how long it is asked before its
+    first turn, and once more, a few times at most, until it has answered so many. `start_s`: seconds to its first healthy
+    answer. `enterprise_id`: the app of ours whose key is used, empty for others.
     """
 
     name: str
@@ -51,5 +52,7 @@ class Contestant(msgspec.Struct, frozen=True):
     exact: bool = True
     peer: bool = False
     slow: bool = False
+    warm_up_s: float = 1.0
+    warm_up_requests: int = 0
     streams: int | None = None
     enterprise_id: str = ""

@@ -83,10 +83,10 @@ function request()
     deadline = at + seconds
   end
   if at > deadline then
-    if wrk.scheme == 'https' then
-      wrk.thread:stop() -- TLS writes no empty request; what is under way is not counted, and nobody keeps books there
+    if wrk.scheme ~= 'https' then
+      return ''
     end
-    return ''
+    wrk.thread:stop() -- TLS cannot write an empty request; what is under way is not counted, and nobody keeps books there
   end
   turn = turn % #ready + 1
   return ready[turn]

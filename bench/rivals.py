@@ -10,13 +10,14 @@ from bench import nginx
 from bench.cases import CHAT_MODEL, EMBEDDING_MODEL, TLS_MODEL
 from bench.contestants import HAPROXY, NGINX, Contestant, Door
 from bench.peers.install import LITELLM, PORTKEY, litellm_program, portkey_script
-from bench.processes import Ground, Process, free_port, wait_for_200, wait_for_port
+from bench.processes import BenchError, Ground, Process, free_port, wait_for_200, wait_for_port
 from bench.programs import program
 from bench.upstreams import Upstreams
 
 _MASTER_KEY: Final = "sk-bench-only-master-key"
 _LITELLM_STREAMS: Final = 10  # 500 chunks a second: more than about 700 are too many for it
 _PORTKEY_STREAMS: Final = 50  # 2,500 chunks a second: 10,000 are too many for it
+_PORTKEY_WARM_UP: Final = 5000  # until then a request takes some times the CPU: node compiles what it sees called often
 _PEER_START_S: Final = 120.0
 
 
@@ -47,7 +48,7 @@ def start_nginx(ground: Ground, upstreams: Upstreams, workers: int = 1) -> Conte
 
 
 def _nginx_trust(upstreams: Upstreams) -> str:
-    return f"proxy_ssl_verify on; proxy_ssl_trusted_certificate {upstreams.authority}; proxy_ssl_name 127.0.0.1;"
+    return f"proxy_ssl_verify on; proxy_ssl_trusted_certificate {upstreams.authority}; proxy_ssl_name localhost;"
 
 
 def start_haproxy(ground: Ground, upstreams: Upstreams) -> Contestant | None:
@@ -99,13 +100,15 @@ def start_litellm(ground: Ground, upstreams: Upstreams, stream_model: str, worke
         **({"SSL_CERT_FILE": str(upstreams.authority)} if upstreams.tls_port else {}),
     }
     command = [str(litellm_program()), "--host", "127.0.0.1", "--port", str(port), "--config", str(config)]
-    command += ["--num_workers", str(workers)]
+    if workers > 1:
+        # A worker takes longer to import than its parent waits by default before it starts another in its place.
+        command += ["--num_workers", str(workers), "--timeout_worker_healthcheck", str(round(_PEER_START_S))]
     process = ground.start(name, command, subject=True, wide=workers > 1, env=environment)
-    wait_for_200(process, f"http://127.0.0.1:{port}/health/liveliness", _PEER_START_S)
+    _wait(process, f"http://127.0.0.1:{port}/health/liveliness")
     door = Door(process, port, (f"Authorization: Bearer {_MASTER_KEY}",))
     doors = dict.fromkeys(upstreams.ports, door)
     start_s = time.monotonic() - began
-    return Contestant(LITELLM, doors, start_s, exact=False, peer=True, slow=True, streams=_LITELLM_STREAMS)
+    return Contestant(LITELLM, doors, start_s, exact=False, peer=True, slow=True, warm_up_s=2.0, streams=_LITELLM_STREAMS)
 
 
 def start_portkey(ground: Ground, upstreams: Upstreams) -> Contestant:
@@ -122,14 +125,25 @@ def start_portkey(ground: Ground, upstreams: Upstreams) -> Contestant:
     }
     command = [node, str(portkey_script()), f"--port={port}", "--headless"]
     process = ground.start("portkey", command, subject=True, env=environment)
-    wait_for_200(process, f"http://127.0.0.1:{port}/", _PEER_START_S)
+    _wait(process, f"http://127.0.0.1:{port}/")
     doors = {
         door: Door(
             process, port, ("Authorization: Bearer none", "x-portkey-provider: openai", f"x-portkey-custom-host: {url}")
         )
         for door, url in upstreams.urls.items()
     }
-    return Contestant(PORTKEY, doors, time.monotonic() - began, peer=True, streams=_PORTKEY_STREAMS)
+    start_s = time.monotonic() - began
+    return Contestant(
+        PORTKEY, doors, start_s, peer=True, streams=_PORTKEY_STREAMS, warm_up_s=8.0, warm_up_requests=_PORTKEY_WARM_UP
+    )
+
+
+def _wait(process: Process, url: str) -> None:
+    try:
+        wait_for_200(process, url, _PEER_START_S)
+    except BenchError:
+        process.stop()  # the run goes on without it, and must not share the core with it
+        raise
 
 
 def _plain_environment(ground: Ground, programs: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ _QUIET: Final = 0.05  # share of the machine that others may use; in a turn twic
 _QUIET_LOOK_S: Final = 0.5
 _FULL_SPEED: Final = 1.2  # times the shortest time of a fixed piece of work
 _SAME_ANSWER: Final = 0.03  # by how much an answer's size on the wire may differ from that of the checked ones
+_WARM_UPS: Final = 4  # at most
 _SLOW_TIMES: Final = 2  # as long as others' is a slow one's turn
 
 Round = TypeVar("Round", PlainRound, StreamRound)
@@ -39,11 +40,17 @@ class Turns:
         self._wire_bytes: dict[tuple[str, str], float] = {}
 
     def warm_up(self, contestant: Contestant, case: Case, connections: int) -> PlainRound:
-        """A turn that is no figure, in which every answer is looked at; BenchError when one of them is not right."""
-        seconds = 2.0 if contestant.peer else 1.0
-        made = self.plain(contestant, case, "warm-up", Manner(connections, seconds, checked=True))
-        if made.load.failed:
-            raise BenchError(f"{contestant.name} gives wrong answers: {made.load}\n{contestant.doors[case.door].process.tail()}")
+        """A turn that is no figure, or a few, in which every answer is looked at; BenchError when one of them is not right."""
+        manner = Manner(connections, contestant.warm_up_s, checked=True)
+        served = 0
+        for _ in range(_WARM_UPS):
+            made = self.plain(contestant, case, f"{case.name}, warm-up", manner)
+            if made.load.failed:
+                tail = contestant.doors[case.door].process.tail()
+                raise BenchError(f"{contestant.name} gives wrong answers: {made.load}\n{tail}")
+            served += made.load.served
+            if served >= contestant.warm_up_requests:
+                break
         self._wire_bytes[contestant.name, case.name] = made.load.wire_bytes
         return made
 

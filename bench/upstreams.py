@@ -71,12 +71,13 @@ def start_upstreams(ground: Ground) -> Upstreams:
 
 
 def _certified(certificate: Path, key: Path) -> bool:
-    """Make a certificate for 127.0.0.1 that is its own authority; False without openssl."""
+    """Make a certificate for this machine that is its own authority; False without openssl. nginx looks for a name in it."""
     openssl = shutil.which("openssl")
     if openssl is None:
         return False
     command = [
         openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-        "-subj", "/CN=bench upstream", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate),
+        "-subj", "/CN=bench upstream", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "-keyout", str(key), "-out", str(certificate),
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
