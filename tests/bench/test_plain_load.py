@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bench import plain_load
-from bench.cases import CHAT, EMBEDDINGS, TLS
+from bench.cases import CHAT, EMBEDDINGS
 from bench.plain_load import Manner
 from bench.processes import Ground
 from bench.programs import program
@@ -27,12 +27,11 @@ def test_a_slow_contestant_is_counted_over_the_time_until_its_last_answer() -> N
 def test_every_answer_of_the_upstreams_is_right_and_another_one_would_be_seen() -> None:
     manner = Manner(4, 0.2, checked=True)
     with Ground() as ground:
-        upstreams = start_upstreams(ground)
-        direct = upstreams.direct()
-        for case in (CHAT, EMBEDDINGS, *([TLS] if upstreams.tls_port else [])):
+        direct = start_upstreams(ground).direct()
+        for case in (CHAT, EMBEDDINGS):
             load = plain_load.run(ground, direct.doors[case.door], case, manner)
-            assert load.served > 0
-            assert (load.failed, load.body_bytes) == (0, case.answer_bytes), case.name
+            assert load.served > 0, load
+            assert (load.failed, load.body_bytes) == (0, case.answer_bytes), load
         for other in ({"proof": '"total_tokens":87'}, {"answer_bytes": 601}):
             load = plain_load.run(ground, direct.doors["plain"], msgspec.structs.replace(CHAT, **other), manner)
-            assert load.wrong == load.served > 0
+            assert load.wrong == load.served > 0, load
