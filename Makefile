@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11) $(PYTHON))
 BENCH_VENV := .venv-bench
 
-.PHONY: run test lint unit long bench counts container lock clean
+.PHONY: run test lint unit long bench bench-quick bench-peers scale counts container lock clean
 
 run: $(VENV)/installed            ## start the gateway on the embedded default, with a demo model, key and balance
 	@$(BIN)/gateway serve
@@ -28,11 +28,20 @@ long: $(VENV)/installed-dev       ## the random tests at length: a million opera
 	RANDOM_OPERATIONS=1000000 RANDOM_HISTORIES=1000000 CHAOS_KILLS=1000 EXACTLY_K_REPEATS=500 $(BIN)/python -m pytest -s \
 	  tests/balance/test_random_operations.py tests/ledger/test_random_histories.py tests/chaos/test_kills.py tests/path/test_exactly_k.py
 
-bench: $(BENCH_VENV)/installed    ## CPU per request and per chunk, added latency, beside nginx
+bench: $(BENCH_VENV)/installed bench-peers    ## CPU per request and per chunk, added latency, beside nginx, haproxy and the peers (25 minutes)
 	$(BENCH_VENV)/bin/python -m bench
+
+scale: $(BENCH_VENV)/installed    ## what stays the same with many keys, streams, requests and events that wait (40 minutes)
+	$(BENCH_VENV)/bin/python -m bench.scale
 
 counts: $(VENV)/installed-dev     ## what a request costs in calls, bytecodes, Redis, SQL: the table that the tests hold it against, anew
 	$(BIN)/python -m bench.counts --write
+
+bench-quick: $(BENCH_VENV)/installed          ## the same in two minutes: whether it works, and about how much; no results are kept
+	$(BENCH_VENV)/bin/python -m bench --quick
+
+bench-peers: $(BENCH_VENV)/installed          ## install the peers into bench/.peers; what cannot be is left out of a run
+	@$(BENCH_VENV)/bin/python -m bench.peers
 
 container:                        ## build the image, start it, ask it for an answer, stop it; CONTAINER names another builder than docker
 	sh deploy/check-container.sh
@@ -70,4 +79,4 @@ lock:                             ## renew both lock files (needs uv); no index 
 	  --no-emit-index-url --no-header -o requirements-dev.lock
 
 clean:                            ## remove the environment and caches; ./data stays
-	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf $(VENV) $(BENCH_VENV) bench/.peers bench/.quick .mypy_cache .ruff_cache .pytest_cache build dist

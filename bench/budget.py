@@ -4,7 +4,8 @@ from typing import Final
 
 import msgspec
 
-from bench.measure import GATEWAY
+from bench.contestants import GATEWAY, NGINX
+from bench.peers.install import LITELLM, PORTKEY
 from bench.results import Results, added_ms, plain_cpu_us, stream_cpu_us
 
 
@@ -36,10 +37,9 @@ def lines(results: Results) -> list[Line]:
     """Every figure of the budget, in its order."""
     memory = results.memory
     drains = {drain.store: drain.per_s for drain in results.drains}
-    cpu, nginx = plain_cpu_us(results.full_load, GATEWAY), plain_cpu_us(results.full_load, "nginx")
     starts = [value for values in results.start_up_s.values() for value in values]
     return [
-        Line("CPU per non-streamed request", "us", cpu, 300, 150),
+        Line("CPU per non-streamed request", "us", plain_cpu_us(results.full_load, GATEWAY), 300, 150),
         Line("CPU per relayed chunk of a stream", "us", stream_cpu_us(results.streams, GATEWAY), 60, 20),
         Line("p50 added at 1 connection", "ms", added_ms(results.one_connection, GATEWAY, "p50_us"), 1, 0.4),
         Line("p99 added at 64 connections, half load", "ms", added_ms(results.half_load, GATEWAY, "p99_us"), 15, 5),
@@ -49,8 +49,16 @@ def lines(results: Results) -> list[Line]:
         Line("time to first healthy answer, slowest", "s", max(starts) if starts else None, 3, 1),
         Line("drain into SQLite", "events/s", drains.get("SQLite"), 1500, 5000, at_most=False),
         Line("drain into Postgres", "events/s", drains.get("Postgres"), 3000, 10000, at_most=False),
-        Line("CPU per request, times nginx's", "x", cpu / nginx if cpu and nginx else None, 15, 6),
+        Line("CPU per request, times nginx's", "x", _times(results, GATEWAY, NGINX), 15, 6),
+        Line(f"requests per CPU second, times {LITELLM}'s", "x", _times(results, LITELLM, GATEWAY), 50, 110, at_most=False),
+        Line(f"requests per CPU second, times {PORTKEY}'s", "x", _times(results, PORTKEY, GATEWAY), 2.5, 5, at_most=False),
     ]
+
+
+def _times(results: Results, one: str, other: str) -> float | None:
+    """How many times the other's CPU a request of the one takes; None where one of them was not measured."""
+    mine, theirs = plain_cpu_us(results.full_load, one), plain_cpu_us(results.full_load, other)
+    return mine / theirs if mine and theirs else None
 
 
 def _streams_carried(results: Results) -> float | None:

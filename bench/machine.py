@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from bench.rivals import program
+from bench.peers import install
+from bench.programs import program
 
 _ROOT: Final = Path(__file__).parent.parent
 _PACKAGES: Final = ("aiohttp", "uvicorn", "uvloop", "msgspec", "hiredis", "SQLAlchemy", "starlette")
@@ -20,7 +21,7 @@ def describe() -> dict[str, str]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     found = {
         "cpu": _cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GB",
         "kernel": platform.release(),
         "python": _python(),
@@ -29,6 +30,8 @@ def describe() -> dict[str, str]:
         "wrk": _first_line("wrk", "-v"),
         "redis": _first_line("redis-server", "--version") or _first_line("valkey-server", "--version"),
         "gateway": _gateway(),
+        **install.versions(),
+        "node": _first_line("node", "--version"),
         **{name: _package(name) for name in _PACKAGES},
     }
     return {name: value for name, value in found.items() if value}

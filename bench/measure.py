@@ -1,31 +1,29 @@
 """The scenarios of one run. Contestants take turns within every round, so that what drifts hits all alike."""
 
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from bench import plain_load, rivals
+from bench.cases import ANSWER_BYTES, CHAT, FURTHER, Case
+from bench.contestants import DIRECT, GATEWAY, GATEWAY_MEASURED, NOTES, Contestant
 from bench.machine import describe
+from bench.peers.install import LITELLM, PORTKEY, why_missing
+from bench.plain_load import Manner
 from bench.postgres import start_postgres
-from bench.processes import BenchError, Ground, Process, Strangers, child_environment
-from bench.results import Drain, Memory, PlainRound, Results, StreamRound, added_ms, contestants, of
-from bench.stream_load import FRAMES_AROUND, StreamLoad
+from bench.processes import BenchError, Ground
+from bench.programs import missing
+from bench.results import Drain, Memory, PlainRound, Results, Stand, of
+from bench.stream_load import stream_model
 from bench.subject import END_USERS, MEASURED, PAID, Subject
+from bench.turns import Turns, each_us
+from bench.upstreams import start_upstreams
 
-GATEWAY: Final = "gateway"
-GATEWAY_MEASURED: Final = "gateway, analytics only"
 _CONNECTIONS: Final = 64
 _DRAIN_WAIT_S: Final = 120.0
-_QUIET: Final = 0.05  # share of the machine that others may use; in a turn twice that, as the kernel works for us too
-_QUIET_LOOK_S: Final = 0.5
-_FULL_SPEED: Final = 1.2  # times the shortest time of a fixed piece of work
-
-Round = TypeVar("Round", PlainRound, StreamRound)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -33,6 +31,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     seconds: float = 2.0  # many short turns: what other guests do to a machine changes within seconds
     rounds: int = 7
+    peer_rounds: int = 3  # of the peers, in the first of the rounds
+    further_rounds: int = 2  # of everybody, in the further cases and with two workers
     streams: int = 200
     stream_rate: int = 50
     stream_seconds: float = 3.0
@@ -40,19 +40,9 @@ class Plan(msgspec.Struct, frozen=True):
     many_rate: int = 20
     drain_events: int = 20_000
     postgres: bool = True
+    peers: bool = True
+    two_workers: bool = True
     patience_s: float = 300.0  # how long, in all, turns may wait for a machine at rest and be repeated when it was not
-
-
-class Contestant(msgspec.Struct, frozen=True):
-    """Who is driven in a turn. For `direct` the process is the upstream itself."""
-
-    name: str
-    plain: Process
-    port: int
-    streaming: Process
-    streaming_port: int
-    key: str = ""
-    enterprise_id: str = ""
 
 
 class Run:
@@ -62,35 +52,38 @@ class Run:
         self._ground = ground
         self._plan = plan
         self._say = say
-        self._patience_s = plan.patience_s
-        self._best_pace_ms = min(ground.pace_ms() for _ in range(20))
-        self.results = Results(machine=describe(), settings=_settings(ground, plan))
+        self.results = Results(machine=describe(), settings=_settings(ground, plan), notes=NOTES)
 
     def everything(self) -> Results:
         """All scenarios, in order; what cannot be measured here is named in `skipped`."""
-        absent = rivals.missing()
+        absent = missing()
         self.results.skipped += [f"{name} is not installed" for name in absent]
         if set(absent) & {"nginx", "wrk", "redis-server"}:
             raise BenchError("nginx, wrk and redis-server (or valkey-server) are needed: apt-get install nginx wrk redis-server")
-        self._upstreams = rivals.start_upstreams(self._ground)
-        nginx = rivals.start_nginx(self._ground, self._upstreams)
-        haproxy = rivals.start_haproxy(self._ground, self._upstreams)
+        self._upstreams = start_upstreams(self._ground)
         self._redis, redis_url = rivals.start_redis(self._ground)
         self._subject = Subject(self._ground, self._upstreams, redis_url)
         self._start_up()
         self._subject.start_worker()
         self._subject.set_up()
-        self._contestants = self._line_up(nginx, haproxy)
+        self._turns = Turns(self._ground, self._subject, self._redis, self._plan.patience_s, self._say)
+        self._contestants = self._line_up()
         worker_before = self._subject.worker.cpu_s()
         self._plain()
         self._books("plain requests")
         events = sum(books.in_books for books in self.results.books)
         self.results.worker_cpu_us = (self._subject.worker.cpu_s() - worker_before) * 1e6 / events
+        self._after_load()
         after_load_mb = self._subject.web.rss_mb()
         self._streams()
         self._books("streams")
         self._many_streams(after_load_mb)
         self._books("many streams")
+        self._further()
+        self._books("further cases")
+        if self._plan.two_workers:
+            self._two_workers()
+            self._books("two workers")
         self.results.drains.append(self._drain(self._subject, "SQLite"))
         self._books("drain")
         if self._plan.postgres:
@@ -109,152 +102,165 @@ class Run:
         self.results.start_up_s = {"empty data directory": [round(fresh, 3)], "existing data directory": again}
         time.sleep(1.0)
         self._idle_mb = self._subject.web.rss_mb()
+        self.results.stands[GATEWAY] = Stand(statistics.median(again), round(self._idle_mb, 1), 0.0)
 
-    def _line_up(self, nginx: rivals.Rival, haproxy: rivals.Rival | None) -> list[Contestant]:
-        up, web, port = self._upstreams, self._subject.web, self._subject.port
-        line = [Contestant("direct", up.plain, up.plain_port, up.streaming, up.streaming_port)]
-        line += [
-            Contestant(rival.name, rival.process, rival.port, rival.process, rival.streaming_port)
-            for rival in (nginx, haproxy)
-            if rival is not None
+    def _line_up(self) -> list[Contestant]:
+        """Everybody who can take part, each warm and seen to give the right answer."""
+        up = self._upstreams
+        rival = [rivals.start_nginx(self._ground, up), rivals.start_haproxy(self._ground, up), *self._start_peers()]
+        line = [up.direct(), *[one for one in rival if one is not None and not one.peer], *self._ours()]
+        line += [one for one in rival if one is not None and one.peer]
+        time.sleep(1.0)
+        for one in line:
+            if one.start_s:
+                self.results.stands[one.name] = Stand(round(one.start_s, 3), round(_rss_mb(one), 1), 0.0)
+        return self._warm(line, CHAT)
+
+    def _start_peers(self) -> list[Contestant]:
+        if not self._plan.peers:
+            return []
+        stream = stream_model(self._plan.stream_rate, round(self._plan.stream_rate * self._plan.stream_seconds))
+        starts: dict[str, Callable[[], Contestant]] = {
+            LITELLM: lambda: rivals.start_litellm(self._ground, self._upstreams, stream),
+            PORTKEY: lambda: rivals.start_portkey(self._ground, self._upstreams),
+        }
+        started = []
+        for name, start in starts.items():
+            reason = why_missing(name)
+            if not reason:
+                self._say(f"starting {name}")
+                try:
+                    started.append(start())
+                except BenchError as failed:
+                    reason = f"did not start: {str(failed)[-500:]}"
+            if reason:
+                self._skip(f"{name} {reason}")
+        return started
+
+    def _ours(self) -> list[Contestant]:
+        return [
+            Contestant(name, dict.fromkeys(self._upstreams.ports, self._subject.door(app)), enterprise_id=app)
+            for name, app in ((GATEWAY, PAID), (GATEWAY_MEASURED, MEASURED))
         ]
-        for name, enterprise_id in ((GATEWAY, PAID), (GATEWAY_MEASURED, MEASURED)):
-            line.append(Contestant(name, web, port, web, port, self._subject.apps[enterprise_id].key, enterprise_id))
-        return line
+
+    def _warm(self, line: list[Contestant], case: Case) -> list[Contestant]:
+        """Those of them that give the right answers. Where the upstream or the gateway does not, the run is spoilt."""
+        right = []
+        for one in line:
+            try:
+                made = self._turns.warm_up(one, case, _CONNECTIONS)
+            except BenchError as wrong:
+                if one.name == DIRECT or one.enterprise_id:
+                    raise
+                self._skip(f"{one.name}, {case.title}: {str(wrong)[:300]}")
+                continue
+            right.append(one)
+            if one.peer and made.load.body_bytes != case.answer_bytes:
+                self._say(f"{one.name} writes {made.load.body_bytes} bytes for the upstream's {case.answer_bytes}")
+        return right
+
+    def _skip(self, reason: str) -> None:
+        self._say(f"left out: {reason}")
+        self.results.skipped.append(" ".join(reason.split()))
+
+    def _after_load(self) -> None:
+        stands = self.results.stands
+        for one in self._contestants:
+            if one.name in stands:
+                stands[one.name] = msgspec.structs.replace(stands[one.name], after_load_mb=round(_rss_mb(one), 1))
 
     # ---- scenarios -----------------------------------------------------------------------------
 
+    def _takes_turn(self, one: Contestant, number: int) -> bool:
+        return not one.peer or number < self._plan.peer_rounds
+
+    def _full_load(self, line: list[Contestant], case: Case, number: int) -> list[PlainRound]:
+        manner, where = Manner(_CONNECTIONS, self._plan.seconds), f"{case.name}, round {number + 1}, {_CONNECTIONS} connections"
+        return [
+            self._turns.quietly(self._turns.plain, one, case, where, manner) for one in line if self._takes_turn(one, number)
+        ]
+
     def _plain(self) -> None:
-        for contestant in self._contestants:
-            self._turn(contestant, "warm-up", connections=_CONNECTIONS, seconds=1.0)
         for number in range(self._plan.rounds):
-            for contestant in self._contestants:
-                where = f"round {number + 1}, {_CONNECTIONS} connections"
-                made = self._quietly(self._turn, contestant, where, connections=_CONNECTIONS, seconds=self._plan.seconds)
-                self.results.full_load.append(made)
-            for contestant in self._contestants:
-                where = f"round {number + 1}, 1 connection"
-                made = self._quietly(self._turn, contestant, where, connections=1, seconds=self._plan.seconds / 2)
-                self.results.one_connection.append(made)
-        rate = statistics.median(each.load.requests_per_s for each in of(self.results.full_load, GATEWAY)) / 2
+            self.results.full_load += self._full_load(self._contestants, CHAT, number)
+            for one in self._contestants:
+                if self._takes_turn(one, number):
+                    where = f"round {number + 1}, 1 connection"
+                    made = self._turns.quietly(self._turns.plain, one, CHAT, where, Manner(1, self._plan.seconds / 2))
+                    self.results.one_connection.append(made)
         for number in range(self._plan.rounds):
-            for contestant in self._contestants:
-                # Everybody at half of what the gateway carries: the added time is compared at one and the same rate.
-                own_ms = max(0.0, added_ms(self.results.one_connection, contestant.name, "p50_us") or 0.0)
-                pause_ms = max(1.0, _CONNECTIONS / rate * 1000 - own_ms)
-                where = f"round {number + 1}, {_CONNECTIONS} connections, half load"
-                made = self._quietly(
-                    self._turn, contestant, where, connections=_CONNECTIONS, seconds=self._plan.seconds, pause_ms=pause_ms
-                )
-                self.results.half_load.append(made)
+            for one in self._contestants:
+                if self._takes_turn(one, number):
+                    # Everybody at half of what the gateway carries: the added time is compared at one and the same rate.
+                    # A peer that does not carry that: at half of what it carries itself.
+                    rate = self._full_rate(one.name if one.peer else GATEWAY) / 2
+                    where = f"round {number + 1}, half load"
+                    manner = Manner(_CONNECTIONS, self._plan.seconds, pause_ms=_CONNECTIONS / rate * 1000)
+                    self.results.half_load.append(self._turns.quietly(self._turns.plain, one, CHAT, where, manner))
 
-    def _quietly(self, turn: Callable[..., Round], contestant: Contestant, *given: Any, **named: Any) -> Round:
-        """One turn while the machine is quiet and at its full speed, as far as patience goes; a disturbed turn is repeated."""
-        while True:
-            began = time.monotonic()
-            while self._patience_s > 0 and not self._is_calm():
-                self._patience_s -= time.monotonic() - began
-                began = time.monotonic()
-            made = turn(contestant, *given, **named)
-            if self._patience_s <= 0 or (made.strangers < 2 * _QUIET and self._is_fast()):
-                return made
-            self._patience_s -= time.monotonic() - began
-
-    def _is_calm(self) -> bool:
-        strangers = Strangers()
-        time.sleep(_QUIET_LOOK_S)
-        return strangers.share() < _QUIET and self._is_fast()
-
-    def _is_fast(self) -> bool:
-        """Whether a core does about as much as it did at its best: what other guests do to it shows in nothing else."""
-        pace_ms = self._ground.pace_ms()
-        self._best_pace_ms = min(self._best_pace_ms, pace_ms)
-        return pace_ms < _FULL_SPEED * self._best_pace_ms
-
-    def _turn(
-        self, contestant: Contestant, where: str, *, connections: int, seconds: float, pause_ms: float = 0.0
-    ) -> PlainRound:
-        ours = bool(contestant.enterprise_id)
-        if ours:
-            self._subject.wait_until_drained()
-        pace_ms, strangers = self._ground.pace_ms(), Strangers()
-        cpu, redis = contestant.plain.cpu_s(), self._redis.cpu_s()
-        load = plain_load.run(
-            self._ground,
-            contestant.port,
-            connections=connections,
-            seconds=seconds,
-            key=contestant.key,
-            end_users=END_USERS if ours else 0,
-            pause_ms=pause_ms,
-        )
-        cpu, redis, share = contestant.plain.cpu_s() - cpu, self._redis.cpu_s() - redis, strangers.share()
-        if not load.served:
-            raise BenchError(f"{contestant.name} answered nothing: {load}\n{contestant.plain.tail()}")
-        if ours:
-            self._subject.count(contestant.enterprise_id, load.served)
-        redis_us = _each(redis, load.served) if ours else 0.0
-        made = PlainRound(contestant.name, _each(cpu, load.served), redis_us, load, share, pace_ms)
-        self._say(
-            f"{where}: {contestant.name}: {made.cpu_us:.1f} us CPU, {load.requests_per_s:.0f}/s, "
-            f"p50 {load.p50_us} us, p99 {load.p99_us} us, others {share:.0%}, pace {pace_ms}"
-            + (f", REFUSED {load.refused}, BROKEN {load.broken}" if load.refused or load.broken else "")
-        )
-        return made
+    def _full_rate(self, name: str) -> float:
+        return statistics.median(each.load.requests_per_s for each in of(self.results.full_load, name))
 
     def _streams(self) -> None:
         plan = self._plan
         for number in range(plan.rounds):
-            for contestant in self._contestants:
-                made = self._quietly(self._stream_turn, contestant, plan.streams, plan.stream_rate)
-                self.results.streams.append(made)
-                self._say(f"round {number + 1}, {_stream_line(made)}")
+            for one in self._contestants:
+                if self._takes_turn(one, number):
+                    streams = min(plan.streams, one.streams or plan.streams)
+                    made = self._turns.quietly(self._turns.streams, one, streams, plan.stream_rate, plan.stream_seconds)
+                    self.results.streams.append(made)
 
     def _many_streams(self, after_load_mb: float) -> None:
-        line = [contestant for contestant in self._contestants if contestant.name in ("direct", GATEWAY)]
-        for contestant in line:
-            made = self._quietly(self._stream_turn, contestant, self._plan.many_streams, self._plan.many_rate)
-            self.results.many_streams.append(made)
-            self._say(_stream_line(made))
+        plan = self._plan
+        for one in self._contestants:
+            if one.name in (DIRECT, GATEWAY):
+                made = self._turns.quietly(self._turns.streams, one, plan.many_streams, plan.many_rate, plan.stream_seconds)
+                self.results.many_streams.append(made)
         self.results.memory = Memory(
-            round(self._idle_mb, 1), round(after_load_mb, 1), self._plan.many_streams, self.results.many_streams[-1].rss_mb
+            round(self._idle_mb, 1), round(after_load_mb, 1), plan.many_streams, self.results.many_streams[-1].rss_mb
         )
 
-    def _stream_turn(self, contestant: Contestant, streams: int, rate: int) -> StreamRound:
-        chunks = round(rate * self._plan.stream_seconds)
-        ramp_s = max(1.0, streams / 500)
-        if contestant.enterprise_id:
-            self._subject.wait_until_drained()
-        command = [sys.executable, "-m", "bench.stream_load", "--port", str(contestant.streaming_port), "--ramp", str(ramp_s)]
-        for name, value in (("streams", streams), ("rate", rate), ("chunks", chunks), ("end-users", END_USERS)):
-            command += [f"--{name}", str(value)]
-        if contestant.key:
-            command += ["--key", contestant.key]
-        pace_ms, strangers = self._ground.pace_ms(), Strangers()
-        cpu = contestant.streaming.cpu_s()
-        with _Watermark(contestant.streaming) as highest:
-            finished = self._ground.run(command, timeout_s=120, env=child_environment())
-        cpu, share = contestant.streaming.cpu_s() - cpu, strangers.share()
-        if finished.returncode or not finished.stdout:
-            raise BenchError(f"the stream load failed: {finished.stderr[-2000:]}")
-        load = msgspec.json.decode(finished.stdout, type=StreamLoad)
-        if not load.frames:
-            raise BenchError(f"{contestant.name} streamed nothing: {load}\n{contestant.streaming.tail()}")
-        if contestant.enterprise_id:
-            self._subject.count(contestant.enterprise_id, load.served)
-        late_s = round(load.seconds - ramp_s - self._plan.stream_seconds, 2)
-        chunks_seen = load.frames - FRAMES_AROUND * load.streams
-        cpu_us = _each(cpu, max(chunks_seen, 1))
-        return StreamRound(contestant.name, rate, cpu_us, round(highest.mb, 1), late_s, load, share, pace_ms)
+    def _further(self) -> None:
+        """Other kinds of requests, at full load."""
+        for case in FURTHER:
+            line = [one for one in self._contestants if case.door in one.doors]
+            if not line:
+                self._skip(f"{case.title}: openssl is needed")
+                continue
+            line = self._warm(line, case)
+            rounds = self.results.further.setdefault(case.title, [])
+            for number in range(self._plan.further_rounds):
+                rounds += self._full_load(line, case, number)
+
+    def _two_workers(self) -> None:
+        """Two workers on two cores, of those that have such a setting."""
+        if not self._ground.pinned:
+            self._skip("two workers: the machine has one core")
+            return
+        self._subject.web.stop()
+        self._subject.start_web(workers=2)
+        line = [rivals.start_nginx(self._ground, self._upstreams, workers=2), *self._ours()]
+        if any(one.name == LITELLM for one in self._contestants):
+            try:
+                line.append(rivals.start_litellm(self._ground, self._upstreams, stream_model(1, 1), workers=2))
+            except BenchError as failed:
+                self._skip(f"{LITELLM} with two workers did not start: {str(failed)[-500:]}")
+        line = self._warm(line, CHAT)
+        for number in range(self._plan.further_rounds):
+            self.results.two_workers += self._full_load(line, CHAT, number)
+        for one in line:
+            if not one.enterprise_id:
+                one.doors["plain"].process.stop()
+        self._subject.wait_until_drained()
+        self._subject.web.stop()
+        self._subject.start_web()
 
     def _drain(self, subject: Subject, store: str) -> Drain:
         """Stop the worker, serve until so many events wait, start one on the measured core, and time it once it is at work."""
         subject.worker.stop()
         while (waiting := subject.backlog()) < self._plan.drain_events:
-            key = subject.apps[PAID].key
-            load = plain_load.run(
-                self._ground, subject.port, connections=_CONNECTIONS, seconds=self._plan.seconds, key=key, end_users=END_USERS
-            )
+            manner = Manner(_CONNECTIONS, self._plan.seconds, end_users=END_USERS)
+            load = plain_load.run(self._ground, subject.door(PAID), CHAT, manner)
             if not load.served:
                 raise BenchError(f"the gateway answered nothing: {load}\n{subject.web.tail()}")
             subject.count(PAID, load.served)
@@ -270,7 +276,7 @@ class Run:
             if time.monotonic() > deadline or not worker.running:
                 raise BenchError(f"{left} events are still waiting:\n{worker.tail()}")
         took_s = time.monotonic() - began
-        made = Drain(store, waiting, round(first / took_s, 1), _each(worker.cpu_s() - cpu_before, max(first, 1)))
+        made = Drain(store, waiting, round(first / took_s, 1), each_us(worker.cpu_s() - cpu_before, max(first, 1)))
         self._say(f"drain into {store}: {made.per_s:.0f} events/s, worker {made.cpu_us:.0f} us CPU an event")
         return made
 
@@ -300,40 +306,8 @@ class Run:
             )
 
 
-class _Watermark:
-    """The most resident memory that a process had while the block ran, looked at four times a second."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self.mb = 0.0
-
-    def __enter__(self) -> "_Watermark":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.25):
-            self.mb = max(self.mb, self._process.rss_mb())
-
-
-def _each(seconds: float, count: int) -> float:
-    return round(seconds * 1e6 / count, 2)
-
-
-def _stream_line(made: StreamRound) -> str:
-    load = made.load
-    return (
-        f"{load.streams} streams at {made.rate}/s: {made.contestant}: {made.cpu_us:.1f} us CPU a chunk, "
-        f"dropped {load.dropped}, served {load.served}, late {made.late_s} s, "
-        f"delay p50 {load.delay_p50_us} us p99 {load.delay_p99_us} us, "
-        f"{made.rss_mb} MB, others {made.strangers:.0%}, pace {made.pace_ms}"
-    )
+def _rss_mb(one: Contestant) -> float:
+    return one.doors["plain"].process.rss_mb()
 
 
 def _settings(ground: Ground, plan: Plan) -> dict[str, float]:
@@ -341,9 +315,7 @@ def _settings(ground: Ground, plan: Plan) -> dict[str, float]:
         **{name: float(value) for name, value in msgspec.structs.asdict(plan).items()},
         "connections": _CONNECTIONS,
         "end_users": END_USERS,
-        "answer_bytes": rivals.ANSWER_BYTES,
+        "answer_bytes": ANSWER_BYTES,
         "measured_core_alone": float(ground.pinned),
+        "second_measured_core_alone": float(ground.second_core_alone),
     }
-
-
-__all__ = ["GATEWAY", "GATEWAY_MEASURED", "Plan", "Run", "contestants"]

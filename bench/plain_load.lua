@@ -3,8 +3,12 @@
 -- request: an empty request is never answered, each connection ends with its last answer, and the
 -- count is exact.
 --
--- Arguments: seconds, mean pause between requests in ms (0: none), body, end users (0: none), header...; a header that
--- is `Name: @file` takes the lines of the file in turn.
+-- With a proof, every answer is looked at: 200, a body that holds the proof and is as long as it must be. What is not
+-- so is counted as wrong, and `last` is when the last answer came. That costs the load some microseconds an answer.
+--
+-- Arguments: seconds, mean pause between requests in ms (0: none), file of the body, end users (0: none), proof
+-- (empty: none), least and most bytes of a body (most 0: no limit), header...; a header that is `Name: @file` takes
+-- the lines of the file in turn.
 local ffi = require('ffi')
 ffi.cdef[[
   typedef struct { long s; long ns; } bench_time;
@@ -23,15 +27,31 @@ function setup(thread)
 end
 
 local seconds, ready, turn, deadline
+began, last, wrong, body_bytes = 0, 0, 0, 0
+local function look_at_answers(proof, least, most)
+  response = function(status, _, body)
+    last = now()
+    body_bytes = #body
+    if status < 400 and (status ~= 200 or #body < least or (most > 0 and #body > most) or not string.find(body, proof, 1, true)) then
+      wrong = wrong + 1
+    end
+  end
+end
+
 function init(args)
   seconds = tonumber(args[1])
   local pause_ms = tonumber(args[2])
   local users = tonumber(args[4])
   wrk.method = 'POST'
-  wrk.body = args[3]
+  local file = assert(io.open(args[3], 'rb'))
+  wrk.body = file:read('*a')
+  file:close()
   wrk.headers['Content-Type'] = 'application/json'
   ready, turn = {}, 0
-  for i = 5, #args do
+  if args[5] ~= '' then
+    look_at_answers(args[5], tonumber(args[6]), tonumber(args[7]))
+  end
+  for i = 8, #args do
     local name, value = string.match(args[i], '^([^:]+): (.*)$')
     if string.sub(value, 1, 1) == '@' then
       for line in io.lines(string.sub(value, 2)) do
@@ -56,7 +76,6 @@ function init(args)
   end
 end
 
-began, last = 0, 0
 function request()
   local at = now()
   if not deadline then
@@ -64,16 +83,22 @@ function request()
     deadline = at + seconds
   end
   if at > deadline then
-    return ''
+    if wrk.scheme ~= 'https' then
+      return ''
+    end
+    wrk.thread:stop() -- TLS cannot write an empty request; what is under way is not counted, and nobody keeps books there
   end
   turn = turn % #ready + 1
   return ready[turn]
 end
 
 function done(summary, latency, requests)
+  local one = threads[1]
   io.write(string.format(
-    '{"requests": %d, "refused": %d, "broken": %d, "p50_us": %d, "p99_us": %d, "max_us": %d}\n',
+    '{"requests": %d, "refused": %d, "broken": %d, "p50_us": %d, "p95_us": %d, "p99_us": %d, "max_us": %d, ' ..
+    '"bytes": %d, "wrong": %d, "body_bytes": %d, "took_s": %.4f}\n',
     summary.requests, summary.errors.status,
     summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
-    latency:percentile(50), latency:percentile(99), latency.max))
+    latency:percentile(50), latency:percentile(95), latency:percentile(99), latency.max,
+    summary.bytes, one:get('wrong'), one:get('body_bytes'), one:get('last') - one:get('began')))
 end

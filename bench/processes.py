@@ -152,8 +152,11 @@ class Ground:
         self._stack = ExitStack()
         cores = sorted(os.sched_getaffinity(0))
         self.subject_cores = {cores[0]}
-        self.other_cores = set(cores[1:]) or {cores[0]}
         self.pinned = len(cores) > 1
+        self.second_core_alone = len(cores) > 3  # then it stays empty but for what is measured on two
+        self.wide_cores = set(cores[:2])
+        self.other_cores = set(cores[2 if self.second_core_alone else 1 :]) or {cores[0]}
+        self._all_cores = set(cores)
 
     def __enter__(self) -> Self:
         self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -165,7 +168,7 @@ class Ground:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a second Ctrl-C must not leave processes behind
             signal.signal(number, signal.SIG_IGN)
         self._stack.close()
-        os.sched_setaffinity(0, self.subject_cores | self.other_cores)
+        os.sched_setaffinity(0, self._all_cores)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -187,9 +190,17 @@ class Ground:
             os.sched_setaffinity(0, self.other_cores)
 
     def start(
-        self, name: str, command: Sequence[str], *, subject: bool = False, env: Mapping[str, str] | None = None, nice: int = 0
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        subject: bool = False,
+        wide: bool = False,
+        env: Mapping[str, str] | None = None,
+        nice: int = 0,
     ) -> Process:
-        """Start a child; `subject` puts it on the measured core. It dies with this process."""
+        """Start a child; `subject` puts it on the measured core, `wide` on that and a second. It dies with this process."""
+        cores = self.wide_cores if wide else self.subject_cores if subject else self.other_cores
         log = self.directory / f"{name}.log"
         with log.open("ab") as out:
             popen = subprocess.Popen(
@@ -200,7 +211,7 @@ class Ground:
                 env=dict(env) if env is not None else None,
                 cwd=self.directory,
                 start_new_session=True,
-                preexec_fn=_before_exec(self.subject_cores if subject else self.other_cores, nice),
+                preexec_fn=_before_exec(cores, nice),
             )
         process = Process(name, popen, log)
         self._stack.callback(process.stop)

@@ -18,10 +18,14 @@ from typing import Final
 import msgspec
 
 from bench import plain_load, rivals
+from bench.cases import CHAT
 from bench.counts import steps
+from bench.plain_load import Manner
 from bench.processes import BenchError, Ground, Process, child_environment, descendants
-from bench.stream_load import StreamLoad
+from bench.programs import missing
+from bench.stream_load import StreamLoad, stream_headers
 from bench.subject import END_USERS, MEASURED, PAID, Subject
+from bench.upstreams import start_upstreams
 
 CASES: Final = ("plain", "measured", "stream")
 _ROOT: Final = Path(__file__).parent.parent
@@ -41,9 +45,9 @@ class Work(msgspec.Struct, frozen=True):
 
 def run(ground: Ground, seconds: float, case: str, folder: Path) -> str:
     """Drive one case and return the summary; it is also written to `profile-<case>.txt`."""
-    if set(rivals.missing()) & {"nginx", "wrk", "redis-server"}:
+    if set(missing()) & {"nginx", "wrk", "redis-server"}:
         raise BenchError("nginx, wrk and redis-server (or valkey-server) are needed: apt-get install nginx wrk redis-server")
-    upstreams = rivals.start_upstreams(ground)
+    upstreams = start_upstreams(ground)
     _, redis_url = rivals.start_redis(ground)
     subject = Subject(ground, upstreams, redis_url)
     spy = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
@@ -86,7 +90,8 @@ def _drive(ground: Ground, subject: Subject, case: str, seconds: float) -> Work:
         chunks = round(seconds * _STREAM_RATE)
         command = [
             sys.executable, "-m", "bench.stream_load", "--port", str(subject.port), "--streams", str(_STREAMS), "--ramp", "0.5",
-            "--rate", str(_STREAM_RATE), "--chunks", str(chunks), "--key", subject.apps[PAID].key, "--end-users", str(END_USERS),
+            "--rate", str(_STREAM_RATE), "--chunks", str(chunks), "--end-users", str(END_USERS),
+            *stream_headers(subject.door(PAID)),
         ]  # fmt: skip
         finished = ground.run(command, 120, env=child_environment())
         if finished.returncode:
@@ -94,7 +99,8 @@ def _drive(ground: Ground, subject: Subject, case: str, seconds: float) -> Work:
         unit, count = "chunk", msgspec.json.decode(finished.stdout, type=StreamLoad).frames
     else:
         app = subject.apps[MEASURED if case == "measured" else PAID]
-        load = plain_load.run(ground, subject.port, connections=64, seconds=seconds, key=app.key, end_users=END_USERS)
+        door = subject.door(app.enterprise_id)
+        load = plain_load.run(ground, door, CHAT, Manner(64, seconds, end_users=END_USERS))
         unit, count = "request", load.served
     if not count:
         raise BenchError(f"the gateway answered nothing:\n{subject.web.tail()}")

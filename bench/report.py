@@ -6,15 +6,19 @@ from typing import Final
 
 import msgspec
 
-from bench import budget
+from bench import budget, picture
+from bench.contestants import DIRECT, NGINX
 from bench.results import PlainRound, Results, added_ms, contestants, of, plain_cpu_us, plain_ms, spread
 
 Rows = list[tuple[str, ...]]
 _PLAIN_HEAD: Final = (
-    "contestant", "CPU us/request", "times nginx", "requests/s", "p50 ms", "p99 ms", "Redis us/request", "CPU us, each round",
+    "contestant", "CPU us/request", "requests per CPU second", "times nginx", "requests/s", "p50 ms", "p95 ms", "p99 ms",
+    "failed", "Redis us/request", "CPU us, each round",
 )  # fmt: skip
+_HALF_LOAD: Final = "Plain requests, 64 connections, at half the gateway's full load (peers: at half of their own)"
 _LATENCY_HEAD: Final = (
-    "contestant", "requests/s", "p50 ms", "p50 added ms", "p99 ms", "p99 added ms", "CPU us/request", "p50 us, each round",
+    "contestant", "requests/s", "p50 ms", "p50 added ms", "p95 added ms", "p99 ms", "p99 added ms", "failed", "CPU us/request",
+    "p50 us, each round",
 )  # fmt: skip
 _STREAM_HEAD: Final = (
     "contestant", "streams x chunks/s", "CPU us/chunk", "dropped", "served", "late s", "delay p50 ms", "delay p99 ms", "RSS MB",
@@ -23,16 +27,27 @@ _STREAM_HEAD: Final = (
 
 
 def write(results: Results, folder: Path) -> str:
-    """Write `latest.json` and `latest.md`; returns the table for the terminal."""
+    """Write `latest.json` and what is drawn from it; returns the table for the terminal."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         {**msgspec.structs.asdict(line), "verdict": line.verdict, "value": _rounded(line.value)} for line in budget.lines(results)
     ]
     whole = {**msgspec.to_builtins(results), "budget": lines}
     (folder / "latest.json").write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n")
+    return draw(results, folder)
+
+
+def draw(results: Results, folder: Path) -> str:
+    """Write `latest.md` and `latest.svg`; returns the table for the terminal."""
     sections = _sections(results)
     (folder / "latest.md").write_text(_markdown(results, sections))
-    return "\n\n".join(f"{title}\n{_table(rows)}" for title, rows in sections)
+    (folder / "latest.svg").write_text(picture.draw(results))
+    return "\n\n".join(f"{title}\n{_table(rows)}" for title, rows in sections if len(rows) > 1)
+
+
+def read(folder: Path) -> Results:
+    """What `write` has written."""
+    return msgspec.json.decode((folder / "latest.json").read_bytes(), type=Results)
 
 
 def good(results: Results) -> bool:
@@ -43,10 +58,13 @@ def good(results: Results) -> bool:
 def _sections(results: Results) -> list[tuple[str, Rows]]:
     return [
         ("Budget (medians)", _budget_rows(results)),
-        ("Plain requests, 64 connections, full load", _plain_rows(results.full_load, results)),
+        ("Plain requests, 64 connections, full load", _plain_rows(results.full_load)),
         ("Plain requests, 1 connection", _latency_rows(results.one_connection)),
-        ("Plain requests, 64 connections, everybody at half the gateway's full load", _latency_rows(results.half_load)),
+        (_HALF_LOAD, _latency_rows(results.half_load)),
         ("Streams", _stream_rows(results)),
+        *[(f"{title}, 64 connections, full load", _plain_rows(rounds)) for title, rounds in results.further.items()],
+        ("Two workers, plain requests, 64 connections, full load" + _shared(results), _plain_rows(results.two_workers)),
+        ("Start-up and memory", _stand_rows(results)),
         ("Web process, worker and books", _process_rows(results)),
         ("Requests that the load saw served, and that the books hold", _book_rows(results)),
     ]
@@ -64,20 +82,28 @@ def _budget_rows(results: Results) -> Rows:
     return rows
 
 
-def _plain_rows(rounds: list[PlainRound], results: Results) -> Rows:
-    nginx = plain_cpu_us(results.full_load, "nginx")
+def _shared(results: Results) -> str:
+    """What is to be known about two workers on a machine where the load has no core of its own beside them."""
+    return "" if results.settings.get("second_measured_core_alone") else " (the second core is the load's and Redis' too)"
+
+
+def _plain_rows(rounds: list[PlainRound]) -> Rows:
+    nginx = plain_cpu_us(rounds, NGINX)
     rows: Rows = [_PLAIN_HEAD]
     for name in contestants(rounds):
         mine = of(rounds, name)
         cpu = plain_cpu_us(rounds, name) or 0.0
         rows.append(
             (
-                name + (" (the upstream's own CPU)" if name == "direct" else ""),
+                _named(name),
                 _number(cpu),
+                f"{1e6 / cpu:.0f}" if cpu else "-",
                 f"{cpu / nginx:.2f} x" if nginx else "-",
                 _number(_median([each.load.requests_per_s for each in mine])),
                 _number(plain_ms(rounds, name, "p50_us") or 0.0),
+                _told(plain_ms(rounds, name, "p95_us")),
                 _number(plain_ms(rounds, name, "p99_us") or 0.0),
+                str(sum(each.load.failed for each in mine)),
                 _number(_median([each.redis_cpu_us for each in mine])),
                 ", ".join(_number(each.cpu_us) for each in mine),
             )
@@ -95,8 +121,10 @@ def _latency_rows(rounds: list[PlainRound]) -> Rows:
                 _number(_median([each.load.requests_per_s for each in mine])),
                 _number(plain_ms(rounds, name, "p50_us") or 0.0),
                 _number(added_ms(rounds, name, "p50_us") or 0.0),
+                _told(added_ms(rounds, name, "p95_us") if plain_ms(rounds, name, "p95_us") else None),
                 _number(plain_ms(rounds, name, "p99_us") or 0.0),
                 _number(added_ms(rounds, name, "p99_us") or 0.0),
+                str(sum(each.load.failed for each in mine)),
                 _number(_median([each.cpu_us for each in mine])),
                 ", ".join(str(each.load.p50_us) for each in mine),
             )
@@ -112,7 +140,7 @@ def _stream_rows(results: Results) -> Rows:
             load = mine[0].load
             rows.append(
                 (
-                    name + (" (the upstream's own CPU)" if name == "direct" else ""),
+                    _named(name),
                     f"{load.streams} x {mine[0].rate}",
                     _number(_median([each.cpu_us for each in mine])),
                     str(sum(each.load.dropped for each in mine)),
@@ -124,6 +152,16 @@ def _stream_rows(results: Results) -> Rows:
                     ", ".join(_number(each.cpu_us) for each in mine),
                 )
             )
+    return rows
+
+
+def _stand_rows(results: Results) -> Rows:
+    head = ("contestant", "seconds to the first healthy answer", "resident MB, idle", "after the plain loads", "most in streams")
+    rows: Rows = [head]
+    for name, stand in results.stands.items():
+        streamed = [each.rss_mb for each in results.streams if each.contestant == name]
+        most = _number(max(streamed)) if streamed else "-"
+        rows.append((name, _number(stand.start_s), _number(stand.idle_mb), _number(stand.after_load_mb), most))
     return rows
 
 
@@ -158,12 +196,33 @@ def _book_rows(results: Results) -> Rows:
 
 def _markdown(results: Results, sections: Sequence[tuple[str, Rows]]) -> str:
     parts = ["# Benchmark, the latest run", "Written by `make bench`; raw numbers of every round are in `latest.json`."]
+    for said, lines in (
+        ("What is compared:", [f"- {name}: {note}." for name, note in _notes(results)]),
+        ("Left out of this run:", [f"- {reason}" for reason in results.skipped]),
+    ):
+        parts += [said + "\n\n" + "\n".join(lines)] if lines else []
+    parts.append("![CPU per request, added latency, CPU per chunk](latest.svg)")
     machine: Rows = [("what", "value"), *results.machine.items()]
     for title, rows in [("Machine and versions", machine), *sections]:
         table = ["| " + " | ".join(row) + " |" for row in rows]
         table.insert(1, "|" + "---|" * len(rows[0]))
-        parts.append(f"## {title}\n\n" + "\n".join(table))
+        if len(rows) > 1:
+            parts.append(f"## {title}\n\n" + "\n".join(table))
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(results: Results) -> list[tuple[str, str]]:
+    """Of those who took part: what their figures hold and what they do not."""
+    there = {each.contestant for each in results.full_load}
+    return [(name, note) for name, note in results.notes.items() if name in there]
+
+
+def _named(name: str) -> str:
+    return f"{name} (the upstream's own CPU)" if name == DIRECT else name
+
+
+def _told(value: float | None) -> str:
+    return _number(value) if value else "-"
 
 
 def _table(rows: Rows) -> str:

@@ -45,6 +45,14 @@ class Memory(msgspec.Struct, frozen=True):
     at_streams_mb: float
 
 
+class Stand(msgspec.Struct, frozen=True):
+    """One contestant as a process: seconds to its first healthy answer, resident memory in MB of its whole tree."""
+
+    start_s: float
+    idle_mb: float
+    after_load_mb: float
+
+
 class Drain(msgspec.Struct, frozen=True):
     """A backlog of events written into the books by one worker."""
 
@@ -65,6 +73,10 @@ class Results(msgspec.Struct):
     half_load: list[PlainRound] = []
     streams: list[StreamRound] = []
     many_streams: list[StreamRound] = []
+    further: dict[str, list[PlainRound]] = {}  # by title: other kinds of requests at full load
+    two_workers: list[PlainRound] = []
+    stands: dict[str, Stand] = {}
+    notes: dict[str, str] = {}  # by contestant: what its figures hold and what they do not
     start_up_s: dict[str, list[float]] = {}
     memory: Memory | None = None
     drains: list[Drain] = []
@@ -74,7 +86,8 @@ class Results(msgspec.Struct):
 
 def spread(results: Results, field: str) -> tuple[float, float, float]:
     """Least, median and most of `strangers` or `pace_ms` over all rounds."""
-    plain = [*results.full_load, *results.one_connection, *results.half_load]
+    plain = [*results.full_load, *results.one_connection, *results.half_load, *results.two_workers]
+    plain += [each for rounds in results.further.values() for each in rounds]
     rounds: list[PlainRound | StreamRound] = [*plain, *results.streams, *results.many_streams]
     values = [getattr(each, field) for each in rounds]
     return (min(values), statistics.median(values), max(values)) if values else (0.0, 0.0, 0.0)
@@ -97,7 +110,7 @@ def plain_cpu_us(rounds: list[PlainRound], contestant: str) -> float | None:
 
 
 def plain_ms(rounds: list[PlainRound], contestant: str, field: str) -> float | None:
-    """Median of `p50_us` or `p99_us`, in milliseconds."""
+    """Median of `p50_us`, `p95_us` or `p99_us`, in milliseconds."""
     values = [getattr(each.load, field) for each in of(rounds, contestant)]
     return statistics.median(values) / 1000 if values else None
 

@@ -1,173 +1,154 @@
-"""Everything around the gateway: the upstreams behind it, the proxies it is compared with, and Redis."""
+"""Everything around the gateway that is not an upstream: the proxies it is compared with, and Redis."""
 
 import json
-import os
 import shutil
-import sys
+import time
 from pathlib import Path
 from typing import Final
 
-import msgspec
+from bench import nginx
+from bench.cases import CHAT_MODEL, EMBEDDING_MODEL, TLS_MODEL
+from bench.contestants import HAPROXY, NGINX, Contestant, Door
+from bench.peers.install import LITELLM, PORTKEY, litellm_program, portkey_script
+from bench.processes import BenchError, Ground, Process, free_port, wait_for_200, wait_for_port
+from bench.programs import program
+from bench.upstreams import Upstreams
 
-from bench.processes import Ground, Process, child_environment, free_port, wait_for_port
-
-ANSWER_BYTES: Final = 600
-
-
-class Upstreams(msgspec.Struct, frozen=True):
-    """The two upstreams: nginx with a fixed answer, and one that streams."""
-
-    plain: Process
-    plain_port: int
-    streaming: Process
-    streaming_port: int
-
-
-class Rival(msgspec.Struct, frozen=True):
-    """A proxy on the measured core; it may have a second port in front of the streaming upstream."""
-
-    name: str
-    process: Process
-    port: int
-    streaming_port: int
+_MASTER_KEY: Final = "sk-bench-only-master-key"
+_LITELLM_STREAMS: Final = 10  # 500 chunks a second: more than about 700 are too many for it
+_PORTKEY_STREAMS: Final = 50  # 2,500 chunks a second: 10,000 are too many for it
+_PORTKEY_WARM_UP: Final = 5000  # until then a request takes some times the CPU: node compiles what it sees called often
+_PEER_START_S: Final = 120.0
 
 
-def fixed_answer() -> str:
-    """A chat completion of exactly `ANSWER_BYTES` bytes, with usage."""
-    answer = {
-        "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
-        "object": "chat.completion",
-        "created": 1741569952,
-        "model": "bench-model",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "", "refusal": None},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": 57,
-            "completion_tokens": 29,
-            "total_tokens": 86,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        },
-        "service_tier": "default",
-    }
-    text = json.dumps(answer, separators=(",", ":"))
-    filler = ("Take the one with the steeper walls and the fully sealed floor: it sheds rain. " * 8)[: ANSWER_BYTES - len(text)]
-    return text.replace('"content":""', f'"content":"{filler}"')
-
-
-def missing() -> list[str]:
-    """Programs that this benchmark would use and that are not installed."""
-    return [name for name in ("nginx", "wrk", "redis-server", "haproxy") if shutil.which(name) is None and not _elsewhere(name)]
-
-
-def _elsewhere(name: str) -> bool:
-    return (name == "redis-server" and shutil.which("valkey-server") is not None) or Path("/usr/sbin", name).exists()
-
-
-def program(name: str) -> str | None:
-    """Where a server program lies: some distributions keep them off the path."""
-    found = shutil.which(name)
-    return found or (f"/usr/sbin/{name}" if Path("/usr/sbin", name).exists() else None)
-
-
-def _nginx_config(folder: Path, http: str) -> str:
-    user = "user root;" if os.geteuid() == 0 else ""
-    temporary = "\n".join(
-        f"  {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    return f"""{user}
-daemon off;
-worker_processes 1;
-worker_rlimit_nofile 16384;
-pid {folder}/pid;
-error_log stderr error;
-events {{ worker_connections 8192; }}
-http {{
-  access_log off;
-  keepalive_requests 1000000000;
-  keepalive_timeout 300s;
-{temporary}
-{http}
-}}
-"""
-
-
-def _start_nginx(ground: Ground, name: str, http: str, *, subject: bool) -> Process:
-    nginx = program("nginx")
-    assert nginx is not None
-    folder = ground.directory / name
-    folder.mkdir()
-    config = folder / "nginx.conf"
-    config.write_text(_nginx_config(folder, http))
-    return ground.start(name, [nginx, "-p", str(folder), "-e", "stderr", "-c", str(config)], subject=subject)
-
-
-def start_upstreams(ground: Ground) -> Upstreams:
-    """Both upstreams, ready."""
-    plain_port, streaming_port = free_port(), free_port()
-    http = f"""
-  server {{
-    listen 127.0.0.1:{plain_port} backlog=4096;
-    default_type application/json;
-    location / {{ return 200 '{fixed_answer()}'; }}
-  }}"""
-    plain = _start_nginx(ground, "upstream", http, subject=False)
-    command = [sys.executable, "-m", "bench.stream_upstream", "--port", str(streaming_port)]
-    streaming = ground.start("stream-upstream", command, env=child_environment())
-    wait_for_port(plain, plain_port)
-    wait_for_port(streaming, streaming_port)
-    return Upstreams(plain, plain_port, streaming, streaming_port)
-
-
-def start_nginx(ground: Ground, upstreams: Upstreams) -> Rival:
+def start_nginx(ground: Ground, upstreams: Upstreams, workers: int = 1) -> Contestant:
     """nginx as the plainest reverse proxy with kept connections: the limit of what a proxy can do."""
-    port, streaming_port = free_port(), free_port()
+    began = time.monotonic()
+    ports = {door: free_port() for door in upstreams.ports}
     http = "".join(
         f"""
   upstream to{target} {{ server 127.0.0.1:{target}; keepalive 2048; keepalive_requests 1000000000; }}
   server {{
-    listen 127.0.0.1:{listen} backlog=4096;
+    listen 127.0.0.1:{ports[door]} backlog=4096;
+    client_body_buffer_size 256k;
+    proxy_buffers 16 8k;
     location / {{
-      proxy_pass http://to{target};
+      proxy_pass {"https" if door == "tls" else "http"}://to{target};
       proxy_http_version 1.1;
       proxy_set_header Connection "";
-      proxy_buffering {buffering};
+      proxy_buffering {"off" if door == "streams" else "on"};
+      {_nginx_trust(upstreams) if door == "tls" else ""}
     }}
   }}"""
-        for listen, target, buffering in (
-            (port, upstreams.plain_port, "on"),
-            (streaming_port, upstreams.streaming_port, "off"),
-        )
+        for door, target in upstreams.ports.items()
     )
-    process = _start_nginx(ground, "nginx", http, subject=True)
-    wait_for_port(process, port)
-    return Rival("nginx", process, port, streaming_port)
+    process = nginx.start(ground, "nginx" if workers == 1 else f"nginx-{workers}", http, subject=True, workers=workers)
+    wait_for_port(process, ports["plain"])
+    return Contestant(NGINX, {door: Door(process, port) for door, port in ports.items()}, time.monotonic() - began)
 
 
-def start_haproxy(ground: Ground, upstreams: Upstreams) -> Rival | None:
+def _nginx_trust(upstreams: Upstreams) -> str:
+    return f"proxy_ssl_verify on; proxy_ssl_trusted_certificate {upstreams.authority}; proxy_ssl_name localhost;"
+
+
+def start_haproxy(ground: Ground, upstreams: Upstreams) -> Contestant | None:
     """haproxy, likewise; None where it is not installed."""
     haproxy = program("haproxy")
     if haproxy is None:
         return None
-    port, streaming_port = free_port(), free_port()
+    began = time.monotonic()
+    ports = {door: free_port() for door in upstreams.ports}
     config = ground.directory / "haproxy.cfg"
+    trust = f" ssl verify required ca-file {upstreams.authority}"
     sections = "".join(
-        f"listen on{listen}\n  bind 127.0.0.1:{listen}\n  server up 127.0.0.1:{target}\n"
-        for listen, target in ((port, upstreams.plain_port), (streaming_port, upstreams.streaming_port))
+        f"listen on{port}\n  bind 127.0.0.1:{port}\n"
+        f"  server up 127.0.0.1:{upstreams.ports[door]}{trust if door == 'tls' else ''}\n"
+        for door, port in ports.items()
     )
     config.write_text(
         "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode http\n  option http-no-delay\n  http-reuse always\n"
         f"  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n{sections}"
     )
     process = ground.start("haproxy", [haproxy, "-db", "-f", str(config)], subject=True)
-    wait_for_port(process, port)
-    return Rival("haproxy", process, port, streaming_port)
+    wait_for_port(process, ports["plain"])
+    return Contestant(HAPROXY, {door: Door(process, port) for door, port in ports.items()}, time.monotonic() - began)
+
+
+def start_litellm(ground: Ground, upstreams: Upstreams, stream_model: str, workers: int = 1) -> Contestant:
+    """LiteLLM's proxy as its page on production advises: a worker a core, quiet, errors only; its price list is the shipped one.
+
+    Without a database, as its Postgres client is fetched from elsewhere at its first start.
+    """
+    began = time.monotonic()
+    name = "litellm" if workers == 1 else f"litellm-{workers}"
+    models = {CHAT_MODEL: "plain", EMBEDDING_MODEL: "plain", stream_model: "streams", TLS_MODEL: "tls"}
+    config = ground.directory / f"{name}.yaml"
+    listed = [
+        {"model_name": model, "litellm_params": {"model": f"openai/{model}", "api_base": upstreams.urls[door], "api_key": "none"}}
+        for model, door in models.items()
+        if door in upstreams.urls
+    ]
+    general = {"master_key": _MASTER_KEY}
+    quiet = {"set_verbose": False, "json_logs": True, "request_timeout": 600}
+    config.write_text(json.dumps({"model_list": listed, "general_settings": general, "litellm_settings": quiet}))
+    port = free_port()
+    environment = {
+        **_plain_environment(ground, Path(litellm_program()).parent),
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        **({"SSL_CERT_FILE": str(upstreams.authority)} if upstreams.tls_port else {}),
+    }
+    command = [str(litellm_program()), "--host", "127.0.0.1", "--port", str(port), "--config", str(config)]
+    if workers > 1:
+        # A worker takes longer to import than its parent waits by default before it starts another in its place.
+        command += ["--num_workers", str(workers), "--timeout_worker_healthcheck", str(round(_PEER_START_S))]
+    process = ground.start(name, command, subject=True, wide=workers > 1, env=environment)
+    _wait(process, f"http://127.0.0.1:{port}/health/liveliness")
+    door = Door(process, port, (f"Authorization: Bearer {_MASTER_KEY}",))
+    doors = dict.fromkeys(upstreams.ports, door)
+    start_s = time.monotonic() - began
+    return Contestant(LITELLM, doors, start_s, exact=False, peer=True, slow=True, warm_up_s=2.0, streams=_LITELLM_STREAMS)
+
+
+def start_portkey(ground: Ground, upstreams: Upstreams) -> Contestant:
+    """Portkey's gateway as its own page on hosting it starts it; which upstream it asks is said by each request."""
+    began = time.monotonic()
+    node = shutil.which("node")
+    assert node is not None
+    port = free_port()
+    environment = {
+        **_plain_environment(ground, Path(node).parent),
+        "NODE_ENV": "production",
+        "TRUSTED_CUSTOM_HOSTS": "127.0.0.1",
+        **({"NODE_EXTRA_CA_CERTS": str(upstreams.authority)} if upstreams.tls_port else {}),
+    }
+    command = [node, str(portkey_script()), f"--port={port}", "--headless"]
+    process = ground.start("portkey", command, subject=True, env=environment)
+    _wait(process, f"http://127.0.0.1:{port}/")
+    doors = {
+        door: Door(
+            process, port, ("Authorization: Bearer none", "x-portkey-provider: openai", f"x-portkey-custom-host: {url}")
+        )
+        for door, url in upstreams.urls.items()
+    }
+    start_s = time.monotonic() - began
+    return Contestant(
+        PORTKEY, doors, start_s, peer=True, streams=_PORTKEY_STREAMS, warm_up_s=8.0, warm_up_requests=_PORTKEY_WARM_UP
+    )
+
+
+def _wait(process: Process, url: str) -> None:
+    try:
+        wait_for_200(process, url, _PEER_START_S)
+    except BenchError:
+        process.stop()  # the run goes on without it, and must not share the core with it
+        raise
+
+
+def _plain_environment(ground: Ground, programs: Path) -> dict[str, str]:
+    """Nothing of ours: a peer runs on its own modules, with a home of its own."""
+    return {"PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(ground.directory)}
 
 
 def start_redis(ground: Ground, name: str = "redis") -> tuple[Process, str]:

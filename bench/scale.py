@@ -22,11 +22,15 @@ from typing import Any, Final
 import msgspec
 
 from bench import plain_load, rivals
+from bench.cases import CHAT
+from bench.contestants import Door
 from bench.machine import describe
+from bench.plain_load import Manner
 from bench.processes import BenchError, Ground, Process, child_environment
 from bench.stalled_readers import StalledLoad
 from bench.stream_load import StreamLoad
 from bench.subject import END_USERS, PAID, Subject
+from bench.upstreams import start_upstreams
 
 _RESULTS: Final = Path(__file__).parent / "results" / "scale.json"
 _CONNECTIONS: Final = 64
@@ -38,7 +42,7 @@ class Scale:
     def __init__(self, ground: Ground, given: argparse.Namespace) -> None:
         self._ground = ground
         self._given = given
-        upstreams = rivals.start_upstreams(ground)
+        upstreams = start_upstreams(ground)
         self._redis, redis_url = rivals.start_redis(ground)
         self.subject = Subject(ground, upstreams, redis_url)
         self.subject.start_web()
@@ -130,9 +134,8 @@ class Scale:
         return [{**msgspec.to_builtins(books), "good": books.good, "audit_mb_at_most": most_mb} for books in found]
 
     def _serve(self, seconds: float) -> int:
-        load = plain_load.run(
-            self._ground, self.subject.port, connections=_CONNECTIONS, seconds=seconds, key=self._key, end_users=END_USERS
-        )
+        door = self.subject.door(PAID)
+        load = plain_load.run(self._ground, door, CHAT, Manner(_CONNECTIONS, seconds, end_users=END_USERS))
         if not load.served or load.refused or load.broken:
             raise BenchError(f"not every request was served: {load}\n{self.subject.web.tail()}")
         self.subject.count(PAID, load.served)
@@ -140,7 +143,8 @@ class Scale:
 
     def _cpu_us(self, web: Process, keys: Path, seconds: float) -> float:
         before = web.cpu_s()
-        load = plain_load.run(self._ground, self.subject.port, connections=_CONNECTIONS, seconds=seconds, keys=keys)
+        door = Door(web, self.subject.port, (f"Authorization: @{keys}",))
+        load = plain_load.run(self._ground, door, CHAT, Manner(_CONNECTIONS, seconds))
         if not load.served or load.refused or load.broken:
             raise BenchError(f"not every request was served: {load}\n{web.tail()}")
         return round((web.cpu_s() - before) * 1e6 / load.served, 1)

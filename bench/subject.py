@@ -14,8 +14,10 @@ from typing import Any, Final
 import msgspec
 from redis import Redis
 
+from bench.cases import CHAT_MODEL, EMBEDDING_MODEL, TLS_MODEL
+from bench.contestants import Door
 from bench.processes import BenchError, Ground, Process, child_environment, free_port, wait_for_200
-from bench.rivals import Upstreams
+from bench.upstreams import Upstreams
 
 END_USERS: Final = 50
 PAID: Final = "bench-paid"
@@ -70,7 +72,6 @@ class Subject:
             "HOME": str(ground.directory),
             "MOZAIKS_CONFIG": str(config),
             "MOZAIKS_PORT": str(self.port),
-            "MOZAIKS_WORKERS": "1",
             "MOZAIKS_DATA_DIR": str(ground.directory / f"{name}-data"),
             "MOZAIKS_REDIS_URL": redis_url,
             "MOZAIKS_OPERATOR_TOKEN": _OPERATOR_TOKEN,
@@ -78,14 +79,18 @@ class Subject:
             "MOZAIKS_INLINE_WORKER": "false",
             "MOZAIKS_LOG_LEVEL": "warning",
             **(database or {}),
+            # What the TLS library trusts besides the system's authorities: the gateway has no setting of its own for it.
+            **({"SSL_CERT_FILE": str(upstreams.authority)} if upstreams.tls_port else {}),
         }
 
     # ---- processes -----------------------------------------------------------------------------
 
-    def start_web(self, command: list[str] | None = None, timeout_s: float = 60.0) -> float:
-        """Start the web process; returns the seconds until it first answered /healthz with 200."""
+    def start_web(self, command: list[str] | None = None, timeout_s: float = 60.0, workers: int = 1) -> float:
+        """Start the web process, or so many on two cores; returns the seconds until /healthz first answered 200."""
         began = time.monotonic()
-        self.web = self._ground.start(f"{self._name}-web", command or [*self.program, "serve"], subject=True, env=self.env)
+        env = {**self.env, "MOZAIKS_WORKERS": str(workers)}
+        serve = command or [*self.program, "serve"]
+        self.web = self._ground.start(f"{self._name}-web", serve, subject=True, wide=workers > 1, env=env)
         wait_for_200(self.web, f"{self.url}/healthz", timeout_s)
         return time.monotonic() - began
 
@@ -95,6 +100,10 @@ class Subject:
         command = [*self.program, "worker"]
         self.worker = self._ground.start(f"{self._name}-worker", command, subject=subject, env=self.env, nice=nice)
         return self.worker
+
+    def door(self, enterprise_id: str) -> Door:
+        """How the load asks with this app's key; every upstream is behind the one port."""
+        return Door(self.web, self.port, (f"Authorization: Bearer {self.apps[enterprise_id].key}",))
 
     def backlog(self) -> int:
         """Events that are not in the books yet."""
@@ -183,16 +192,19 @@ class Subject:
 
 
 def _config(upstreams: Upstreams) -> str:
-    prices = {"input": "0.15", "cached_input": "0.075", "output": "0.60"}
-    models = [
+    prices: dict[str, str] = {"input": "0.15", "cached_input": "0.075", "output": "0.60"}
+    models: list[dict[str, Any]] = [
         {
             "name": name,
-            "deployments": [{"provider": "openai", "model": model, "api_base": f"http://127.0.0.1:{port}/v1"}],
-            "prices": prices,
+            "deployments": [{"provider": "openai", "model": model, "api_base": upstreams.urls[door]}],
+            "prices": {**prices, "output": "0"} if name == EMBEDDING_MODEL else prices,
         }
-        for name, model, port in (
-            ("bench-model", "bench-model", upstreams.plain_port),
-            ("stream-*", "*", upstreams.streaming_port),
+        for name, model, door in (
+            (CHAT_MODEL, CHAT_MODEL, "plain"),
+            (EMBEDDING_MODEL, EMBEDDING_MODEL, "plain"),
+            (TLS_MODEL, TLS_MODEL, "tls"),
+            ("stream-*", "*", "streams"),
         )
+        if door in upstreams.urls
     ]
     return json.dumps({"models": models, "platform_markup_percent": "10"})  # JSON is YAML

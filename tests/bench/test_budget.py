@@ -5,10 +5,11 @@ from pathlib import Path
 import msgspec
 
 from bench import budget, report
-from bench.measure import GATEWAY
+from bench.cases import ANSWER_BYTES, chat_answer
+from bench.contestants import GATEWAY, NOTES
+from bench.peers.install import LITELLM, PORTKEY
 from bench.plain_load import PlainLoad
 from bench.results import PlainRound, Results, StreamRound
-from bench.rivals import ANSWER_BYTES, fixed_answer
 from bench.stream_load import StreamLoad
 from bench.subject import Books
 
@@ -49,6 +50,33 @@ def test_streams_are_carried_only_when_nothing_is_dropped_and_none_is_late() -> 
         assert verdicts(Results({}, {}, many_streams=[round_]))[figure] == verdict
 
 
+def test_ratios_to_the_peers_are_of_cpu_and_not_measured_without_them() -> None:
+    figures = (f"requests per CPU second, times {LITELLM}'s", f"requests per CPU second, times {PORTKEY}'s")
+    ours = plain(GATEWAY, 200, 1)
+    alone = verdicts(Results({}, {}, full_load=[ours]))
+    assert [alone[figure] for figure in figures] == ["not measured", "not measured"]
+    for litellm_us, portkey_us, expected in (
+        (10_000, 500, ["pass", "pass"]),
+        (9_999, 499, ["FAIL", "FAIL"]),
+        (22_000, 1_000, ["pass, aim", "pass, aim"]),
+    ):
+        found = verdicts(Results({}, {}, full_load=[ours, plain(LITELLM, litellm_us, 1), plain(PORTKEY, portkey_us, 1)]))
+        assert [found[figure] for figure in figures] == expected
+
+
+def test_failures_are_counted_and_what_was_left_out_is_said(tmp_path: Path) -> None:
+    load = PlainLoad(990, 5, 3, 1000.0, 10, 20, 30, p95_us=15, wrong=2)
+    rounds = [plain("nginx", 20, 1), PlainRound(GATEWAY, 200.0, 0.0, load)]
+    results = Results({}, {}, full_load=rounds, skipped=["LiteLLM proxy was not installed"], notes=NOTES)
+    report.write(results, tmp_path)
+    text = (tmp_path / "latest.md").read_text()
+    assert "| gateway | 200 | 5000 | 10.00 x | 1000 | 0.01 | 0.01 | 0.02 | 10 | 0 | 200 |" in text
+    assert "- LiteLLM proxy was not installed" in text
+    assert f"- gateway: {NOTES[GATEWAY]}." in text
+    assert "Portkey" not in text.partition("## Budget")[0]
+    assert report.read(tmp_path) == results
+
+
 def test_books_that_disagree_spoil_the_run() -> None:
     fine = Results({}, {}, books=[Books("plain", "app", 10, 10, 0, "")])
     assert report.good(fine)
@@ -66,5 +94,5 @@ def test_the_written_results_hold_the_raw_rounds_and_the_verdicts(tmp_path: Path
 
 
 def test_the_fixed_answer_has_its_size() -> None:
-    assert len(fixed_answer()) == ANSWER_BYTES
-    assert msgspec.json.decode(fixed_answer())["usage"]["total_tokens"] == 86
+    assert len(chat_answer()) == ANSWER_BYTES
+    assert msgspec.json.decode(chat_answer())["usage"]["total_tokens"] == 86

@@ -64,3 +64,9 @@ async def test_a_stream_without_its_done_is_not_counted_as_served() -> None:
     async with upstream() as port, losing_proxy(port, b"[DONE]") as proxy:
         seen = await load(proxy, streams=3, rate=100, chunks=10, key="", end_users=0, ramp_s=0.02)
     assert (seen.served, seen.broken) == (0, 3)
+
+
+async def test_a_stream_without_its_usage_is_not_counted_as_served() -> None:
+    async with upstream() as port, losing_proxy(port, b'"prompt_tokens":57') as proxy:
+        seen = await load(proxy, streams=3, rate=100, chunks=10, key="", end_users=0, ramp_s=0.02)
+    assert (seen.served, seen.broken, seen.dropped) == (0, 3, 0)
