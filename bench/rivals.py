@@ -100,6 +100,7 @@ def start_litellm(ground: Ground, upstreams: Upstreams, stream_model: str, worke
         **({"SSL_CERT_FILE": str(upstreams.authority)} if upstreams.tls_port else {}),
     }
     command = [str(litellm_program()), "--host", "127.0.0.1", "--port", str(port), "--config", str(config)]
+    command += ["--keepalive_timeout", "75"]  # its 5 s would end connections that rest at half load
     if workers > 1:
         # A worker takes longer to import than its parent waits by default before it starts another in its place.
         command += ["--num_workers", str(workers), "--timeout_worker_healthcheck", str(round(_PEER_START_S))]
