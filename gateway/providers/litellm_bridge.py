@@ -219,9 +219,11 @@ _settle_in()
 
 
 def takes(deployment: Deployment) -> frozenset[str]:
-    """OpenAI's fields that litellm translates for this deployment's model."""
-    found = litellm.get_supported_openai_params(deployment.model, deployment.provider)
-    return frozenset(found or ())
+    """OpenAI's fields that litellm translates for this deployment's model. UpstreamFault where it cannot tell."""
+    try:
+        return frozenset(litellm.get_supported_openai_params(deployment.model, deployment.provider) or ())
+    except Exception as failed:  # litellm raises whatever the code for its hundred providers raises
+        raise UpstreamFault("the gateway's translation does not know this model", sent=False) from failed
 
 
 def _arguments(deployment: Deployment, asked: Asked) -> dict[str, Any]:
@@ -261,7 +263,7 @@ async def ask(wire: Wire, deployment: Deployment, asked: Asked) -> Any:
     try:
         with _on(wire):
             answer = await call(**_arguments(deployment, asked))
-    except Exception as failed:  # litellm raises whatever the code for its hundred providers raises
+    except Exception as failed:  # as above
         raise trouble(wire, deployment, failed) from failed
     if hasattr(answer, "__aiter__"):
         answer.logging_obj._on_deferred_stream_complete = True  # else it prices a stream when it ends
@@ -291,17 +293,24 @@ def rehearse(deployment: Deployment) -> None:
     """Translate a request that goes nowhere, in this thread: litellm imports much at the first use. Never raises."""
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     fields: dict[str, Any] = {"messages": [{"role": "user", "content": "?"}], "stream": True, "max_tokens": 1, "tools": [tool]}
-    known = {"messages", "stream", *takes(deployment)}
-    asyncio.run(_rehearsed(deployment, Asked(CHAT, {name: value for name, value in fields.items() if name in known})))
+    try:
+        known = {"messages", "stream", *takes(deployment)}
+        asyncio.run(_rehearsed(deployment, Asked(CHAT, {name: value for name, value in fields.items() if name in known})))
+    except Exception:  # noqa: BLE001 - as above; the first request will say the same to somebody who waits
+        _log.debug("%s cannot be rehearsed", deployment.id, exc_info=True)
 
 
 async def _rehearsed(deployment: Deployment, asked: Asked) -> None:
     direct = DirectUpstream()
     wire = Wire(direct, deployment, streamed=False)
     wire.asked = True  # nothing may be sent
-    with contextlib.suppress(Refused, UpstreamFault):
-        await ask(wire, deployment, asked)
-    await direct.close()
+    try:
+        stream = await ask(wire, deployment, asked)
+        await next_chunk(wire, deployment, stream)
+    except (Refused, UpstreamFault):
+        return  # as it must
+    finally:
+        await direct.close()
 
 
 _CODES: Final = (

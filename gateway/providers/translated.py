@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from gateway.core.limits import ANSWER_BYTES_MAX
+from gateway.core.limits import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import Deployment, Reply, UpstreamFault, UpstreamSilent
 from gateway.providers.translation import (
@@ -157,21 +157,30 @@ class TranslatedUpstream:
         except Untranslatable as wrong:
             return ReadyReply(400, refusal_body(str(wrong), "unsupported_parameter", param=wrong.param))
         wire = bridge.Wire(self._direct, deployment, streamed=asked.streamed)
+        # The connection has its own limits, each of them shorter; this one is for litellm's search for credentials.
+        limit_s = CONNECT_TIMEOUT_S + 2 * deployment.first_byte_timeout_s + deployment.chunk_timeout_s
         try:
-            said = await bridge.ask(wire, deployment, asked)
-            if asked.streamed:
-                # Some providers' requests leave with the first look at their stream, and may be refused then.
-                events = _Events(asked, deployment.model, lambda: bridge.next_chunk(wire, deployment, said))
-                await events.begin()
-                return EventsReply(events, wire.close)
+            async with asyncio.timeout(limit_s):
+                return await self._asked(bridge, wire, deployment, asked)
+        except TimeoutError as late:
             await wire.close()
-            answer = embeddings_answer if asked.path == EMBEDDINGS else whole_answer
-            return ReadyReply(200, answer(asked, deployment.model, said.model_dump(exclude_none=True)))
+            raise UpstreamSilent("the translation of the request took too long", sent=wire.asked) from late
         except bridge.Refused as refused:
             return ReadyReply(refused.status, refused.body, refused.retry_after)
         except BaseException:  # cancelled or a bug: the provider must not go on
             await wire.close()
             raise
+
+    async def _asked(self, bridge: Any, wire: Any, deployment: Deployment, asked: Asked) -> Reply:
+        said = await bridge.ask(wire, deployment, asked)
+        if asked.streamed:
+            # Some providers' requests leave with the first look at their stream, and may be refused then.
+            events = _Events(asked, deployment.model, lambda: bridge.next_chunk(wire, deployment, said))
+            await events.begin()
+            return EventsReply(events, wire.close)
+        await wire.close()
+        answer = embeddings_answer if asked.path == EMBEDDINGS else whole_answer
+        return ReadyReply(200, answer(asked, deployment.model, said.model_dump(exclude_none=True)))
 
     async def close(self) -> None:
         """Nothing of its own is open: connections are those of the byte path."""
@@ -206,15 +215,15 @@ class TranslatedUpstream:
             try:
                 self._prepare()
                 found, failed = importlib.import_module(_BRIDGE), None
-                for deployment in self._rehearsed:
-                    found.rehearse(deployment)
             except Exception as wrong:  # noqa: BLE001 - a foreign package's import: whatever it raises
                 _log.exception("litellm could not be imported")
                 found, failed = None, wrong
             try:
                 loop.call_soon_threadsafe(done, found, failed)
             except RuntimeError:
-                _log.debug("the loop ended before litellm was there")
+                return  # the loop ended before
+            for deployment in self._rehearsed if found is not None else ():
+                found.rehearse(deployment)
 
         # A daemon: a gateway that is told to stop does not wait for the import.
         threading.Thread(target=load, name="litellm", daemon=True).start()
