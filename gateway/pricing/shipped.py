@@ -114,7 +114,7 @@ def _names(provider: str, model: str) -> list[str]:
 
 
 def _is_of(provider: str, listed: str) -> bool:
-    """The list splits some providers by kind of model: "text-completion-openai", "vertex_ai-language-models", "bedrock_converse"."""
+    """The list splits some providers: "text-completion-openai", "vertex_ai-language-models", "bedrock_converse"."""
     return listed in (provider, f"text-completion-{provider}", f"{provider}_converse") or listed.startswith(f"{provider}-")
 
 

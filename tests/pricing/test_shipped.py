@@ -100,6 +100,9 @@ def test_a_provider_that_the_list_splits_is_found() -> None:
     found = shipped("openai", "gpt-3.5-turbo-instruct") or shipped("openai", "davinci-002")
     assert found is not None
     assert found.rates is not None
+    converse = shipped("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0")
+    assert converse is not None
+    assert converse.rates is not None
 
 
 def test_sizes_come_with_it() -> None:

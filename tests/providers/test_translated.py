@@ -49,10 +49,11 @@ def loading() -> tuple[bool, int]:
         served = Deployment(id="x", provider="anthropic", model=CLAUDE, api_base="http://127.0.0.1:9", api_key=KEY)
         upstream.warm([served])
         waiting = asyncio.create_task(Subject(upstream, served).send(CHAT, say("hello")))
-        while not waiting.done():
+        while not hasattr(sys.modules.get("gateway.providers.litellm_bridge"), "trouble"):  # it is not loaded to its end
             await asyncio.sleep(0.02)
             turns += 1
-        assert isinstance(waiting.exception(), UpstreamFault)  # nobody listens there
+        with pytest.raises(UpstreamFault):  # nobody listens there
+            await waiting
         await direct.close()
         return was_there, turns
 
@@ -195,6 +196,11 @@ async def test_usage_that_the_provider_did_not_tell_is_not_made_up(house: House)
     assert "usage" not in await subject.whole(CHAT, say("do:no-usage"))
     events = await subject.events(CHAT, say("do:no-usage", **USAGE))
     assert all(event["choices"] and event["usage"] is None for event in events)
+    async with scripted_upstream.serving() as base:
+        plain = house.of("hosted_vllm", "no-usage", api_base=base)
+        assert "usage" not in await plain.whole(CHAT, say("hello"))
+        events = await plain.events(CHAT, say("hello", **USAGE))
+        assert all(event["choices"] and event["usage"] is None for event in events)
 
 
 @pytest.mark.parametrize(("provider", "model"), DIALECTS[:2])
