@@ -18,6 +18,9 @@ always true here. What litellm 1.106 makes of each provider's counts (function: 
                cohere/chat/v2_transformation.py)
     ollama     prompt_eval_count and eval_count, no parts (OllamaChatConfig.transform_response: ollama/chat/transformation.py)
 
+Translating costs what litellm costs, on the event loop: measured beside the byte path in one run, 0.9 ms of CPU a streamed
+event and 8 ms a whole answer, against 0.01 and 0.15 ms. A provider that speaks OpenAI's dialect is better asked as `openai`.
+
 A provider that tells no usage is counted by the gateway, never by litellm. Some tell it in a stream only when asked, and are
 not asked by litellm: ai21_chat, cerebras, databricks, deepinfra, featherless_ai, hyperbolic, nscale and nvidia_nim.
 """
@@ -54,7 +57,7 @@ _JSON: Final = b"application/json"
 _EVENTS: Final = b"text/event-stream; charset=utf-8"
 _DONE: Final = b"data: [DONE]\n\n"
 _TAKES_MAX: Final = 1024
-_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")  # it may be the caller's choice, and becomes a part of an address
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=,-]*")  # it may be the caller's choice, and becomes a part of an address
 
 
 class ReadyReply:
@@ -118,6 +121,7 @@ class EventsReply:
                 return True
             if not take(event):
                 return False
+            await asyncio.sleep(0)  # a burst of events is much work here: everybody else has a turn between two
         return True
 
     async def close(self) -> None:

@@ -290,6 +290,9 @@ async def test_images_go_inline_and_are_never_fetched_by_the_gateway(house: Hous
         await house.of("ollama_chat", "llama3").whole(CHAT, look(address))
         with pytest.raises(BlockingIOError):
             trap.accept()
+    from litellm import constants
+
+    assert constants.MAX_IMAGE_URL_DOWNLOAD_SIZE_MB == 0  # it does not even look the name up
 
 
 async def refused(subject: Subject, body: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -368,6 +371,30 @@ async def test_a_client_that_leaves_ends_the_providers_stream(house: House) -> N
         await asyncio.sleep(0.02)
     assert await house.left() == 1
     assert await reply.relay(take) is True
+
+
+async def test_a_burst_of_events_leaves_the_others_their_turns(house: House) -> None:
+    turns, seen = 0, []
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def take(_: bytes) -> bool:
+        seen.append(turns)
+        return True
+
+    async with scripted_upstream.serving() as base:
+        reply = await house.of("hosted_vllm", "ok:tokens=200", api_base=base).send(CHAT, say("hello", stream=True))
+        await asyncio.sleep(0.2)  # all of it has arrived
+        ticking = asyncio.create_task(tick())
+        assert await reply.relay(take)
+        ticking.cancel()
+        await reply.close()
+    assert len(seen) > 200
+    assert len(set(seen)) == len(seen)
 
 
 @pytest.mark.parametrize(
