@@ -216,18 +216,21 @@ class TranslatedUpstream:
                 loaded.exception()  # looked at, also where nobody waits
 
         def load() -> None:
+            found: Any = None
+            failed: Exception | None = None
             try:
                 self._prepare()
-                found, failed = importlib.import_module(_BRIDGE), None
+                found = importlib.import_module(_BRIDGE)
             except Exception as wrong:  # noqa: BLE001 - a foreign package's import: whatever it raises
                 _log.exception("litellm could not be imported")
-                found, failed = None, wrong
+                failed = wrong
             try:
                 loop.call_soon_threadsafe(done, found, failed)
             except RuntimeError:
                 return  # the loop ended before
-            for deployment in self._rehearsed if found is not None else ():
-                found.rehearse(deployment)
+            if found is not None:
+                for deployment in self._rehearsed:
+                    found.rehearse(deployment)
 
         # A daemon: a gateway that is told to stop does not wait for the import.
         threading.Thread(target=load, name="litellm", daemon=True).start()
