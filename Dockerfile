@@ -11,7 +11,8 @@ RUN /opt/gateway/bin/pip install --no-cache-dir --disable-pip-version-check --no
  && /opt/gateway/bin/pip uninstall --yes --quiet pip \
  && find /opt/gateway -name tests -type d -path '*site-packages*' -prune -exec rm -rf {} + \
  && find /opt/gateway -name '*.pyi' -delete \
- && rm -rf /opt/gateway/lib/python3*/site-packages/litellm/proxy/_experimental
+ && rm -rf /opt/gateway/lib/python3*/site-packages/litellm/proxy/_experimental/out \
+ && /opt/gateway/bin/python3 -c "import gateway.settings as s; s.translation_environment(); import gateway.providers.litellm_bridge"
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --system --gid 900 gateway \

@@ -35,12 +35,14 @@ from gateway.metering.counting import Counter
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.routing import DEMO, Upstreams
+from gateway.providers.translated import TranslatedUpstream
+from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 from gateway.proxy.account import Account
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
-from gateway.settings import Settings, load
+from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
 
 
@@ -57,7 +59,7 @@ def application(settings: Settings) -> DataPlane:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with opened(settings) as services:
-            upstream = Upstreams(DirectUpstream(), {DEMO: DemoUpstream()})
+            upstream = _upstreams(services)
             traffic = Traffic()
             hot, routes, renewing = _routes(services, upstream, traffic)
             front.posts.update(hot)
@@ -87,6 +89,16 @@ def application(settings: Settings) -> DataPlane:
     app.router.redirect_slashes = False
     front = DataPlane(app)
     return front
+
+
+def _upstreams(services: Services) -> Upstreams:
+    """The adapters of this process. What translates is loaded beside the requests, and only where a deployment needs it."""
+    direct = DirectUpstream()
+    translated = TranslatedUpstream(direct, translation_environment)
+    needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
+    if needed:
+        translated.warm(needed)
+    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)})
 
 
 def management(services: Services) -> Router:

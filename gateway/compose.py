@@ -159,6 +159,7 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         first_byte_timeout_s=config.first_byte_timeout_s,
         chunk_timeout_s=config.chunk_timeout_s,
         hidden_reasoning=config.hidden_reasoning,
+        params=tuple(config.params.items()),
     )
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
 from gateway.providers.model import Strategy
+from gateway.providers.translation import RESERVED, TRANSLATED
 
 PREFIX: Final = "MOZAIKS_"
 NAMES: Final = {
@@ -40,6 +41,7 @@ NAMES: Final = {
 }
 _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
+_PARAM: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -64,6 +66,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_timeout_s: float = CHUNK_TIMEOUT_S
     hidden_reasoning: bool | None = None  # whether it makes tokens that are paid for and not shown; None: as listed
     prices: dict[str, str] | None = None
+    params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +128,22 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True) -
             f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
         )
     return _build(given, models, markup_bp, configured=bool(path))
+
+
+def translation_environment() -> None:
+    """What litellm reads from this process's environment when it is imported: stay off the network, and out of `.env`.
+
+    Image downloads are off too: an address in a message would make the gateway fetch it from inside the network.
+    """
+    switches = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "CRITICAL",
+        "LITELLM_RUST": "False",
+        "MAX_IMAGE_URL_DOWNLOAD_SIZE_MB": "0",
+    }
+    os.environ.update(switches)  # noqa: TID251 - this is the one home
 
 
 def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, *, configured: bool) -> Settings:
@@ -254,8 +273,17 @@ def _models(given: Any, env: dict[str, str], *, configured: bool) -> tuple[Model
 
 
 def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
-    if deployment.provider != "demo" and urlsplit(deployment.api_base).scheme not in ("http", "https"):
+    translated = deployment.provider in TRANSLATED
+    needs_base = deployment.provider != "demo" and not (translated and not deployment.api_base)
+    if needs_base and urlsplit(deployment.api_base).scheme not in ("http", "https"):
         raise SettingsError(f"{where}: api_base must be an http or https URL.")
+    if deployment.params and not translated:
+        raise SettingsError(f"{where}: params are for translated providers only, and {deployment.provider} is none.")
+    for name in deployment.params:
+        if name in RESERVED or not _PARAM.fullmatch(name):
+            raise SettingsError(f"{where}: params may not set {name}.")
+    if translated and deployment.cached_tokens != "inside":
+        raise SettingsError(f"{where}: cached_tokens is inside for {deployment.provider}: its usage is translated.")
     if deployment.weight < 1:
         raise SettingsError(f"{where}: weight must be at least 1.")
     if deployment.cached_tokens not in ("inside", "beside"):

@@ -211,7 +211,7 @@ def input_bound(body: Mapping[str, Any], body_bytes: int, field: str, model: str
         counted = count_ids(prompt)
         if counted is not None:
             bound += counted - len(_encode(prompt))  # the rest of the body is still bounded by its bytes
-    if body.get("tools") or body.get("functions"):
+    if body.get("tools") or body.get("functions") or body.get("response_format"):  # a schema may become a tool on its way
         bound += TOOLS_TOKENS
     return bound
 

@@ -114,8 +114,8 @@ def _names(provider: str, model: str) -> list[str]:
 
 
 def _is_of(provider: str, listed: str) -> bool:
-    """The list splits some providers by kind of model: "text-completion-openai", "vertex_ai-language-models"."""
-    return listed == provider or listed.startswith(f"{provider}-") or listed == f"text-completion-{provider}"
+    """The list splits some providers: "text-completion-openai", "vertex_ai-language-models", "bedrock_converse"."""
+    return listed in (provider, f"text-completion-{provider}", f"{provider}_converse") or listed.startswith(f"{provider}-")
 
 
 def _converted(entry: _Entry) -> Shipped:

@@ -16,6 +16,7 @@ class Deployment(msgspec.Struct, frozen=True):
     `output_cap_field` is the body field that caps output there. `cached_inside` says whether the
     provider counts cached tokens inside the prompt count (OpenAI) or beside it (Anthropic).
     `hidden_reasoning` says whether it makes tokens that are paid for and not shown; None: nobody knows.
+    `params` are what a translated provider needs besides: a region, a project, a version of its API.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Deployment(msgspec.Struct, frozen=True):
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     chunk_timeout_s: float = CHUNK_TIMEOUT_S
     hidden_reasoning: bool | None = None
+    params: tuple[tuple[str, str | int | float | bool], ...] = ()
 
 
 class Strategy(StrEnum):

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ class Stack:
         return done.stdout
 
 
-def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
+def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str, Any]] = (), **settings: Any) -> Path:
     deployment = {"provider": "openai", "model": "*", "api_base": upstream_url, "api_key": "sk-made-up-upstream-key"}
     sized = {**deployment, "output_tokens_max": 1000, "first_byte_timeout_s": 1.0, "chunk_timeout_s": 1.0}
     nine = {**sized, "model": "ok:tokens=9"}
@@ -152,6 +152,7 @@ def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
     config = {
         **settings,
         "models": [
+            *more_models,
             {"name": "*", "deployments": [sized], "prices": PRICED},
             {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
             {"name": "unreachable-model", "deployments": [down], "prices": PRICED},
@@ -169,9 +170,11 @@ def write_config(folder: Path, upstream_url: str, **settings: Any) -> Path:
     return path
 
 
-def start_gateway(folder: Path, upstream_url: str, *, log: str = "gateway.log", **env: str) -> Stack:
+def start_gateway(
+    folder: Path, upstream_url: str, *, log: str = "gateway.log", more_models: Sequence[dict[str, Any]] = (), **env: str
+) -> Stack:
     port = free_port()
-    config = write_config(folder, upstream_url)
+    config = write_config(folder, upstream_url, more_models)
     full = plain_env(
         MOZAIKS_CONFIG=str(config),
         MOZAIKS_PORT=str(port),

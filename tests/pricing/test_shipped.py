@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from decimal import Decimal
 from fractions import Fraction
@@ -100,6 +101,9 @@ def test_a_provider_that_the_list_splits_is_found() -> None:
     found = shipped("openai", "gpt-3.5-turbo-instruct") or shipped("openai", "davinci-002")
     assert found is not None
     assert found.rates is not None
+    converse = shipped("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0")
+    assert converse is not None
+    assert converse.rates is not None
 
 
 def test_sizes_come_with_it() -> None:
@@ -120,5 +124,6 @@ def test_a_price_becomes_integer_micro_units_rounded_up(usd_per_token: str, micr
 
 
 def test_litellm_is_not_imported() -> None:
-    assert shipped("openai", "gpt-4o") is not None
-    assert "litellm" not in sys.modules
+    look = "import sys, gateway.pricing.shipped as s; assert s.shipped('openai', 'gpt-4o'); print('litellm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
