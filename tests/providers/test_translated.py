@@ -157,6 +157,13 @@ async def test_the_request_arrives_in_the_providers_own_words(house: House) -> N
     assert (config["temperature"], config["max_output_tokens"], config["stop_sequences"]) == (0.5, 50, ["END"])
 
 
+async def test_marks_for_the_providers_cache_go_along(house: House) -> None:
+    marked = {"type": "text", "text": "A long story.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    await house.of("anthropic", CLAUDE).whole(CHAT, {"messages": [{"role": "user", "content": [marked]}]})
+    [request] = await house.journal()
+    assert request["body"]["messages"][0]["content"] == [marked]
+
+
 async def test_bedrock_is_asked_with_a_signature_and_its_caches_are_counted(house: House) -> None:
     params = (("aws_region_name", "eu-west-1"), ("aws_access_key_id", "AKIAMADEUP"), ("aws_secret_access_key", "made-up-secret"))
     subject = house.of("bedrock", "anthropic.claude-3-5-sonnet-20240620-v1:0", params=params)
