@@ -19,6 +19,10 @@ from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisRepl
 from gateway.core.limits import EVENT_BLOCK_S_MAX, REDIS_TIMEOUT_S
 
 _GROUP: Final = "ledger"
+# While a worker lives this key does. (The server knows of a consumer only when it last gave it something.)
+WORKER_SEEN: Final = "mzk:worker"
+WORKER_SEEN_FOR_S: Final = 60
+_SAYS_SO_EVERY_S: Final = 10.0
 _SHARD_OF: Final = {stream.encode(): shard for shard, stream in enumerate(EVENT_STREAMS)}
 _GATHER_S: Final = 0.02  # after a quiet time, how long a first event waits for company: bounds reads to 50 a second
 _RECLAIM_EVERY_S: Final = 30.0
@@ -45,6 +49,7 @@ class RedisEvents:
         self._was_busy = False
         self._reclaim_from = 0
         self._reclaim_at = 0.0
+        self._seen_at = 0.0
 
     async def close(self) -> None:
         """Close both connections."""
@@ -101,6 +106,9 @@ class RedisEvents:
     async def _claim(self, consumer: str, count: int, block_ms: int) -> list[Claimed]:
         if not self._has_groups:
             await self._make_groups()
+        if asyncio.get_running_loop().time() >= self._seen_at:
+            await self._send([("SET", WORKER_SEEN, 1, "EX", WORKER_SEEN_FOR_S)])
+            self._seen_at = asyncio.get_running_loop().time() + _SAYS_SO_EVERY_S
         if asyncio.get_running_loop().time() >= self._reclaim_at:
             left_behind = await self._reclaim(consumer, count)
             if left_behind:

@@ -6,7 +6,7 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, manage, money, prices, reconcile, server, trail
+from gateway.cli import audit, doctor, manage, money, prices, reconcile, server, trail
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -21,6 +21,7 @@ for command in (
     server.worker,
     server.migrate,
     audit.audit,
+    doctor.doctor,
     reconcile.reconcile,
     trail.trail,
     manage.creators,

@@ -1,0 +1,196 @@
+"""`gateway doctor`: is everything that this gateway needs there, and set up as it should be? A sentence each.
+
+It asks the stores, the clocks and the providers (one GET of their list of models, which costs nothing), and changes
+nothing. What stops requests is a problem, what will hurt one day is a warning.
+"""
+
+import asyncio
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from gateway.balance.condition import Condition, condition
+from gateway.balance.model import BalanceUnavailable
+from gateway.compose import Services
+from gateway.db.faults import SqlDown, SqlRefused
+from gateway.providers.model import Deployment
+from gateway.providers.routing import DEMO
+from gateway.providers.translation import TRANSLATED
+
+_CLOCKS_APART_MS: Final = 2000
+_BACKLOG_MANY: Final = 100_000
+_MEMORY_SHARE: Final = 0.8
+_ASK_S: Final = 10.0
+_AT_ONCE: Final = 8
+
+
+class Verdict(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at, and a sentence about it."""
+
+    about: str
+    verdict: Verdict
+    says: str
+
+
+AskProvider = Callable[[Deployment], Awaitable[int | str]]
+
+
+async def examine(services: Services, ask: AskProvider | None = None) -> list[Finding]:
+    """Everything, in the order in which a request needs it. `ask` gives a provider's HTTP status, or what went wrong."""
+    found = [*await _store(services), *await _databases(services), *_prices(services)]
+    return found + await _providers(services, ask or ask_for_models)
+
+
+async def _store(services: Services) -> list[Finding]:
+    try:
+        seen, waiting = await condition(services.balance, services.clock), await services.events.depth()
+    except BalanceUnavailable as down:
+        return [Finding("balance store", Verdict.PROBLEM, f"It does not serve, so every charged request is refused: {down}")]
+    return [*_server(seen), *_worker(seen, waiting)]
+
+
+def _server(seen: Condition) -> list[Finding]:
+    about = "balance store"
+    found = []
+    if seen.role != "master":
+        found.append(Finding(about, Verdict.PROBLEM, f"It is a {seen.role}: requests need the server that takes writes."))
+    if seen.limit_bytes and seen.eviction != "noeviction":
+        found.append(Finding(about, Verdict.PROBLEM, f"It evicts keys ({seen.eviction}): set maxmemory-policy noeviction."))
+    if seen.limit_bytes and seen.used_bytes > _MEMORY_SHARE * seen.limit_bytes:
+        share = 100 * seen.used_bytes // seen.limit_bytes
+        found.append(Finding(about, Verdict.WARNING, f"{share} % of its memory limit are used; at 100 % requests are refused."))
+    if not seen.is_append_only:
+        text = "It keeps no append-only file: a restart loses balances until they are rebuilt from the books. Set appendonly yes."
+        found.append(Finding(about, Verdict.WARNING, text))
+    if abs(seen.clock_ahead_ms) > _CLOCKS_APART_MS:
+        text = f"Its clock is {seen.clock_ahead_ms / 1000:+.1f} s beside this machine's: limits and expiries are off by as much."
+        found.append(Finding(about, Verdict.WARNING, text))
+    if not found:
+        durable = f"append-only file, fsync {seen.fsync}" if seen.fsync else "append-only file"
+        found.append(Finding(about, Verdict.OK, f"Version {seen.version} serves ({durable})."))
+    return found
+
+
+def _worker(seen: Condition, waiting: int) -> list[Finding]:
+    about = "worker"
+    if seen.worker_seen_ms is None:
+        text = f"None has shown itself for a minute; {waiting} usage events wait. Does `gateway serve` or `gateway worker` run?"
+        return [Finding(about, Verdict.PROBLEM if waiting else Verdict.WARNING, text)]
+    if waiting > _BACKLOG_MANY:
+        return [Finding(about, Verdict.WARNING, f"{waiting} usage events wait for the books: one worker more would help.")]
+    return [Finding(about, Verdict.OK, f"One lives; {waiting} usage events wait.")]
+
+
+async def _databases(services: Services) -> list[Finding]:
+    if not await services.databases.answers():
+        return [Finding("platform database", Verdict.PROBLEM, "It does not answer.")]
+    found = [Finding("platform database", Verdict.OK, "It serves, at the newest schema.")]
+    names = await services.enterprise_ids()
+    free = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(name: str) -> Finding | None:
+        try:
+            async with free:
+                await services.databases.app(name)
+        except (SqlDown, SqlRefused, ValueError) as failed:
+            return Finding(f"database of {name}", Verdict.PROBLEM, f"It does not serve: {failed}")
+        return None
+
+    broken = [finding for finding in await asyncio.gather(*[look(name) for name in names]) if finding is not None]
+    if names and not broken:
+        found.append(Finding("app databases", Verdict.OK, f"{len(names)} serve."))
+    return found + broken
+
+
+def _prices(services: Services) -> list[Finding]:
+    """Of models that are named; for a pattern, each name has its own."""
+    found, priced = [], 0
+    for name in services.routing.models():
+        for deployment in services.routing.route(name).deployments:
+            provided = services.catalog.provided(deployment.id)
+            if provided.cost is None or provided.charge is None:
+                text = f"{deployment.id} has no price, so requests for {name} are refused: set `prices` in the configuration."
+                found.append(Finding("prices", Verdict.PROBLEM, text))
+            else:
+                priced += 1
+    if priced and not found:
+        found.append(Finding("prices", Verdict.OK, f"{priced} deployments of named models have one."))
+    if not services.routing.models() and not services.routing.patterns():
+        found.append(Finding("models", Verdict.PROBLEM, "None is configured, so there is nothing to serve."))
+    return found
+
+
+async def _providers(services: Services, ask: AskProvider) -> list[Finding]:
+    """Each address and key once, however many models are served there."""
+    asked: dict[tuple[str, str], Deployment] = {}
+    found = []
+    for deployment in services.routing.deployments():
+        if deployment.provider in TRANSLATED:
+            text = "Its key shows with the first request: there is no list of models to ask this provider for."
+            found.append(Finding(f"provider of {deployment.id}", Verdict.OK, text))
+        elif deployment.provider != DEMO:
+            asked.setdefault((deployment.api_base, deployment.api_key), deployment)
+    told = await asyncio.gather(*[ask(deployment) for deployment in asked.values()])
+    return found + [_provider(deployment, answer) for deployment, answer in zip(asked.values(), told, strict=True)]
+
+
+def _provider(deployment: Deployment, answer: int | str) -> Finding:
+    about = f"provider of {deployment.id}"
+    match answer:
+        case 200:
+            return Finding(about, Verdict.OK, "It answers, and takes the key.")
+        case 401 | 403:
+            return Finding(about, Verdict.PROBLEM, f"It answers {answer}: the key is missing, wrong, or may not do this.")
+        case 404 | 405:
+            return Finding(about, Verdict.OK, "It answers; it has no list of models, so its key shows with the first request.")
+        case int():
+            return Finding(about, Verdict.WARNING, f"It answers {answer}.")
+        case _:
+            return Finding(about, Verdict.PROBLEM, f"It cannot be asked: {answer}.")
+
+
+async def ask_for_models(deployment: Deployment) -> int | str:
+    """The status of GET /models there, or in a few words why there is none. No address and no key."""
+    return await asyncio.to_thread(_asked, deployment)
+
+
+def _asked(deployment: Deployment) -> int | str:
+    headers = {"Accept": "application/json", **dict(deployment.headers)}
+    if deployment.api_key:
+        headers["Authorization"] = f"Bearer {deployment.api_key}"
+    asked = urllib.request.Request(deployment.api_base.rstrip("/") + "/models", headers=headers)  # noqa: S310 - http(s), checked
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), _NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    )
+    try:
+        with opener.open(asked, timeout=_ASK_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        return refused.code
+    except urllib.error.URLError as failed:
+        return str(getattr(failed.reason, "strerror", None) or failed.reason)
+    except (OSError, ValueError) as failed:
+        return str(getattr(failed, "strerror", None) or failed)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A key goes to the configured address alone."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Never."""
+        return
+
+

@@ -1,0 +1,112 @@
+"""`gateway doctor` on installations that are well, and that are not."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.path.conftest import OPERATOR, PEPPER, ROOT, Stack, free_port, plain_env
+
+KEY = "sk-made-up-good-key"
+
+
+def doctor(env: dict[str, str]) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The exit status, and (verdict, sentence) by what it is about."""
+    command = [sys.executable, "-m", "gateway.cli.main", "doctor", "--json"]
+    ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout, ended.stderr
+    return ended.returncode, {each["about"]: (each["verdict"], each["says"]) for each in json.loads(ended.stdout)}
+
+
+class Lists(BaseHTTPRequestHandler):
+    """A provider that lists its models to who has the key; `/odd` has no list, `/moved` sends elsewhere."""
+
+    asked: list[str] = []  # noqa: RUF012 - of this test's one server
+
+    def do_GET(self) -> None:
+        type(self).asked.append(self.path)
+        status = 200 if self.headers["authorization"] == f"Bearer {KEY}" else 401
+        if self.path.startswith("/odd"):
+            status = 404
+        if self.path.startswith("/moved"):
+            status = 302
+        self.send_response(status)
+        self.send_header("location", "/v1/models")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@pytest.fixture
+def provider() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Lists)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_gateway_that_runs_is_well_but_for_what_its_providers_are(stack: Stack) -> None:
+    stack.app()
+    status, found = doctor(stack.env)
+    assert found["balance store"][0] == "ok"
+    assert "append-only file" in found["balance store"][1]
+    assert found["worker"][0] == "ok", found["worker"]
+    assert found["platform database"][0] == "ok"
+    assert found["app databases"][0] == "ok"
+    assert "unpriced-model" in found["prices"][1]
+    assert found["prices"][0] == "problem"
+    assert found["provider of unreachable-model/openai/0"] == ("problem", "It cannot be asked: Connection refused.")
+    assert status == 1
+
+
+def test_each_provider_is_asked_for_its_models_with_its_key_and_no_other_address_gets_it(tmp_path: Path, provider: str) -> None:
+    priced = {"input": "1", "output": "1"}
+    places = {
+        "good": ("/v1", KEY), "same": ("/v1", KEY), "wrong": ("/v1", "sk-made-up-old-key"), "odd": ("/odd", KEY),
+        "moved": ("/moved", KEY),
+    }  # fmt: skip
+    models = [
+        {"name": name, "deployments": [{"model": "m", "api_base": provider + path, "api_key": key}], "prices": priced}
+        for name, (path, key) in places.items()
+    ]
+    config = tmp_path / "gateway.yaml"
+    config.write_text(yaml.safe_dump({"models": models}))
+    env = plain_env(
+        MOZAIKS_CONFIG=str(config),
+        MOZAIKS_DATA_DIR=str(tmp_path / "data"),
+        MOZAIKS_PORT=str(free_port()),
+        MOZAIKS_OPERATOR_TOKEN=OPERATOR,
+        MOZAIKS_KEY_PEPPER=PEPPER,
+    )
+    Lists.asked.clear()
+    status, found = doctor(env)
+    assert status == 1
+    told = {name: found[f"provider of {name}/openai/0"][0] for name in places if name != "same"}
+    assert told == {"good": "ok", "wrong": "problem", "odd": "ok", "moved": "warning"}
+    assert "same" not in "".join(found)  # one address and key is asked once
+    assert sorted(Lists.asked) == ["/moved/models", "/odd/models", "/v1/models", "/v1/models"]
+    assert KEY not in str(found)
+    assert provider not in str(found)
+    # Nobody runs this gateway, and nothing waits.
+    assert found["worker"][0] == "warning"
+    assert "Does `gateway serve` or `gateway worker` run?" in found["worker"][1]
+
+
+def test_without_any_model_there_is_nothing_to_serve(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text("models: []\n")
+    env = plain_env(MOZAIKS_CONFIG=str(config), MOZAIKS_DATA_DIR=str(tmp_path / "data"), MOZAIKS_PORT=str(free_port()))
+    status, found = doctor(env)
+    assert (status, found["models"][0]) == (1, "problem")
