@@ -12,6 +12,7 @@ from typing import Final
 FAILURES: Final = 3
 REST_S: Final = 5.0
 REST_S_MAX: Final = 300.0
+TROUBLED_MAX: Final = 10_000  # a pattern's deployment has as many ids as clients make up names of models
 _PROBE_S: Final = 60.0  # a probe that never came back keeps the next one waiting no longer
 
 
@@ -36,6 +37,8 @@ class Health:
 
     def failed(self, deployment_id: str, rest_s: float | None = None) -> None:
         """It failed; `rest_s` is given when it must rest at once, for at least so long."""
+        if len(self.troubled) >= TROUBLED_MAX and deployment_id not in self.troubled:
+            del self.troubled[next(iter(self.troubled))]
         trouble = self.troubled.setdefault(deployment_id, _Trouble())
         trouble.failures += 1
         trouble.probing_until = 0.0

@@ -10,7 +10,7 @@ from gateway.balance.memory_balance import MemoryBalance
 from gateway.core.errors import GatewayError, NotFound
 from gateway.core.words import HoldPolicy
 from gateway.pricing.rates import Rates, rates_from
-from gateway.providers.health import FAILURES, REST_S, REST_S_MAX, Health
+from gateway.providers.health import FAILURES, REST_S, REST_S_MAX, TROUBLED_MAX, Health
 from gateway.providers.model import Deployment, Route, UpstreamFault, UpstreamSilent
 from gateway.proxy.attempts import Attempts
 from tests.proxy.test_exchange import PRINCIPAL, House, Reply, delta
@@ -306,6 +306,14 @@ def test_a_deployment_rests_after_failures_in_a_row_and_is_then_tried_by_one() -
     health.served("a")
     assert health.troubled == {}
     assert health.may_try("a")
+
+
+def test_names_that_clients_make_up_fill_no_memory() -> None:
+    health = Health(Clock())
+    for number in range(TROUBLED_MAX + 50):
+        health.failed(f"pattern/openai/0/{number}", 60.0)
+    assert len(health.troubled) == TROUBLED_MAX
+    assert not health.may_try(f"pattern/openai/0/{TROUBLED_MAX + 49}")
 
 
 def test_a_rest_that_a_provider_asks_for_begins_at_once_and_has_an_end() -> None:
