@@ -1,8 +1,9 @@
 """What happens when a deployment fails before it answers: another one, a fallback model, or the error.
 
-Each deployment of the model is asked once, in the route's order, then those of the fallback models; where `retries` says
-so, the last one again after a pause. Nothing was shown to the client yet, so all it sees is a later answer and the number
-of attempts. What is the caller's to mend (a malformed request) goes back at once, as every provider would say the same.
+Each deployment of the model is asked once, in the route's order, then those of the fallback models that the key may use;
+where `retries` says so, the last one again after a pause. Nothing was shown to the client yet, so all it sees is a later
+answer and the number of attempts. What is the caller's to mend (a malformed request) goes back at once, as every provider
+would say the same.
 
 Another deployment may be dearer. Before it is asked the hold is raised to what the request can cost there; one that the
 wallets do not cover is passed over, or asked for less output where the hold may be clamped.
@@ -22,7 +23,7 @@ from gateway.metering.counting import Counter
 from gateway.metering.usage import input_bound
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
-from gateway.proxy.ports import Prices, Router
+from gateway.proxy.ports import Gate, Prices, Router
 from gateway.proxy.ticket import Ticket
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Attempts:
 
     def __init__(
         self,
+        gate: Gate,
         router: Router,
         prices: Prices,
         balance: Balance,
@@ -52,6 +54,7 @@ class Attempts:
         random: Callable[[], float] | None = None,
     ) -> None:
         """`release` ends a ticket's hold; `random` (0 to 1) spreads the pauses."""
+        self._gate = gate
         self._router = router
         self._prices = prices
         self._balance = balance
@@ -93,6 +96,8 @@ class Attempts:
             if deployment is not ticket.deployment and await self._may_serve(ticket, asked_for, deployment):
                 yield deployment
         for model in route.fallbacks:
+            if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
+                continue
             try:
                 fallback = self._router.route(model)
             except NotFound:

@@ -95,7 +95,7 @@ class Exchange:
         self._clock = clock
         self._hold_ttl_ms = 1000 * hold_ttl_s
         self._read_on_s = read_on_s
-        self._attempts = Attempts(router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
+        self._attempts = Attempts(gate, router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
     async def run(self, call: Call, principal: Principal) -> None:

@@ -9,6 +9,7 @@ import pytest
 from gateway.balance.memory_balance import MemoryBalance
 from gateway.core.errors import GatewayError, NotFound
 from gateway.core.words import HoldPolicy
+from gateway.identity.model import Principal
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import FAILURES, REST_S, REST_S_MAX, TROUBLED_MAX, Health
 from gateway.providers.model import Deployment, Route, UpstreamFault, UpstreamSilent
@@ -199,6 +200,17 @@ async def test_fallback_models_come_when_every_deployment_has_failed_at_their_ow
     assert await house.wallet() == (1_000_000 - 3 * 108, 0)
 
 
+async def test_a_fallback_model_that_the_key_may_not_use_is_not_asked() -> None:
+    class Strict(Many):
+        def may_use(self, principal: Principal, model: str) -> bool:
+            return model in principal.models
+
+    house = Strict({"a": [REFUSED], "x": [good()], "y": [good()]}, models={"other": ["x"], "third": ["y"]})
+    house.principal = msgspec.structs.replace(PRINCIPAL, models=("m", "third"))
+    await house.run(max_tokens=50)
+    assert house.asked_in_turn() == ["a", "y"]
+
+
 async def test_a_stream_comes_from_another_deployment_as_well() -> None:
     stream = Reply([delta("hello"), b"data: " + msgspec.json.encode({"choices": [], "usage": USAGE}) + b"\n\ndata: [DONE]\n\n"])
     house = Many({"a": [Failing(500)], "b": [stream]})
@@ -237,7 +249,7 @@ async def pauses_of(house: Many, **fields: Any) -> list[float]:
 
     exchange = house.exchange
     exchange._attempts = Attempts(
-        house, house, house.balance, house, exchange._counter, exchange._release, 60_000, pause, lambda: 1.0
+        house, house, house, house.balance, house, exchange._counter, exchange._release, 60_000, pause, lambda: 1.0
     )
     await house.run(**fields)
     return pauses
