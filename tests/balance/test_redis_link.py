@@ -70,9 +70,9 @@ async def test_a_busy_connection_is_not_taken_for_a_silent_one(proxy: Proxy) -> 
 
 
 async def test_replies_that_take_most_of_the_time_out_are_waited_for(server_url: str) -> None:
-    link = RedisLink(server_url, timeout_s=0.2)
-    for _ in range(4):
-        assert await link.call("BLPOP", "nothing", "0.14") is None
+    link = RedisLink(server_url, timeout_s=1.5)
+    for _ in range(3):  # a machine with other work may be half a second late
+        assert await link.call("BLPOP", "nothing", "0.9") is None
     await link.close()
 
 
