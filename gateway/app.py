@@ -39,9 +39,11 @@ from gateway.providers.translated import TranslatedUpstream
 from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 from gateway.proxy.account import Account
+from gateway.proxy.chat import Chat, Completions, Embeddings
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
+from gateway.proxy.surface import Surface
 from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
 
@@ -152,8 +154,8 @@ def _routes(
         return WalletState(found.available_micro - found.debt_micro, found.held_micro)
 
     account = Account(gate, services.balance, services.wallets, peek, services.model_names, find_usage)
-    surfaces = (wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS)
-    hot = {"/v1" + surface: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
+    surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
+    hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),

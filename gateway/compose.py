@@ -30,7 +30,7 @@ from gateway.pricing.catalog import Catalog, PriceOverride
 from gateway.pricing.shipped import shipped_names, shipped_sizes
 from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
-from gateway.settings import DeploymentConfig, ModelConfig, Settings, SettingsError
+from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
 
 _AUDITS_MAX: Final = 4
 _AUDIT_AGAIN_S: Final = 1.5
@@ -160,7 +160,17 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         chunk_timeout_s=config.chunk_timeout_s,
         hidden_reasoning=config.hidden_reasoning,
         params=tuple(config.params.items()),
+        speaks=_spoken(config),
     )
+
+
+def _spoken(config: DeploymentConfig) -> frozenset[str]:
+    names = config.speaks
+    if names is None:
+        names = ["messages"] if config.provider == "anthropic" else []
+        if urlsplit(config.api_base).hostname == "api.openai.com":
+            names = ["responses"]
+    return frozenset(path for name in names for path in DIALECTS[name])
 
 
 def _overrides(model: ModelConfig, entry: ModelEntry) -> list[PriceOverride]:

@@ -6,7 +6,8 @@ from gateway.api.shapes import Answer, Body, Percent, Stamp, Time
 
 
 class PriceBookBody(Body, frozen=True):
-    """New prices of an app from `effective_at` (default: now) on: decimals per million tokens, or a markup; not both.
+    """New prices of an app from `effective_at` (default: now) on: decimals per million tokens or characters, per image,
+    second, search or request; or a markup, not both.
 
     `model` `*` is every model without prices of its own.
     """
@@ -43,7 +44,7 @@ class PricesQuery(Body, frozen=True):
 
 
 class PriceAnswer(Answer, frozen=True, omit_defaults=True):
-    """The prices of a model at one of its deployments, per million units, by kind, in force now.
+    """The prices of a model at one of its deployments, by kind (as `PriceBookBody` has them), in force now.
 
     `prices` is what the provider takes and `charge` what the platform takes from a creator, in USD; `app_prices` is what
     the asked app takes from its end users, in `app_asset`, since `app_since` where the app set that. The sources say where

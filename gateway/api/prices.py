@@ -12,14 +12,14 @@ from gateway.api.shapes import Listing, ms_of
 from gateway.api.wire import listing
 from gateway.core.clock import now_ms, rfc3339
 from gateway.core.errors import Forbidden, InvalidRequest
-from gateway.core.money import USD, decimal_from_micro, micro_from_decimal
+from gateway.core.money import USD
 from gateway.core.words import CostPolicy
 from gateway.identity.cache import PRICES
 from gateway.identity.model import Actor, App, Role
 from gateway.identity.rules import page
 from gateway.pricing.book import ANY_MODEL
 from gateway.pricing.catalog import MARKUP_BP_MAX, percent
-from gateway.pricing.rates import PRICED_KINDS, Rates
+from gateway.pricing.rates import PRICED_KINDS, Rates, decimal_from_rate, rate_from_decimal
 from gateway.pricing.store import PriceRow
 
 _OWN_NAMES = {"rates": "prices", "markup_bp": "markup_percent"}
@@ -102,7 +102,7 @@ def _rates(prices: Mapping[str, str] | None) -> dict[str, int] | None:
             known = ", ".join(PRICED_KINDS)
             raise InvalidRequest(f"`{kind}` is no kind of price; known are {known}.", param=f"prices.{kind}")
         try:
-            rates[kind] = micro_from_decimal(price)
+            rates[kind] = rate_from_decimal(kind, price)
         except ValueError as wrong:
             raise InvalidRequest(str(wrong), param=f"prices.{kind}") from wrong
     return rates
@@ -116,7 +116,7 @@ def _shown(app: App, row: PriceRow) -> PriceBookAnswer:
         model=version.model,
         asset=app.asset,
         effective_at=rfc3339(version.effective_at_ms),
-        prices=None if version.rates is None else {kind: decimal_from_micro(rate) for kind, rate in version.rates.items()},
+        prices=None if version.rates is None else {kind: decimal_from_rate(kind, rate) for kind, rate in version.rates.items()},
         markup_percent=None if version.markup_bp is None else percent(version.markup_bp),
         created_at=rfc3339(row.created_at_ms),
         actor=row.actor,
@@ -160,4 +160,4 @@ def _decimals(rates: Rates | None) -> dict[str, str] | None:
     """Prices by kind as decimals; kinds that cost nothing are left out."""
     if rates is None:
         return None
-    return {kind: decimal_from_micro(rate) for kind in PRICED_KINDS if (rate := getattr(rates, kind))}
+    return {kind: decimal_from_rate(kind, rate) for kind in PRICED_KINDS if (rate := getattr(rates, kind))}

@@ -44,7 +44,7 @@ from gateway.balance.model import (
 )
 from gateway.balance.redis_link import Part, RedisLink, RedisLinkDown, RedisLinkLost, RedisReplyError, pack
 from gateway.balance.redis_scripts import Script, Scripts, load_scripts
-from gateway.balance.rules import check_amounts, check_credit, check_extension, check_limits, check_request
+from gateway.balance.rules import check_credit, check_extension, check_limits
 from gateway.core.ids import SHARDS
 from gateway.core.limits import (
     CREDIT_MARKER_TTL_S,
@@ -56,6 +56,7 @@ from gateway.core.limits import (
     RESULT_TTL_S,
     SWEEP_BATCH,
 )
+from gateway.core.money import AMOUNT_MICRO_MAX
 
 _log = logging.getLogger(__name__)
 
@@ -141,15 +142,21 @@ class RedisBalance:
 
     async def reserve(self, request: HoldRequest) -> Admitted | RefusedByWallet | RefusedByLimit | WalletMissing:
         """One call of reserve_v1."""
-        check_request(request)
         request_id, charges, shard = request.request_id, request.charges, request.shard
+        # What `rules.check_request` asserts, where each of its numbers is at hand: this is every request's path.
+        assert 0 <= shard < SHARDS
+        assert request.ttl_ms > 0
+        assert 0 <= request.tokens <= AMOUNT_MICRO_MAX
         hashes, counted, limits = _counting(shard, request.limits)
         names = _hold_keys(shard, request_id)
         bounds: list[int] = []
         for charge in charges:
             names += _key(shard, "w:", charge.wallet)
-            bounds += (charge.ceiling_micro, charge.floor_micro)
+            ceiling, floor = charge.ceiling_micro, charge.floor_micro
+            assert 0 <= floor <= ceiling <= AMOUNT_MICRO_MAX
+            bounds += (ceiling, floor)
         n = len(charges)
+        assert n < 2 or len({charge.wallet for charge in charges}) == n
         keys = (1 + n + hashes, (names + counted).encode("ascii"))
         asked = _HOLD_ASKED.pack(request.ttl_ms, self._event_backlog_max, request.tokens, n, len(request.limits))
         asked += _NUMBERS[2 * n].pack(*bounds) + limits
@@ -176,9 +183,12 @@ class RedisBalance:
 
     async def settle(self, hold: Hold, amounts_micro: Sequence[int], tokens: int, event: bytes) -> Settled:
         """One call of settle_v1; what this process reserved is kept from before it is sent (see `keeping`)."""
-        check_amounts(hold.wallets, amounts_micro, tokens)
         shard, request_id = hold.shard, hold.request_id
         n = len(amounts_micro)
+        # What `rules.check_amounts` asserts.
+        assert n == len(hold.wallets)
+        assert 0 <= tokens <= AMOUNT_MICRO_MAX
+        assert not n or (min(amounts_micro) >= 0 and max(amounts_micro) <= AMOUNT_MICRO_MAX)
         asked = _SETTLE_ASKED.pack(_RESULT_TTL_MS, tokens) + _NUMBERS[n].pack(*amounts_micro)
         standing = self._packed.pop((shard, request_id), None)
         if standing is None:

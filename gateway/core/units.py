@@ -3,13 +3,16 @@
 Providers report overlapping numbers (OpenAI counts cached tokens inside the prompt, Anthropic
 beside it; reasoning is inside the output). A provider mapping takes them apart once; after that
 `amount = ceil(sum(bucket * rate) / 1,000,000)` holds with no bucket counted twice.
+
+Some models are not billed by the token: images by the piece, audio by the second, speech by the character
+of its text, ranking and the web by the search. A count of those is no token, and in no token total.
 """
 
 from typing import Final
 
 import msgspec
 
-KINDS: Final = (
+TOKEN_KINDS: Final = (
     "input",
     "cached_input",
     "cache_write",
@@ -19,11 +22,14 @@ KINDS: Final = (
     "audio_input",
     "audio_output",
     "image_input",
+    "image_output",
 )
+UNIT_KINDS: Final = ("images", "seconds", "characters", "searches")
+KINDS: Final = (*TOKEN_KINDS, *UNIT_KINDS)
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Token counts of one request; every bucket is disjoint from the others and never negative."""
+    """Counts of one request, in the order of `KINDS`; every bucket is disjoint from the others and never negative."""
 
     input: int = 0
     cached_input: int = 0
@@ -34,6 +40,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     audio_input: int = 0
     audio_output: int = 0
     image_input: int = 0
+    image_output: int = 0
+    images: int = 0
+    seconds: int = 0
+    characters: int = 0
+    searches: int = 0
 
     @property
     def input_total(self) -> int:
@@ -43,7 +54,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def output_total(self) -> int:
         """Every token the model wrote, shown or not."""
-        return self.output + self.reasoning + self.audio_output
+        return self.output + self.reasoning + self.audio_output + self.image_output
 
     @property
     def total(self) -> int:

@@ -19,11 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from gateway.core.ids import expanded_id, new_id
-from gateway.core.money import TOK, USD, micro_from_decimal
-from gateway.core.units import KINDS
+from gateway.core.money import TOK, USD
+from gateway.core.units import TOKEN_KINDS, UNIT_KINDS
 from gateway.db.faults import SqlDown
 from gateway.pricing.book import ANY_MODEL, Book, Version
-from gateway.pricing.rates import Rates, marked_up, rates_from
+from gateway.pricing.rates import PRICED_KINDS, Rates, marked_up, rate_from_decimal, rates_from
 from gateway.pricing.shipped import shipped
 from gateway.pricing.store import PriceRow, SameInstant, Store
 from gateway.trail.model import Act
@@ -41,6 +41,8 @@ _RESOLVED_MAX: Final = 10_000
 _READS_MAX: Final = 3
 _TOK_A_TOKEN_MICRO: Final = 10**12  # 1 TOK a token, in micro-TOK per million tokens
 _FOR_EVER_MS: Final = 2**62
+_BY_TOKENS: Final = frozenset(("input", "output"))  # what prices must name, or one of these: the model is not sold by the token
+_BY_UNITS: Final = frozenset((*UNIT_KINDS, "request"))
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -48,8 +50,9 @@ _Value = TypeVar("_Value")
 class PriceOverride(msgspec.Struct, frozen=True):
     """What the configuration says of one deployment's prices. Give one for every deployment.
 
-    `prices` (what the provider takes) and `charge` (what the platform takes) are decimal strings of USD per
-    million units, by kind ("input": "0.15"; kinds as in `core.units` and "request"). `model` "*" is a
+    `prices` (what the provider takes) and `charge` (what the platform takes) are decimal strings of USD, by kind
+    ("input": "0.15"; kinds as in `core.units` and "request"): of a million, or of one, as `rates.rate_from_decimal` has it.
+    `model` "*" is a
     deployment that is asked for many models.
     """
 
@@ -309,15 +312,15 @@ def percent(basis_points: int) -> str:
     return f"{whole}.{rest:02d}".rstrip("0") if rest else str(whole)
 
 
-_ONE_TOK: Final = rates_from(TOK, dict.fromkeys(KINDS, _TOK_A_TOKEN_MICRO))
+_ONE_TOK: Final = rates_from(TOK, dict.fromkeys(TOKEN_KINDS, _TOK_A_TOKEN_MICRO))
 
 
 def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
     found: list[Rates | None] = []
     for name, prices in (("prices", given.prices), ("charge", given.charge)):
         try:
-            micro = {kind: micro_from_decimal(text) for kind, text in prices.items()} if prices is not None else None
-            if micro is not None and not {"input", "output"} <= micro.keys():
+            micro = {kind: rate_from_decimal(kind, text) for kind, text in prices.items()} if prices is not None else None
+            if micro is not None and not (micro.keys() >= _BY_TOKENS or micro.keys() & _BY_UNITS):
                 raise ValueError('input and output must both be named (say output: "0" for embeddings)')
             found.append(rates_from(USD, micro) if micro is not None else None)
         except ValueError as wrong:
@@ -327,7 +330,7 @@ def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
 
 def _rates_told(rates: Rates) -> dict[str, int]:
     """Micro-units per million, by kind; kinds that cost nothing are left out."""
-    return {kind: rate for kind in (*KINDS, "request") if (rate := getattr(rates, kind))}
+    return {kind: rate for kind in PRICED_KINDS if (rate := getattr(rates, kind))}
 
 
 def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -> None:
@@ -345,7 +348,7 @@ def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -
             rates_from(asset, dict(rates))
         except ValueError as wrong:
             raise InvalidRequest(f"{wrong}.", param="rates") from wrong
-        if not {"input", "output"} <= rates.keys():
+        if not (rates.keys() >= _BY_TOKENS or rates.keys() & _BY_UNITS):
             raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
 
 

@@ -4,21 +4,37 @@ A rate is an integer of micro-units of one asset per million units. amount = cei
 1,000,000): every bucket is summed first, then rounded once, up.
 """
 
+from collections.abc import Mapping
+from decimal import Decimal, localcontext
+from typing import Any, Final
+
 import msgspec
 from msgspec.structs import astuple, force_setattr
 
-from gateway.core.units import KINDS, Usage
+from gateway.core.money import decimal_from_micro, micro_from_decimal
+from gateway.core.units import KINDS, UNIT_KINDS, Usage
 
 MILLION = 1_000_000
 PRICED_KINDS = (*KINDS, "request")
+# People say the price of one of these, and that of a million of the others.
+ONE_BY_ONE: Final = frozenset(("images", "seconds", "searches", "request"))
+_NO_PARTS: Final = (0,) * (len(KINDS) - 5)
+_NO_CACHE: Final = (0, 0, 0)
+assert KINDS[:5] == ("input", "cached_input", "cache_write", "cache_write_1h", "output")
+assert (KINDS[6], KINDS[8]) == ("audio_input", "image_input")
+_INPUTS: Final = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input")
+_OUTPUTS: Final = ("output", "reasoning", "audio_output", "image_output")
 
 
 class Rates(msgspec.Struct, frozen=True):
     """Rates of one model in one asset, per million units, every kind filled in.
 
-    Use `rates_from` to build one: kinds that a price list leaves out take the rate of the kind that
+    Use `rates_from` to build one: token kinds that a price list leaves out take the rate of the kind that
     they are part of (cached input and audio input that of input, reasoning and audio output that of
     output), never zero. `request` is micro-units per million requests.
+
+    Where prompts of more than `long_above` tokens cost otherwise, all of such a request is priced by `long`. `variants`
+    are the rates of what a request can ask for by name, such as a service tier or the size of an image.
     """
 
     asset: str
@@ -31,7 +47,15 @@ class Rates(msgspec.Struct, frozen=True):
     audio_input: int
     audio_output: int
     image_input: int
+    image_output: int
+    images: int = 0
+    seconds: int = 0
+    characters: int = 0
+    searches: int = 0
     request: int = 0
+    long_above: int = 0
+    long: "Rates | None" = None
+    variants: tuple[tuple[str, "Rates"], ...] = ()
     # Made of the above, because each request asks for them: the rates in the order of `KINDS`, and the highest
     # rates that an input and an output token can be billed at, which a ceiling must assume.
     by_kind: tuple[int, ...] = ()
@@ -39,10 +63,9 @@ class Rates(msgspec.Struct, frozen=True):
     dearest_output: int = 0
 
     def __post_init__(self) -> None:
-        inputs = (self.input, self.cached_input, self.cache_write, self.cache_write_1h, self.audio_input, self.image_input)
         force_setattr(self, "by_kind", tuple([getattr(self, kind) for kind in KINDS]))
-        force_setattr(self, "dearest_input", max(inputs))
-        force_setattr(self, "dearest_output", max(self.output, self.reasoning, self.audio_output))
+        force_setattr(self, "dearest_input", max([getattr(self, kind) for kind in _INPUTS]))
+        force_setattr(self, "dearest_output", max([getattr(self, kind) for kind in _OUTPUTS]))
 
     def price(self, usage: Usage) -> int:
         """What `usage` costs, in micro-units of `asset`: exact sum, one rounding, up."""
@@ -50,15 +73,21 @@ class Rates(msgspec.Struct, frozen=True):
 
     def price_of(self, counts: tuple[int, ...]) -> int:
         """What this many units of each of the `KINDS` cost."""
-        a, b, c, d, e, f, g, h, i = counts
-        # Written out: each request asks for two or three prices, and `map` takes three times as long.
-        r, s, t, u, v, w, x, y, z = self.by_kind
-        total = a * r + b * s + c * t + d * u + e * v + f * w + g * x + h * y + i * z + self.request
+        if self.long is not None and sum(counts[:4]) + counts[6] + counts[8] > self.long_above:
+            return self.long.price_of(counts)
+        if counts[1:4] == _NO_CACHE and counts[5:] == _NO_PARTS:  # most requests, each of which asks for two or three prices
+            return -(-(counts[0] * self.input + counts[4] * self.output + self.request) // MILLION)
+        total = self.request
+        for count, rate in zip(counts, self.by_kind, strict=True):
+            total += count * rate
         return -(-total // MILLION)
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> int:
         """The most that this many tokens can cost."""
-        return -(-(input_tokens * self.dearest_input + output_tokens * self.dearest_output + self.request) // MILLION)
+        most = -(-(input_tokens * self.dearest_input + output_tokens * self.dearest_output + self.request) // MILLION)
+        if self.long is not None and input_tokens > self.long_above:
+            return max(most, self.long.ceiling(input_tokens, output_tokens))
+        return most
 
     def output_covered(self, amount_micro: int, input_tokens: int) -> int:
         """How many output tokens `amount_micro` still covers after `input_tokens`; at least 0."""
@@ -66,41 +95,101 @@ class Rates(msgspec.Struct, frozen=True):
         if left <= 0:
             return 0
         dearest = self.dearest_output
-        return left // dearest if dearest else 2**31
+        covered = left // dearest if dearest else 2**31
+        if self.long is not None and input_tokens > self.long_above:
+            return min(covered, self.long.output_covered(amount_micro, input_tokens))
+        return covered
+
+    def units_price(self, units: tuple[tuple[str, int], ...]) -> int:
+        """What units that are no tokens cost, by the names of their kinds; less what the request itself costs."""
+        total: int = sum([count * getattr(self, kind) for kind, count in units])
+        return -(-total // MILLION)
+
+    def variant(self, name: str) -> "Rates":
+        """The rates of what a request asked for by name; these where that costs nothing else."""
+        return next((rates for each, rates in self.variants if each == name), self)
 
 
-def rates_from(asset: str, given: dict[str, int]) -> Rates:
-    """Rates from the kinds that a list names (micro-units per million); `input` or `output` must be among them.
+def rates_from(asset: str, given: Mapping[str, Any]) -> Rates:
+    """Rates from what a list names: micro-units per million, by kind.
 
-    Raises ValueError for an unknown kind, a negative rate, or neither input nor output.
+    Beside the kinds, `above` (tokens) with `long` (rates by kind) and `variants` (rates by kind, by name), each of which takes
+    what it leaves out from the plain rates. Raises ValueError for an unknown kind, a negative rate, or no kind at all that
+    every request has.
     """
-    unknown = set(given) - set(PRICED_KINDS)
+    plain = {kind: rate for kind, rate in given.items() if kind not in ("above", "long", "variants")}
+    unknown = set(plain) - set(PRICED_KINDS)
     if unknown:
         raise ValueError(f"{min(unknown)!r} is no kind of price; known are {', '.join(PRICED_KINDS)}")
-    if any(rate < 0 for rate in given.values()):
+    if any(rate < 0 for rate in plain.values()):
         raise ValueError("a price cannot be negative")
-    if "input" not in given and "output" not in given and "request" not in given:
-        raise ValueError("a price needs input, output or request")
-    base_input = given.get("input", 0)
-    base_output = given.get("output", 0)
+    if not plain.keys() & {"input", "output", "request", *UNIT_KINDS}:
+        raise ValueError("a price needs input, output, request or another unit")
+    long = given.get("long")
+    variants = given.get("variants") or {}
+    if long and not given.get("above"):
+        raise ValueError("prices of long prompts need the number of tokens above which they hold")
+    base_input = plain.get("input", 0)
+    base_output = plain.get("output", 0)
     return Rates(
         asset=asset,
         input=base_input,
-        cached_input=given.get("cached_input", base_input),
-        cache_write=given.get("cache_write", base_input),
-        cache_write_1h=given.get("cache_write_1h", given.get("cache_write", base_input)),
+        cached_input=plain.get("cached_input", base_input),
+        cache_write=plain.get("cache_write", base_input),
+        cache_write_1h=plain.get("cache_write_1h", plain.get("cache_write", base_input)),
         output=base_output,
-        reasoning=given.get("reasoning", base_output),
-        audio_input=given.get("audio_input", base_input),
-        audio_output=given.get("audio_output", base_output),
-        image_input=given.get("image_input", base_input),
-        request=given.get("request", 0),
+        reasoning=plain.get("reasoning", base_output),
+        audio_input=plain.get("audio_input", base_input),
+        audio_output=plain.get("audio_output", base_output),
+        image_input=plain.get("image_input", base_input),
+        image_output=plain.get("image_output", base_output),
+        images=plain.get("images", 0),
+        seconds=plain.get("seconds", 0),
+        characters=plain.get("characters", 0),
+        searches=plain.get("searches", 0),
+        request=plain.get("request", 0),
+        long_above=given.get("above") or 0,
+        long=rates_from(asset, {**plain, **long}) if long else None,
+        variants=tuple([(name, rates_from(asset, _varied(given, each))) for name, each in variants.items()]),
     )
+
+
+def _varied(given: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    """A variant keeps what it does not name, but for the prices of long prompts: those are of the plain rates."""
+    return {**{kind: rate for kind, rate in given.items() if kind not in ("above", "long", "variants")}, **variant}
 
 
 def marked_up(rates: Rates, percent_bp: int) -> Rates:
     """Every rate raised by `percent_bp` basis points (2000 = 20 %), each rounded up."""
     assert percent_bp >= 0
     factor = 10_000 + percent_bp
-    raised = {kind: -(-getattr(rates, kind) * factor // 10_000) for kind in (*KINDS, "request")}
-    return Rates(asset=rates.asset, **raised)
+    raised = {kind: -(-getattr(rates, kind) * factor // 10_000) for kind in PRICED_KINDS}
+    return Rates(
+        asset=rates.asset,
+        **raised,
+        long_above=rates.long_above,
+        long=None if rates.long is None else marked_up(rates.long, percent_bp),
+        variants=tuple([(name, marked_up(each, percent_bp)) for name, each in rates.variants]),
+    )
+
+
+def rate_from_decimal(kind: str, text: str) -> int:
+    """A rate from what people write: of one image, second, search or request, of a million of anything else. ValueError."""
+    if kind not in ONE_BY_ONE:
+        return micro_from_decimal(text)
+    with localcontext() as context:
+        context.prec = 60
+        try:
+            a_million = Decimal(text) * MILLION
+        except ArithmeticError as wrong:
+            raise ValueError(f"{text!r} is not a decimal number") from wrong
+        return micro_from_decimal(f"{a_million:f}" if a_million.is_finite() else text)
+
+
+def decimal_from_rate(kind: str, rate: int) -> str:
+    """The reverse of `rate_from_decimal`."""
+    if kind not in ONE_BY_ONE:
+        return decimal_from_micro(rate)
+    with localcontext() as context:
+        context.prec = 60
+        return f"{(Decimal(rate) / MILLION / MILLION).normalize():f}"

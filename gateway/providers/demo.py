@@ -19,7 +19,7 @@ import msgspec
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.core.ids import new_id
 from gateway.providers import demo_tools
-from gateway.providers.model import Deployment, Reply
+from gateway.providers.model import Deployment, Headers, Reply
 from gateway.providers.tokenizer import O200K, encode, load
 
 _MESSAGE_TOKENS: Final = 3
@@ -126,7 +126,7 @@ class DemoUpstream:
         self._pause_s = pause_s
         self._clock = clock
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
         """As `Upstream.send`; never fails. Unknown paths are answered 404, malformed requests 400."""
         try:
             request = _decode(body)

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from gateway.core.limits import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S
 from gateway.providers.http1 import Connection, Invalid, Lost, Origin, Pool, Silent, TooLarge, WireError
-from gateway.providers.model import Deployment, Reply, UpstreamFault, UpstreamSilent
+from gateway.providers.model import Deployment, Headers, Reply, UpstreamFault, UpstreamSilent
 
 USER_AGENT: Final = "mozaiks-gateway"
 _TARGETS_MAX: Final = 4096
@@ -43,7 +43,7 @@ class _Target:
 
     __slots__ = ("head", "origin")
 
-    def __init__(self, pool: Pool, deployment: Deployment, path: str) -> None:
+    def __init__(self, pool: Pool, deployment: Deployment, path: str, more: Headers) -> None:
         scheme, host, port, resource = _address(deployment.api_base.rstrip("/") + path)
         self.origin: Origin = pool.origin(tls=scheme == "https", host=host, port=port)
         name = f"[{host}]" if ":" in host else host.rstrip(".")
@@ -55,6 +55,7 @@ class _Target:
             raise ValueError(f"a deployment may not set the header {min(own)}")
         lines.update(given)
         lines["content-type"] = [("Content-Type", "application/json")]
+        lines.update({header: [(header, value)] for header, value in more})
         lines["accept-encoding"] = [("Accept-Encoding", "identity")]
         lines["user-agent"] = [("User-Agent", USER_AGENT)]
         if deployment.api_key:
@@ -180,9 +181,9 @@ class DirectUpstream:
         self._pool = Pool(_tls() if tls is None else tls)
         self._targets: dict[tuple[object, ...], _Target] = {}
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
         """POST and return at the answer's head; see `Upstream.send`. ValueError for headers that cannot be sent."""
-        target = self._target(deployment, path)
+        target = self._target(deployment, path, headers)
         connection = target.origin.take()
         retried = False
         if connection is not None:
@@ -206,13 +207,13 @@ class DirectUpstream:
         """Close every connection."""
         await self._pool.close()
 
-    def _target(self, deployment: Deployment, path: str) -> _Target:
-        key = (deployment.api_base, path, deployment.api_key, deployment.headers)
+    def _target(self, deployment: Deployment, path: str, headers: Headers = ()) -> _Target:
+        key = (deployment.api_base, path, deployment.api_key, deployment.headers, headers)
         target = self._targets.get(key)
         if target is None:
             if len(self._targets) >= _TARGETS_MAX:
                 self._targets.clear()
-            target = self._targets[key] = _Target(self._pool, deployment, path)
+            target = self._targets[key] = _Target(self._pool, deployment, path, headers)
         return target
 
 

@@ -2,11 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S
+
+MESSAGES: Final = "/messages"
+COUNT_TOKENS: Final = "/messages/count_tokens"
+RESPONSES: Final = "/responses"
+# Surfaces that are made of chat completions where a deployment does not speak them itself.
+OWN_DIALECTS: Final = frozenset((MESSAGES, COUNT_TOKENS, RESPONSES))
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -17,6 +23,7 @@ class Deployment(msgspec.Struct, frozen=True):
     provider counts cached tokens inside the prompt count (OpenAI) or beside it (Anthropic).
     `hidden_reasoning` says whether it makes tokens that are paid for and not shown; None: nobody knows.
     `params` are what a translated provider needs besides: a region, a project, a version of its API.
+    `speaks` are the paths of the surfaces in a dialect of their own (`OWN_DIALECTS`) that it serves itself.
     """
 
     id: str
@@ -34,6 +41,7 @@ class Deployment(msgspec.Struct, frozen=True):
     chunk_timeout_s: float = CHUNK_TIMEOUT_S
     hidden_reasoning: bool | None = None
     params: tuple[tuple[str, str | int | float | bool], ...] = ()
+    speaks: frozenset[str] = frozenset()
 
 
 class Strategy(StrEnum):
@@ -86,6 +94,9 @@ class UpstreamSilent(UpstreamFault):
     """A time-out: connecting, waiting for the first byte, or in mid-stream."""
 
 
+Headers = tuple[tuple[str, str], ...]
+
+
 class Reply(Protocol):
     """An upstream's answer. Exactly one of `read` and `relay` is used, then `close` always."""
 
@@ -118,11 +129,21 @@ class Reply(Protocol):
         ...
 
 
+class Dialect(Protocol):
+    """Makes a surface with a dialect of its own out of chat completions: requests, whole answers, streams and errors."""
+
+    def send(self, chat: "Upstream", deployment: Deployment, path: str, body: bytes, headers: Headers) -> Awaitable[Reply]:
+        """As `Upstream.send`, by way of `chat`, which is asked for "/chat/completions"."""
+        ...
+
+
 class Upstream(Protocol):
     """Talks to deployments. One instance serves a whole process."""
 
-    def send(self, deployment: Deployment, path: str, body: bytes) -> Awaitable[Reply]:
-        """POST `body` (JSON) to the deployment's `path` (such as "/chat/completions") and return at the first byte.
+    def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Awaitable[Reply]:
+        """POST `body` to the deployment's `path` (such as "/chat/completions") and return at the first byte.
+
+        It is JSON, unless one of `headers` (names in lower case), which go with this request alone, says otherwise.
 
         A reused connection that dies before any answer byte is replaced by a fresh one, once, without
         counting as an attempt. Raises UpstreamFault or UpstreamSilent.

@@ -11,7 +11,7 @@ import msgspec
 from gateway.core.errors import NotFound
 from gateway.core.ids import expanded_id
 from gateway.providers.health import Health
-from gateway.providers.model import Deployment, ModelEntry, Reply, Route, Strategy, Upstream
+from gateway.providers.model import Deployment, Dialect, Headers, ModelEntry, Reply, Route, Strategy, Upstream
 
 DEMO: Final = "demo"
 Sizes = Callable[[str, str], tuple[int | None, int | None, bool | None]]
@@ -154,20 +154,28 @@ class _Choice:
 class Upstreams:
     """The adapters by provider. A provider without one of its own speaks the OpenAI dialect: `default`.
 
-    Is itself an `Upstream`: it sends to the adapter of the deployment's provider.
+    Is itself an `Upstream`: it sends to the adapter of the deployment's provider, by way of one of `dialects` (by path) where
+    that does not speak the surface's dialect. What a deployment does speak of those goes over the byte path, `default`.
     """
 
-    def __init__(self, default: Upstream, by_provider: Mapping[str, Upstream]) -> None:
+    def __init__(
+        self, default: Upstream, by_provider: Mapping[str, Upstream], dialects: Mapping[str, Dialect] | None = None
+    ) -> None:
         self._default = default
         self._by_provider = dict(by_provider)
+        self._dialects = dict(dialects or {})
 
     def of(self, deployment: Deployment) -> Upstream:
         """The adapter that talks to this deployment."""
         return self._by_provider.get(deployment.provider, self._default)
 
-    def send(self, deployment: Deployment, path: str, body: bytes) -> Awaitable[Reply]:
+    def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Awaitable[Reply]:
         """As `Upstream.send`."""
-        return self._by_provider.get(deployment.provider, self._default).send(deployment, path, body)
+        if path in self._dialects:
+            if path in deployment.speaks:
+                return self._default.send(deployment, path, body, headers)
+            return self._dialects[path].send(self.of(deployment), deployment, path, body, headers)
+        return self._by_provider.get(deployment.provider, self._default).send(deployment, path, body, headers)
 
     async def close(self) -> None:
         """Close every adapter once."""

@@ -36,7 +36,7 @@ from typing import Any, Final
 
 from gateway.core.limits import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S
 from gateway.providers.direct import DirectUpstream
-from gateway.providers.model import Deployment, Reply, UpstreamFault, UpstreamSilent
+from gateway.providers.model import Deployment, Headers, Reply, UpstreamFault, UpstreamSilent
 from gateway.providers.translation import (
     EMBEDDINGS,
     Asked,
@@ -151,7 +151,7 @@ class TranslatedUpstream:
         self._rehearsed = tuple(deployments)
         self._loading = self._load()
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
         """As `Upstream.send`. What cannot be translated is answered 400, as the provider would."""
         bridge = self._bridge or await self._loaded()
         try:

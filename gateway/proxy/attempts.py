@@ -20,10 +20,10 @@ from gateway.balance.model import Balance, BalanceUnavailable
 from gateway.core.errors import GatewayError, NotFound, PaymentRequired
 from gateway.core.words import HoldPolicy
 from gateway.metering.counting import Counter
-from gateway.metering.usage import input_bound
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.ports import Gate, Prices, Router
+from gateway.proxy.surface import Request
 from gateway.proxy.ticket import Ticket
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Attempts:
             ticket.attempts += 1
             ticket.sent_at = perf_counter()
             try:
-                reply = await self._upstream.send(found, ticket.request.endpoint, self._body(ticket))
+                reply = await self._upstream.send(found, ticket.request.surface.path, self._body(ticket), ticket.request.headers)
             except UpstreamFault as fault:
                 failed = fault
                 continue
@@ -136,19 +136,19 @@ class Attempts:
 
     async def _may_serve(self, ticket: Ticket, model: str, deployment: Deployment) -> bool:
         """Raise the hold to what the request can cost there. False where that is not covered, or nobody knows the price."""
-        request, endpoint = ticket.request, ticket.request.endpoint
+        request, surface = ticket.request, ticket.request.surface
         end_user = ticket.front.platform_user_id or None
         try:
             paying = quote.payers(self._prices, ticket.principal, end_user, model, deployment.id, ticket.at_ms)
+            assert paying is not None, "the app's prices were loaded for the first attempt"
+            if request.units or request.variant:
+                paying = quote.for_units(self._prices, paying, request, deployment.id, ticket.at_ms)
         except PaymentRequired:
             return False
-        assert paying is not None, "the app's prices were loaded for the first attempt"
-        body, field = wire.decode_json(ticket.call.raw), wire.PROMPT_FIELD[endpoint]
-        bound = input_bound(body, request.body_bytes, field, deployment.model)
-        if deployment.input_tokens_max is not None and endpoint != wire.EMBEDDINGS:
-            bound = min(bound, deployment.input_tokens_max)
+        again = self._parsed(ticket)
+        bound = surface.bound(again, deployment)
         if paying and not await self._covered(ticket, paying, bound):
-            bound = min(bound, await self._counter.count_input(deployment.model, body, field))
+            bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body)))
             if not await self._covered(ticket, paying, bound) and not self._lowered(ticket, paying, bound):
                 return False
         ticket.paying, ticket.input_bound, ticket.served_model = paying, bound, model
@@ -172,20 +172,24 @@ class Attempts:
         request = ticket.request
         may = request.output_cap is None or ticket.principal.app.hold_policy is HoldPolicy.CLAMP
         per_choice = quote.output_covered(paying, ticket.granted, bound) // request.choices
-        if ticket.rolls or not may or per_choice < 1 or request.endpoint == wire.EMBEDDINGS:
+        if ticket.rolls or not may or per_choice < 1 or not ticket.output_held:
             return False
         ticket.cap, ticket.is_cut, ticket.output_held = per_choice, True, per_choice * request.choices
         return True
 
     def _body(self, ticket: Ticket) -> bytes:
         """The request once more, as this deployment takes it."""
-        call, deployment = ticket.call, ticket.deployment
-        request = wire.parse(call.endpoint, call.raw, call.headers.get(b"content-type", b""))
-        wire.read_tags(call.headers, request.body)  # takes what is ours out of the metadata
+        deployment, request = ticket.deployment, self._parsed(ticket)
+        wire.read_tags(ticket.call.headers, request.body)  # takes what is ours out of the metadata
         cap = ticket.cap
         if cap is not None and deployment.output_tokens_max is not None:
             cap = min(cap, deployment.output_tokens_max)
-        return wire.outgoing(request, deployment.model, deployment.output_cap_field, cap)
+        return request.surface.outgoing(request, deployment, cap)
+
+    @staticmethod
+    def _parsed(ticket: Ticket) -> Request:
+        """The request once more: its body is not kept."""
+        return ticket.request.surface.parse(ticket.call.raw, ticket.call.headers.get(b"content-type", b""))
 
 
 def _is_callers(failed: UpstreamFault | Reply) -> bool:

@@ -34,20 +34,20 @@ from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, GatewayError
 from gateway.core.money import AMOUNT_MICRO_MAX, decimal_from_micro
 from gateway.core.tasks import Tasks
-from gateway.core.units import Usage
+from gateway.core.units import TOKEN_KINDS, Usage
 from gateway.core.words import CostPolicy, DisconnectPolicy, HoldPolicy, Level, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventFront, EventPayer, EventRest, encode_event
-from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Reply, Route, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.attempts import Attempts
 from gateway.proxy.doubt import MUCH_TOKENS, believed
 from gateway.proxy.ports import Gate, Opener, Prices, Router
-from gateway.proxy.relay import DONE, BrokenStream, Relay, generated_text
+from gateway.proxy.relay import BrokenStream
 from gateway.proxy.renewal import input_of, sign
 from gateway.proxy.rolling import SLICE_TOKENS, RollingHold, Slices, rolling_hold, uncovered
+from gateway.proxy.surface import Request, Stream, Surface
 from gateway.proxy.ticket import Call, Ticket
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 _EXHAUSTED: Final = ("wallet_exhausted",)  # flags of a stream that was cut here
 _UNKNOWN_BALANCE: Final = ("balance_unavailable",)
 _CUT_UNREAD: Final = ("cut_unread",)  # its client had left
-EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
+_TOKEN_KINDS: Final = len(TOKEN_KINDS)
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
 _APP_USAGE: Final = Level.APP_USAGE
 _CANCEL: Final = DisconnectPolicy.CANCEL
@@ -98,9 +98,9 @@ class Exchange:
         self._attempts = Attempts(gate, router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
-    async def run(self, call: Call, principal: Principal) -> None:
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
         """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
-        request = wire.parse(call.endpoint, call.raw, call.headers.get(b"content-type", b""))
+        request = surface.parse(call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
         route = self._router.route(request.model)
         if principal.models and not self._gate.may_use(principal, request.model):
@@ -118,11 +118,11 @@ class Exchange:
 
     async def _forward(self, ticket: Ticket) -> None:
         request, deployment = ticket.request, ticket.deployment
-        body = wire.outgoing(request, deployment.model, deployment.output_cap_field, ticket.cap)
+        body = request.surface.outgoing(request, deployment, ticket.cap)
         request.body = {}  # the bytes are enough from here on, and a parsed body takes many times as much
         ticket.sent_at = perf_counter()
         try:
-            reply = await self._upstream.send(deployment, request.endpoint, body)
+            reply = await self._upstream.send(deployment, request.surface.path, body, request.headers)
         except UpstreamFault as fault:
             reply = await self._attempts.after(ticket, fault)
         if reply.status != 200:
@@ -137,7 +137,7 @@ class Exchange:
         if ticket.route.several:
             self._router.answered(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at)
         try:
-            if request.streamed and reply.content_type.startswith(b"text/event-stream"):
+            if request.surface.streams(request, reply):
                 await self._stream(ticket, reply)
                 return None
             if ticket.rolls and (refused := await uncovered(self._balance, ticket, self._hold_ttl_ms)) is not None:
@@ -152,9 +152,7 @@ class Exchange:
 
     # ---- before the provider: price it and hold the money -------------------------------------
 
-    async def _admit(
-        self, call: Call, request: wire.Request, principal: Principal, end_user: str | None, route: Route
-    ) -> Ticket:
+    async def _admit(self, call: Call, request: Request, principal: Principal, end_user: str | None, route: Route) -> Ticket:
         deployment = route.deployments[0]
         tags = wire.read_tags(call.headers, request.body)
         at_ms = self._clock() // 1_000_000
@@ -163,6 +161,8 @@ class Exchange:
             await self._prices.load_app(principal.app.enterprise_id)
             paying = quote.payers(self._prices, principal, end_user, request.model, deployment.id, at_ms)
             assert paying is not None
+        if request.units or request.variant:
+            paying = quote.for_units(self._prices, paying, request, deployment.id, at_ms)
         app = principal.app
         front = EventFront(
             request_id=call.request_id,
@@ -170,7 +170,7 @@ class Exchange:
             user_id=app.user_id,
             enterprise_id=app.enterprise_id,
             key_id=principal.key_id,
-            endpoint=request.endpoint,
+            endpoint=request.surface.path,
             model=request.model,
             platform_user_id=end_user or "",
             workflow_type=tags.workflow_type,
@@ -188,7 +188,7 @@ class Exchange:
     async def _reserve(
         self,
         call: Call,
-        request: wire.Request,
+        request: Request,
         principal: Principal,
         route: Route,
         paying: tuple[quote.Payer, ...],
@@ -196,12 +196,8 @@ class Exchange:
         at_ms: int,
     ) -> Ticket:
         """Hold the strict bound; only where the wallet does not cover it, count exactly and fit the output to what is left."""
-        deployment, embedding = route.deployments[0], request.endpoint == wire.EMBEDDINGS
-        field = wire.PROMPT_FIELD[request.endpoint]
-        bound = input_bound(request.body, request.body_bytes, field, deployment.model)
-        if deployment.input_tokens_max is not None and not embedding and bound > deployment.input_tokens_max:
-            bound = deployment.input_tokens_max
-        most = 0 if embedding else request.output_cap or deployment.output_tokens_max or quote.OUTPUT_TOKENS_DEFAULT
+        deployment, surface = route.deployments[0], request.surface
+        bound, most = surface.bound(request, deployment), surface.most(request, deployment)
         shows = request.shows and not deployment.hidden_reasoning
         rolls = shows and request.output_cap is None and bool(paying) and most > SLICE_TOKENS
         total, shard, request_id = (SLICE_TOKENS if rolls else most) * request.choices, principal.shard, call.request_id
@@ -211,7 +207,7 @@ class Exchange:
         least = total
         opened = False
         while True:
-            asked = quote.charges(paying, bound, least, total)
+            asked = quote.charges(paying, bound, least, total, request.units)
             try:
                 wanted = HoldRequest(request_id, shard, asked, counted, self._hold_ttl_ms, context, bound + total)
                 outcome = await self._balance.reserve(wanted)
@@ -228,8 +224,8 @@ class Exchange:
                 raise refusals.refusal(outcome, paying, asked, counted, principal.level, bound + total)
             else:
                 exact = True
-                bound = min(bound, await self._counter.count_input(deployment.model, request.body, field))
-                if not embedding and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
+                bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(request.body)))
+                if most and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
                     least = request.choices
         cap, is_cut = None, False
         if rolls or (paying and least < total):
@@ -238,7 +234,7 @@ class Exchange:
                 covered = tuple(map(add, covered, outcome.available))
             cap = min(most, quote.output_covered(paying, covered, bound) // request.choices)
             is_cut = cap < most
-        elif paying and request.output_cap is None and not embedding:
+        elif paying and request.output_cap is None and most:
             cap = most  # the hold covers no more, so no more may be made, whatever the upstream's own default is
         hold = Hold(request_id, shard, tuple([charge.wallet for charge in asked]), counted)
         return Ticket(
@@ -260,22 +256,23 @@ class Exchange:
 
     async def _whole(self, ticket: Ticket, reply: Reply) -> None:
         body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
+        surface = ticket.request.surface
         try:
-            found = _decode_answer(body)
+            told = surface.told(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbage:
             raise UpstreamFault("its answer is not JSON", sent=True) from garbage
-        settled, cost, _ = await self._settle(ticket, found.usage, lambda: generated_text(body), _SERVED)
+        settled, cost, _ = await self._settle(ticket, told, lambda: surface.text(body), _SERVED)
         if settled is not None and not settled.stands and ticket.paying:
             raise refusals.balance_unavailable()  # this process stood still, and its hold was swept
         headers = self._headers(ticket, reply.content_type or b"application/json")
         if ticket.paying:
             headers += wire.money_headers(cost, settled.available[0] if settled is not None else None)
         answer = ticket.call.answer
-        answer.whole(200, headers, body)
+        answer.whole(200, headers, surface.returned(ticket.request, body))
         await answer.drained()
 
     async def _stream(self, ticket: Ticket, reply: Reply) -> None:
-        relay, answer = Relay(), ticket.call.answer
+        relay, answer = ticket.request.surface.stream(ticket.request, reply), ticket.call.answer
         ticket.relay, ticket.made = relay, None
         ticket.lease = max(ticket.lease, ticket.call.started + self._hold_ttl_ms / 1000)
         rolling = rolling_hold(self._balance, self._counter, ticket, relay, self._hold_ttl_ms) if ticket.rolls else None
@@ -300,19 +297,20 @@ class Exchange:
                 ticket.ended = True
                 self._tasks.spawn(self._settle(ticket, relay.usage, relay.text, status, flags, whole=whole), "settle")
             raise
-        last = forward + self._last_frames(ticket, relay, trouble, settled, cost, counted)
-        if flags and flags != _CUT_UNREAD:
-            error: GatewayError = refusals.balance_unavailable()
+        error: GatewayError | None = None
+        if trouble is not None:
+            error = refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
+        elif flags and flags != _CUT_UNREAD:
+            error = refusals.balance_unavailable()
             if rolling is not None and flags == _EXHAUSTED:
                 error = refusals.exhausted(ticket.paying[rolling.dry], ticket.principal.level)
-            last = last.removesuffix(DONE) + wire.error_event(error, ticket.call.request_id) + DONE
         if not answer.started:
-            answer.start(200, self._headers(ticket, EVENT_STREAM))
-        answer.end(last)
+            answer.start(200, self._headers(ticket, relay.content_type))
+        answer.end(forward + self._last_frames(ticket, relay, trouble is not None, settled, cost, counted, error))
         await answer.drained()
 
     async def _relayed(
-        self, ticket: Ticket, reply: Reply, relay: Relay, rolling: RollingHold | None
+        self, ticket: Ticket, reply: Reply, relay: Stream, rolling: RollingHold | None
     ) -> tuple[bytes, UpstreamFault | None, tuple[str, ...]]:
         """Pass the stream on. Returns what to put behind it, what broke upstream, and what to note: why it was cut here."""
         try:
@@ -329,7 +327,7 @@ class Exchange:
         except BalanceUnavailable:  # nothing more may be spent; what was made is settled, now or later
             cut = _UNKNOWN_BALANCE
         if cut:
-            return relay.finish("length"), None, cut
+            return relay.finish(), None, cut
         forward = relay.end()
         if relay.complete:
             return forward, None, ()
@@ -337,7 +335,7 @@ class Exchange:
         return forward, UpstreamFault(told, sent=True), ()
 
     async def _passed_on(
-        self, ticket: Ticket, reply: Reply, relay: Relay, rolling: RollingHold | None, limit: asyncio.Timeout
+        self, ticket: Ticket, reply: Reply, relay: Stream, rolling: RollingHold | None, limit: asyncio.Timeout
     ) -> tuple[str, ...]:
         """Chunks as they come, the hold growing with them where it rolls: () at the upstream's end, else why it was cut."""
         answer, left = ticket.call.answer, False
@@ -351,7 +349,7 @@ class Exchange:
             if not forward:
                 return True
             if not answer.started:
-                answer.start(200, self._headers(ticket, EVENT_STREAM))
+                answer.start(200, self._headers(ticket, relay.content_type))
             return answer.write(forward)
 
         def count(chunk: bytes) -> bool:
@@ -389,30 +387,29 @@ class Exchange:
     def _last_frames(
         self,
         ticket: Ticket,
-        relay: Relay,
-        trouble: UpstreamFault | None,
+        relay: Stream,
+        broken: bool,
         settled: Settled | None,
         cost: int,
         counted: Usage | None,
+        error: GatewayError | None,
     ) -> bytes:
         """The usage chunk with its cost for those who asked, then the end; or the error event that ends a broken stream."""
-        if trouble is not None:
-            return wire.error_event(refusals.fault_error(trouble, ticket.deployment, ticket.attempts), ticket.call.request_id)
+        if broken and error is not None:
+            return relay.ended_by(error, ticket.call.request_id)
         include_cost = ticket.call.headers.get(b"x-include-cost", b"").lower() == b"true"
-        if not (ticket.request.wants_usage or include_cost):
-            return DONE
-        usage: dict[str, Any] = {} if counted is None else wire.usage_of(counted)
-        if settled is not None and settled.available and ticket.paying:
-            usage["cost"] = msgspec.Raw(decimal_from_micro(cost).encode())
-            usage["balance"] = msgspec.Raw(decimal_from_micro(settled.available[0]).encode())
-        return relay.usage_event(ticket.call.request_id, ticket.request.model, usage) + DONE
+        money: dict[str, Any] = {}
+        if (include_cost or ticket.request.wants_usage) and settled is not None and settled.available and ticket.paying:
+            money["cost"] = msgspec.Raw(decimal_from_micro(cost).encode())
+            money["balance"] = msgspec.Raw(decimal_from_micro(settled.available[0]).encode())
+        return relay.last(ticket.request, ticket.call.request_id, counted, money, error, asked=include_cost)
 
     # ---- the end of the hold -------------------------------------------------------------------
 
     async def _settle(
         self,
         ticket: Ticket,
-        raw_usage: Any,
+        told: Any,
         text: Callable[[], str],
         status: RequestStatus,
         noted: tuple[str, ...] = (),
@@ -424,21 +421,21 @@ class Exchange:
         Returns the result (None when Redis must be asked again later), the cost, and the usage where it is our own count.
         """
         deployment = ticket.deployment
-        read = read_usage(raw_usage, deployment.cached_inside) if isinstance(raw_usage, dict) else None
+        read = ticket.request.surface.measured(told, ticket.request, deployment)
         if read is not None:
             (usage, flags), source, counts = read, _UPSTREAM, astuple(read[0])
-            if not whole or sum(counts) > MUCH_TOKENS:
+            if not whole or sum(counts[:_TOKEN_KINDS]) > MUCH_TOKENS:
                 (usage, flags), is_theirs = await believed(ticket, read, whole, lambda: self._counted(ticket, text()))
                 source, counts = _UPSTREAM if is_theirs else _COUNTED, astuple(usage)
         else:
-            flags = () if raw_usage is None else ("usage_unusable",)
+            flags = () if told is None else ("usage_unusable",)
             usage, source = await self._counted(ticket, text()), _COUNTED
             counts = astuple(usage)
         amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in ticket.paying]
         provider_cost = 0
         if ticket.front.cost_policy != _OWN_KEYS:
             rates = self._prices.cost(deployment.id, ticket.at_ms)
-            provider_cost = 0 if rates is None else rates.price_of(counts)
+            provider_cost = 0 if rates is None else rates.variant(ticket.request.variant).price_of(counts)
         started = ticket.call.started
         rest = encode_event(
             EventRest(
@@ -457,7 +454,7 @@ class Exchange:
                 served_by=(ticket.served_model, deployment.provider, deployment.id) if ticket.served_model else None,
             )
         )
-        tokens = sum(counts)  # its buckets are disjoint
+        tokens = sum(counts[:_TOKEN_KINDS])  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         settled = None
         ticket.ended = True  # also when this task is cancelled from here on: the settlement is kept, and must not be released
@@ -490,10 +487,3 @@ class Exchange:
         if ticket.hold.limits:
             headers += wire.limit_headers(ticket.hold.limits, ticket.admitted.remaining)
         return headers
-
-
-class _Answer(msgspec.Struct):
-    usage: Any = None
-
-
-_decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Protocol
 
-from gateway.proxy.relay import Relay, text_of
+from gateway.proxy.relay import text_of
+from gateway.proxy.surface import Stream
 
 
 class TextCounter(Protocol):
@@ -19,7 +20,7 @@ class Made:
 
     __slots__ = ("_busy", "_bytes", "_counter", "_model", "_parts", "_tokens", "relay")
 
-    def __init__(self, relay: Relay, counter: TextCounter, model: str) -> None:
+    def __init__(self, relay: Stream, counter: TextCounter, model: str) -> None:
         self.relay = relay
         self._counter = counter
         self._model = model

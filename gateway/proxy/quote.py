@@ -14,16 +14,17 @@ from gateway.balance.model import BY_TOKENS, Charge, Limit, LimitKind
 from gateway.core.errors import PaymentRequired
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.units import KINDS
 from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.pricing.rates import Rates
 from gateway.proxy.ports import Prices
+from gateway.proxy.surface import Request
 
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
 _ANALYTICS_ONLY: Final = Enforcement.ANALYTICS_ONLY
 _PLATFORM: Final = Level.PLATFORM
 _CREATOR_PAYS: Final = CostPolicy.CREATOR_PAYS
-OUTPUT_TOKENS_DEFAULT: Final = 16_384  # of a model whose own limit nobody states; it is sent upstream as the cap
 
 
 class Payer(msgspec.Struct, frozen=True):
@@ -63,14 +64,38 @@ def _priced(rates: Rates | None, model: str) -> Rates:
     return rates
 
 
-def charges(paying: tuple[Payer, ...], input_tokens: int, least_output: int, most_output: int) -> tuple[Charge, ...]:
+def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deployment_id: str, at_ms: int) -> tuple[Payer, ...]:
+    """The payers at the rates of what a request asked for by name; PaymentRequired `unpriced_model`.
+
+    What the provider bills by the image or second must not be had for a price by the token, which counts none.
+    """
+    cost = prices.cost(deployment_id, at_ms)
+    if cost is not None:
+        cost = cost.variant(request.variant)
+    found = []
+    for payer in paying:
+        rates = payer.rates.variant(request.variant)
+        for kind, _ in request.units:
+            billed = any(getattr(rates, each) for each in KINDS) if cost is None else getattr(cost, kind)
+            if billed and not getattr(rates, kind):
+                _priced(None, request.model)
+        found.append(Payer(payer.wallet, payer.role, rates))
+    return tuple(found)
+
+
+def charges(
+    paying: tuple[Payer, ...], input_tokens: int, least_output: int, most_output: int, units: tuple[tuple[str, int], ...] = ()
+) -> tuple[Charge, ...]:
     """What each wallet must cover: the ceiling of the most output, or at the least that of `least_output`."""
     made = []
     for payer in paying:
-        ceiling = payer.rates.ceiling(input_tokens, most_output)
+        ceiling, least = payer.rates.ceiling(input_tokens, most_output), 0
+        if units:
+            least = payer.rates.units_price(units)
+            ceiling += least
         if ceiling > AMOUNT_MICRO_MAX:
             ceiling = AMOUNT_MICRO_MAX
-        floor = ceiling if least_output == most_output else min(payer.rates.ceiling(input_tokens, least_output), ceiling)
+        floor = ceiling if least_output == most_output else min(least + payer.rates.ceiling(input_tokens, least_output), ceiling)
         made.append(Charge(payer.wallet, ceiling, floor))
     return tuple(made)
 

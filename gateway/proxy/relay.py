@@ -7,12 +7,16 @@ JSON-escaped form, the smallest that can still be counted when the upstream tell
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from gateway.core import limits
+from gateway.core.errors import GatewayError
+from gateway.core.units import Usage
 from gateway.proxy import wire
+from gateway.proxy.surface import Request
 
 _BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n|\r\r")
 _BLANK_LINE_BYTES: Final = 4
@@ -41,6 +45,7 @@ class Relay:
     may name addresses or keys, and nothing after it is.
     """
 
+    content_type = b"text/event-stream; charset=utf-8"
     __slots__ = (
         "_after", "_before", "_frames_to_learn", "_last", "_tail", "_told_at", "done", "error", "text_bytes",
         "texts", "usage", "usage_chunk",
@@ -120,21 +125,39 @@ class Relay:
         """Everything generated so far, in order, unescaped."""
         return text_of(self.texts)
 
-    def finish(self, reason: str) -> bytes:
+    def finish(self) -> bytes:
         """The event that ends the choices of a stream which is cut here, in the shape of the events before."""
         chunk = _parsed(_payload(self._last))
         if type(chunk) is not dict:
             return b""
         choices = chunk.get("choices")
         said = [choice for choice in choices if type(choice) is dict] if type(choices) is list else []
-        ended = [{"index": choice.get("index", 0), **_nothing_in(choice), "finish_reason": reason} for choice in said]
+        ended = [{"index": choice.get("index", 0), **_nothing_in(choice), "finish_reason": "length"} for choice in said]
         chunk.pop("usage", None)
-        return b"data: " + _encode({**chunk, "choices": ended or [{"index": 0, "delta": {}, "finish_reason": reason}]}) + b"\n\n"
+        choices = ended or [{"index": 0, "delta": {}, "finish_reason": "length"}]
+        return b"data: " + _encode({**chunk, "choices": choices}) + b"\n\n"
 
-    def usage_event(self, request_id: str, model: str, more: dict[str, Any]) -> bytes:
-        """The upstream's usage chunk with `more` in its usage; one of our own where it sent none."""
-        chunk = self.usage_chunk or {"id": request_id, "object": "chat.completion.chunk", "model": model, "choices": []}
-        return b"data: " + _encode({**chunk, "usage": {**(self.usage or {}), **more}}) + b"\n\n"
+    def last(
+        self,
+        request: Request,
+        request_id: str,
+        counted: Usage | None,
+        money: Mapping[str, Any],
+        error: GatewayError | None,
+        *,
+        asked: bool,
+    ) -> bytes:
+        """The end, behind the upstream's usage chunk with what it cost, or one of our own, for a client that wants it."""
+        end = DONE if error is None else wire.error_event(error, request_id) + DONE
+        if not (request.wants_usage or asked):
+            return end
+        chunk = self.usage_chunk or {"id": request_id, "object": "chat.completion.chunk", "model": request.model, "choices": []}
+        usage = {**(self.usage or {}), **({} if counted is None else wire.usage_of(counted)), **money}
+        return b"data: " + _encode({**chunk, "usage": usage}) + b"\n\n" + end
+
+    def ended_by(self, error: GatewayError, request_id: str) -> bytes:
+        """An error event, and nothing behind it."""
+        return wire.error_event(error, request_id)
 
     def _keep(self, texts: list[bytes]) -> None:
         self.texts += texts

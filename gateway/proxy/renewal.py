@@ -127,6 +127,6 @@ async def input_of(ticket: Ticket, counter: Counter) -> int:
     """The tokens of a ticket's prompt, counted once."""
     if ticket.input_counted is None:
         body = wire.decode_json(ticket.call.raw)
-        field = wire.PROMPT_FIELD[ticket.request.endpoint]
-        ticket.input_counted = await counter.count_input(ticket.deployment.model, body, field)
+        surface = ticket.request.surface
+        ticket.input_counted = await counter.count_input(ticket.deployment.model, *surface.prompt(body))
     return ticket.input_counted

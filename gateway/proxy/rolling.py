@@ -16,7 +16,7 @@ from gateway.balance.model import Balance, BalanceUnavailable, Hold
 from gateway.core.errors import GatewayError
 from gateway.proxy import quote, refusals
 from gateway.proxy.made import Made, TextCounter
-from gateway.proxy.relay import Relay
+from gateway.proxy.surface import Stream
 from gateway.proxy.ticket import Ticket
 
 SLICE_TOKENS: Final = 1024  # of output, for each choice: what a hold covers ahead of the stream
@@ -90,7 +90,7 @@ class RollingHold:
 class Slices:
     """Hands a stream on event by event near the end of what its hold covers; what is behind it waits for `grow`."""
 
-    def __init__(self, take: Callable[[bytes], bool], relay: Relay, rolling: RollingHold) -> None:
+    def __init__(self, take: Callable[[bytes], bool], relay: Stream, rolling: RollingHold) -> None:
         self._take = take
         self._relay = relay
         self._rolling = rolling
@@ -112,7 +112,7 @@ class Slices:
         return goes_on and relay.text_bytes < rolling.pause_at
 
 
-def rolling_hold(balance: Balance, counter: TextCounter, ticket: Ticket, relay: Relay, ttl_ms: int) -> RollingHold:
+def rolling_hold(balance: Balance, counter: TextCounter, ticket: Ticket, relay: Stream, ttl_ms: int) -> RollingHold:
     """The hold of a ticket whose stream begins."""
     assert ticket.cap is not None
     choices = ticket.request.choices

@@ -15,6 +15,7 @@ from gateway.identity.model import END_USER_SOURCES, Principal
 from gateway.proxy import wire
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.ports import ANSWER, Answer, Gate
+from gateway.proxy.surface import Surface
 from gateway.proxy.ticket import Call
 
 _log = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ class Traffic:
 class ModelEndpoint:
     """POST of one model surface, such as `/v1/chat/completions`."""
 
-    def __init__(self, endpoint: str, exchange: Exchange, gate: Gate, traffic: Traffic) -> None:
-        self._endpoint = endpoint
+    def __init__(self, surface: Surface, exchange: Exchange, gate: Gate, traffic: Traffic) -> None:
+        self._surface = surface
         self._exchange = exchange
         self._gate = gate
         self._traffic = traffic
@@ -85,7 +86,7 @@ class ModelEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its last; every failure is one JSON error."""
         started = perf_counter()
-        call = Call(new_id("req"), self._endpoint, dict(scope["headers"]), b"", answer_of(scope, receive, send), started, [])
+        call = Call(new_id("req"), self._surface, dict(scope["headers"]), b"", answer_of(scope, receive, send), started, [])
         self._traffic.in_flight += 1
         large = 0
         try:
@@ -106,7 +107,7 @@ class ModelEndpoint:
             if body is None or len(body) > limits.BODY_BYTES_MAX:
                 body = await whole_body(receive, limits.BODY_BYTES_MAX, body or b"")
             call.raw = body
-            await self._exchange.run(call, principal)
+            await self._exchange.run(call, self._surface, principal)
         except GatewayError as error:
             await answer_error(call, error)
         except asyncio.CancelledError:  # only the end of the process cancels a request
@@ -276,9 +277,9 @@ def put_error(call: Call, error: GatewayError) -> None:
     """The same, without waiting until it is sent."""
     answer = call.answer
     if answer.started:
-        answer.end(wire.error_event(error, call.request_id))
+        answer.end((call.surface or wire).error_event(error, call.request_id))
         return
-    body = wire.error_body(error, call.request_id)
+    body = (call.surface or wire).error_body(error, call.request_id)
     headers = [
         *wire.error_headers(error),
         (b"x-request-id", call.request_id.encode()),
@@ -303,7 +304,7 @@ class AccountEndpoint:
         path = scope.get("path_params", {})
         raw = "/".join(str(path[name]) for name in self._path_names).encode()
         answer = answer_of(scope, receive, send)
-        call = Call(new_id("req"), scope["path"], dict(scope["headers"]), raw, answer, perf_counter(), [])
+        call = Call(new_id("req"), None, dict(scope["headers"]), raw, answer, perf_counter(), [])
         try:
             if len(call.headers) != len(scope["headers"]):
                 check_once(scope["headers"])

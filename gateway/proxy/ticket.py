@@ -6,17 +6,17 @@ from gateway.balance.model import Admitted, Hold
 from gateway.identity.model import Principal
 from gateway.metering.event import EventFront
 from gateway.providers.model import Deployment, Route
-from gateway.proxy import quote, wire
+from gateway.proxy import quote
 from gateway.proxy.made import Made
 from gateway.proxy.ports import Answer
-from gateway.proxy.relay import Relay
+from gateway.proxy.surface import Request, Stream, Surface
 
 
 class Call(msgspec.Struct):
     """One HTTP request, its headers parsed, and the way to answer it."""
 
     request_id: str
-    endpoint: str
+    surface: Surface | None  # None: a question about the caller itself
     headers: dict[bytes, bytes]
     raw: bytes
     answer: Answer
@@ -28,7 +28,7 @@ class Ticket(msgspec.Struct):
     """One admitted request, until it is settled or released. `granted` is what its hold holds now, per wallet."""
 
     call: Call
-    request: wire.Request
+    request: Request
     principal: Principal
     deployment: Deployment
     paying: tuple[quote.Payer, ...]
@@ -51,6 +51,6 @@ class Ticket(msgspec.Struct):
     retry_after_s: float = 0.0  # as the last provider that failed said
     ended: bool = False
     lease: float = 0.0  # of a stream: until when (as `call.started` counts) its hold cannot have been swept
-    relay: Relay | None = None  # of a stream
+    relay: Stream | None = None  # of a stream
     made: Made | None = None  # of a stream, once anybody counts it
     input_counted: int | None = None  # tokens of the prompt, once they were counted

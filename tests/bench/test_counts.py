@@ -11,6 +11,7 @@ from bench.counts.tracers import Blocks, Bytecodes, Calls, describe
 from bench.counts.values import Case, Counts, Drained, Redis, problems
 from gateway.core.money import decimal_from_micro
 from gateway.proxy import wire
+from gateway.proxy.chat import Chat
 
 REDIS = Redis(2, {"evalsha": 2, "hset": 6}, 1900, 95)
 CASE = Case(
@@ -90,7 +91,7 @@ def test_counts_are_kept_by_version_until_they_are_of_other_code(tmp_path: Path)
 
 
 def _work(body: bytes) -> str:
-    wire.parse(wire.CHAT, body, b"")
+    Chat().parse(body, b"")
     return decimal_from_micro(10)
 
 
@@ -109,14 +110,14 @@ def test_calls_bytecodes_json_and_blocks_are_seen_by_function_and_step(times: in
         finally:
             tracer.stop()
     called, into_c, coded = calls.take()
-    assert called["proxy/wire.py parse", "parse"] == times
-    assert called["proxy/wire.py _check_prompt", "parse"] == times  # its caller's step
-    assert into_c["proxy/wire.py parse", "parse"] >= times
-    assert coded == {("decode", "proxy/wire.py parse"): times}
+    assert called["proxy/chat.py Chat.parse", "parse"] == times
+    assert called["proxy/chat.py _check_other_prompts", "parse"] == times  # its caller's step
+    assert into_c["proxy/chat.py Chat.parse", "parse"] >= times
+    assert coded == {("decode", "proxy/wire.py read_body"): times}
     executed = bytecodes.take()
-    assert executed["proxy/wire.py parse", "parse"] > 50 * times
-    assert executed["proxy/wire.py parse", "parse"] % times == 0
-    assert round(blocks.take()["proxy/wire.py parse"] / 50_000, 1) == times
+    assert executed["proxy/chat.py Chat.parse", "parse"] > 50 * times
+    assert executed["proxy/chat.py Chat.parse", "parse"] % times == 0
+    assert round(blocks.take()["proxy/wire.py read_body"] / 50_000, 1) == times
     assert not calls.calls  # taken is taken
 
 
@@ -132,6 +133,6 @@ def test_a_step_is_its_functions_then_its_files_and_a_name_that_is_gone_is_told(
     assert steps.step_of("proxy/exchange.py", "Exchange._passed_on.<locals>.take") == steps.RELAY
     assert steps.step_of("proxy/exchange.py", "Exchange._open") == steps.LINE
     assert steps.step_of("balance/redis_link.py", "_Wire._flush") is None
-    assert steps.stale(["proxy/routes.py"], [("proxy/wire.py", "parse"), ("server/answer.py", "EdgeAnswer.receive")]) == []
+    assert steps.stale(["proxy/routes.py"], [("proxy/wire.py", "read_body"), ("server/answer.py", "EdgeAnswer.receive")]) == []
     gone = [("proxy/wire.py", "pars"), ("proxy/nowhere.py", "parse")]
     assert steps.stale(["proxy/nowhere.py"], gone) == ["proxy/nowhere.py", "proxy/wire.py pars", "proxy/nowhere.py parse"]

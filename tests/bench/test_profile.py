@@ -3,7 +3,7 @@
 from bench.profile import Work, _from_stacks
 
 STACKS = """\
-thread (0x7F): "MainThread";run (uvicorn/server.py);run_asgi (gateway/server/answer.py);run (gateway/proxy/exchange.py);parse (gateway/proxy/wire.py);_check_prompt (gateway/proxy/wire.py) 30
+thread (0x7F): "MainThread";run (uvicorn/server.py);run_asgi (gateway/server/answer.py);run (gateway/proxy/exchange.py);parse (gateway/proxy/chat.py);check_price_known (gateway/proxy/chat.py) 30
 thread (0x7F): "MainThread";run (uvicorn/server.py);Exchange.run (gateway/proxy/exchange.py);settle (gateway/balance/redis_balance.py);send (gateway/balance/redis_link.py) 20
 thread (0x7F): "MainThread";run (uvicorn/server.py);_flush (gateway/balance/redis_link.py) 10
 thread (0x7F): "MainThread";run (uvicorn/server.py) 40

@@ -2,10 +2,14 @@
 
 import math
 import random
+import re
 from fractions import Fraction
+from typing import Any
 
-from gateway.core.units import KINDS, Usage
-from gateway.pricing.rates import marked_up, rates_from
+import pytest
+
+from gateway.core.units import KINDS, TOKEN_KINDS, UNIT_KINDS, Usage
+from gateway.pricing.rates import decimal_from_rate, marked_up, rate_from_decimal, rates_from
 
 
 def test_a_price_is_the_exact_sum_rounded_up_once() -> None:
@@ -28,10 +32,37 @@ def test_the_ceiling_covers_every_way_to_spend_the_tokens() -> None:
     seed = random.randrange(2**32)
     dice = random.Random(seed)
     for _ in range(3_000):
-        rates = rates_from("USD", {kind: dice.randrange(10**7) for kind in (*KINDS, "request")})
-        parts = {kind: dice.randrange(5_000) for kind in KINDS}
-        usage = Usage(**parts)
-        assert rates.ceiling(usage.input_total, usage.output_total) >= rates.price(usage), f"seed {seed}"
+        given: dict[str, Any] = {kind: dice.randrange(10**7) for kind in (*KINDS, "request")}
+        if dice.random() < 0.5:
+            given |= {"above": dice.randrange(1, 30_000), "long": {kind: dice.randrange(10**7) for kind in TOKEN_KINDS}}
+        rates = rates_from("USD", given)
+        usage = Usage(**{kind: dice.randrange(5_000) for kind in KINDS})
+        units = tuple((kind, getattr(usage, kind) + dice.randrange(3)) for kind in UNIT_KINDS)
+        most = rates.ceiling(usage.input_total + dice.randrange(3), usage.output_total) + rates.units_price(units)
+        assert most >= rates.price(usage), f"seed {seed}"
+
+
+def test_a_prompt_above_a_size_is_priced_by_the_rates_of_long_ones_alone() -> None:
+    rates = rates_from("USD", {"input": 3_000_000, "output": 15_000_000, "above": 200_000, "long": {"input": 6_000_000}})
+    assert rates.price(Usage(input=200_000, output=10)) == 600_150
+    assert rates.price(Usage(input=1, cached_input=199_999, cache_write=1, output=10)) == 1_200_156
+    assert rates.ceiling(200_000, 10) == 600_150
+    assert rates.ceiling(200_001, 10) == 1_200_156
+    assert marked_up(rates, 1_000).price(Usage(input=200_001)) == 1_320_007
+
+
+def test_units_are_priced_one_by_one_and_have_no_price_of_their_like() -> None:
+    rates = rates_from("USD", {"images": rate_from_decimal("images", "0.04"), "variants": {"hd": {"images": 80_000 * 10**6}}})
+    assert rates.price(Usage(images=2)) == 80_000
+    assert rates.variant("hd").price(Usage(images=2)) == 160_000
+    assert rates.variant("another").price(Usage(images=1)) == 40_000
+    assert rates_from("USD", {"input": 5, "output": 5}).price(Usage(images=10**6, seconds=10**6)) == 0
+    assert rate_from_decimal("seconds", "0.0001") == 100 * 10**6
+    assert decimal_from_rate("seconds", 100 * 10**6) == "0.0001"
+    assert rate_from_decimal("characters", "15") == 15 * 10**6
+    for kind, text in (("images", "NaN"), ("images", "Infinity"), ("seconds", "a"), ("images", "0.0000000000001")):
+        with pytest.raises(ValueError, match=re.escape(text[:3])):
+            rate_from_decimal(kind, text)
 
 
 def test_what_is_covered_never_costs_more_than_the_amount_and_one_more_token_would() -> None:

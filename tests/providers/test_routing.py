@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.core.errors import NotFound
-from gateway.providers.model import Deployment, ModelEntry, Reply, UpstreamFault
+from gateway.providers.model import Deployment, Headers, ModelEntry, Reply, UpstreamFault
 from gateway.providers.routing import Routing, Upstreams
 
 
@@ -126,7 +126,7 @@ class Recorder:
         self.sent: list[str] = []
         self.closed = 0
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
         self.sent.append(deployment.id)
         fault = self.faults.pop(0)
         if fault is not None:

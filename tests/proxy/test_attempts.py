@@ -12,7 +12,7 @@ from gateway.core.words import HoldPolicy
 from gateway.identity.model import Principal
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import FAILURES, REST_S, REST_S_MAX, TROUBLED_MAX, Health
-from gateway.providers.model import Deployment, Route, UpstreamFault, UpstreamSilent
+from gateway.providers.model import Deployment, Headers, Route, UpstreamFault, UpstreamSilent
 from gateway.proxy.attempts import Attempts
 from tests.proxy.test_exchange import PRINCIPAL, House, Reply, delta
 
@@ -82,7 +82,7 @@ class Many(House):
     def app_cached(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         return self._rates(deployment_id)
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
         self.bodies.append((deployment.id, msgspec.json.decode(body)))
         step = self.steps[deployment.id].pop(0)
         if isinstance(step, UpstreamFault):
@@ -146,7 +146,7 @@ async def test_a_dearer_deployment_is_paid_for_before_it_is_asked() -> None:
     held: list[int] = []
 
     class Looks(Many):
-        async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+        async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
             [state] = await self.balance.read(PRINCIPAL.shard, ["a/app/ann"])
             assert state is not None
             held.append(state.held_micro)
@@ -277,7 +277,7 @@ async def test_a_hold_that_was_swept_meanwhile_pays_for_no_dearer_one() -> None:
     balance = MemoryBalance()
 
     class Swept(Many):
-        async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+        async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
             [ticket] = self.exchange.in_flight.values()
             await balance.release(ticket.hold)
             return await super().send(deployment, path, body)

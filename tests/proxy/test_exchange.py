@@ -19,7 +19,8 @@ from gateway.metering.counting import Counter
 from gateway.metering.event import UsageEvent, decode_event
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import Health
-from gateway.providers.model import Deployment, Route
+from gateway.providers.model import Deployment, Headers, Route
+from gateway.proxy.chat import Chat
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.routes import AsgiAnswer
 from gateway.proxy.ticket import Call
@@ -149,7 +150,7 @@ class House:
     async def open_missing(self, shard: int, wallets: tuple[str, ...], needed: tuple[str, ...] = ()) -> bool:
         return all([await self.balance.open(shard, wallet, self.opening) for wallet in wallets])
 
-    async def send(self, deployment: Deployment, path: str, body: bytes) -> Reply:
+    async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
         self.asked = msgspec.json.decode(body)
         if isinstance(self.reply, Exception):
             raise self.reply
@@ -168,9 +169,9 @@ class House:
         async def send(message: MutableMapping[str, Any]) -> None:
             self.sent.append(message)
 
-        call = Call(self.name, "/chat/completions", {}, raw, self.answer(receive, send), time.perf_counter() - self.waited_s, [])
+        call = Call(self.name, Chat(), {}, raw, self.answer(receive, send), time.perf_counter() - self.waited_s, [])
         try:
-            await self.exchange.run(call, self.principal)
+            await self.exchange.run(call, Chat(), self.principal)
         finally:
             await self.tasks.finish(5)
 

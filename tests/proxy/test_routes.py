@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.core.limits import BODY_BYTES_MAX, IN_FLIGHT_MAX, LARGE_BODIES_BYTES_MAX
+from gateway.proxy.chat import Chat
 from gateway.proxy.routes import ModelEndpoint, Traffic
 from tests.proxy.test_exchange import House, Reply
 
@@ -14,7 +15,7 @@ from tests.proxy.test_exchange import House, Reply
 @pytest.mark.parametrize("parts", [1, 2])
 async def test_a_body_without_a_length_is_bounded_however_it_comes(parts: int) -> None:
     house = House(Reply([]))
-    endpoint = ModelEndpoint("/chat/completions", house.exchange, cast(Any, house), Traffic())
+    endpoint = ModelEndpoint(Chat(), house.exchange, cast(Any, house), Traffic())
     pieces = [b"x" * BODY_BYTES_MAX, b"x"] if parts == 2 else [b"x" * (BODY_BYTES_MAX + 1)]
     sent: list[MutableMapping[str, Any]] = []
 
@@ -32,7 +33,7 @@ async def test_a_body_without_a_length_is_bounded_however_it_comes(parts: int) -
 @pytest.mark.parametrize("size", [100_000, 999_999])
 async def test_callers_without_money_cannot_fill_the_memory_with_bodies_that_never_end(size: int) -> None:
     house = House(Reply([]))
-    endpoint = ModelEndpoint("/chat/completions", house.exchange, cast(Any, house), Traffic())
+    endpoint = ModelEndpoint(Chat(), house.exchange, cast(Any, house), Traffic())
     refused: list[int] = []
 
     async def receive() -> MutableMapping[str, Any]:

@@ -7,13 +7,24 @@ import pytest
 
 from gateway.core.errors import GatewayError, InvalidRequest, RateLimited
 from gateway.core.limits import JSON_NODES_MAX
-from gateway.proxy import wire
+from gateway.providers.model import Deployment
+from gateway.proxy import chat, wire
+from gateway.proxy.surface import Request
 
+SURFACES = {surface.path: surface for surface in (chat.Chat(), chat.Completions(), chat.Embeddings())}
 GOOD = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def parse(body: Any, endpoint: str = wire.CHAT) -> wire.Request:
-    return wire.parse(endpoint, msgspec.json.encode(body), b"application/json")
+def deployment(model: str, cap_field: str = "max_tokens") -> Deployment:
+    return Deployment("d", "openai", model, "http://127.0.0.1:1/v1", "", output_cap_field=cap_field)
+
+
+def outgoing(body: Any, cap: int) -> bytes:
+    return chat.Chat().outgoing(parse(body), deployment("m", "max_completion_tokens"), cap)
+
+
+def parse(body: Any, endpoint: str = chat.CHAT) -> Request:
+    return SURFACES[endpoint].parse(msgspec.json.encode(body), b"application/json")
 
 
 BAD: list[tuple[str, Any, str | None]] = [
@@ -59,7 +70,7 @@ def test_a_malformed_request_is_one_error_that_names_the_field(body: Any, param:
 @pytest.mark.parametrize("raw", [b"", b"{", b"nope", b'{"model": "\xff"}', b"\x00", b'{"model":"m"} trailing', b"[" * 100_000])
 def test_a_body_that_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest, match="JSON"):
-        wire.parse(wire.CHAT, raw, b"")
+        chat.Chat().parse(raw, b"")
 
 
 def test_the_callers_own_tools_and_a_search_that_is_off_pass() -> None:
@@ -80,7 +91,7 @@ def test_decimals_that_are_hard_to_read_hold_nobody_up(number: bytes, count: int
     sys.setprofile(reading)
     try:
         with contextlib.nullcontext() if count < JSON_NODES_MAX else pytest.raises(InvalidRequest, match="decimals"):
-            request = wire.parse(wire.CHAT, raw, b"")
+            request = chat.Chat().parse(raw, b"")
             assert set(request.body["x"]) == {float(number)}
     finally:
         sys.setprofile(None)
@@ -90,19 +101,19 @@ def test_decimals_that_are_hard_to_read_hold_nobody_up(number: bytes, count: int
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1e309"])
 def test_a_decimal_that_is_out_of_range_is_refused(number: bytes) -> None:
     with pytest.raises(InvalidRequest, match="out of range"):
-        wire.parse(wire.CHAT, b'{"model":"m","messages":[{"role":"user"}],"temperature":' + number + b"}", b"")
+        chat.Chat().parse(b'{"model":"m","messages":[{"role":"user"}],"temperature":' + number + b"}", b"")
 
 
 def test_another_media_type_is_refused() -> None:
     with pytest.raises(GatewayError) as refused:
-        wire.parse(wire.CHAT, msgspec.json.encode(GOOD), b"multipart/form-data; boundary=x")
+        chat.Chat().parse(msgspec.json.encode(GOOD), b"multipart/form-data; boundary=x")
     assert refused.value.status == 415
 
 
 def test_what_is_sent_upstream_is_what_was_understood() -> None:
     raw = b'{"model":"cheap","max_tokens":1,"messages":[{"role":"user","content":"x"}],"max_tokens":100000,"model":"dear"}'
-    request = wire.parse(wire.CHAT, raw, b"")
-    sent = wire.outgoing(request, request.model, "max_tokens", None)
+    request = chat.Chat().parse(raw, b"")
+    sent = request.surface.outgoing(request, deployment(request.model), None)
     assert sent.count(b'"max_tokens"') == 1
     assert msgspec.json.decode(sent)["max_tokens"] == request.output_cap
     assert msgspec.json.decode(sent)["model"] == request.model
@@ -114,24 +125,22 @@ def test_the_larger_of_two_caps_counts() -> None:
 
 def test_a_batch_of_prompts_is_that_many_choices() -> None:
     body = {"model": "m", "prompt": ["a", "b", "c"], "n": 2}
-    assert parse(body, wire.COMPLETIONS).choices == 6
-    assert parse({"model": "m", "prompt": [1, 2, 3]}, wire.COMPLETIONS).choices == 1
-    assert parse({"model": "m", "prompt": "a", "best_of": 4}, wire.COMPLETIONS).choices == 4
+    assert parse(body, chat.COMPLETIONS).choices == 6
+    assert parse({"model": "m", "prompt": [1, 2, 3]}, chat.COMPLETIONS).choices == 1
+    assert parse({"model": "m", "prompt": "a", "best_of": 4}, chat.COMPLETIONS).choices == 4
 
 
 def test_unknown_fields_reach_the_upstream_and_usage_is_asked_for() -> None:
     body = {**GOOD, "stream": True, "stream_options": {"x": 1}, "logit_bias": {"5": -100}, "vendor": [1, 2.5, None]}
     request = parse(body)
-    sent = msgspec.json.decode(wire.outgoing(request, "upstream-name", "max_tokens", None))
+    sent = msgspec.json.decode(request.surface.outgoing(request, deployment("upstream-name"), None))
     assert sent == {**body, "model": "upstream-name", "stream_options": {"x": 1, "include_usage": True}}
     assert not request.wants_usage
 
 
 def test_a_cap_replaces_the_clients_own_field_or_takes_the_deployments() -> None:
-    assert (
-        msgspec.json.decode(wire.outgoing(parse({**GOOD, "max_tokens": 9}), "m", "max_completion_tokens", 4))["max_tokens"] == 4
-    )
-    assert msgspec.json.decode(wire.outgoing(parse(GOOD), "m", "max_completion_tokens", 4))["max_completion_tokens"] == 4
+    assert msgspec.json.decode(outgoing({**GOOD, "max_tokens": 9}, 4))["max_tokens"] == 4
+    assert msgspec.json.decode(outgoing(GOOD, 4))["max_completion_tokens"] == 4
 
 
 def test_tags_come_from_headers_first_and_leave_the_metadata() -> None:
