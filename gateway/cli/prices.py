@@ -51,7 +51,7 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
 
 _LIKE: Final = {
     **dict.fromkeys(("cached_input", "cache_write", "audio_input", "image_input"), "input"),
-    **dict.fromkeys(("reasoning", "audio_output"), "output"),
+    **dict.fromkeys(("reasoning", "audio_output", "image_output"), "output"),
     "cache_write_1h": "cache_write",
 }
 
