@@ -39,6 +39,7 @@ from gateway.providers.translated import TranslatedUpstream
 from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 from gateway.proxy.account import Account
+from gateway.proxy.again import Answers
 from gateway.proxy.chat import Chat, Completions, Embeddings
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.renewal import Renewal
@@ -115,6 +116,7 @@ def _management(services: Services) -> list[BaseRoute]:
         databases=services.databases,
         catalog=services.catalog,
         routing=services.routing,
+        answers=services.answers,
         operator_token=services.settings.operator_token,
         clock=services.clock,
     )
@@ -138,6 +140,7 @@ def _routes(
         tasks=services.tasks,
         clock=services.clock,
         hold_ttl_s=services.settings.hold_ttl_s,
+        answers=Answers(services.answers, services.tasks, services.clock),
     )
     ttl_s = services.settings.hold_ttl_s
     renewal = Renewal(exchange.in_flight, services.balance, counter, services.catalog, ttl_s, services.clock)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
+from gateway.answers.redis_answers import KeptAnswers
 from gateway.balance import embedded_redis
 from gateway.balance.keeping import Keeper
 from gateway.balance.reconcile import Reconciler
@@ -55,6 +56,7 @@ class Services:
         # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
         # With several, an event that a slow one still holds is given out twice now and then, and posted once.
         self.events = RedisEvents(redis_url, min_idle_ms=60_000 if settings.redis_url else 0)
+        self.answers = KeptAnswers(redis_url, settings.answer_cache_bytes_max)
         self.identity = Identity(
             IdentityStore(self.databases.platform, self.databases.app), settings.key_pepper.encode(), self.bus, self.clock
         )
@@ -132,6 +134,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(services.balance.close)
         stack.push_async_callback(services.events.close)
         stack.push_async_callback(services.bus.close)
+        stack.push_async_callback(services.answers.close)
         await services.databases.migrate()
         yield services
 

@@ -37,10 +37,12 @@ NAMES: Final = {
     "inline_worker": "true: one web process also drains usage into the books; default true",
     "hold_ttl_s": "seconds after which what a dead gateway held is settled or given back; 5 to 3600, default 60",
     "event_backlog_max": "usage events of one shard that may wait for the worker before requests are refused; default 1000000",
+    "answer_cache_bytes_max": "bytes of Redis that kept answers may take, of all apps together; default 67108864",
     "log_level": "debug, info, warning or error; default info",
 }
 _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
+_ANSWER_CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARAM: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -107,6 +109,7 @@ class Settings(msgspec.Struct, frozen=True):
     inline_worker: bool
     hold_ttl_s: int
     event_backlog_max: int
+    answer_cache_bytes_max: int
     log_level: str
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
@@ -197,6 +200,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
         hold_ttl_s=hold_ttl_s,
         event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or EVENT_BACKLOG_MAX, 1, EVENT_BACKLOG_MAX),
+        answer_cache_bytes_max=_whole("answer_cache_bytes_max", given["answer_cache_bytes_max"] or _ANSWER_CACHE_BYTES, 0, 2**40),
         log_level=log_level,
         models=models,
         platform_markup_bp=markup_bp,

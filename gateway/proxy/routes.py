@@ -24,7 +24,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _EXPOSED: Final = (
-    b"x-request-id, x-mozaiks-cost, x-mozaiks-balance, x-mozaiks-model, x-mozaiks-output-cap, retry-after, x-should-retry"
+    b"age, retry-after, x-mozaiks-balance, x-mozaiks-cache, x-mozaiks-cost, x-mozaiks-model, x-mozaiks-output-cap, x-request-id,"
+    b" x-should-retry"
 )
 
 

@@ -21,6 +21,7 @@ _ACTS: dict[tuple[str, str], tuple[Any, str, str]] = {
     ("PATCH", "/api/v1/creators/{user_id}"): ({"name": "Alicia"}, "creator.update", "platform"),
     ("POST", "/api/v1/apps"): ({"enterprise_id": "fresh", "user_id": "alice", "name": "F"}, "app.create", "platform"),
     ("PATCH", "/api/v1/apps/{enterprise_id}"): ({"status": "active", "name": "Shop 2"}, "app.update", "platform"),
+    ("DELETE", "/api/v1/apps/{enterprise_id}/answers"): (None, "app.forget_answers", "platform"),
     ("POST", "/api/v1/apps/{enterprise_id}/keys"): ({"name": "k", "level": "app_usage"}, "key.create", "platform"),
     ("PATCH", "/api/v1/apps/{enterprise_id}/keys/{key_id}"): ({"limits": {"rpm": 7}}, "key.update", "platform"),
     ("DELETE", "/api/v1/apps/{enterprise_id}/keys/{key_id}"): (None, "key.revoke", "platform"),
