@@ -242,7 +242,7 @@ class Server:
             if kind == "completions":
                 choices.append({"index": index, "text": text, "finish_reason": finish, "logprobs": None})
             elif script.name == "tools":
-                message: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [tool_call(body)]}
+                message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [tool_call(body)]}
                 choices.append({"index": index, "message": message, "finish_reason": "tool_calls", "logprobs": None})
             else:
                 message = {"role": "assistant", "content": text, "refusal": None}
