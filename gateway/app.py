@@ -34,6 +34,8 @@ from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
+from gateway.providers.messages_over_chat import MessagesOverChat
+from gateway.providers.model import COUNT_TOKENS, MESSAGES
 from gateway.providers.routing import DEMO, Upstreams
 from gateway.providers.translated import TranslatedUpstream
 from gateway.providers.translation import TRANSLATED
@@ -41,7 +43,9 @@ from gateway.proxy import wire
 from gateway.proxy.account import Account
 from gateway.proxy.again import Answers
 from gateway.proxy.chat import Chat, Completions, Embeddings
+from gateway.proxy.count_tokens import CountTokens
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.messages import Messages, WithAnthropicHeaders
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.proxy.surface import Surface
@@ -101,7 +105,9 @@ def _upstreams(services: Services) -> Upstreams:
     needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
     if needed:
         translated.warm(needed)
-    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)})
+    messages = MessagesOverChat()
+    dialects = {MESSAGES: messages, COUNT_TOKENS: messages}
+    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
 
 
 def management(services: Services) -> Router:
@@ -159,6 +165,12 @@ def _routes(
     account = Account(gate, services.balance, services.wallets, peek, services.model_names, find_usage)
     surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
     hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
+    messages = Messages()
+    counting = CountTokens(
+        gate, services.routing, services.balance, upstream, counter, services.tasks, services.clock, services.settings.hold_ttl_s
+    )
+    hot["/v1" + MESSAGES] = ModelEndpoint(messages, WithAnthropicHeaders(exchange), gate, traffic)
+    hot["/v1" + COUNT_TOKENS] = ModelEndpoint(messages, counting, gate, traffic)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),

@@ -12,6 +12,7 @@ from gateway.core.errors import NotFound
 from gateway.core.ids import expanded_id
 from gateway.providers.health import Health
 from gateway.providers.model import Deployment, Dialect, Headers, ModelEntry, Reply, Route, Strategy, Upstream
+from gateway.providers.native import as_spoken_to
 
 DEMO: Final = "demo"
 Sizes = Callable[[str, str], tuple[int | None, int | None, bool | None]]
@@ -173,7 +174,7 @@ class Upstreams:
         """As `Upstream.send`."""
         if path in self._dialects:
             if path in deployment.speaks:
-                return self._default.send(deployment, path, body, headers)
+                return self._default.send(as_spoken_to(deployment, path), path, body, headers)
             return self._dialects[path].send(self.of(deployment), deployment, path, body, headers)
         return self._by_provider.get(deployment.provider, self._default).send(deployment, path, body, headers)
 

@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gateway.core import limits
 from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthenticated, Unavailable
 from gateway.core.ids import new_id
 from gateway.identity.model import END_USER_SOURCES, Principal
 from gateway.proxy import wire
-from gateway.proxy.exchange import Exchange
 from gateway.proxy.ports import ANSWER, Answer, Gate
 from gateway.proxy.surface import Surface
 from gateway.proxy.ticket import Call
@@ -75,10 +74,18 @@ class Traffic:
         self.large_bytes -= body_bytes
 
 
+class Line(Protocol):
+    """What answers the requests of known callers: `exchange.Exchange`, or what stands before it, or needs none of it."""
+
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+        """Answer one request; GatewayError when it is refused or fails before the first byte."""
+        ...
+
+
 class ModelEndpoint:
     """POST of one model surface, such as `/v1/chat/completions`."""
 
-    def __init__(self, surface: Surface, exchange: Exchange, gate: Gate, traffic: Traffic) -> None:
+    def __init__(self, surface: Surface, exchange: Line, gate: Gate, traffic: Traffic) -> None:
         self._surface = surface
         self._exchange = exchange
         self._gate = gate
