@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gateway.core import limits
 from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthenticated, Unavailable
 from gateway.core.ids import new_id
 from gateway.identity.model import END_USER_SOURCES, Principal
 from gateway.proxy import wire
-from gateway.proxy.exchange import Exchange
 from gateway.proxy.ports import ANSWER, Answer, Gate
 from gateway.proxy.surface import Surface
 from gateway.proxy.ticket import Call
@@ -74,10 +73,18 @@ class Traffic:
         self.large_bytes -= body_bytes
 
 
+class Runs(Protocol):
+    """What serves a request: `exchange.Exchange`, or what stands before it."""
+
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+        """As `Exchange.run`."""
+        ...
+
+
 class ModelEndpoint:
     """POST of one model surface, such as `/v1/chat/completions`."""
 
-    def __init__(self, surface: Surface, exchange: Exchange, gate: Gate, traffic: Traffic) -> None:
+    def __init__(self, surface: Surface, exchange: Runs, gate: Gate, traffic: Traffic) -> None:
         self._surface = surface
         self._exchange = exchange
         self._gate = gate
@@ -292,17 +299,20 @@ Handler = Callable[[Call, Principal], Awaitable[bytes]]
 
 
 class AccountEndpoint:
-    """GET of something about the caller: `handler` returns the JSON."""
+    """Something about the caller, asked without a body: `handler` returns the JSON."""
 
-    def __init__(self, handler: Handler, gate: Gate, path_names: tuple[str, ...] = ()) -> None:
+    def __init__(self, handler: Handler, gate: Gate, path_names: tuple[str, ...] = (), *, takes_query: bool = False) -> None:
         self._handler = handler
         self._gate = gate
         self._path_names = path_names
+        self._takes_query = takes_query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; path parameters reach the handler as the call's `raw`."""
+        """One request; path parameters reach the handler as the call's `raw`, with the query behind a `?`."""
         path = scope.get("path_params", {})
         raw = "/".join(str(path[name]) for name in self._path_names).encode()
+        if self._takes_query and scope.get("query_string"):
+            raw += b"?" + scope["query_string"]
         answer = answer_of(scope, receive, send)
         call = Call(new_id("req"), None, dict(scope["headers"]), raw, answer, perf_counter(), [])
         try:
