@@ -35,7 +35,8 @@ from gateway.metering.counting import Counter
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.messages_over_chat import MessagesOverChat
-from gateway.providers.model import COUNT_TOKENS, MESSAGES
+from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, Dialect
+from gateway.providers.responses_over_chat import ResponsesOverChat
 from gateway.providers.routing import DEMO, Upstreams
 from gateway.providers.translated import TranslatedUpstream
 from gateway.providers.translation import TRANSLATED
@@ -46,8 +47,12 @@ from gateway.proxy.chat import Chat, Completions, Embeddings
 from gateway.proxy.count_tokens import CountTokens
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.messages import Messages, WithAnthropicHeaders
+from gateway.proxy.ports import Gate
 from gateway.proxy.renewal import Renewal
+from gateway.proxy.response_ids import ResponseIds
+from gateway.proxy.responses import OwnExchange, Responses
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
+from gateway.proxy.stored_responses import INPUT_ITEMS, StoredResponses
 from gateway.proxy.surface import Surface
 from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
@@ -106,7 +111,7 @@ def _upstreams(services: Services) -> Upstreams:
     if needed:
         translated.warm(needed)
     messages = MessagesOverChat()
-    dialects = {MESSAGES: messages, COUNT_TOKENS: messages}
+    dialects: dict[str, Dialect] = {MESSAGES: messages, COUNT_TOKENS: messages, RESPONSES: ResponsesOverChat()}
     return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
 
 
@@ -171,7 +176,11 @@ def _routes(
     )
     hot["/v1" + MESSAGES] = ModelEndpoint(messages, WithAnthropicHeaders(exchange), gate, traffic)
     hot["/v1" + COUNT_TOKENS] = ModelEndpoint(messages, counting, gate, traffic)
+    ids = ResponseIds(services.settings.key_pepper.encode())
+    responses = Responses(ids, gate, services.routing.deployment)
+    hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
+    data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct), gate)
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),
         Route("/v1/models/{model:path}", AccountEndpoint(account.model, gate, ("model",)), methods=["GET"]),
@@ -191,6 +200,20 @@ def _routes(
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
     return hot, [*data_plane, *health, *_management(services)], renewing
+
+
+def _stored(stored: StoredResponses, gate: Gate) -> list[BaseRoute]:
+    """What owners may ask of responses that a provider stores."""
+    asked = (("GET", ""), ("DELETE", ""), ("GET", INPUT_ITEMS))
+    named = ("response_id",)
+    return [
+        Route(
+            "/v1" + RESPONSES + "/{response_id}" + below,
+            AccountEndpoint(stored.handler(method, below), gate, named, takes_query=True),
+            methods=[method],
+        )
+        for method, below in asked
+    ]
 
 
 async def readiness(services: Services, traffic: Traffic) -> dict[str, Any]:

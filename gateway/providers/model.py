@@ -15,6 +15,9 @@ RESPONSES: Final = "/responses"
 OWN_DIALECTS: Final = frozenset((MESSAGES, COUNT_TOKENS, RESPONSES))
 
 
+METHOD: Final = ":method"  # a header by this name, as HTTP/2 writes it, asks for another method than POST
+
+
 class Deployment(msgspec.Struct, frozen=True):
     """One place that serves a model.
 
@@ -143,7 +146,8 @@ class Upstream(Protocol):
     def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Awaitable[Reply]:
         """POST `body` to the deployment's `path` (such as "/chat/completions") and return at the first byte.
 
-        It is JSON, unless one of `headers` (names in lower case), which go with this request alone, says otherwise.
+        It is JSON, unless one of `headers` (names in lower case), which go with this request alone, says otherwise. The
+        byte path takes `METHOD` among them.
 
         A reused connection that dies before any answer byte is replaced by a fresh one, once, without
         counting as an attempt. Raises UpstreamFault or UpstreamSilent.

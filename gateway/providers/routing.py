@@ -105,6 +105,13 @@ class Routing:
         """Every deployment as configured, patterns included."""
         return [deployment for entry in self._entries for deployment in entry.deployments]
 
+    def deployment(self, deployment_id: str) -> Deployment | None:
+        """The deployment of an id, as configured; None where there is none (any more)."""
+        for each in self.deployments():
+            if deployment_id == each.id or (each.model == "*" and deployment_id.startswith(expanded_id(each.id, ""))):
+                return each
+        return None
+
     def _find(self, model: str) -> "_Choice":
         entry = self._exact.get(model)
         if entry is None and len(model) <= _MODEL_CHARS_MAX:
@@ -165,6 +172,11 @@ class Upstreams:
         self._default = default
         self._by_provider = dict(by_provider)
         self._dialects = dict(dialects or {})
+
+    @property
+    def direct(self) -> Upstream:
+        """The byte path."""
+        return self._default
 
     def of(self, deployment: Deployment) -> Upstream:
         """The adapter that talks to this deployment."""

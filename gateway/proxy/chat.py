@@ -197,6 +197,11 @@ def check_price_known(body: dict[str, Any]) -> None:
             raise InvalidRequest("a tool of another type than function or custom has no price here", param=f"tools[{place}]")
 
 
+def shows_all(body: dict[str, Any]) -> bool:
+    """Whether nothing in it asks for tokens that no event shows."""
+    return _UNSEEN.isdisjoint(body)
+
+
 def _check_texts(endpoint: str, body: dict[str, Any]) -> None:
     field = _PROMPT_FIELD[endpoint]
     prompt = body.get(field)

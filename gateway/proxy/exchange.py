@@ -106,6 +106,8 @@ class Exchange:
         request = surface.parse(call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
         route = self._router.route(request.model)
+        if request.placed is not None:
+            route = request.placed(route)
         if principal.models and not self._gate.may_use(principal, request.model):
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
         if principal.app.answer_cache is not None or HEADER in call.headers:

@@ -300,17 +300,20 @@ Handler = Callable[[Call, Principal], Awaitable[bytes]]
 
 
 class AccountEndpoint:
-    """GET of something about the caller: `handler` returns the JSON."""
+    """Something about the caller, asked without a body: `handler` returns the JSON."""
 
-    def __init__(self, handler: Handler, gate: Gate, path_names: tuple[str, ...] = ()) -> None:
+    def __init__(self, handler: Handler, gate: Gate, path_names: tuple[str, ...] = (), *, takes_query: bool = False) -> None:
         self._handler = handler
         self._gate = gate
         self._path_names = path_names
+        self._takes_query = takes_query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; path parameters reach the handler as the call's `raw`."""
+        """One request; path parameters reach the handler as the call's `raw`, with the query behind a `?`."""
         path = scope.get("path_params", {})
         raw = "/".join(str(path[name]) for name in self._path_names).encode()
+        if self._takes_query and scope.get("query_string"):
+            raw += b"?" + scope["query_string"]
         answer = answer_of(scope, receive, send)
         call = Call(new_id("req"), None, dict(scope["headers"]), raw, answer, perf_counter(), [])
         try:
