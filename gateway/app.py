@@ -11,6 +11,7 @@ import fcntl
 import gc
 import os
 from collections.abc import AsyncIterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
 from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.compose import Services, opened
+from gateway.core.clock import now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, SETTLE_ON_SHUTDOWN_S
@@ -34,13 +36,17 @@ from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
-from gateway.providers.routing import DEMO, Upstreams
+from gateway.providers.model import UNTRANSLATED
+from gateway.providers.routing import DEMO, AsItIs, Upstreams
 from gateway.providers.translated import TranslatedUpstream
 from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 from gateway.proxy.account import Account
+from gateway.proxy.audio import Speech, Transcriptions, Translations
 from gateway.proxy.chat import Chat, Completions, Embeddings
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.images import Edits, Generations
+from gateway.proxy.ranking import Moderations, Rerank
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.proxy.surface import Surface
@@ -100,7 +106,8 @@ def _upstreams(services: Services) -> Upstreams:
     needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
     if needed:
         translated.warm(needed)
-    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)})
+    untranslated = dict.fromkeys(chain.from_iterable(UNTRANSLATED.values()), AsItIs())
+    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, untranslated)
 
 
 def management(services: Services) -> Router:
@@ -156,6 +163,9 @@ def _routes(
     account = Account(gate, services.balance, services.wallets, peek, services.model_names, find_usage)
     surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
     hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
+    for made in MEDIA:
+        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
+        hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),
@@ -176,6 +186,9 @@ def _routes(
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
     return hot, [*data_plane, *health, *_management(services)], renewing
+
+
+MEDIA: Final = (Generations, Edits, Speech, Transcriptions, Translations, Moderations, Rerank)
 
 
 async def readiness(services: Services, traffic: Traffic) -> dict[str, Any]:
