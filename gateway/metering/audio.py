@@ -17,6 +17,7 @@ _BYTES_A_SECOND_MOST: Final = 400_000  # FLAC of two channels at 96 kHz
 _PCM_BYTES_A_SECOND: Final = 48_000  # 24 kHz, 16 bits, one channel
 _PIECES_MAX: Final = 20_000  # frames or pages that are walked; behind them the rest counts by the average
 _RESYNCS_MAX: Final = 1_000
+_SEARCHED_BYTES: Final = 4_096  # for the next frame, at a time
 _BOXES_MAX: Final = 2_000
 _HEAD_BYTES_MAX: Final = 1024 * 1024  # before the samples of a WAVE
 _SYNC: Final = re.compile(rb"\xff[\xe2-\xe7\xf0-\xf7\xf8\xf9\xfa-\xff][\x00-\xef]")
@@ -62,8 +63,8 @@ class Meter:
             return
         data = self._tail + chunk if self._tail else chunk
         at = self._wave(data) if self._form == "wav" else self._walk(data)
-        self._tail = data[at:]
-        if len(self._tail) > _HEAD_BYTES_MAX:
+        self._tail = data[at:] if self._pieces < _PIECES_MAX else b""
+        if self._form == "wav" and len(self._tail) > _HEAD_BYTES_MAX:
             self._form = ""
 
     @property
@@ -77,7 +78,7 @@ class Meter:
         if self._form != "mp3" or not self._pieces or self._resyncs > _RESYNCS_MAX:
             return None
         if self._pieces >= _PIECES_MAX:
-            return self._nanos * self._bytes // self._walked
+            return self._nanos * self._bytes // (self._walked + self._skip)
         return self._nanos
 
     def _walk(self, data: bytes) -> int:
@@ -97,9 +98,13 @@ class Meter:
             self._resyncs += 1
             if self._resyncs > _RESYNCS_MAX:
                 return len(data)
-            sync = _SYNC.search(data, at + 1) if self._form == "mp3" else None
-            at = sync.start() if sync else max(at + 1, len(data) - 2) if self._form == "mp3" else len(data)
+            at = len(data) if self._form == "ogg" else self._resynced(data, at + 1)
         return at
+
+    def _resynced(self, data: bytes, at: int) -> int:
+        """Where the next frame may begin, not far away."""
+        sync = _SYNC.search(data, at, at + _SEARCHED_BYTES)
+        return sync.start() if sync else max(at, min(at + _SEARCHED_BYTES, len(data)) - 2)
 
     def _frame(self, data: bytes, at: int) -> int:
         """The length of the frame there; 0 where there is none, -1 where more is needed to tell."""
@@ -279,7 +284,7 @@ def _webm(data: bytes) -> int | None:
                 return int(length * scale)
     at = data.rfind(b"\x1f\x43\xb6\x75")
     time_at = data.find(b"\xe7", at, at + 24) if at >= 0 else -1
-    if time_at < 0 or not 0x80 < data[time_at + 1] <= 0x88:
+    if time_at < 0 or not 0x80 < (data[time_at + 1 : time_at + 2] or b"\0")[0] <= 0x88:
         return None
     size = data[time_at + 1] & 0x7F
     latest = ticks = int.from_bytes(data[time_at + 2 : time_at + 2 + size], "big")
