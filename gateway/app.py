@@ -11,6 +11,7 @@ import fcntl
 import gc
 import os
 from collections.abc import AsyncIterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
 from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.compose import Services, opened
+from gateway.core.clock import now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, SETTLE_ON_SHUTDOWN_S
@@ -35,19 +37,22 @@ from gateway.metering.counting import Counter
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.messages_over_chat import MessagesOverChat
-from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, Dialect
+from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Dialect
 from gateway.providers.responses_over_chat import ResponsesOverChat
-from gateway.providers.routing import DEMO, Upstreams
+from gateway.providers.routing import DEMO, AsItIs, Upstreams
 from gateway.providers.translated import TranslatedUpstream
 from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 from gateway.proxy.account import Account
 from gateway.proxy.again import Answers
+from gateway.proxy.audio import Speech, Transcriptions, Translations
 from gateway.proxy.chat import Chat, Completions, Embeddings
 from gateway.proxy.count_tokens import CountTokens
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.images import Edits, Generations
 from gateway.proxy.messages import Messages, WithAnthropicHeaders
 from gateway.proxy.ports import Gate
+from gateway.proxy.ranking import Moderations, Rerank
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.response_ids import ResponseIds
 from gateway.proxy.responses import OwnExchange, Responses
@@ -112,6 +117,7 @@ def _upstreams(services: Services) -> Upstreams:
         translated.warm(needed)
     messages = MessagesOverChat()
     dialects: dict[str, Dialect] = {MESSAGES: messages, COUNT_TOKENS: messages, RESPONSES: ResponsesOverChat()}
+    dialects |= dict.fromkeys(chain.from_iterable(UNTRANSLATED.values()), AsItIs())
     return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
 
 
@@ -179,6 +185,9 @@ def _routes(
     ids = ResponseIds(services.settings.key_pepper.encode())
     responses = Responses(ids, gate, services.routing.deployment)
     hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
+    for made in MEDIA:
+        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
+        hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
     data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct), gate)
     data_plane += [
@@ -214,6 +223,9 @@ def _stored(stored: StoredResponses, gate: Gate) -> list[BaseRoute]:
         )
         for method, below in asked
     ]
+
+
+MEDIA: Final = (Generations, Edits, Speech, Transcriptions, Translations, Moderations, Rerank)
 
 
 async def readiness(services: Services, traffic: Traffic) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
 from gateway.pricing.catalog import Catalog, PriceOverride
-from gateway.pricing.shipped import shipped_names, shipped_sizes
+from gateway.pricing.shipped import shipped_names, shipped_sizes, shipped_surfaces
 from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
@@ -69,7 +69,7 @@ class Services:
         entries = [_entry(model) for model in models]
         overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
         self.catalog = Catalog(self.databases.platform, overrides, settings.platform_markup_bp, self.clock)
-        self.routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of)
+        self.routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of, serves=shipped_surfaces)
 
     def _cost_of(self, deployment_id: str) -> int | None:
         """A token in and a token out, by which deployments of one model are compared."""

@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
-from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, Strategy
+from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Strategy
 from gateway.providers.translation import RESERVED, TRANSLATED
 
 PREFIX: Final = "MOZAIKS_"
@@ -51,7 +51,7 @@ class SettingsError(Exception):
     """One sentence that names the wrong setting."""
 
 
-DIALECTS: Final = {"messages": (MESSAGES, COUNT_TOKENS), "responses": (RESPONSES,)}
+DIALECTS: Final = {"messages": (MESSAGES, COUNT_TOKENS), "responses": (RESPONSES,), **UNTRANSLATED}
 
 
 class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +72,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hidden_reasoning: bool | None = None  # whether it makes tokens that are paid for and not shown; None: as listed
     prices: dict[str, str] | None = None
     params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
-    speaks: list[str] | None = None  # of messages, responses; default: as the provider is known to
+    speaks: list[str] | None = None  # the surfaces of `DIALECTS` that it serves itself; default: as the provider is known to
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -294,7 +294,9 @@ def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
         raise SettingsError(f"{where}: cached_tokens is inside for {deployment.provider}: its usage is translated.")
     for name in deployment.speaks or ():
         if name not in DIALECTS:
-            raise SettingsError(f"{where}: speaks may name {' and '.join(DIALECTS)}, not {name}.")
+            raise SettingsError(f"{where}: speaks may name {', '.join(DIALECTS)}, not {name}.")
+        if translated and name in UNTRANSLATED and not deployment.api_base:
+            raise SettingsError(f"{where}: a deployment of {deployment.provider} that speaks {name} needs an api_base.")
     if deployment.weight < 1:
         raise SettingsError(f"{where}: weight must be at least 1.")
     if deployment.cached_tokens not in ("inside", "beside"):

@@ -2,8 +2,8 @@
 
 Its numbers are USD per token, written as 1.5e-07: they are read as decimals, never as floats, and
 become integer micro-USD per million tokens, a finer price rounded up. A model is taken as priced only
-where the list prices every token of it: entries of zeros (local or subscription models), chat
-models without an output price and models sold by the image, second or page are not.
+where the list prices every token of it: entries of zeros (local or subscription models) and chat
+models without an output price are not. Models of images, audio, moderation and ranking: see `pricing.media`.
 
 Not in the list's terms here: tiers above a context size, batch, flex and priority tiers, search fees.
 """
@@ -18,12 +18,22 @@ from typing import Final
 import msgspec
 
 from gateway.core.money import USD
+from gateway.pricing.media import MEDIA_MODES, MediaPrices, media_rates, micro_per_million, rates_by_size
 from gateway.pricing.rates import Rates, rates_from
 
 _FILE: Final = "model_prices_and_context_window_backup.json"
 _EXAMPLE: Final = "sample_spec"
-_MICRO_PER_MILLION: Final = 10**12  # USD per token -> micro-USD per million tokens
 _GENERATES: Final = ("chat", "completion", "responses")
+_CHAT: Final = "/chat/completions"
+_TEXT: Final = frozenset((_CHAT, "/completions", "/embeddings", "/messages", "/messages/count_tokens", "/responses"))
+_SURFACES: Final = {
+    **dict.fromkeys((*_GENERATES, "embedding"), _TEXT),
+    **dict.fromkeys(("image_generation", "image_edit"), frozenset(("/images/generations", "/images/edits"))),
+    "audio_speech": frozenset(("/audio/speech",)),
+    "audio_transcription": frozenset(("/audio/transcriptions", "/audio/translations")),
+    "moderation": frozenset(("/moderations",)),
+    "rerank": frozenset(("/rerank",)),
+}
 _EMBEDS: Final = ("embedding",)
 _Price = Decimal | None
 _Size = int | str | None
@@ -33,23 +43,19 @@ class PriceListMissing(Exception):
     """litellm's package is not installed whole."""
 
 
-class _Entry(msgspec.Struct):
+class _Entry(MediaPrices):
     litellm_provider: str = ""
     mode: str | None = None
-    input_cost_per_token: _Price = None
-    output_cost_per_token: _Price = None
     cache_read_input_token_cost: _Price = None
     cache_creation_input_token_cost: _Price = None
     cache_creation_input_token_cost_above_1hr: _Price = None
     output_cost_per_reasoning_token: _Price = None
-    input_cost_per_audio_token: _Price = None
-    output_cost_per_audio_token: _Price = None
-    input_cost_per_image_token: _Price = None
     input_cost_per_request: _Price = None
     max_tokens: _Size = None
     max_input_tokens: _Size = None
     max_output_tokens: _Size = None
     supports_reasoning: bool | None = None
+    supported_endpoints: list[str] | None = None
 
 
 _KIND: Final = {
@@ -74,6 +80,7 @@ class Shipped(msgspec.Struct, frozen=True):
     input_tokens_max: int | None
     output_tokens_max: int | None
     reasons: bool
+    surfaces: frozenset[str] | None = None  # paths below /v1 that it serves, None where the list does not say
 
 
 def shipped(provider: str, model: str) -> Shipped | None:
@@ -87,7 +94,14 @@ def shipped(provider: str, model: str) -> Shipped | None:
         entry = entries.get(name)
         if entry is not None and _is_of(provider, entry.litellm_provider):
             return _converted(entry)
-    return None
+    by_size = _by_size().get((provider, model))
+    return None if by_size is None else Shipped("image_generation", by_size, None, None, False, _SURFACES["image_generation"])
+
+
+def shipped_surfaces(provider: str, model: str) -> frozenset[str] | None:
+    """The paths of the surfaces that a provider's model serves; None where the list does not say."""
+    found = shipped(provider, model)
+    return None if found is None else found.surfaces
 
 
 def shipped_sizes(provider: str, model: str) -> tuple[int | None, int | None, bool | None]:
@@ -122,6 +136,9 @@ def _converted(entry: _Entry) -> Shipped:
     mode = entry.mode or ""
     given = {kind: micro_per_million(price) for kind, field in _KIND.items() if (price := getattr(entry, field)) is not None}
     priced = bool(given.get("input")) and (bool(given.get("output")) or mode in _EMBEDS) and mode in (*_GENERATES, *_EMBEDS)
+    if mode in MEDIA_MODES:
+        given = media_rates(mode, entry) if not _chats(entry) else {}
+        priced = bool(given)
     most_output = entry.max_output_tokens if entry.max_output_tokens is not None else entry.max_tokens
     return Shipped(
         mode=mode,
@@ -129,13 +146,30 @@ def _converted(entry: _Entry) -> Shipped:
         input_tokens_max=_size(entry.max_input_tokens),
         output_tokens_max=_size(most_output) if mode in _GENERATES else None,
         reasons=bool(entry.supports_reasoning),
+        surfaces=_surfaces(mode, entry),
     )
 
 
-def micro_per_million(usd_per_token: Decimal) -> int:
-    """Integer micro-USD per million tokens, rounded up."""
-    numerator, denominator = usd_per_token.as_integer_ratio()
-    return -(-numerator * _MICRO_PER_MILLION // denominator)
+def _surfaces(mode: str, entry: _Entry) -> frozenset[str] | None:
+    if mode not in _SURFACES:
+        return None
+    return _SURFACES[mode] | _TEXT if _chats(entry) else _SURFACES[mode] | _listed(entry)
+
+
+def _listed(entry: _Entry) -> frozenset[str]:
+    return frozenset(path.removeprefix("/v1") for path in entry.supported_endpoints or ())
+
+
+def _chats(entry: _Entry) -> bool:
+    """Also: its text and its images cost otherwise, and the usage of a chat does not tell them apart."""
+    return not _TEXT.isdisjoint(_listed(entry))
+
+
+@functools.cache
+def _by_size() -> dict[tuple[str, str], Rates]:
+    """Models of images that the list names by quality and size alone, by provider and model."""
+    entries = ((name, entry.litellm_provider, entry) for name, entry in _entries().items() if entry.mode in MEDIA_MODES)
+    return {key: rates_from(USD, given) for key, given in rates_by_size(entries).items()}
 
 
 def _size(value: _Size) -> int | None:

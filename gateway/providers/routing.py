@@ -21,6 +21,8 @@ _MODEL_CHARS_MAX: Final = 256
 _NEWEST: Final = 0.2  # share of the newest time in the average
 _LOOKS_AROUND: Final = 0.05
 CostOf = Callable[[str], int | None]
+Serves = Callable[[str, str], frozenset[str] | None]
+_CHAT: Final = "/chat/completions"
 
 
 class Routing:
@@ -32,15 +34,17 @@ class Routing:
         random: Random | None = None,
         sizes: Sizes | None = None,
         cost_of: CostOf | None = None,
+        serves: Serves | None = None,
     ) -> None:
         """Raises ValueError for a name given twice, an entry without deployments, an id given twice or a weight below 1.
 
         `sizes` tells (input, output) tokens at most of a provider's model, and whether it reasons unseen; it fills in what the
         configuration leaves open, above all for the models that a pattern stands for. `cost_of` is what a deployment takes,
-        in any measure, None when nobody knows: for the strategy `cost`.
+        in any measure, None when nobody knows: for the strategy `cost`. `serves` tells the surfaces of a provider's model.
         """
         _check(entries)
         self._sizes = sizes
+        self._serves = serves
         self._entries = tuple(entries)
         self._exact = {entry.name: entry for entry in entries if "*" not in entry.name}
         patterns = sorted((entry for entry in entries if "*" in entry.name), key=lambda entry: (-len(entry.name), entry.name))
@@ -129,6 +133,11 @@ class Routing:
     def _placed(self, deployment: Deployment, model: str) -> Deployment:
         if deployment.model == "*":
             deployment = msgspec.structs.replace(deployment, model=model, id=expanded_id(deployment.id, model))
+        if self._serves is not None and deployment.surfaces is None:
+            surfaces = self._serves(deployment.provider, deployment.model)
+            if surfaces is not None:
+                most_input = deployment.input_tokens_max if _CHAT in surfaces else 0
+                deployment = msgspec.structs.replace(deployment, surfaces=surfaces, input_tokens_max=most_input)
         if self._sizes is None or None not in (
             deployment.input_tokens_max, deployment.output_tokens_max, deployment.hidden_reasoning
         ):  # fmt: skip
@@ -157,6 +166,14 @@ class _Choice:
     def draw(self, random: Callable[[], float]) -> tuple[Deployment, ...]:
         # Efraimidis and Spirakis: sorting by u ** (1 / weight) draws without replacement by weight.
         return tuple(sorted(self.deployments, key=lambda deployment: random() ** (1 / deployment.weight), reverse=True))
+
+
+class AsItIs:
+    """The `Dialect` of surfaces that nobody translates."""
+
+    def send(self, chat: Upstream, deployment: Deployment, path: str, body: bytes, headers: Headers) -> Awaitable[Reply]:
+        """As it came."""
+        return chat.send(deployment, path, body, headers)
 
 
 class Upstreams:

@@ -14,6 +14,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.metering.usage import input_bound, read_usage
 from gateway.providers.model import Deployment, Reply
 from gateway.proxy import wire
+from gateway.proxy.media import check_listed
 from gateway.proxy.relay import Relay, generated_text
 from gateway.proxy.surface import Measured, Request
 
@@ -57,9 +58,10 @@ class OpenAISurface:
     error_event = staticmethod(wire.error_event)
 
     def bound(self, request: Request, deployment: Deployment) -> int:
-        """The strict bound of the prompt's bytes, or all that the model can read."""
+        """The strict bound of the prompt's bytes, or all that the model can read; InvalidRequest where it serves no chat."""
         bound = input_bound(request.body, request.body_bytes, self.prompt_field, deployment.model)
         if deployment.input_tokens_max is not None and bound > deployment.input_tokens_max:
+            check_listed(self.path, deployment)
             return deployment.input_tokens_max
         return bound
 
@@ -173,7 +175,9 @@ class Embeddings(OpenAISurface):
         return Request(self, body, len(raw), model, streamed=False, wants_usage=False, output_cap=None, choices=1, shows=False)
 
     def bound(self, request: Request, deployment: Deployment) -> int:
-        """Of all its texts: each of them may be as long as the model can read."""
+        """Of all its texts: each of them may be as long as the model can read. InvalidRequest as in `OpenAISurface.bound`."""
+        if deployment.input_tokens_max == 0:
+            check_listed(self.path, deployment)
         return input_bound(request.body, request.body_bytes, self.prompt_field, deployment.model)
 
     def most(self, request: Request, deployment: Deployment) -> int:

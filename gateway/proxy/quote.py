@@ -14,7 +14,7 @@ from gateway.balance.model import BY_TOKENS, Charge, Limit, LimitKind
 from gateway.core.errors import PaymentRequired
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import AMOUNT_MICRO_MAX
-from gateway.core.units import KINDS
+from gateway.core.units import KINDS, UNIT_KINDS
 from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.metering.event import EventFront, EventPayer
@@ -78,12 +78,16 @@ def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deplo
     if cost is not None:
         cost = cost.variant(request.variant)
     found = []
+    kinds = [kind for kind, _ in request.units if kind in UNIT_KINDS]  # a price by the token has every kind of token
     for payer in paying:
         rates = payer.rates.variant(request.variant)
-        for kind, _ in request.units:
-            billed = any(getattr(rates, each) for each in KINDS) if cost is None else getattr(cost, kind)
-            if billed and not getattr(rates, kind):
-                _priced(None, request.model)
+        lacking = [kind for kind in kinds if not getattr(rates, kind)]
+        if cost is not None:
+            unpriced = any(getattr(cost, kind) for kind in lacking)
+        else:  # the kinds are other ways to bill the same, and who priced one of them knew which
+            unpriced = bool(kinds) and lacking == kinds and any(getattr(rates, each) for each in KINDS)
+        if unpriced:
+            _priced(None, request.model)
         found.append(Payer(payer.wallet, payer.role, rates))
     return tuple(found)
 

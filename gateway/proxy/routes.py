@@ -85,8 +85,11 @@ class Line(Protocol):
 class ModelEndpoint:
     """POST of one model surface, such as `/v1/chat/completions`."""
 
-    def __init__(self, surface: Surface, exchange: Line, gate: Gate, traffic: Traffic) -> None:
+    def __init__(
+        self, surface: Surface, exchange: Line, gate: Gate, traffic: Traffic, bytes_max: int = limits.BODY_BYTES_MAX
+    ) -> None:
         self._surface = surface
+        self._bytes_max = bytes_max
         self._exchange = exchange
         self._gate = gate
         self._traffic = traffic
@@ -107,13 +110,13 @@ class ModelEndpoint:
                 call.extra_headers = cors_headers(principal, call.headers)
             length = call.headers.get(b"content-length")
             if length is None or len(length) >= _LARGE_DIGITS:
-                declared = declared_bytes(call.headers, limits.BODY_BYTES_MAX)
+                declared = declared_bytes(call.headers, self._bytes_max)
                 if declared > limits.LARGE_BODY_BYTES:
                     self._traffic.take(declared)
                     large = declared
             body = call.answer.body_at_hand()
-            if body is None or len(body) > limits.BODY_BYTES_MAX:
-                body = await whole_body(receive, limits.BODY_BYTES_MAX, body or b"")
+            if body is None or len(body) > self._bytes_max:
+                body = await whole_body(receive, self._bytes_max, body or b"")
             call.raw = body
             await self._exchange.run(call, self._surface, principal)
         except GatewayError as error:

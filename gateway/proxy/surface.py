@@ -50,8 +50,12 @@ class Stream(Protocol):
 
     texts: list[bytes]
     text_bytes: int
-    usage: Any
     error: str
+
+    @property
+    def usage(self) -> Any:
+        """See above."""
+        ...
 
     @property
     def content_type(self) -> bytes:
