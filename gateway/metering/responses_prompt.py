@@ -8,6 +8,10 @@ for it where a bound is asked for, and counts more than any model can read.
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
+from gateway.providers.responses_request import CUSTOM_INPUT, NAMESPACE
+
 PROMPT_FIELD: Final = "messages"
 _UNSEEN_PARTS: Final = 32  # each of them counts `usage.UNBOUNDED_PART_TOKENS`
 _PROMPT_FIELDS: Final = frozenset(("input", "instructions", "tools", "text"))
@@ -37,11 +41,41 @@ def as_chat(body: Mapping[str, Any], *, unseen: bool = False) -> dict[str, Any]:
         messages.append({"role": "user", "content": [{"type": "unseen"}] * _UNSEEN_PARTS})
     chat: dict[str, Any] = {PROMPT_FIELD: messages}
     if body.get("tools"):
-        chat["tools"] = body["tools"]
+        chat["tools"] = _functions(body["tools"])
     text = body.get("text")
     if isinstance(text, dict) and text.get("format") not in (None, {"type": "text"}):
         chat["response_format"] = text["format"]
     return {**chat, **{name: value for name, value in body.items() if name not in _NOT_PROMPT and name not in _PROMPT_FIELDS}}
+
+
+def added_bytes(body: Mapping[str, Any]) -> int:
+    """How many bytes more the tools have as functions of a chat, where they are none: a bound on the tokens that this adds."""
+    tools = body.get("tools")
+    if not isinstance(tools, list) or all(isinstance(tool, dict) and tool.get("type") == "function" for tool in tools):
+        return 0
+    return max(0, len(msgspec.json.encode(_functions(tools))) - len(msgspec.json.encode(tools)))
+
+
+def _functions(tools: Any) -> Any:
+    """Custom tools and those of namespaces as `providers.responses_request` makes functions of them."""
+    if not isinstance(tools, list):
+        return tools
+    made = []
+    for tool in tools:
+        if not isinstance(tool, dict):
+            made.append(tool)
+            continue
+        inner = tool.get("tools") if tool.get("type") == "namespace" else None
+        for each in inner if isinstance(inner, list) else [tool]:
+            function = each
+            if isinstance(each, dict) and inner is not None:
+                function = {**function, "name": f"{tool.get('name')}{NAMESPACE}{each.get('name')}"}
+            if isinstance(each, dict) and each.get("type") == "custom":
+                function = {**function, "parameters": CUSTOM_INPUT}
+            made.append(function)
+        if inner is not None:
+            made.append({"type": "namespace", "name": tool.get("name"), "description": tool.get("description")})
+    return made
 
 
 def _message(item: Any) -> Any:

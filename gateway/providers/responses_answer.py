@@ -18,6 +18,7 @@ from gateway.providers.responses_request import Tool, Translated
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
 _REASONING: Final = ("reasoning_content", "reasoning")
+_MADE: Final = ("content", "refusal", "tool_calls", *_REASONING)
 # Counts of other families that stand beside OpenAI's, and are read by the same names wherever they stand.
 _KEPT_COUNTS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation", "prompt_cache_hit_tokens")
 
@@ -208,7 +209,8 @@ class Events:
         self._output: list[dict[str, Any]] = []
         self._begun = self._ended = False
         self._finish: Any = None
-        self._usage: Any = None
+        self._usage: dict[str, Any] | None = None
+        self._counted_last = False  # a chunk that tells the usage alone is the last
 
     def chunk(self, said: Mapping[str, Any]) -> bytes:
         """What one chunk comes to. MixedUp."""
@@ -219,17 +221,17 @@ class Events:
             return self._taken()
         if not self._begun:
             self._begin(said)
-        if isinstance(said.get("usage"), dict):
-            self._usage = said["usage"]
         choices = said.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
                 self._choice(choice)
+        if isinstance(said.get("usage"), dict):
+            self._count(said["usage"], last=not choices)
         return self._taken()
 
     def end(self, *, done: bool) -> bytes:
         """The end of the chat's stream; `done` where it said so. One that broke off has no last event."""
-        if self._ended or not self._begun or not (done or self._finish is not None):
+        if self._ended or not self._begun or not (done or self._counted_last or self._finish is not None):
             return b""
         self._ended = True
         self._close()
@@ -261,9 +263,17 @@ class Events:
         self._put("response.created", {"response": begun})
         self._put("response.in_progress", {"response": begun})
 
+    def _count(self, usage: dict[str, Any], *, last: bool) -> None:
+        """Counts that grow from chunk to chunk end with the largest; a smaller one afterwards is no correction."""
+        if self._usage is None or _size(usage) >= _size(self._usage):
+            self._usage = usage
+        self._counted_last = last
+
     def _choice(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta")
         delta = delta if isinstance(delta, dict) else {}
+        if any(delta.get(name) for name in _MADE):
+            self._usage = None  # what was told before does not count this: told again, or counted by the gateway
         if text := _reasoning_of(delta):
             self._say("reasoning", "reasoning_text", text)
         if isinstance(delta.get("content"), str) and delta["content"]:
@@ -360,6 +370,10 @@ class Events:
         else:
             self._put("response.function_call_arguments.done", {**_of(item), "name": item.tool.name, "arguments": item.text})
         return done
+
+
+def _size(usage: Mapping[str, Any]) -> int:
+    return max([value for value in usage.values() if type(value) is int], default=0)
 
 
 def _of(item: _Open) -> dict[str, Any]:

@@ -91,7 +91,9 @@ class _Whole:
             answer = _decode(body)
         except _WRONG:
             return body
-        return _encode(whole(self._asked, answer, self._now_s)) if isinstance(answer, dict) else body
+        if not isinstance(answer, dict) or not answer.get("choices"):
+            return body  # it is no answer, and is not made to look like one
+        return _encode(whole(self._asked, answer, self._now_s))
 
 
 class _Streamed:

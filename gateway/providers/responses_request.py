@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-_NAMESPACE: Final = "__"  # between the names of a namespace and its function
+NAMESPACE: Final = "__"  # between the names of a namespace and its function
 _SAME: Final = frozenset(
     ("model", "prompt_cache_key", "safety_identifier", "service_tier", "stream", "temperature", "top_p", "user")
 )  # fmt: skip
@@ -27,12 +27,9 @@ _MEANINGLESS: Final = frozenset(
 _SAYS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {"background": (False,), "truncation": ("disabled",)}
 _LOGPROBS: Final = "message.output_text.logprobs"
 _ROLES: Final = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_CUSTOM_INPUT: Final = {
-    "type": "object",
-    "properties": {"input": {"type": "string", "description": "The whole input of the tool, as free text."}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
+_NAME_CHARS_MAX: Final = 64  # OpenAI's own
+# The arguments of the function that a custom tool becomes.
+CUSTOM_INPUT: Final = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
 class Untold(Exception):
@@ -152,7 +149,7 @@ def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], param: str) ->
             if kind == "custom_tool_call":
                 arguments = msgspec.json.encode({"input": item.get("input", "")}).decode()
             if item.get("namespace"):
-                name = f"{item['namespace']}{_NAMESPACE}{name}"
+                name = f"{item['namespace']}{NAMESPACE}{name}"
             call = {"id": item.get("call_id"), "type": "function", "function": {"name": name, "arguments": arguments or "{}"}}
             if not messages or messages[-1]["role"] != "assistant":
                 messages.append({"role": "assistant", "content": None})
@@ -220,7 +217,9 @@ def _function(tool: Mapping[str, Any], namespace: str, param: str, tools: dict[s
     if tool.get("defer_loading"):
         raise Untold("defer_loading cannot be translated for this model.", f"{param}.defer_loading")
     custom = tool.get("type") == "custom"
-    flat = f"{namespace}{_NAMESPACE}{name}" if namespace else name
+    flat = f"{namespace}{NAMESPACE}{name}" if namespace else name
+    if len(flat) > _NAME_CHARS_MAX:
+        raise Untold(f"A tool's name, with its namespace, has at most {_NAME_CHARS_MAX} characters.", f"{param}.name")
     if flat in tools:
         raise Untold("Two tools have one name.", f"{param}.name")
     tools[flat] = Tool(name, namespace, custom)
@@ -231,7 +230,7 @@ def _function(tool: Mapping[str, Any], namespace: str, param: str, tools: dict[s
         form = tool.get("format")
         if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
             raise Untold("A custom tool's grammar cannot be translated for this model.", f"{param}.format")
-        return {"type": "function", "function": {**function, "parameters": _CUSTOM_INPUT}}
+        return {"type": "function", "function": {**function, "parameters": CUSTOM_INPUT}}
     for field in ("parameters", "strict"):
         if tool.get(field) is not None:
             function[field] = tool[field]

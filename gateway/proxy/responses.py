@@ -18,7 +18,7 @@ from gateway.core import limits
 from gateway.core.errors import InvalidRequest, NotFound, PaymentRequired
 from gateway.core.units import Usage
 from gateway.identity.model import Principal
-from gateway.metering.responses_prompt import PROMPT_FIELD, as_chat
+from gateway.metering.responses_prompt import PROMPT_FIELD, added_bytes, as_chat
 from gateway.metering.usage import UNBOUNDED_PART_TOKENS, input_bound, read_usage
 from gateway.providers.model import RESPONSES, Deployment, Reply, Route
 from gateway.proxy import wire
@@ -45,6 +45,7 @@ _NO_PRICE: Final = ("background", "context_management", "conversation", "moderat
 _NO_MEANING: Final = ("best_of", "functions", "max_completion_tokens", "max_tokens", "messages", "n")
 _REFUSED: Final = frozenset((*_NO_PRICE, *_NO_MEANING))
 _OWN_TOOLS: Final = frozenset(("function", "custom"))  # what the caller runs
+_NAME_CHARS_MAX: Final = 64  # OpenAI's own; a namespace's name counts again for each of its tools
 _ITEMS: Final = frozenset(
     ("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning")
 )
@@ -112,6 +113,7 @@ class Responses:
     def bound(self, request: Request, deployment: Deployment) -> int:
         """The strict bound of what is here, and of what is stored all that the model can read."""
         bound = input_bound(as_chat(request.body), request.body_bytes, PROMPT_FIELD, deployment.model)
+        bound += added_bytes(request.body)
         if self._follows is not None:
             bound += UNBOUNDED_PART_TOKENS
         if deployment.input_tokens_max is not None and bound > deployment.input_tokens_max:
@@ -265,6 +267,9 @@ def _check_tools(body: dict[str, Any]) -> None:
         kind = tool.get("type") if type(tool) is dict else None
         inner = tool.get("tools") if kind == "namespace" else []
         if kind == "namespace" and type(inner) is list:
+            name = tool.get("name")
+            if type(name) is not str or not 0 < len(name) <= _NAME_CHARS_MAX:
+                raise InvalidRequest(f"a namespace has at most {_NAME_CHARS_MAX} characters", param=f"tools[{place}].name")
             kinds = [each.get("type") if type(each) is dict else None for each in inner]
         else:
             kinds = [kind]

@@ -270,7 +270,7 @@ async def preflight(_: Scope, __: Receive, send: Send) -> None:
     """OPTIONS: which app is asking is unknown until the token comes, so the answer itself decides who may read it."""
     headers = [
         (b"access-control-allow-origin", b"*"),
-        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-methods", b"GET, POST, DELETE"),
         (b"access-control-allow-headers", b"authorization, content-type, x-workflow-type, x-session-id, x-agent-name, x-tags, *"),
         (b"access-control-max-age", b"600"),
     ]
