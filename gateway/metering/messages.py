@@ -46,7 +46,7 @@ def messages_bound(body: Mapping[str, Any], body_bytes: int, model: str) -> int:
         bound += TOOLS_TOKENS
     if type(tools) is list:
         bound += _OWN_TOOL_TOKENS * sum(map(is_provider_defined, tools))
-        tools_bytes = len(_encode(tools)) if b"tool_reference" in _encode(body.get("messages")) else 0
+        tools_bytes = len(_encode(tools))
     messages = body.get("messages")
     for message in messages if type(messages) is list else ():
         if type(message) is dict:
@@ -137,7 +137,9 @@ def _parts(blocks: Any, tools: list[Any], depth: int = 0) -> Iterator[dict[str, 
         yield _text(blocks)
     for block in blocks if type(blocks) is list else ():
         kind = block.get("type") if type(block) is dict else None
-        if kind == "text" and type(block.get("text")) is str and not block.get("citations"):
+        if type(kind) is not str:
+            yield _UNBOUNDED
+        elif kind == "text" and type(block.get("text")) is str and not block.get("citations"):
             yield _text(block["text"])
         elif kind in _TEXTS:
             yield _text(_encode(block).decode())

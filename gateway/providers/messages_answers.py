@@ -152,7 +152,7 @@ class Events:
         self._blocks = 0
         self._open = ""  # the kind of the open block
         self._call: Any = None  # which call of the answer's the open block is
-        self._calls: set[Any] = set()
+        self._calls: set[int] = set()
         self._finish: dict[str, Any] | None = None
         self._usage: dict[str, Any] | None = None
 
@@ -234,7 +234,9 @@ class Events:
                 yield self._delta("signature_delta", signature=block["signature"])
 
     def _called(self, call: Mapping[str, Any]) -> Iterator[bytes]:
-        number, function = call.get("index", 0), _dict(call, "function")
+        number, function = call.get("index"), _dict(call, "function")
+        if type(number) is not int:
+            number = 0
         if self._open != "tool_use" or self._call != number:
             if number in self._calls:
                 raise UpstreamFault("it mixes the calls of its tools", sent=True)

@@ -29,6 +29,8 @@ class MessagesOverChat:
             asked = chat_of(_decode(body), deployment)
         except Untranslatable as wrong:
             return ReadyReply(400, refusal_body(str(wrong), "unsupported_parameter", param=wrong.param))
+        except RecursionError:
+            return ReadyReply(400, refusal_body("The blocks lie too deep in each other to be translated."))
         reply = await chat.send(deployment, CHAT, _encode(asked))
         if reply.status != 200:
             return reply

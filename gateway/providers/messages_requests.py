@@ -51,7 +51,9 @@ def chat_of(given: Any, deployment: Deployment) -> dict[str, Any]:
     cap = given.get("max_tokens")
     if cap == 0:
         raise _cannot("max_tokens", " as 0, which asks only for the prompt to be cached")
-    chat[deployment.output_cap_field] = cap
+    most = deployment.output_tokens_max
+    # What no answer of the model's can have need not be asked for: many providers refuse it.
+    chat[deployment.output_cap_field] = min(cap, most) if type(cap) is int and most is not None else cap
     chat |= {name: given[name] for name in _SAME if name in given}
     if given.get("stop_sequences"):
         chat["stop"] = given["stop_sequences"]
@@ -67,8 +69,9 @@ def chat_of(given: Any, deployment: Deployment) -> dict[str, Any]:
     if type(who) is str and 0 < len(who) <= _WHO_CHARS_MAX:
         chat["user"] = who
     managed = given.get("context_management")
-    for place, edit in enumerate((managed.get("edits") or ()) if type(managed) is dict else ()):
-        if not str(edit.get("type")).startswith("clear_thinking_"):  # thoughts are not sent anyway
+    edits = managed.get("edits") if type(managed) is dict else None
+    for place, edit in enumerate(edits if type(edits) is list else ()):
+        if type(edit) is not dict or not str(edit.get("type")).startswith("clear_thinking_"):  # thoughts are not sent anyway
             raise _cannot(f"context_management.edits[{place}]")
     return chat
 
@@ -124,7 +127,7 @@ def _effort(given: Mapping[str, Any], deployment: Deployment, own: bool) -> dict
         raise _cannot("thinking.type")
     configured = given.get("output_config")
     wanted = configured.get("effort") if type(configured) is dict else None
-    if wanted is not None and wanted not in _EFFORTS:
+    if wanted is not None and (type(wanted) is not str or wanted not in _EFFORTS):
         raise _cannot("output_config.effort")
     if own and "thinking" in given:
         return {"thinking": thinking}

@@ -56,7 +56,7 @@ class _Event(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Event, float_hook=wire.read_float).decode
 _STOP: Final = {"type": "message_stop"}
 # Of a block's kind, what is no generated text: a signature stands for nothing, a citation repeats the prompt.
-_UNBILLED: Final = frozenset(("signature_delta", "citations_delta"))
+_UNBILLED: Final = ("signature_delta", "citations_delta")
 _TEXTS: Final = ("text", "partial_json", "thinking")
 
 
