@@ -51,6 +51,7 @@ from gateway.proxy.count_tokens import CountTokens
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.images import Edits, Generations
 from gateway.proxy.messages import Messages, WithAnthropicHeaders
+from gateway.proxy.models import Listed
 from gateway.proxy.ports import Gate
 from gateway.proxy.ranking import Moderations, Rerank
 from gateway.proxy.renewal import Renewal
@@ -173,7 +174,10 @@ def _routes(
         found = await services.wallets.view(key)
         return WalletState(found.available_micro - found.debt_micro, found.held_micro)
 
-    account = Account(gate, services.balance, services.wallets, peek, services.model_names, find_usage)
+    def models() -> tuple[Listed, ...]:
+        return services.listed_models
+
+    account = Account(gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock)
     surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
     hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
     messages = Messages()

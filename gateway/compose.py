@@ -7,6 +7,7 @@ services on them, the upstreams. Closing is the reverse, so the last settle stil
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,9 +29,10 @@ from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
 from gateway.pricing.catalog import Catalog, PriceOverride
-from gateway.pricing.shipped import shipped_names, shipped_sizes, shipped_surfaces
+from gateway.pricing.shipped import shipped, shipped_names, shipped_sizes, shipped_surfaces
 from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
+from gateway.proxy.models import Listed, listed
 from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
 
 _AUDITS_MAX: Final = 4
@@ -108,13 +110,18 @@ class Services:
 
         await self.bus.run(changed, connected)
 
-    def model_names(self) -> list[tuple[str, str]]:
-        """(name, provider) of every model that can be listed: those configured, and those that a pattern stands for."""
-        names = {name: self.routing.route(name).deployments[0].provider for name in self.routing.models()}
+    @cached_property
+    def listed_models(self) -> tuple[Listed, ...]:
+        """Every model that can be listed: those configured, and those that a pattern stands for; by their first deployments."""
+        names = dict.fromkeys(self.routing.models())
         for pattern, provider in self.routing.patterns():
-            for name in shipped_names(provider, pattern):
-                names.setdefault(name, provider)
-        return list(names.items())
+            names |= dict.fromkeys(shipped_names(provider, pattern))
+        return tuple([self._listed(name) for name in names])
+
+    def _listed(self, name: str) -> Listed:
+        deployment = min(self.routing.route(name).deployments, key=lambda each: each.id)
+        known = shipped(deployment.provider, deployment.model)
+        return listed(name, deployment, known.mode if known else "", known.capabilities if known else ())
 
 
 @asynccontextmanager

@@ -73,6 +73,11 @@ def rates_by_size(entries: Iterable[tuple[str, str, MediaPrices]]) -> dict[tuple
     }
 
 
+def is_sized(name: str, provider: str) -> bool:
+    """Whether an entry's name is that of a model in one quality and size."""
+    return _SIZED.fullmatch(name.removeprefix(f"{provider}/")) is not None
+
+
 def micro_per_million(usd_for_one: Decimal) -> int:
     """Integer micro-USD per million, rounded up."""
     numerator, denominator = usd_for_one.as_integer_ratio()

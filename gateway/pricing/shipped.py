@@ -13,12 +13,12 @@ import importlib.util
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from gateway.core.money import USD
-from gateway.pricing.media import MEDIA_MODES, MediaPrices, media_rates, micro_per_million, rates_by_size
+from gateway.pricing.media import MEDIA_MODES, MediaPrices, is_sized, media_rates, micro_per_million, rates_by_size
 from gateway.pricing.rates import Rates, rates_from
 
 _FILE: Final = "model_prices_and_context_window_backup.json"
@@ -55,6 +55,15 @@ class _Entry(MediaPrices):
     max_input_tokens: _Size = None
     max_output_tokens: _Size = None
     supports_reasoning: bool | None = None
+    supports_vision: Any = None
+    supports_function_calling: Any = None
+    supports_parallel_function_calling: Any = None
+    supports_response_schema: Any = None
+    supports_prompt_caching: Any = None
+    supports_pdf_input: Any = None
+    supports_audio_input: Any = None
+    supports_audio_output: Any = None
+    supports_video_input: Any = None
     supported_endpoints: list[str] | None = None
 
 
@@ -72,6 +81,20 @@ _KIND: Final = {
 }
 
 
+_CAPABILITIES: Final = {
+    "vision": "supports_vision",
+    "tools": "supports_function_calling",
+    "parallel_tools": "supports_parallel_function_calling",
+    "structured_output": "supports_response_schema",
+    "reasoning": "supports_reasoning",
+    "prompt_caching": "supports_prompt_caching",
+    "pdf_input": "supports_pdf_input",
+    "audio_input": "supports_audio_input",
+    "audio_output": "supports_audio_output",
+    "video_input": "supports_video_input",
+}
+
+
 class Shipped(msgspec.Struct, frozen=True):
     """What the list says of one model. `rates` are in USD, None where the list does not price its tokens."""
 
@@ -81,6 +104,7 @@ class Shipped(msgspec.Struct, frozen=True):
     output_tokens_max: int | None
     reasons: bool
     surfaces: frozenset[str] | None = None  # paths below /v1 that it serves, None where the list does not say
+    capabilities: tuple[str, ...] = ()
 
 
 def shipped(provider: str, model: str) -> Shipped | None:
@@ -147,6 +171,7 @@ def _converted(entry: _Entry) -> Shipped:
         output_tokens_max=_size(most_output) if mode in _GENERATES else None,
         reasons=bool(entry.supports_reasoning),
         surfaces=_surfaces(mode, entry),
+        capabilities=tuple([name for name, field in _CAPABILITIES.items() if getattr(entry, field) is True]),
     )
 
 
@@ -168,7 +193,7 @@ def _chats(entry: _Entry) -> bool:
 @functools.cache
 def _by_size() -> dict[tuple[str, str], Rates]:
     """Models of images that the list names by quality and size alone, by provider and model."""
-    entries = ((name, entry.litellm_provider, entry) for name, entry in _entries().items() if entry.mode in MEDIA_MODES)
+    entries = ((name, entry.litellm_provider, entry) for name, entry in _listed_entries().items() if entry.mode in MEDIA_MODES)
     return {key: rates_from(USD, given) for key, given in rates_by_size(entries).items()}
 
 
@@ -178,6 +203,12 @@ def _size(value: _Size) -> int | None:
 
 @functools.cache
 def _entries() -> dict[str, _Entry]:
+    """Those whose names are names of models."""
+    return {name: entry for name, entry in _listed_entries().items() if not is_sized(name, entry.litellm_provider)}
+
+
+@functools.cache
+def _listed_entries() -> dict[str, _Entry]:
     package = importlib.util.find_spec("litellm")
     if package is None or package.origin is None:
         raise PriceListMissing("litellm is not installed")

@@ -530,5 +530,46 @@ def test_a_body_that_is_not_right_is_refused(refused_caller: Caller, path: str, 
     assert answer.json()["error"]["param"] == param
 
 
+# ---- what the models are ------------------------------------------------------------------------------
+
+
+def models_of(stack: Stack, key: str) -> dict[str, dict[str, Any]]:
+    answer = HTTP.get(stack.url + "/v1/models", headers={"authorization": f"Bearer {key}"})
+    assert answer.status_code == 200, answer.text
+    return {model["id"]: model for model in answer.json()["data"]}
+
+
+def test_models_are_listed_with_what_this_caller_pays_and_what_they_are_for(media: Stack) -> None:
+    app = media.app(markup_percent="50")
+    found = models_of(media, media.key(app))
+    assert found["gpt-image-1"] == {
+        "id": "gpt-image-1",
+        "object": "model",
+        "created": found["gpt-4o-mini"]["created"],
+        "owned_by": "openai",
+        "context_window": None,
+        "max_output_tokens": None,
+        "capabilities": found["gpt-image-1"]["capabilities"],
+        "surfaces": ["/images/edits", "/images/generations"],
+        "pricing": {"asset": "USD", "input": "7.5", "output": "60", "image_input": "15"},
+    }
+    chat = found["gpt-4o-mini"]
+    assert (chat["context_window"], chat["max_output_tokens"]) == (128_000, 16_384)
+    assert {"vision", "tools", "structured_output"} <= set(chat["capabilities"])
+    assert "/chat/completions" in chat["surfaces"]
+    assert "/embeddings" not in chat["surfaces"]
+    assert (chat["pricing"]["input"], chat["pricing"]["output"]) == ("0.225", "0.9")
+    assert found["whisper-1"]["pricing"] == {"asset": "USD", "seconds": "0.00015"}
+    assert found["omni-moderation-latest"]["pricing"] == {"asset": "USD", "input": "0"}
+    assert (found["mystery"]["pricing"], found["mystery"]["surfaces"]) == (None, None)
+    assert found["whisper-large-v3"]["surfaces"] == ["/audio/transcriptions", "/audio/translations"]
+    creator = models_of(media, media.key(app, "platform"))
+    assert creator["tts-1"]["pricing"] == {"asset": "USD", "characters": "15"}
+    key = media.key(app, models=["tts-1"])
+    assert models_of(media, key).keys() == {"tts-1"}
+    one = HTTP.get(media.url + "/v1/models/tts-1", headers={"authorization": f"Bearer {key}"}).json()
+    assert one["pricing"] == {"asset": "USD", "characters": "22.5"}
+
+
 def test_the_frames_of_scripted_speech_are_as_long_as_they_say() -> None:
     assert MP3_FRAMES_A_SECOND * 24 <= 1000
