@@ -178,20 +178,8 @@ def _routes(
         return services.listed_models
 
     account = Account(gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock)
-    surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
-    hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
-    messages = Messages()
-    counting = CountTokens(
-        gate, services.routing, services.balance, upstream, counter, services.tasks, services.clock, services.settings.hold_ttl_s
-    )
-    hot["/v1" + MESSAGES] = ModelEndpoint(messages, WithAnthropicHeaders(exchange), gate, traffic)
-    hot["/v1" + COUNT_TOKENS] = ModelEndpoint(messages, counting, gate, traffic)
     ids = ResponseIds(services.settings.key_pepper.encode())
-    responses = Responses(ids, gate, services.routing.deployment)
-    hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
-    for made in MEDIA:
-        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
-        hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
+    hot = _hot(services, upstream, traffic, exchange, counter, ids)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
     data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct), gate)
     data_plane += [
@@ -213,6 +201,27 @@ def _routes(
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
     return hot, [*data_plane, *health, *_management(services)], renewing
+
+
+def _hot(
+    services: Services, upstream: Upstreams, traffic: Traffic, exchange: Exchange, counter: Counter, ids: ResponseIds
+) -> dict[str, ModelEndpoint]:
+    """Every surface of the data plane by its path."""
+    gate = services.identity
+    surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
+    hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
+    messages = Messages()
+    counting = CountTokens(
+        gate, services.routing, services.balance, upstream, counter, services.tasks, services.clock, services.settings.hold_ttl_s
+    )
+    hot["/v1" + MESSAGES] = ModelEndpoint(messages, WithAnthropicHeaders(exchange), gate, traffic)
+    hot["/v1" + COUNT_TOKENS] = ModelEndpoint(messages, counting, gate, traffic)
+    responses = Responses(ids, gate, services.routing.deployment)
+    hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
+    for made in MEDIA:
+        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
+        hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
+    return hot
 
 
 def _stored(stored: StoredResponses, gate: Gate) -> list[BaseRoute]:
