@@ -306,7 +306,7 @@ def test_what_the_gateway_keeps_is_for_its_user_alone(stack: Stack) -> None:
     assert [path for path in [stack.data_dir, *files] if path.stat().st_mode & 0o077] == []
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/responses"), ("GET", "/v1/"), ("POST", "/v1/chat/completions/")])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/batches"), ("GET", "/v1/"), ("POST", "/v1/chat/completions/")])
 def test_an_unknown_path_is_not_found(stack: Stack, method: str, path: str) -> None:
     assert httpx.request(method, stack.url + path, timeout=20).status_code == 404
 
