@@ -12,8 +12,14 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-async def house(settings: dict[str, str]) -> AsyncIterator[House]:
-    house = House(**settings)
+def worker_settings() -> dict[str, str]:
+    """What the worker has beside them."""
+    return {}
+
+
+@pytest.fixture
+async def house(settings: dict[str, str], worker_settings: dict[str, str]) -> AsyncIterator[House]:
+    house = House(settings, worker_settings)
     try:
         await house.open()
         yield house

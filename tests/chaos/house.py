@@ -144,7 +144,8 @@ def _gone(pid: int) -> None:
 class House:
     """Everything, started by `opened`."""
 
-    def __init__(self, **env: str) -> None:
+    def __init__(self, env: dict[str, str], worker_env: dict[str, str]) -> None:
+        """Settings of both, and more of the worker's."""
         # Not under pytest's own folder: a socket's path may have 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="mzk-chaos-"))
         self.folder.chmod(0o755)
@@ -156,6 +157,7 @@ class House:
         self.redis = Redis(self._redis_folder)
         self._taps: list[Tap] = []
         self._more_env = env
+        self._worker_env = worker_env
         self._starts = 0
 
     async def open(self) -> None:
@@ -250,7 +252,7 @@ class House:
     async def start_worker(self) -> None:
         self._starts += 1
         command = [sys.executable, "-m", "gateway.cli.main", "worker"]
-        self.worker = Process(command, self.env("worker"), self.folder / f"worker-{self._starts}.log")
+        self.worker = Process(command, self.env("worker") | self._worker_env, self.folder / f"worker-{self._starts}.log")
         self._reads_before = self.steps.seen["worker>redis XREADGROUP"]
 
     async def worker_is_up(self) -> None:

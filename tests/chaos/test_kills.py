@@ -19,7 +19,7 @@ import pytest
 from tests.chaos.books import compared, settled_down
 from tests.chaos.house import House
 from tests.chaos.load import Clients
-from tests.chaos.taps import Trap, until
+from tests.chaos.taps import Trap
 
 KILLS = int(os.environ.get("CHAOS_KILLS", 60))
 PART = os.environ.get("CHAOS_PART", "")
@@ -156,32 +156,3 @@ async def test_no_part_that_is_killed_at_any_step_loses_or_doubles_a_request(hou
             await house.audit()
     await house.audit()
     log.tell()
-
-
-@pytest.mark.timeout(240)
-async def test_a_worker_that_dies_while_it_sweeps_ends_each_abandoned_hold_once(house: House) -> None:
-    """Holds of a dead gateway are ended by the worker's own sweeper, which dies at it and is started again."""
-    chance = random.Random(int(os.environ.get("CHAOS_SEED", 20_261_122)))
-    for number, (step, pass_on) in enumerate((("worker>redis abandon", True), ("redis>worker abandon", False))):
-        name = f"w{number}"
-        async with Clients(house.url, house.key, chance, name, 16) as clients:
-            await until(lambda: clients.answered_since(0) > 20, "the load runs")
-            died = Trap("provider>gateway head", 5, True, partial(house.kill, "gateway"))
-            house.steps.set(died)
-            await died.sprung.wait()
-            await house.restart("gateway")
-            await clients.stop()
-        await house.worker_is_up()
-        while await house.running():  # those that the living gateway still meters, as their clients left
-            await asyncio.sleep(0.02)
-        trap = Trap(step, 0, pass_on, partial(house.kill, "worker"))
-        house.steps.set(trap)
-        abandoned = await house.age_holds()
-        assert abandoned
-        async with asyncio.timeout(30):
-            await trap.sprung.wait()
-        await house.restart("worker")
-        await until(house.nothing_held, "the sweeper has ended every hold", 30)
-        await house.drained()
-        await compared(house, clients.asked, name, "gateway", abandoned)
-    await house.audit()
