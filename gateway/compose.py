@@ -175,6 +175,17 @@ def _spoken(config: DeploymentConfig) -> frozenset[str]:
 
 def _overrides(model: ModelConfig, entry: ModelEntry) -> list[PriceOverride]:
     return [
-        PriceOverride(deployment.id, deployment.provider, deployment.model, config.prices or model.prices, model.charge)
+        PriceOverride(
+            deployment.id, deployment.provider, deployment.model, config.prices or model.prices, model.charge, _region(config)
+        )
         for deployment, config in zip(entry.deployments, model.deployments, strict=True)
     ]
+
+
+def _region(config: DeploymentConfig) -> str:
+    """Where a deployment serves, as far as the provider takes more for it: OpenAI's regional hosts, Google's locations."""
+    host = urlsplit(config.api_base).hostname or ""
+    if host.endswith(".api.openai.com"):
+        return host.partition(".")[0]
+    is_regional = config.provider == "vertex_ai" and config.params.get("vertex_location") != "global"
+    return "regional" if is_regional else ""

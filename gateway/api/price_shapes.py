@@ -1,19 +1,25 @@
 """JSON about prices; the rules are those of `shapes`."""
 
+from typing import Any
+
 from msgspec import UNSET, UnsetType
 
 from gateway.api.shapes import Answer, Body, Percent, Stamp, Time
 
+# Decimals by kind; beside them `above` (tokens), `long` (prices of longer prompts), `variants` (prices by name).
+Prices = dict[str, str | int | dict[str, Any]]
+
 
 class PriceBookBody(Body, frozen=True):
     """New prices of an app from `effective_at` (default: now) on: decimals per million tokens or characters, per image,
-    second, search or request; or a markup, not both.
+    second, search or request; or a markup, not both. `above` (a number of tokens) and `long` are prices of longer prompts,
+    `variants` prices by the name of what is asked for, such as the service tiers flex and priority.
 
     `model` `*` is every model without prices of its own.
     """
 
     model: str = "*"
-    prices: dict[str, str] | None = None
+    prices: Prices | None = None
     markup_percent: Percent | None = None
     effective_at: Time | None = None
 
@@ -29,7 +35,7 @@ class PriceBookAnswer(Answer, frozen=True, omit_defaults=True):
     model: str
     asset: str
     effective_at: Stamp
-    prices: dict[str, str] | None
+    prices: Prices | None
     markup_percent: str | None
     created_at: Stamp
     actor: str
@@ -54,10 +60,10 @@ class PriceAnswer(Answer, frozen=True, omit_defaults=True):
     model: str
     deployment: str
     source: str
-    prices: dict[str, str]
+    prices: Prices
     charge_source: str
-    charge: dict[str, str] | None
+    charge: Prices | None
     app_asset: str | UnsetType = UNSET
     app_source: str | UnsetType = UNSET
     app_since: Stamp | UnsetType | None = UNSET
-    app_prices: dict[str, str] | UnsetType | None = UNSET
+    app_prices: Prices | UnsetType | None = UNSET

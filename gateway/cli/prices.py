@@ -1,5 +1,6 @@
 """Commands about prices. Each is one call of the REST API."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import click
@@ -8,6 +9,9 @@ from gateway.cli.local import request
 from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 from gateway.cli.values import MOMENT, MOMENT_HELP
+from gateway.pricing.written import told
+
+_UNITS: Final = "Per million tokens or characters, per image, second, search or request"
 
 
 @click.group()
@@ -24,25 +28,25 @@ def list_prices(pattern: str, enterprise_id: str | None, as_json: bool) -> None:
 
     PATTERN is a model's name, or has `*` in it. `provider` is what the provider takes, `creator` what a creator pays (in
     USD), `end user` what the app's end users pay. A kind that is not shown costs what its like costs: cached input as input,
-    reasoning as output.
+    reasoning as output. Prices of long prompts and of variants are shown with a model's own name.
     """
     answer = request("GET", "/api/v1/prices", query={"model": pattern, "enterprise_id": enterprise_id})
     if not as_json:
-        answer["data"] = [_row(line) for line in answer["data"]]
+        answer["data"] = [_row(line, whole="*" not in pattern) for line in answer["data"]]
     show(answer, as_json=as_json)
 
 
-def _row(line: dict[str, Any]) -> dict[str, Any]:
+def _row(line: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     row = {
         "model": line["model"],
         "deployment": line["deployment"].partition("=")[0],
-        "provider": _short(line["prices"] or None),
+        "provider": _short(line["prices"] or None, whole=whole),
         "from": line["source"],
-        "creator": _short(line["charge"]),
+        "creator": _short(line["charge"], whole=whole),
         "of": line["charge_source"],
     }
     if "app_prices" in line:
-        row["end user"] = _short(line["app_prices"])
+        row["end user"] = _short(line["app_prices"], whole=whole)
         row["asset"] = line["app_asset"]
         row["by"] = line["app_source"]
         row["since"] = line["app_since"]
@@ -51,16 +55,20 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
 
 _LIKE: Final = {
     **dict.fromkeys(("cached_input", "cache_write", "audio_input", "image_input"), "input"),
-    **dict.fromkeys(("reasoning", "audio_output"), "output"),
+    **dict.fromkeys(("reasoning", "audio_output", "image_output"), "output"),
     "cache_write_1h": "cache_write",
 }
 
 
-def _short(prices: dict[str, str] | None) -> str:
-    """Prices in one cell, without those that are as their like."""
+def _short(prices: dict[str, Any] | None, *, whole: bool) -> str:
+    """Prices in one cell, without those that are as their like; without `whole`, only the names of what else there is."""
     if prices is None:
         return "-"
-    return ", ".join(f"{kind} {price}" for kind, price in prices.items() if price != prices.get(_LIKE.get(kind, "")))
+    if whole:
+        return told(prices, _LIKE)
+    others = (["long prompts"] if "long" in prices else []) + list(prices.get("variants", {}))
+    plain = told({kind: price for kind, price in prices.items() if kind not in ("above", "long", "variants")}, _LIKE)
+    return f"{plain} (also {', '.join(others)})" if others else plain
 
 
 @prices.command("book")
@@ -76,20 +84,46 @@ def list_book(enterprise_id: str, limit: int | None, cursor: str | None, as_json
 @prices.command("set")
 @click.option("--app", "enterprise_id", required=True)
 @click.option("--model", default="*", show_default=True)
-@click.option("--price", "prices", multiple=True, metavar="KIND=DECIMAL", help="Per million units, in the app's asset; repeat.")
+@click.option("--price", "prices", multiple=True, metavar="KIND=DECIMAL", help=f"{_UNITS}, in the app's asset; repeat.")
+@click.option("--above", type=int, metavar="TOKENS", help="Prompts of more tokens cost what --long says.")
+@click.option("--long", "long", multiple=True, metavar="KIND=DECIMAL", help="Of such a prompt; repeat.")
+@click.option("--variant", "variants", multiple=True, metavar="NAME:KIND=DECIMAL", help="Of a service tier, say; repeat.")
 @click.option("--markup-percent", help="Instead of prices: what is added to the provider's price.")
 @click.option("--effective-at", type=MOMENT, help=f"{MOMENT_HELP}; default: now.")
 @json_option
-def set_price(enterprise_id: str, prices: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def set_price(
+    enterprise_id: str,
+    prices: tuple[str, ...],
+    above: int | None,
+    long: tuple[str, ...],
+    variants: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Add a price of an app; what was used before it keeps its price."""
-    given: dict[str, str] = {}
+    given: dict[str, Any] = _by_kind(prices, "--price")
+    if above is not None:
+        given["above"] = above
+    if long:
+        given["long"] = _by_kind(long, "--long")
+    named: dict[str, list[str]] = {}
+    for each in variants:
+        name, colon, price = each.partition(":")
+        if not colon:
+            raise click.BadParameter(f"{each!r} names no variant: write priority:input=0.40.", param_hint="--variant")
+        named.setdefault(name, []).append(price)
+    if named:
+        given["variants"] = {name: _by_kind(each, "--variant") for name, each in named.items()}
+    body = {**options, "prices": given or None}
+    show(request("POST", f"/api/v1/apps/{enterprise_id}/price-books", body), as_json=as_json)
+
+
+def _by_kind(prices: Iterable[str], option: str) -> dict[str, Any]:
+    given: dict[str, Any] = {}
     for price in prices:
         kind, equals, amount = price.partition("=")
         if not equals or kind in given:
             what = "is there twice" if equals else "has no price"
-            raise click.BadParameter(
-                f"{kind!r} {what}: write a kind and its price once, such as input=0.20.", param_hint="--price"
-            )
+            raise click.BadParameter(f"{kind!r} {what}: write a kind and its price once, such as input=0.20.", param_hint=option)
         given[kind] = amount
-    body = {**options, "prices": given or None}
-    show(request("POST", f"/api/v1/apps/{enterprise_id}/price-books", body), as_json=as_json)
+    return given

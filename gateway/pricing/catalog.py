@@ -11,7 +11,7 @@ Reading is synchronous and from memory; an app's book is loaded once with `load_
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,12 +20,13 @@ from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from gateway.core.ids import expanded_id, new_id
 from gateway.core.money import TOK, USD
-from gateway.core.units import TOKEN_KINDS, UNIT_KINDS
+from gateway.core.units import TOKEN_KINDS
 from gateway.db.faults import SqlDown
 from gateway.pricing.book import ANY_MODEL, Book, Version
-from gateway.pricing.rates import PRICED_KINDS, Rates, marked_up, rate_from_decimal, rates_from
+from gateway.pricing.rates import Rates, marked_up, rates_from
 from gateway.pricing.shipped import shipped
 from gateway.pricing.store import PriceRow, SameInstant, Store
+from gateway.pricing.written import check_rates, check_whole, given_of, read_prices
 from gateway.trail.model import Act
 
 _log = logging.getLogger(__name__)
@@ -41,8 +42,6 @@ _RESOLVED_MAX: Final = 10_000
 _READS_MAX: Final = 3
 _TOK_A_TOKEN_MICRO: Final = 10**12  # 1 TOK a token, in micro-TOK per million tokens
 _FOR_EVER_MS: Final = 2**62
-_BY_TOKENS: Final = frozenset(("input", "output"))  # what prices must name, or one of these: the model is not sold by the token
-_BY_UNITS: Final = frozenset((*UNIT_KINDS, "request"))
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -50,17 +49,16 @@ _Value = TypeVar("_Value")
 class PriceOverride(msgspec.Struct, frozen=True):
     """What the configuration says of one deployment's prices. Give one for every deployment.
 
-    `prices` (what the provider takes) and `charge` (what the platform takes) are decimal strings of USD, by kind
-    ("input": "0.15"; kinds as in `core.units` and "request"): of a million, or of one, as `rates.rate_from_decimal` has it.
-    `model` "*" is a
-    deployment that is asked for many models.
+    `prices` (what the provider takes) and `charge` (what the platform takes) are in USD, as `written` has them. `model` "*" is a
+    deployment that is asked for many models. `region` is where it serves, if that costs more (`terms.uplift_bp`).
     """
 
     deployment_id: str
     provider: str
     model: str
-    prices: Mapping[str, str] | None = None
-    charge: Mapping[str, str] | None = None
+    prices: Mapping[str, Any] | None = None
+    charge: Mapping[str, Any] | None = None
+    region: str = ""
 
 
 class Provided(msgspec.Struct, frozen=True):
@@ -73,6 +71,7 @@ class Provided(msgspec.Struct, frozen=True):
     cost_source: str
     charge: Rates | None
     charge_source: str
+    unpriced: str = ""  # why a list that has the model has no price for it
 
 
 class AppRates(msgspec.Struct, frozen=True):
@@ -197,12 +196,13 @@ class Catalog:
         model: str,
         effective_at_ms: int,
         *,
-        rates: Mapping[str, int] | None = None,
+        rates: Mapping[str, Any] | None = None,
         markup_bp: int | None = None,
         actor: str,
         role: str = "operator",
     ) -> PriceRow:
-        """Add a price that holds from `effective_at_ms`: `rates` in the app's asset, or a markup on the provider's price.
+        """Add a price that holds from `effective_at_ms`: `rates` in the app's asset (as `rates_from` has them), or a markup
+        on the provider's price.
 
         `actor`, of `role`, stands in the trail.
         Never for the past: what is over keeps its price. Raises NotFound, InvalidRequest, Conflict (the
@@ -250,11 +250,11 @@ class Catalog:
         For the start of the gateway, where such a change takes force; True when there is a new line. The line's actor
         is the configuration: who edited the file is not known here. SqlDown.
         """
-        told: dict[str, dict[str, dict[str, int]]] = {}
+        told: dict[str, dict[str, dict[str, Any]]] = {}
         for deployment_id in self._configured:
             provided = self._provide(deployment_id)
             both = (("cost", provided.cost), ("charge", provided.charge))
-            told[deployment_id] = {name: _rates_told(rates) for name, rates in both if rates is not None}
+            told[deployment_id] = {name: given_of(rates) for name, rates in both if rates is not None}
         act = Act("prices.configure", "configuration", "configuration", "deployments", after=told)
         return await self._store.record_configured(act, now_ms(self._clock))
 
@@ -266,14 +266,16 @@ class Catalog:
             return Provided(None, "none", None, "none")
         cost, charge = self._prices[given.deployment_id]
         source = charge_source = "configuration"
+        unpriced = ""
         if cost is None:
-            listed = shipped(given.provider, model)
+            listed = shipped(given.provider, model, given.region)
             cost = listed.rates if listed is not None else None
+            unpriced = listed.unpriced if listed is not None else ""
             source = "none" if cost is None else "shipped list"
         if charge is None:
             charge_source = f"markup {percent(self._markup_bp)} %" if self._markup_bp else "provider's price"
             charge = marked_up(cost, self._markup_bp) if cost is not None else None
-        provided = Provided(cost, source, charge, "none" if charge is None else charge_source)
+        provided = Provided(cost, source, charge, "none" if charge is None else charge_source, unpriced)
         _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
         return provided
 
@@ -319,21 +321,13 @@ def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
     found: list[Rates | None] = []
     for name, prices in (("prices", given.prices), ("charge", given.charge)):
         try:
-            micro = {kind: rate_from_decimal(kind, text) for kind, text in prices.items()} if prices is not None else None
-            if micro is not None and not (micro.keys() >= _BY_TOKENS or micro.keys() & _BY_UNITS):
-                raise ValueError('input and output must both be named (say output: "0" for embeddings)')
-            found.append(rates_from(USD, micro) if micro is not None else None)
+            found.append(rates_from(USD, read_prices(prices)) if prices is not None else None)
         except ValueError as wrong:
             raise ValueError(f"{name} of {given.deployment_id}: {wrong}") from wrong
     return found[0], found[1]
 
 
-def _rates_told(rates: Rates) -> dict[str, int]:
-    """Micro-units per million, by kind; kinds that cost nothing are left out."""
-    return {kind: rate for kind in PRICED_KINDS if (rate := getattr(rates, kind))}
-
-
-def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -> None:
+def _check(asset: str, rates: Mapping[str, Any] | None, markup_bp: int | None) -> None:
     if (rates is None) == (markup_bp is None):
         raise InvalidRequest("Give rates or a markup, not both.", param="rates")
     if markup_bp is not None:
@@ -342,14 +336,12 @@ def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -
         if not 0 <= markup_bp <= MARKUP_BP_MAX:
             raise InvalidRequest(f"markup_bp must be from 0 to {MARKUP_BP_MAX}.", param="markup_bp")
     if rates is not None:
-        if any(type(rate) is not int or not 0 <= rate <= RATE_MICRO_MAX for rate in rates.values()):
-            raise InvalidRequest(f"Rates are whole micro-units per million, from 0 to {RATE_MICRO_MAX}.", param="rates")
         try:
-            rates_from(asset, dict(rates))
+            check_rates(rates, RATE_MICRO_MAX)
+            check_whole(rates)
+            rates_from(asset, rates)
         except ValueError as wrong:
             raise InvalidRequest(f"{wrong}.", param="rates") from wrong
-        if not (rates.keys() >= _BY_TOKENS or rates.keys() & _BY_UNITS):
-            raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
 
 
 def _keep(cache: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:

@@ -126,6 +126,6 @@ async def _held_before(connection: AsyncConnection, enterprise_id: str, version:
     return None if row is None else _told(version.model, row[0], row[1], row[2])
 
 
-def _told(model: str, effective_at_ms: int, rates: Mapping[str, int] | None, markup_bp: int | None) -> dict[str, Any]:
+def _told(model: str, effective_at_ms: int, rates: Mapping[str, Any] | None, markup_bp: int | None) -> dict[str, Any]:
     price = {"markup_bp": markup_bp} if rates is None else {"rates": dict(rates)}
     return {"model": model, "effective_at_ms": effective_at_ms, **price}

@@ -106,3 +106,30 @@ def test_an_app_shows_its_markup_and_takes_another(cli: Cli, app: str) -> None:
     assert cli.json("apps", "show", app)["markup_percent"] is None
     assert cli.json("apps", "update", app, "--markup-percent", "20")["markup_percent"] == "20"
     assert listed(cli, "own", "--app", app)["own"]["app_source"] == "app's markup 20 %"
+
+
+def test_an_app_prices_long_prompts_service_tiers_and_images(cli: Cli, app: str) -> None:
+    plain = [word for price in ("input=1", "output=2", "images=0.04") for word in ("--price", price)]
+    given = ("prices", "set", "--app", app, "--model", "own", *plain)
+    tier = ("--variant", "priority:input=5", "--variant", "priority:output=9")
+    made = cli.json(*given, "--above", "1000", "--long", "input=3", *tier)
+    prices = {
+        "input": "1", "output": "2", "images": "0.04", "above": 1000, "long": {"input": "3"},
+        "variants": {"priority": {"input": "5", "output": "9"}},
+    }  # fmt: skip
+    assert made["prices"] == prices
+    assert cli.json("prices", "book", "--app", app)["data"][0]["prices"] == prices
+    shown = " ".join(cli.text("prices", "list", "own", "--app", app).split())
+    assert "input 1, output 2, images 0.04; above 1000: input 3" in shown
+    assert "priority: input 5" in shown
+    assert "input 1, output 2, images 0.04 (also long prompts, priority)" in cli.text("prices", "list", "--app", app)
+    assert "prices.long.inptu" in cli.refused(*given, "--above", "5", "--long", "inptu=3")
+    assert "named together" in cli.refused(*given, "--above", "5")
+    assert "names no variant" in cli.refused(*given, "--variant", "input=3")
+
+
+def test_a_models_longer_prompts_and_tiers_are_shown_where_it_is_named(cli: Cli) -> None:
+    assert "(also priority, batch)" in cli.text("prices", "list", "gpt-4o*")
+    found = listed(cli, "gpt-4o")["gpt-4o"]
+    assert found["prices"]["variants"]["priority"]["input"] == "4.25"
+    assert found["charge"]["variants"]["priority"]["input"] == "4.675"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 OPERATOR = "operator-token-made-up-for-tests"
 PEPPER = "pepper-made-up-for-tests-only"
 # What clients ask for, the prices (USD per million) and the sizes of each scripted model.
-FLAT = {"input": "0", "output": "0", "request": "250"}  # USD a million requests: 250 micro-units each
+FLAT = {"input": "0", "output": "0", "request": "0.00025"}  # USD a request: 250 micro-units
 PRICED = {"input": "1", "cached_input": "0.5", "output": "10"}
 
 
