@@ -5,8 +5,9 @@ services on them, the upstreams. Closing is the reverse, so the last settle stil
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,19 +20,21 @@ from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
-from gateway.identity.cache import PRICES, InvalidationBus
+from gateway.db.faults import SqlDown
+from gateway.identity.cache import PRICE_LISTS, PRICES, InvalidationBus
 from gateway.identity.service import Identity
 from gateway.identity.store import Store as IdentityStore
 from gateway.ledger.audit import AuditReport, audit, persisting
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
-from gateway.pricing.catalog import Catalog, PriceOverride
-from gateway.pricing.shipped import shipped_names, shipped_sizes
+from gateway.pricing.catalog import BOOK_TTL_MS, Catalog, PriceOverride
+from gateway.pricing.shipped import shipped_sizes
 from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
 
+_log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
 _AUDIT_AGAIN_S: Final = 1.5
 
@@ -95,22 +98,41 @@ class Services:
     async def follow_changes(self) -> None:
         """Forget what other processes changed, until cancelled."""
 
+        lists = asyncio.Event()
+
         def changed(kind: str, subject: str) -> None:
             self.identity.forget(kind, subject)
-            if kind == PRICES:
+            if kind == PRICES and subject == PRICE_LISTS:
+                lists.set()
+            elif kind == PRICES:
                 self.catalog.invalidate(subject)
 
         def connected() -> None:
             self.identity.forget_all()
             self.catalog.invalidate_all()
+            lists.set()
 
-        await self.bus.run(changed, connected)
+        following = self.tasks.spawn(self._follow_lists(lists), "follow price lists")
+        try:
+            await self.bus.run(changed, connected)
+        finally:
+            following.cancel()
+
+    async def _follow_lists(self, changed: asyncio.Event) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), BOOK_TTL_MS / 1000)
+            changed.clear()
+            try:
+                await self.catalog.load_lists()
+            except SqlDown as down:
+                _log.warning("price lists could not be read again; the old ones stay: %s", down)
 
     def model_names(self) -> list[tuple[str, str]]:
         """(name, provider) of every model that can be listed: those configured, and those that a pattern stands for."""
         names = {name: self.routing.route(name).deployments[0].provider for name in self.routing.models()}
         for pattern, provider in self.routing.patterns():
-            for name in shipped_names(provider, pattern):
+            for name in self.catalog.lists.names(provider, pattern):
                 names.setdefault(name, provider)
         return list(names.items())
 
@@ -133,6 +155,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(services.events.close)
         stack.push_async_callback(services.bus.close)
         await services.databases.migrate()
+        await services.catalog.load_lists()
         yield services
 
 

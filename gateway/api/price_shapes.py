@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from gateway.api.shapes import Answer, Body, Percent, Stamp, Time
 
@@ -67,3 +67,49 @@ class PriceAnswer(Answer, frozen=True, omit_defaults=True):
     app_source: str | UnsetType = UNSET
     app_since: Stamp | UnsetType | None = UNSET
     app_prices: Prices | UnsetType | None = UNSET
+
+
+class OfferedList(Body, frozen=True):
+    """`prices`: a list in litellm's format, an object of models; `model`: which of those served here, a name or a pattern."""
+
+    prices: Raw
+    model: str = "*"
+
+
+class PriceListBody(Body, frozen=True):
+    """`prices`: a list in litellm's format, an object of models, that holds from `effective_at` (default: now) on."""
+
+    prices: Raw
+    effective_at: Time | None = None
+
+
+class PriceListAnswer(Answer, frozen=True, omit_defaults=True):
+    """One price list: the shipped one, or one that took its place. `models` of it have prices; `digest` is its SHA-256."""
+
+    id: str
+    source: str
+    models: int
+    in_force: bool
+    effective_at: Stamp | UnsetType = UNSET
+    digest: str | UnsetType = UNSET
+    created_at: Stamp | UnsetType = UNSET
+    actor: str | UnsetType = UNSET
+
+
+class PriceDifferencesQuery(Body, frozen=True):
+    """Which models: a name, or a pattern with `*`."""
+
+    model: str = "*"
+
+
+class PriceDifference(Answer, frozen=True, omit_defaults=True):
+    """A deployment whose prices differ: as the configuration has them (null: it says nothing), as the price list in force
+    does, and as an offered one would; in USD, null where it has none. Where the configuration has prices, they are what counts.
+    """
+
+    model: str
+    deployment: str
+    source: str
+    configured: Prices | None
+    listed: Prices | None
+    offered: Prices | UnsetType | None = UNSET

@@ -1,9 +1,11 @@
 """Commands about prices. Each is one call of the REST API."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from gateway.cli.local import request
 from gateway.cli.options import json_option, page_options
@@ -127,3 +129,72 @@ def _by_kind(prices: Iterable[str], option: str) -> dict[str, Any]:
             raise click.BadParameter(f"{kind!r} {what}: write a kind and its price once, such as input=0.20.", param_hint=option)
         given[kind] = amount
     return given
+
+
+_LIST: Final = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@prices.command("diff")
+@click.argument("pattern", default="*")
+@click.option(
+    "--list",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A newer list in litellm's format; nothing of it is kept.",
+)
+@json_option
+def diff(pattern: str, file: Path | None, as_json: bool) -> None:
+    """Show where prices differ: the configuration's from the price list, or a newer list's from the one in force.
+
+    PATTERN is the name of a model that is served here, or has `*` in it.
+    """
+    if file is None:
+        answer = request("GET", "/api/v1/price-differences", query={"model": pattern})
+    else:
+        answer = request("POST", "/api/v1/price-lists/compare", {"prices": _content(file), "model": pattern})
+    _show_differences(answer, as_json=as_json)
+
+
+@prices.command("update")
+@_LIST
+@click.option("--effective-at", type=MOMENT, help=f"{MOMENT_HELP}; default: now.")
+@click.option("--dry-run", is_flag=True, help="Only show what it would change.")
+@json_option
+def update(file: Path, effective_at: str | None, dry_run: bool, as_json: bool) -> None:
+    """Take a newer price list, in litellm's format, in the place of the one in force; what was used before keeps its price.
+
+    Prices that the configuration gives are not touched. Running processes follow within half a minute.
+    """
+    content = _content(file)
+    if dry_run:
+        _show_differences(request("POST", "/api/v1/price-lists/compare", {"prices": content}), as_json=as_json)
+    else:
+        show(request("POST", "/api/v1/price-lists", {"prices": content, "effective_at": effective_at}), as_json=as_json)
+
+
+@prices.command("lists")
+@json_option
+def list_lists(as_json: bool) -> None:
+    """List the price lists, the latest first: the shipped one, and those that took its place."""
+    show(request("GET", "/api/v1/price-lists"), as_json=as_json)
+
+
+def _content(file: Path) -> msgspec.Raw:
+    content = file.read_bytes()
+    try:
+        msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError) as broken:
+        raise click.ClickException(f"{file} is no JSON object of models: {broken}.") from broken
+    return msgspec.Raw(content)
+
+
+def _show_differences(answer: dict[str, Any], *, as_json: bool) -> None:
+    """In a table, one line each for what is there and what would be."""
+    if not as_json:
+        rows = []
+        for line in answer["data"]:
+            names = {"model": line["model"], "deployment": line["deployment"].partition("=")[0]}
+            told = [("configuration", "configured"), (line["source"], "listed"), ("the new list", "offered")]
+            rows += [{**names, "by": by, "prices": _short(line[of], whole=True)} for by, of in told if of in line]
+        answer["data"] = rows
+    show(answer, as_json=as_json)

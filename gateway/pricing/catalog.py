@@ -1,6 +1,6 @@
 """Every price there is: what providers take, what the platform takes from creators, what apps take from end users.
 
-Provider prices come from the configuration, else from the shipped list. Platform prices come from the
+Provider prices come from the configuration, else from the price list in force (`lists`). Platform prices come from the
 configuration (`charge`), else are the provider's plus the platform's markup. App prices are the app's
 own book; without one an app in TOK takes 1 TOK a token, an app in USD takes the provider's price, and an
 app in another asset has no price (so it refuses, rather than serve for free).
@@ -23,8 +23,9 @@ from gateway.core.money import TOK, USD
 from gateway.core.units import TOKEN_KINDS
 from gateway.db.faults import SqlDown
 from gateway.pricing.book import ANY_MODEL, Book, Version
+from gateway.pricing.lists import AHEAD_MS_MAX, BACKDATE_MS_MAX, FOR_EVER_MS, Lists
 from gateway.pricing.rates import Rates, marked_up, rates_from
-from gateway.pricing.shipped import shipped
+from gateway.pricing.shipped import PriceList, shipped
 from gateway.pricing.store import PriceRow, SameInstant, Store
 from gateway.pricing.written import check_rates, check_whole, given_of, read_prices
 from gateway.trail.model import Act
@@ -35,13 +36,10 @@ BOOK_TTL_MS: Final = 30_000
 BOOKS_MAX: Final = 10_000
 RATE_MICRO_MAX: Final = 10**15  # a billion units per million tokens
 MARKUP_BP_MAX: Final = 1_000_000  # a hundredfold
-BACKDATE_MS_MAX: Final = 60_000  # clocks differ; within it a price holds from now
-AHEAD_MS_MAX: Final = 10 * 366 * 24 * 3_600_000
 MODEL_CHARS_MAX: Final = 256
 _RESOLVED_MAX: Final = 10_000
 _READS_MAX: Final = 3
 _TOK_A_TOKEN_MICRO: Final = 10**12  # 1 TOK a token, in micro-TOK per million tokens
-_FOR_EVER_MS: Final = 2**62
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -64,7 +62,8 @@ class PriceOverride(msgspec.Struct, frozen=True):
 class Provided(msgspec.Struct, frozen=True):
     """The prices of one deployment that serves one model: what its provider takes, and what creators are charged; in USD.
 
-    The sources say where each is from: `configuration`, `shipped list`, `provider's price`, `markup 10 %`, or `none`.
+    The sources say where each is from: `configuration`, `shipped list (litellm 1.2.3)`, `updated list (2026-01-31)`,
+    `provider's price`, `markup 10 %`, or `none`. They hold from `since_ms` until `until_ms`.
     """
 
     cost: Rates | None
@@ -72,6 +71,17 @@ class Provided(msgspec.Struct, frozen=True):
     charge: Rates | None
     charge_source: str
     unpriced: str = ""  # why a list that has the model has no price for it
+    since_ms: int = 0
+    until_ms: int = FOR_EVER_MS
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """What the configuration and the price list in force say of a deployment, and what another list would, in USD."""
+
+    configured: Rates | None
+    listed: Rates | None
+    source: str
+    offered: Rates | None
 
 
 class AppRates(msgspec.Struct, frozen=True):
@@ -104,6 +114,7 @@ class Catalog:
         """Raises ValueError, naming the deployment, for a price that is not a decimal or of an unknown kind."""
         assert 0 <= platform_markup_bp <= MARKUP_BP_MAX
         self._store = Store(engine)
+        self.lists = Lists(self._store, clock)
         self._markup_bp = platform_markup_bp
         self._clock = clock
         self._configured = {given.deployment_id: given for given in deployments}
@@ -115,12 +126,18 @@ class Catalog:
     # ---- reading, on the path of a request ------------------------------------------------------
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
-        """What the provider takes, in USD; None when nobody knows. Not dated: the configuration holds while it runs."""
-        return (self._provided.get(deployment_id) or self._provide(deployment_id)).cost
+        """What the provider takes, in USD; None when nobody knows. The configuration is not dated: it holds while it runs."""
+        found = self._provided.get(deployment_id)
+        if found is None or not found.since_ms <= at_ms < found.until_ms:
+            found = self._provide(deployment_id, at_ms)
+        return found.cost
 
     def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         """What the platform takes from a creator, in USD; None when there is no price."""
-        return (self._provided.get(deployment_id) or self._provide(deployment_id)).charge
+        found = self._provided.get(deployment_id)
+        if found is None or not found.since_ms <= at_ms < found.until_ms:
+            found = self._provide(deployment_id, at_ms)
+        return found.charge
 
     def app_cached(
         self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int
@@ -133,8 +150,9 @@ class Catalog:
         if found is not None and found[1] <= at_ms < found[2]:
             return found[0]
         rates = self._resolve(app.book, asset, model, deployment_id, at_ms)
-        until = app.book.until(model, at_ms)
-        entry = (rates, at_ms, _FOR_EVER_MS if until is None else until)
+        until = app.book.until(model, at_ms) or FOR_EVER_MS
+        cost = self._provided.get(deployment_id)
+        entry = (rates, at_ms, until if cost is None else min(until, cost.until_ms))
         _keep(app.resolved, (asset, model, deployment_id), entry, _RESOLVED_MAX)
         return rates
 
@@ -175,8 +193,28 @@ class Catalog:
         return AppRates(None, "none") if book is None else self._found(book.book, asset, model, deployment_id, at_ms)
 
     def provided(self, deployment_id: str) -> Provided:
-        """What a deployment costs and what creators are charged for it, with where each is from."""
-        return self._provided.get(deployment_id) or self._provide(deployment_id)
+        """What a deployment costs now and what creators are charged for it, with where each is from."""
+        return self._provide(deployment_id, now_ms(self._clock))
+
+    def compare(self, deployment_id: str, offered: PriceList | None = None) -> Compared:
+        """The prices of a deployment by each that has some."""
+        given, model = self._given(deployment_id)
+        if given is None:
+            return Compared(None, None, "none", None)
+        listed = self.lists.look_up(given.provider, model, given.region, now_ms(self._clock))
+        other = None
+        if offered is not None:  # what it does not have, the shipped one says
+            other = shipped(given.provider, model, given.region, offered) or shipped(given.provider, model, given.region)
+        configured = self._prices[given.deployment_id][0]
+        rates = None if listed.found is None else listed.found.rates
+        return Compared(configured, rates, listed.source, None if other is None else other.rates)
+
+    async def load_lists(self) -> None:
+        """Bring the price lists that were added into memory. Raises SqlDown."""
+        if await self.lists.load():
+            self._provided.clear()
+            for app in self._books.values():
+                app.resolved.clear()
 
     def invalidate(self, enterprise_id: str) -> None:
         """Forget an app's book: its prices changed."""
@@ -252,7 +290,7 @@ class Catalog:
         """
         told: dict[str, dict[str, dict[str, Any]]] = {}
         for deployment_id in self._configured:
-            provided = self._provide(deployment_id)
+            provided = self._provide(deployment_id, now_ms(self._clock))
             both = (("cost", provided.cost), ("charge", provided.charge))
             told[deployment_id] = {name: given_of(rates) for name, rates in both if rates is not None}
         act = Act("prices.configure", "configuration", "configuration", "deployments", after=told)
@@ -260,22 +298,23 @@ class Catalog:
 
     # ---- within -----------------------------------------------------------------------------------
 
-    def _provide(self, deployment_id: str) -> Provided:
+    def _provide(self, deployment_id: str, at_ms: int) -> Provided:
         given, model = self._given(deployment_id)
         if given is None:
             return Provided(None, "none", None, "none")
         cost, charge = self._prices[given.deployment_id]
         source = charge_source = "configuration"
-        unpriced = ""
+        unpriced, since_ms, until_ms = "", 0, FOR_EVER_MS
         if cost is None:
-            listed = shipped(given.provider, model, given.region)
-            cost = listed.rates if listed is not None else None
-            unpriced = listed.unpriced if listed is not None else ""
-            source = "none" if cost is None else "shipped list"
+            listed = self.lists.look_up(given.provider, model, given.region, at_ms)
+            since_ms, until_ms = listed.since_ms, listed.until_ms
+            if listed.found is not None:
+                cost, unpriced = listed.found.rates, listed.found.unpriced
+            source = "none" if cost is None else listed.source
         if charge is None:
             charge_source = f"markup {percent(self._markup_bp)} %" if self._markup_bp else "provider's price"
             charge = marked_up(cost, self._markup_bp) if cost is not None else None
-        provided = Provided(cost, source, charge, "none" if charge is None else charge_source, unpriced)
+        provided = Provided(cost, source, charge, "none" if charge is None else charge_source, unpriced, since_ms, until_ms)
         _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
         return provided
 

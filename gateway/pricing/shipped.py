@@ -131,11 +131,11 @@ def shipped_sizes(provider: str, model: str) -> tuple[int | None, int | None, bo
     return (None, None, None) if found is None else (found.input_tokens_max, found.output_tokens_max, found.reasons)
 
 
-def shipped_names(provider: str, pattern: str) -> list[str]:
-    """The priced models of a provider whose plain names match a pattern with `*`, in the list's order."""
+def shipped_names(provider: str, pattern: str, listed: PriceList | None = None) -> list[str]:
+    """The priced models of a provider whose plain names match a pattern with `*`, in the order of the list."""
     matches = re.compile(".*".join(map(re.escape, pattern.split("*"))))
     names = []
-    for name, entry in _entries().items():
+    for name, entry in (_entries() if listed is None else listed).items():
         if matches.fullmatch(name) and _is_of(provider, entry.litellm_provider) and _converted(name, entry).rates is not None:
             names.append(name)
     return names
@@ -186,6 +186,11 @@ def _folder() -> Path:
     if package is None or package.origin is None:
         raise PriceListMissing("litellm is not installed")
     return Path(package.origin).parent
+
+
+def shipped_models() -> int:
+    """How many models the shipped list has. PriceListMissing."""
+    return len(_entries())
 
 
 @functools.cache

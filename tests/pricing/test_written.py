@@ -13,7 +13,7 @@ PRICES: dict[str, Any] = {
     "input": "3", "cached_input": "0.3", "output": "15", "images": "0.04",
     "above": 200_000, "long": {"input": "6", "output": "22.5", "above": 500_000, "long": {"input": "9"}},
     "variants": {
-        "priority": {"input": "6", "output": "30"},
+        "priority": {"input": "5", "output": "30"},
         "flex": {"input": "1.5", "output": "7.5", "above": 100_000, "long": {"input": "2"}},
     },
 }  # fmt: skip
@@ -41,7 +41,7 @@ def test_each_size_of_a_prompt_and_each_variant_has_its_price() -> None:
 def test_what_may_be_served_in_several_ways_costs_the_dearest_until_the_answer_says_which() -> None:
     rates = rates_from("USD", read_prices(PRICES))
     either = rates.variant("default|flex|priority")
-    assert (either.input, either.output, either.cached_input) == (6_000_000, 30_000_000, 300_000)
+    assert (either.input, either.output, either.cached_input) == (5_000_000, 30_000_000, 300_000)
     assert either.ceiling(100_001, 5) >= rates.variant("flex").ceiling(100_001, 5)
     assert either.variant("default") == rates
     assert either.variant("priority") == rates.variant("priority")
