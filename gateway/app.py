@@ -11,6 +11,7 @@ import fcntl
 import gc
 import os
 from collections.abc import AsyncIterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
 from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.compose import Services, opened
+from gateway.core.clock import now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, SETTLE_ON_SHUTDOWN_S
@@ -34,15 +36,29 @@ from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
-from gateway.providers.routing import DEMO, Upstreams
+from gateway.providers.messages_over_chat import MessagesOverChat
+from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Dialect
+from gateway.providers.responses_over_chat import ResponsesOverChat
+from gateway.providers.routing import DEMO, AsItIs, Upstreams
 from gateway.providers.translated import TranslatedUpstream
 from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 from gateway.proxy.account import Account
+from gateway.proxy.again import Answers
+from gateway.proxy.audio import Speech, Transcriptions, Translations
 from gateway.proxy.chat import Chat, Completions, Embeddings
+from gateway.proxy.count_tokens import CountTokens
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.images import Edits, Generations
+from gateway.proxy.messages import Messages, WithAnthropicHeaders
+from gateway.proxy.models import Listed
+from gateway.proxy.ports import Gate
+from gateway.proxy.ranking import Moderations, Rerank
 from gateway.proxy.renewal import Renewal
+from gateway.proxy.response_ids import ResponseIds
+from gateway.proxy.responses import OwnExchange, Responses
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
+from gateway.proxy.stored_responses import INPUT_ITEMS, StoredResponses
 from gateway.proxy.surface import Surface
 from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
@@ -100,7 +116,10 @@ def _upstreams(services: Services) -> Upstreams:
     needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
     if needed:
         translated.warm(needed)
-    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)})
+    messages = MessagesOverChat()
+    dialects: dict[str, Dialect] = {MESSAGES: messages, COUNT_TOKENS: messages, RESPONSES: ResponsesOverChat()}
+    dialects |= dict.fromkeys(chain.from_iterable(UNTRANSLATED.values()), AsItIs())
+    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
 
 
 def management(services: Services) -> Router:
@@ -115,6 +134,7 @@ def _management(services: Services) -> list[BaseRoute]:
         databases=services.databases,
         catalog=services.catalog,
         routing=services.routing,
+        answers=services.answers,
         operator_token=services.settings.operator_token,
         clock=services.clock,
     )
@@ -138,6 +158,7 @@ def _routes(
         tasks=services.tasks,
         clock=services.clock,
         hold_ttl_s=services.settings.hold_ttl_s,
+        answers=Answers(services.answers, services.tasks, services.clock),
     )
     ttl_s = services.settings.hold_ttl_s
     renewal = Renewal(exchange.in_flight, services.balance, counter, services.catalog, ttl_s, services.clock)
@@ -153,10 +174,14 @@ def _routes(
         found = await services.wallets.view(key)
         return WalletState(found.available_micro - found.debt_micro, found.held_micro)
 
-    account = Account(gate, services.balance, services.wallets, peek, services.model_names, find_usage)
-    surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
-    hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
+    def models() -> tuple[Listed, ...]:
+        return services.listed_models
+
+    account = Account(gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock)
+    ids = ResponseIds(services.settings.key_pepper.encode())
+    hot = _hot(services, upstream, traffic, exchange, counter, ids)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
+    data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct), gate)
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),
         Route("/v1/models/{model:path}", AccountEndpoint(account.model, gate, ("model",)), methods=["GET"]),
@@ -176,6 +201,44 @@ def _routes(
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
     return hot, [*data_plane, *health, *_management(services)], renewing
+
+
+def _hot(
+    services: Services, upstream: Upstreams, traffic: Traffic, exchange: Exchange, counter: Counter, ids: ResponseIds
+) -> dict[str, ModelEndpoint]:
+    """Every surface of the data plane by its path."""
+    gate = services.identity
+    surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
+    hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
+    messages = Messages()
+    counting = CountTokens(
+        gate, services.routing, services.balance, upstream, counter, services.tasks, services.clock, services.settings.hold_ttl_s
+    )
+    hot["/v1" + MESSAGES] = ModelEndpoint(messages, WithAnthropicHeaders(exchange), gate, traffic)
+    hot["/v1" + COUNT_TOKENS] = ModelEndpoint(messages, counting, gate, traffic)
+    responses = Responses(ids, gate, services.routing.deployment)
+    hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
+    for made in MEDIA:
+        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
+        hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
+    return hot
+
+
+def _stored(stored: StoredResponses, gate: Gate) -> list[BaseRoute]:
+    """What owners may ask of responses that a provider stores."""
+    asked = (("GET", ""), ("DELETE", ""), ("GET", INPUT_ITEMS))
+    named = ("response_id",)
+    return [
+        Route(
+            "/v1" + RESPONSES + "/{response_id}" + below,
+            AccountEndpoint(stored.handler(method, below), gate, named, takes_query=True),
+            methods=[method],
+        )
+        for method, below in asked
+    ]
+
+
+MEDIA: Final = (Generations, Edits, Speech, Transcriptions, Translations, Moderations, Rerank)
 
 
 async def readiness(services: Services, traffic: Traffic) -> dict[str, Any]:

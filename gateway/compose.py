@@ -8,9 +8,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
 
+from gateway.answers.redis_answers import KeptAnswers
 from gateway.balance import embedded_redis
 from gateway.balance.keeping import Keeper
 from gateway.balance.reconcile import Reconciler
@@ -29,9 +31,10 @@ from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
 from gateway.pricing.catalog import BOOK_TTL_MS, Catalog, PriceOverride
-from gateway.pricing.shipped import shipped_sizes
+from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
 from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
+from gateway.proxy.models import Listed, listed
 from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class Services:
         # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
         # With several, an event that a slow one still holds is given out twice now and then, and posted once.
         self.events = RedisEvents(redis_url, min_idle_ms=60_000 if settings.redis_url else 0)
+        self.answers = KeptAnswers(redis_url, settings.answer_cache_bytes_max)
         self.identity = Identity(
             IdentityStore(self.databases.platform, self.databases.app), settings.key_pepper.encode(), self.bus, self.clock
         )
@@ -70,7 +74,7 @@ class Services:
         entries = [_entry(model) for model in models]
         overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
         self.catalog = Catalog(self.databases.platform, overrides, settings.platform_markup_bp, self.clock)
-        self.routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of)
+        self.routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of, serves=shipped_surfaces)
 
     def _cost_of(self, deployment_id: str) -> int | None:
         """A token in and a token out, by which deployments of one model are compared."""
@@ -128,13 +132,18 @@ class Services:
             except SqlDown as down:
                 _log.warning("price lists could not be read again; the old ones stay: %s", down)
 
-    def model_names(self) -> list[tuple[str, str]]:
-        """(name, provider) of every model that can be listed: those configured, and those that a pattern stands for."""
-        names = {name: self.routing.route(name).deployments[0].provider for name in self.routing.models()}
+    @cached_property
+    def listed_models(self) -> tuple[Listed, ...]:
+        """Every model that can be listed: those configured, and those that a pattern stands for; by their first deployments."""
+        names = dict.fromkeys(self.routing.models())
         for pattern, provider in self.routing.patterns():
-            for name in self.catalog.lists.names(provider, pattern):
-                names.setdefault(name, provider)
-        return list(names.items())
+            names |= dict.fromkeys(self.catalog.lists.names(provider, pattern))
+        return tuple([self._listed(name) for name in names])
+
+    def _listed(self, name: str) -> Listed:
+        deployment = min(self.routing.route(name).deployments, key=lambda each: each.id)
+        known = shipped(deployment.provider, deployment.model)
+        return listed(name, deployment, known.mode if known else "", known.capabilities if known else ())
 
 
 @asynccontextmanager
@@ -154,6 +163,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(services.balance.close)
         stack.push_async_callback(services.events.close)
         stack.push_async_callback(services.bus.close)
+        stack.push_async_callback(services.answers.close)
         await services.databases.migrate()
         await services.catalog.load_lists()
         yield services

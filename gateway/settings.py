@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
-from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, Strategy
+from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Strategy
 from gateway.providers.translation import RESERVED, TRANSLATED
 
 PREFIX: Final = "MOZAIKS_"
@@ -37,10 +37,12 @@ NAMES: Final = {
     "inline_worker": "true: one web process also drains usage into the books; default true",
     "hold_ttl_s": "seconds after which what a dead gateway held is settled or given back; 5 to 3600, default 60",
     "event_backlog_max": "usage events of one shard that may wait for the worker before requests are refused; default 1000000",
+    "answer_cache_bytes_max": "bytes of Redis that kept answers may take, of all apps together; default 67108864",
     "log_level": "debug, info, warning or error; default info",
 }
 _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
+_ANSWER_CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARAM: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -49,7 +51,7 @@ class SettingsError(Exception):
     """One sentence that names the wrong setting."""
 
 
-DIALECTS: Final = {"messages": (MESSAGES, COUNT_TOKENS), "responses": (RESPONSES,)}
+DIALECTS: Final = {"messages": (MESSAGES, COUNT_TOKENS), "responses": (RESPONSES,), **UNTRANSLATED}
 
 
 class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +72,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hidden_reasoning: bool | None = None  # whether it makes tokens that are paid for and not shown; None: as listed
     prices: dict[str, Any] | None = None
     params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
-    speaks: list[str] | None = None  # of messages, responses; default: as the provider is known to
+    speaks: list[str] | None = None  # the surfaces of `DIALECTS` that it serves itself; default: as the provider is known to
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +110,7 @@ class Settings(msgspec.Struct, frozen=True):
     inline_worker: bool
     hold_ttl_s: int
     event_backlog_max: int
+    answer_cache_bytes_max: int
     log_level: str
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
@@ -198,6 +201,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
         hold_ttl_s=hold_ttl_s,
         event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or EVENT_BACKLOG_MAX, 1, EVENT_BACKLOG_MAX),
+        answer_cache_bytes_max=_whole("answer_cache_bytes_max", given["answer_cache_bytes_max"] or _ANSWER_CACHE_BYTES, 0, 2**40),
         log_level=log_level,
         models=models,
         platform_markup_bp=markup_bp,
@@ -291,7 +295,9 @@ def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
         raise SettingsError(f"{where}: cached_tokens is inside for {deployment.provider}: its usage is translated.")
     for name in deployment.speaks or ():
         if name not in DIALECTS:
-            raise SettingsError(f"{where}: speaks may name {' and '.join(DIALECTS)}, not {name}.")
+            raise SettingsError(f"{where}: speaks may name {', '.join(DIALECTS)}, not {name}.")
+        if translated and name in UNTRANSLATED and not deployment.api_base:
+            raise SettingsError(f"{where}: a deployment of {deployment.provider} that speaks {name} needs an api_base.")
     if deployment.weight < 1:
         raise SettingsError(f"{where}: weight must be at least 1.")
     if deployment.cached_tokens not in ("inside", "beside"):

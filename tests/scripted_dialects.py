@@ -76,6 +76,7 @@ class Server:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/messages", self.anthropic)
+        app.router.add_post("/v1/messages/count_tokens", self.anthropic_count)
         app.router.add_post("/models/{model}:generateContent", self.gemini)
         app.router.add_post("/models/{model}:streamGenerateContent", self.gemini_stream)
         app.router.add_post("/models/{model}:batchEmbedContents", self.gemini_embeddings)
@@ -144,6 +145,12 @@ class Server:
         answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": content}
         return web.json_response({**answer, "stop_reason": stop, "stop_sequence": None, "usage": usage})
 
+    async def anthropic_count(self, request: web.Request) -> web.Response:
+        body = await self._read(request)
+        if script_of(body["messages"]) == "status:400":
+            return web.json_response({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}, status=400)
+        return web.json_response({"input_tokens": 123})
+
     def _anthropic_json(self, body: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         if body.get("tools"):  # a model that cannot be told a schema is made to call a tool of that shape
             name = body["tools"][0]["name"]
@@ -156,7 +163,11 @@ class Server:
         def add(kind: str, **fields: Any) -> None:
             frames.append(f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode())
 
-        def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> None:
+        blocks = 0
+
+        def block(start: dict[str, Any], *deltas: dict[str, Any]) -> None:
+            nonlocal blocks
+            index, blocks = blocks, blocks + 1
             add("content_block_start", index=index, content_block=start)
             for delta in deltas:
                 add("content_block_delta", index=index, delta=delta)
@@ -169,7 +180,7 @@ class Server:
         if script == "thinking":
             start = {"type": "thinking", "thinking": "", "signature": ""}
             deltas = [{"type": "thinking_delta", "thinking": text} for text in ("Hm,", " well.")]
-            block(0, start, *deltas, {"type": "signature_delta", "signature": "c2lnbmVk"})
+            block(start, *deltas, {"type": "signature_delta", "signature": "c2lnbmVk"})
         texts = [{"type": "text_delta", "text": text} for text in PIECES]
         if script == "json" and not body.get("tools"):
             texts = [{"type": "text_delta", "text": ARGUMENTS}]
@@ -182,12 +193,12 @@ class Server:
                 add("error", error={"type": "overloaded_error", "message": "Overloaded, dear sk-ant-made-up-secret"})
             return frames
         if not (script == "json" and body.get("tools")):
-            block(1, {"type": "text", "text": ""}, *texts)
+            block({"type": "text", "text": ""}, *texts)
         if script in ("tools", "json") and body.get("tools"):
             name = body["tools"][0]["name"]
             call: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}
             parts = [{"type": "input_json_delta", "partial_json": part} for part in (ARGUMENTS[:6], ARGUMENTS[6:])]
-            block(2, call, *parts)
+            block(call, *parts)
         stop = "tool_use" if script in ("tools", "json") and body.get("tools") else "end_turn"
         told = {"output_tokens": 20} if usage else {}
         add("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=told)

@@ -22,6 +22,7 @@ The script is the request's `model` (or the body field `script`, which wins): a 
     redirect        307 to /journal                      gzip            the body compressed
     cookie          sets a cookie                        no-length       no content-length, body ends with the connection
     continue        the journal tells `expect`           huge:BYTES      a body of that many bytes
+    json            the text is {"query": "x"}
 
 Options: tokens=N completion tokens (20), prompt=N prompt tokens, ms=N.
 
@@ -123,6 +124,8 @@ def usage_of(body: dict[str, Any], script: Script, produced: int) -> dict[str, A
 def text_of(script: Script, produced: int, raw: bytes) -> list[str]:
     if script.name == "echo":
         return [raw.decode()]
+    if script.name == "json":
+        return ['{"query": ', '"x"}']
     return [f" tok{number}" for number in range(produced)]
 
 
@@ -242,7 +245,7 @@ class Server:
             if kind == "completions":
                 choices.append({"index": index, "text": text, "finish_reason": finish, "logprobs": None})
             elif script.name == "tools":
-                message: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [tool_call(body)]}
+                message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [tool_call(body)]}
                 choices.append({"index": index, "message": message, "finish_reason": "tool_calls", "logprobs": None})
             else:
                 message = {"role": "assistant", "content": text, "refusal": None}

@@ -110,7 +110,7 @@ def imports(path: Path) -> set[str]:
 
 TYPES_OF_SQL = {"sqlalchemy.ext.asyncio.AsyncEngine", "sqlalchemy.ext.asyncio.AsyncConnection"}
 WALLS = {
-    "redis": ("balance/redis_", "identity/cache.py"),
+    "redis": ("balance/redis_", "identity/cache.py", "answers/redis_answers.py"),
     "hiredis": ("balance/redis_link.py",),
     "aiohttp": (),
     "httptools": ("providers/http1.py", "server/"),

@@ -2,11 +2,13 @@
 
 from msgspec import UNSET
 
+from gateway.answers.redis_answers import NotForgotten
 from gateway.api.endpoint import ApiContext, Call
 from gateway.api.prices import add_markup, checked_markup_bp
-from gateway.api.shapes import AppAnswer, AppPatch, CreatorAnswer, Listing
+from gateway.api.shapes import AppAnswer, AppPatch, CreatorAnswer, ForgottenAnswer, Listing
 from gateway.api.wire import listing
 from gateway.core.clock import rfc3339
+from gateway.core.errors import Unavailable
 from gateway.identity.model import App, Creator, CreatorChanges, NewApp
 from gateway.pricing.catalog import percent
 
@@ -51,6 +53,7 @@ async def create_app(context: ApiContext, call: Call) -> AppAnswer:
         end_user_limits=body.end_user_limits,
         cors_origins=body.cors_origins,
         trial=body.trial,
+        answer_cache=body.answer_cache,
     )
     app = await context.registry.create_app(call.actor, new)
     if markup_bp is not None:
@@ -84,6 +87,16 @@ async def update_app(context: ApiContext, call: Call) -> AppAnswer:
     return await _shown(context, app)
 
 
+async def forget_answers(context: ApiContext, call: Call) -> ForgottenAnswer:
+    """DELETE apps/{enterprise_id}/answers; Unavailable where the store of answers does not answer."""
+    enterprise_id = call.path["enterprise_id"]
+    await context.registry.forget_answers(call.actor, enterprise_id)
+    try:
+        return ForgottenAnswer(enterprise_id, await context.answers.forget(enterprise_id))
+    except NotForgotten as down:
+        raise Unavailable("The store of kept answers does not answer. Try again shortly.", retry_after_s=1) from down
+
+
 def _creator(creator: Creator) -> CreatorAnswer:
     return CreatorAnswer(creator.user_id, creator.name, creator.status, rfc3339(creator.created_at_ms))
 
@@ -109,5 +122,6 @@ def _app(app: App, markup_bp: int | None) -> AppAnswer:
         status=app.status,
         created_at=rfc3339(app.created_at_ms),
         trial=app.trial,
+        answer_cache=app.answer_cache,
         markup_percent=None if markup_bp is None else percent(markup_bp),
     )

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.answers.redis_answers import KeptAnswers
 from gateway.api.shapes import NoQuery
 from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, Clock
@@ -31,6 +32,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     databases: Databases
     catalog: Catalog
     routing: Routing
+    answers: KeptAnswers
     operator_token: str
     clock: Clock = SYSTEM_CLOCK
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.limits import PAGE_ROWS_MAX
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level, LotSource
-from gateway.identity.model import END_USER_SOURCES, AppChanges, LimitChanges, Limits, Trial
+from gateway.identity.model import END_USER_SOURCES, AnswerCache, AppChanges, LimitChanges, Limits, Trial
 
 T = TypeVar("T")
 
@@ -126,6 +126,7 @@ class AppBody(Body, frozen=True):
     end_user_limits: Limits = Limits()
     cors_origins: tuple[str, ...] = ()
     trial: Trial | None = None
+    answer_cache: AnswerCache | None = None
     markup_percent: Percent | None = None
 
 
@@ -263,7 +264,15 @@ class AppAnswer(Answer, frozen=True):
     status: str
     created_at: Stamp
     trial: Trial | None
+    answer_cache: AnswerCache | None
     markup_percent: str | None
+
+
+class ForgottenAnswer(Answer, frozen=True):
+    """How many kept answers an app has forgotten."""
+
+    enterprise_id: str
+    forgotten: int
 
 
 class KeyAnswer(Answer, frozen=True, omit_defaults=True):

@@ -32,6 +32,7 @@ from gateway.api.shapes import (
     CreatorBody,
     CreatorPatch,
     EventsQuery,
+    ForgottenAnswer,
     GrantAnswer,
     GrantBody,
     KeyAnswer,
@@ -88,6 +89,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     Endpoint("GET", f"{_V1}/apps", MANAGERS, apps.list_apps, Listing[AppAnswer], "List apps", query=PageQuery),
     Endpoint("GET", _APP, MANAGERS, apps.get_app, AppAnswer, "Show an app"),
     Endpoint("PATCH", _APP, MANAGERS, apps.update_app, AppAnswer, "Change an app", AppPatch),
+    Endpoint("DELETE", _APP + "/answers", MANAGERS, apps.forget_answers, ForgottenAnswer, "Forget the kept answers of an app"),
     # API keys and end-user tokens
     Endpoint("POST", f"{_APP}/keys", MANAGERS, keys.create_key, KeyAnswer, "Make an API key", KeyBody, status=201),
     Endpoint("GET", f"{_APP}/keys", MANAGERS, keys.list_keys, Listing[KeyAnswer], "List API keys", query=PageQuery),

@@ -107,18 +107,27 @@ class _Wire(asyncio.Protocol):
         self._marks: deque[int] = deque(maxlen=_CHECKS)
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
+        self._alone = False
         self.lost = False
         self.writes = 0
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
-        """Queue a packed command for the write of this turn; its reply resolves the future."""
+        """Queue a packed command for the write of this turn; its reply resolves the future.
+
+        Where nobody else waits for a reply, and the write before had one command, it leaves at once: a turn of the loop
+        would bring it no company.
+        """
         if self.lost:
             raise RedisLinkLost("the connection to Redis is gone")
-        if not self._out:
-            self._loop.call_soon(self._flush)
+        pending, out = self._pending, self._out
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._out.append(command)
-        self._pending.append(future)
+        at_once = self._alone and not pending
+        if not (at_once or out):
+            self._loop.call_soon(self._flush)
+        pending.append(future)
+        out.append(command)
+        if at_once:
+            self._flush()
         return future
 
     def _flush(self) -> None:
@@ -127,7 +136,8 @@ class _Wire(asyncio.Protocol):
         out = self._out
         self._sent += len(out)
         self.writes += 1
-        self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        self._alone = len(out) == 1
+        self._transport.write(out[0] if self._alone else b"".join(out))
         out.clear()
         if self._timer is None:
             self._timer = self._loop.call_later(self._check_s, self._check)

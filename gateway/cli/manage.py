@@ -1,14 +1,14 @@
 """Management commands of creators, apps, keys and tokens: each is one call of the REST API, with its fields as options."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from gateway.cli.local import request
 from gateway.cli.options import json_option, limit_options, page_options, taken_limits
 from gateway.cli.output import show
-from gateway.cli.values import AMOUNT, AMOUNT_OR_NONE, COUNT, MOMENT, MOMENT_HELP, MOMENT_OR_NONE, NONE
+from gateway.cli.values import AMOUNT, AMOUNT_OR_NONE, COUNT, MOMENT, MOMENT_HELP, MOMENT_OR_NONE, NONE, SPAN_OR_NONE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +65,15 @@ def app_options(command: F) -> F:
     command = click.option(
         "--trial", type=AMOUNT_OR_NONE, help="Amount that each end user is granted on first sight; none: nothing."
     )(command)
+    command = click.option(
+        "--answer-cache", type=SPAN_OR_NONE, help="How long answers are kept for the same request; 0: where it asks; none: never."
+    )(command)
+    command = click.option(
+        "--answer-cache-price", type=COUNT, default=0, show_default=True, help="Percent of its price that a kept answer costs."
+    )(command)
+    command = click.option(
+        "--answer-cache-per-end-user", is_flag=True, help="End users get only answers to requests of their own."
+    )(command)
     return click.option("--trial-days", type=COUNT, default=30, show_default=True, help="Days until --trial expires.")(command)
 
 
@@ -75,7 +84,13 @@ def _app_fields(options: dict[str, Any]) -> dict[str, Any]:
     trial, days = fields.pop("trial"), fields.pop("trial_days")
     if trial is not None:
         fields["trial"] = trial if trial is NONE else {"amount_micro": trial, "days": days}
+    kept = {name: fields.pop(f"answer_cache{end}") for name, end in _ANSWER_CACHE.items()}
+    if kept["ttl_s"] is not None:
+        fields["answer_cache"] = NONE if kept["ttl_s"] is NONE else kept
     return {**fields, "end_user_limits": limits}
+
+
+_ANSWER_CACHE: Final = {"ttl_s": "", "price_percent": "_price", "per_end_user": "_per_end_user"}
 
 
 @click.group()
@@ -133,6 +148,14 @@ def show_app(enterprise_id: str, as_json: bool) -> None:
 def update_app(enterprise_id: str, as_json: bool, **options: Any) -> None:
     """Change an app: what is named is set, everything else stays."""
     show(request("PATCH", f"/api/v1/apps/{enterprise_id}", _app_fields(options)), as_json=as_json)
+
+
+@apps.command("forget-answers")
+@click.argument("enterprise_id")
+@json_option
+def forget_answers(enterprise_id: str, as_json: bool) -> None:
+    """Forget every answer that is kept for an app."""
+    show(request("DELETE", f"/api/v1/apps/{enterprise_id}/answers"), as_json=as_json)
 
 
 @click.group()

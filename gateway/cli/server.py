@@ -4,6 +4,9 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
+from typing import Final
 
 import click
 
@@ -36,7 +39,7 @@ def serve() -> None:
             watch.start()
         told.breaks_off = True
         if not told.already:
-            click.echo(banner(config, account))
+            _say_when_listening(config, banner(config, account))
             server.run(config)
     except _Stopped:
         pass
@@ -89,6 +92,26 @@ def _check_free(config: Settings) -> None:
         raise click.ClickException(
             f"{config.host}:{config.port} cannot be used ({taken.strerror}): set MOZAIKS_PORT or MOZAIKS_HOST."
         ) from taken
+
+
+def _say_when_listening(config: Settings, text: str) -> None:
+    """Print what to try when it can be tried: whoever reads it may be a program, and quick."""
+    host = config.host if config.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - compared, not bound
+
+    def wait() -> None:
+        while True:
+            try:
+                socket.create_connection((host, config.port), timeout=1).close()
+            except OSError:
+                time.sleep(_LOOK_AGAIN_S)
+            else:
+                break
+        click.echo(text)
+
+    threading.Thread(target=wait, name="banner", daemon=True).start()
+
+
+_LOOK_AGAIN_S: Final = 0.02
 
 
 def banner(config: Settings, account: demo.Account | None) -> str:

@@ -62,6 +62,19 @@ class Amount(_Value):
         return micro_from_decimal(text)
 
 
+class Span(_Value):
+    """A span of time, as seconds."""
+
+    name = "span"
+
+    def parsed(self, text: str) -> int:
+        """The seconds."""
+        span = _SPAN.fullmatch(text)
+        if span is None and text != "0":
+            raise ValueError(f"{text!r} is not a span: write 90m, 12h, 30d, or 0")
+        return 0 if span is None else int(span[1]) * _MS[span[2]] // 1000
+
+
 class Moment(_Value):
     """A time, as RFC 3339 text: such a time, a date (midnight UTC), or a span from now, or before now where `ago`."""
 
@@ -92,6 +105,7 @@ COUNT: Final = Count()
 COUNT_OR_NONE: Final = Count(may_be_none=True)
 AMOUNT: Final = Amount()
 AMOUNT_OR_NONE: Final = Amount(may_be_none=True)
+SPAN_OR_NONE: Final = Span(may_be_none=True)
 MOMENT: Final = Moment()
 MOMENT_OR_NONE: Final = Moment(may_be_none=True)
 AGO: Final = Moment(ago=True)

@@ -8,6 +8,16 @@ MANAGEMENT_BODY_BYTES_MAX: Final = 1024 * 1024
 PRICE_LIST_BYTES_MAX: Final = 16 * 1024 * 1024  # the shipped list has 3 MB
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024  # a non-streamed upstream answer held in memory
 SSE_FRAME_BYTES_MAX: Final = 8 * 1024 * 1024  # one event of a stream; beyond it the upstream is broken
+IMAGE_EVENT_BYTES_MAX: Final = 32 * 1024 * 1024  # one event that carries an image: 3840 x 2160 as PNG is 20 MB, in base64
+FILE_BYTES_MAX: Final = 25 * 1024 * 1024  # of one file in a form, as OpenAI takes them
+FORM_BYTES_MAX: Final = FILE_BYTES_MAX + 1024 * 1024  # of a whole form: what it says besides is small
+FORM_PARTS_MAX: Final = 64
+FORM_FIELD_BYTES_MAX: Final = 256 * 1024  # of one field that is no file: a prompt of 32,000 characters
+FORM_HEADER_BYTES_MAX: Final = 4096  # of one line of a part's head
+IMAGES_MAX: Final = 10  # of one request, as OpenAI has it
+IMAGE_FILES_MAX: Final = 16  # that one edit may look at
+SPEECH_CHARS_MAX: Final = 100_000  # of one text to speak; providers take 4,096 to 50,000
+RANKED_DOCUMENTS_MAX: Final = 10_000
 JSON_DEPTH_MAX: Final = 128
 JSON_NODES_MAX: Final = 200_000  # objects and lists of one body: each takes some hundred bytes once parsed
 LARGE_BODY_BYTES: Final = 64 * 1024  # smaller ones are bounded by IN_FLIGHT_MAX alone
@@ -74,6 +84,7 @@ MODELS_PER_KEY_MAX: Final = 200
 MODEL_CHARS_MAX: Final = 200
 CORS_ORIGINS_MAX: Final = 50
 TRIAL_DAYS_MAX: Final = 3650
+ANSWER_TTL_S_MAX: Final = 30 * 24 * 3600
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
 # Hot balances

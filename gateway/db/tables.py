@@ -63,6 +63,7 @@ apps: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("trial", JSON(none_as_null=True)),  # {amount_micro, days}: what an end user is granted on first sight
+    Column("answer_cache", JSON(none_as_null=True)),  # {ttl_s, price_percent, per_end_user}: how answers are kept and given again
 )
 
 api_keys: Final = Table(

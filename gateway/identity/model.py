@@ -55,6 +55,18 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: int
 
 
+class AnswerCache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an app keeps answers to give them again to the very same request.
+
+    For `ttl_s` seconds; 0: only where a request asks for it. One that is given again costs `price_percent` of its price.
+    `per_end_user`: an end user gets only answers to requests of their own.
+    """
+
+    ttl_s: int
+    price_percent: int = 0
+    per_end_user: bool = False
+
+
 class Creator(msgspec.Struct, frozen=True):
     """The platform's customer. `status` is `active` or `suspended`."""
 
@@ -82,6 +94,7 @@ class App(msgspec.Struct, frozen=True):
     status: str
     created_at_ms: int
     trial: Trial | None = None
+    answer_cache: AnswerCache | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -156,6 +169,7 @@ class NewApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end_user_limits: Limits = Limits()
     cors_origins: tuple[str, ...] = ()
     trial: Trial | None = None
+    answer_cache: AnswerCache | None = None
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,6 +219,7 @@ class AppChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     end_user_limits: LimitChanges | UnsetType | None = UNSET
     cors_origins: tuple[str, ...] | UnsetType = UNSET
     trial: Trial | UnsetType | None = UNSET
+    answer_cache: AnswerCache | UnsetType | None = UNSET
 
 
 class KeyChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

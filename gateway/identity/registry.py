@@ -116,6 +116,7 @@ class Registry:
             status=ACTIVE,
             created_at_ms=self._now_ms(),
             trial=rules.trial(new.trial),
+            answer_cache=rules.answer_cache(new.answer_cache),
         )
         if actor.role not in (Role.OPERATOR, Role.CREATOR):
             raise Forbidden("Only an operator or a creator makes apps.")
@@ -186,12 +187,19 @@ class Registry:
         if changes.trial is not UNSET:
             checked["trial"] = rules.trial(changes.trial)
             _check_trial(actor, msgspec.structs.replace(app, trial=changes.trial))
+        if changes.answer_cache is not UNSET:
+            checked["answer_cache"] = rules.answer_cache(changes.answer_cache)
         if checked:
             act = _act(actor, "app.update", enterprise_id, app)
             after = await self._store.change_app(enterprise_id, _plain(checked), act, self._now_ms())
             await self._announce(APP, enterprise_id)
             app = msgspec.convert({**msgspec.to_builtins(app), **after}, App)
         return app
+
+    async def forget_answers(self, actor: Actor, enterprise_id: str) -> None:
+        """Say in the trail that an app's kept answers are to be forgotten."""
+        app = await self._managed_app(actor, enterprise_id)
+        await self._store.note(_act(actor, "app.forget_answers", enterprise_id, app), self._now_ms())
 
     # ---- API keys ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from gateway.core.errors import InvalidRequest
 from gateway.core.ids import is_outside_id, may_be_chosen
 from gateway.core.limits import (
+    ANSWER_TTL_S_MAX,
     CORS_ORIGINS_MAX,
     KEY_NAME_CHARS_MAX,
     MODEL_CHARS_MAX,
@@ -18,7 +19,7 @@ from gateway.core.limits import (
     TRIAL_DAYS_MAX,
 )
 from gateway.core.money import AMOUNT_MICRO_MAX, is_asset
-from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, LimitChanges, Limits, Trial
+from gateway.identity.model import ACTIVE, END_USER_SOURCES, SUSPENDED, AnswerCache, LimitChanges, Limits, Trial
 
 # 9999-12-31: what RFC 3339 can still write.
 _TIME_MS_MAX = 253_402_300_799_999
@@ -127,6 +128,14 @@ def trial(value: Trial | None) -> Trial | None:
     if value is not None:
         number(value.amount_micro, "trial.amount_micro", AMOUNT_MICRO_MAX, 1)
         number(value.days, "trial.days", TRIAL_DAYS_MAX, 1)
+    return value
+
+
+def answer_cache(value: AnswerCache | None) -> AnswerCache | None:
+    """An optional way to keep answers: for 0 to ANSWER_TTL_S_MAX seconds, at 0 to 100 percent of the price."""
+    if value is not None:
+        number(value.ttl_s, "answer_cache.ttl_s", ANSWER_TTL_S_MAX, 0)
+        number(value.price_percent, "answer_cache.price_percent", 100, 0)
     return value
 
 

@@ -184,6 +184,11 @@ class Store:
         rule = apps.c.enterprise_id == enterprise_id
         return await self._change(apps, rule, changes, act, at_ms, {"updated_at": at_ms}) or {}
 
+    async def note(self, act: Act, at_ms: int) -> None:
+        """A line in the trail of what changed nothing here."""
+        async with self._transaction() as connection:
+            await trail.append(connection, trail.trail_of(None), act, at_ms)
+
     async def change_key(self, key_id: str, changes: Mapping[str, Any], act: Act, at_ms: int) -> dict[str, Any] | None:
         """Set fields, named as in `model.ApiKey`, or `Merge` into them; what they are now, or None when the key is revoked."""
         return await self._change(api_keys, _unrevoked(api_keys, key_id), changes, act, at_ms)

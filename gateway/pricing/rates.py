@@ -200,14 +200,19 @@ def _varied(rates: Rates, plain: Mapping[str, Any], variant: Mapping[str, Any]) 
 def marked_up(rates: Rates, percent_bp: int) -> Rates:
     """Every rate raised by `percent_bp` basis points (2000 = 20 %), each rounded up."""
     assert percent_bp >= 0
-    factor = 10_000 + percent_bp
-    raised = {kind: -(-getattr(rates, kind) * factor // 10_000) for kind in PRICED_KINDS}
+    return scaled(rates, 10_000 + percent_bp)
+
+
+def scaled(rates: Rates, part_bp: int) -> Rates:
+    """`part_bp` basis points of every rate (10000 = all of it), each rounded up."""
+    assert part_bp >= 0
+    raised = {kind: -(-getattr(rates, kind) * part_bp // 10_000) for kind in PRICED_KINDS}
     return Rates(
         asset=rates.asset,
         **raised,
         long_above=rates.long_above,
-        long=None if rates.long is None else marked_up(rates.long, percent_bp),
-        variants=tuple([(name, marked_up(each, percent_bp)) for name, each in rates.variants]),
+        long=None if rates.long is None else scaled(rates.long, part_bp),
+        variants=tuple([(name, scaled(each, part_bp)) for name, each in rates.variants]),
     )
 
 

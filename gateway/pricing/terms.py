@@ -14,7 +14,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
-_MICRO_PER_MILLION: Final = 10**12  # USD per token -> micro-USD per million tokens
+from gateway.pricing.media import micro_per_million
+
 KIND: Final = {
     "input_cost_per_token": "input",
     "cache_read_input_token_cost": "cached_input",
@@ -67,12 +68,6 @@ _SEARCHES_UNASKED: Final = re.compile(r"(?:^|/)sonar(?!.*-chat$)|-online$|search
 _BY_TOOL_ALONE: Final = re.compile(r"(?:^|/)o\d(?:-mini)?-deep-research")  # they refuse a request without the tool
 _SEARCH_SIZE: Final = {"perplexity": "search_context_size_low"}  # what a request that names none gets; elsewhere medium
 _Prices = dict[str, int]
-
-
-def micro_per_million(usd_per_token: Decimal | int) -> int:
-    """Integer micro-USD per million tokens, rounded up."""
-    numerator, denominator = usd_per_token.as_integer_ratio()
-    return -(-numerator * _MICRO_PER_MILLION // denominator)
 
 
 @cache

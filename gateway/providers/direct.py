@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from gateway.core.limits import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S
 from gateway.providers.http1 import Connection, Invalid, Lost, Origin, Pool, Silent, TooLarge, WireError
-from gateway.providers.model import Deployment, Headers, Reply, UpstreamFault, UpstreamSilent
+from gateway.providers.model import METHOD, Deployment, Headers, Reply, UpstreamFault, UpstreamSilent
 
 USER_AGENT: Final = "mozaiks-gateway"
 _TARGETS_MAX: Final = 4096
@@ -56,12 +56,13 @@ class _Target:
         lines.update(given)
         lines["content-type"] = [("Content-Type", "application/json")]
         lines.update({header: [(header, value)] for header, value in more})
+        [(_, method)] = lines.pop(METHOD, [(METHOD, "POST")])
         lines["accept-encoding"] = [("Accept-Encoding", "identity")]
         lines["user-agent"] = [("User-Agent", USER_AGENT)]
         if deployment.api_key:
             lines["authorization"] = [("Authorization", f"Bearer {deployment.api_key}")]
         text = "".join(_line(header, value) for several in lines.values() for header, value in several)
-        self.head = f"POST {resource} HTTP/1.1\r\n{text}Content-Length: ".encode()
+        self.head = f"{method} {resource} HTTP/1.1\r\n{text}Content-Length: ".encode()
 
 
 def _address(url: str) -> tuple[str, str, int, str]:

@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from gateway.core.limits import CONNECT_TIMEOUT_S
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import Deployment, Reply, UpstreamFault
+from gateway.providers.native import ANTHROPIC
 from gateway.providers.translation import CHAT, EMBEDDINGS, Asked, provider_refusal, refusal_body
 
 _log = logging.getLogger(__name__)
@@ -241,6 +242,8 @@ def _arguments(deployment: Deployment, asked: Asked) -> dict[str, Any]:
         given["_skip_mcp_handler"] = True  # it needs a package that is not installed, for tools that are refused before
     if deployment.api_base:
         given["api_base"] = deployment.api_base
+        if deployment.provider == ANTHROPIC:  # litellm adds the version
+            given["api_base"] = deployment.api_base.rstrip("/").removesuffix("/v1")
     if deployment.api_key:
         given["api_key"] = deployment.api_key
     return given

@@ -13,6 +13,16 @@ COUNT_TOKENS: Final = "/messages/count_tokens"
 RESPONSES: Final = "/responses"
 # Surfaces that are made of chat completions where a deployment does not speak them itself.
 OWN_DIALECTS: Final = frozenset((MESSAGES, COUNT_TOKENS, RESPONSES))
+# Surfaces that nobody translates: a translated provider is asked only where a deployment says that it speaks them itself.
+UNTRANSLATED: Final = {
+    "images": ("/images/generations", "/images/edits"),
+    "audio": ("/audio/speech", "/audio/transcriptions", "/audio/translations"),
+    "moderations": ("/moderations",),
+    "rerank": ("/rerank",),
+}
+
+
+METHOD: Final = ":method"  # a header by this name, as HTTP/2 writes it, asks for another method than POST
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -23,7 +33,10 @@ class Deployment(msgspec.Struct, frozen=True):
     provider counts cached tokens inside the prompt count (OpenAI) or beside it (Anthropic).
     `hidden_reasoning` says whether it makes tokens that are paid for and not shown; None: nobody knows.
     `params` are what a translated provider needs besides: a region, a project, a version of its API.
-    `speaks` are the paths of the surfaces in a dialect of their own (`OWN_DIALECTS`) that it serves itself.
+    `speaks` are the paths of the surfaces in a dialect of their own (`OWN_DIALECTS`), and of those that nobody translates
+    (`UNTRANSLATED`), that it serves itself.
+    `surfaces` are the paths that the model is known to serve, None where nobody knows; one that chats with nobody has an
+    `input_tokens_max` of 0.
     """
 
     id: str
@@ -42,6 +55,7 @@ class Deployment(msgspec.Struct, frozen=True):
     hidden_reasoning: bool | None = None
     params: tuple[tuple[str, str | int | float | bool], ...] = ()
     speaks: frozenset[str] = frozenset()
+    surfaces: frozenset[str] | None = None
 
 
 class Strategy(StrEnum):
@@ -143,7 +157,8 @@ class Upstream(Protocol):
     def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Awaitable[Reply]:
         """POST `body` to the deployment's `path` (such as "/chat/completions") and return at the first byte.
 
-        It is JSON, unless one of `headers` (names in lower case), which go with this request alone, says otherwise.
+        It is JSON, unless one of `headers` (names in lower case), which go with this request alone, says otherwise. The
+        byte path takes `METHOD` among them.
 
         A reused connection that dies before any answer byte is replaced by a fresh one, once, without
         counting as an attempt. Raises UpstreamFault or UpstreamSilent.

@@ -12,6 +12,7 @@ from gateway.core.errors import NotFound
 from gateway.core.ids import expanded_id
 from gateway.providers.health import Health
 from gateway.providers.model import Deployment, Dialect, Headers, ModelEntry, Reply, Route, Strategy, Upstream
+from gateway.providers.native import as_spoken_to
 
 DEMO: Final = "demo"
 Sizes = Callable[[str, str], tuple[int | None, int | None, bool | None]]
@@ -20,6 +21,8 @@ _MODEL_CHARS_MAX: Final = 256
 _NEWEST: Final = 0.2  # share of the newest time in the average
 _LOOKS_AROUND: Final = 0.05
 CostOf = Callable[[str], int | None]
+Serves = Callable[[str, str], frozenset[str] | None]
+_CHAT: Final = "/chat/completions"
 
 
 class Routing:
@@ -31,15 +34,17 @@ class Routing:
         random: Random | None = None,
         sizes: Sizes | None = None,
         cost_of: CostOf | None = None,
+        serves: Serves | None = None,
     ) -> None:
         """Raises ValueError for a name given twice, an entry without deployments, an id given twice or a weight below 1.
 
         `sizes` tells (input, output) tokens at most of a provider's model, and whether it reasons unseen; it fills in what the
         configuration leaves open, above all for the models that a pattern stands for. `cost_of` is what a deployment takes,
-        in any measure, None when nobody knows: for the strategy `cost`.
+        in any measure, None when nobody knows: for the strategy `cost`. `serves` tells the surfaces of a provider's model.
         """
         _check(entries)
         self._sizes = sizes
+        self._serves = serves
         self._entries = tuple(entries)
         self._exact = {entry.name: entry for entry in entries if "*" not in entry.name}
         patterns = sorted((entry for entry in entries if "*" in entry.name), key=lambda entry: (-len(entry.name), entry.name))
@@ -104,6 +109,13 @@ class Routing:
         """Every deployment as configured, patterns included."""
         return [deployment for entry in self._entries for deployment in entry.deployments]
 
+    def deployment(self, deployment_id: str) -> Deployment | None:
+        """The deployment of an id, as configured; None where there is none (any more)."""
+        for each in self.deployments():
+            if deployment_id == each.id or (each.model == "*" and deployment_id.startswith(expanded_id(each.id, ""))):
+                return each
+        return None
+
     def _find(self, model: str) -> "_Choice":
         entry = self._exact.get(model)
         if entry is None and len(model) <= _MODEL_CHARS_MAX:
@@ -121,6 +133,11 @@ class Routing:
     def _placed(self, deployment: Deployment, model: str) -> Deployment:
         if deployment.model == "*":
             deployment = msgspec.structs.replace(deployment, model=model, id=expanded_id(deployment.id, model))
+        if self._serves is not None and deployment.surfaces is None:
+            surfaces = self._serves(deployment.provider, deployment.model)
+            if surfaces is not None:
+                most_input = deployment.input_tokens_max if _CHAT in surfaces else 0
+                deployment = msgspec.structs.replace(deployment, surfaces=surfaces, input_tokens_max=most_input)
         if self._sizes is None or None not in (
             deployment.input_tokens_max, deployment.output_tokens_max, deployment.hidden_reasoning
         ):  # fmt: skip
@@ -151,6 +168,14 @@ class _Choice:
         return tuple(sorted(self.deployments, key=lambda deployment: random() ** (1 / deployment.weight), reverse=True))
 
 
+class AsItIs:
+    """The `Dialect` of surfaces that nobody translates."""
+
+    def send(self, chat: Upstream, deployment: Deployment, path: str, body: bytes, headers: Headers) -> Awaitable[Reply]:
+        """As it came."""
+        return chat.send(deployment, path, body, headers)
+
+
 class Upstreams:
     """The adapters by provider. A provider without one of its own speaks the OpenAI dialect: `default`.
 
@@ -165,6 +190,11 @@ class Upstreams:
         self._by_provider = dict(by_provider)
         self._dialects = dict(dialects or {})
 
+    @property
+    def direct(self) -> Upstream:
+        """The byte path."""
+        return self._default
+
     def of(self, deployment: Deployment) -> Upstream:
         """The adapter that talks to this deployment."""
         return self._by_provider.get(deployment.provider, self._default)
@@ -173,7 +203,7 @@ class Upstreams:
         """As `Upstream.send`."""
         if path in self._dialects:
             if path in deployment.speaks:
-                return self._default.send(deployment, path, body, headers)
+                return self._default.send(as_spoken_to(deployment, path), path, body, headers)
             return self._dialects[path].send(self.of(deployment), deployment, path, body, headers)
         return self._by_provider.get(deployment.provider, self._default).send(deployment, path, body, headers)
 

@@ -1,37 +1,46 @@
 """What a caller may ask about itself: its models, its balance and limits, one request's record."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from gateway.balance.model import Balance, BalanceUnavailable, LimitKind, Unfunded, WalletState
+from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import MissingEndUser, NotFound
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import USD, decimal_from_micro
 from gateway.core.words import Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.proxy import quote, refusals, wire
-from gateway.proxy.ports import Gate, Opener
+from gateway.proxy.models import Listed, RatesOf, told_to
+from gateway.proxy.ports import Gate, Opener, Prices
 from gateway.proxy.ticket import Call
 
-ModelNames = Callable[[], list[tuple[str, str]]]
+ListedModels = Callable[[], Sequence[Listed]]
 Peek = Callable[[str], Awaitable[WalletState]]
 FindUsage = Callable[[str, str, bool], Awaitable[Mapping[str, Any] | None]]
 _RECORD_WAITS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)  # the drain is a moment behind the answer
-_CREATED: Final = 1_767_225_600  # OpenAI's `created` of a model; ours have no birthday but the gateway's own year
 
 
 class Account:
     """Handlers of `routes.AccountEndpoint`; each returns JSON."""
 
     def __init__(
-        self, gate: Gate, balance: Balance, opener: Opener, peek: Peek, model_names: ModelNames, find_usage: FindUsage
+        self,
+        gate: Gate,
+        balance: Balance,
+        opener: Opener,
+        peek: Peek,
+        prices: Prices,
+        listed_models: ListedModels,
+        find_usage: FindUsage,
+        clock: Clock,
     ) -> None:
         """What it asks of the rooms below.
 
-        `peek(wallet)` is a wallet as the books have it; `model_names` gives (name, provider);
+        `peek(wallet)` is a wallet as the books have it; `listed_models` gives every model that can be listed;
         `find_usage(enterprise_id, request_id, whole)` the record as JSON-ready fields, not `whole` what an
         end user may see.
         """
@@ -39,21 +48,38 @@ class Account:
         self._balance = balance
         self._opener = opener
         self._peek = peek
-        self._model_names = model_names
+        self._prices = prices
+        self._listed_models = listed_models
         self._find_usage = find_usage
+        self._clock = clock
 
     async def models(self, _: Call, principal: Principal) -> bytes:
-        """OpenAI's list of models, those that this key may use."""
-        data = [_model(name, owner) for name, owner in self._model_names() if self._gate.may_use(principal, name)]
+        """OpenAI's list of models, those that this key may use, with what this caller pays for them."""
+        may_use = self._gate.may_use
+        usable = [model for model in self._listed_models() if may_use(principal, model.name)]
+        data = told_to(usable, await self._rates(principal))
         return wire.encode_json({"object": "list", "data": data})
 
     async def model(self, call: Call, principal: Principal) -> bytes:
         """One model; NotFound when it is not listed for this key."""
         asked = call.raw.decode()
-        for name, owner in self._model_names():
-            if name == asked and self._gate.may_use(principal, name):
-                return wire.encode_json(_model(name, owner))
+        for model in self._listed_models():
+            if model.name == asked and self._gate.may_use(principal, asked):
+                return wire.encode_json(told_to([model], await self._rates(principal))[0])
         raise NotFound(f"The model {asked!r} does not exist here.", code="model_not_found", param="model")
+
+    async def _rates(self, principal: Principal) -> RatesOf:
+        """What this caller pays, by the name of a model and its deployment."""
+        app, at_ms, prices = principal.app, now_ms(self._clock), self._prices
+        if app.enforcement == Enforcement.ANALYTICS_ONLY:
+            return lambda _, __: None
+        if principal.level == Level.PLATFORM:
+            return lambda model, deployment_id: prices.platform(model, deployment_id, at_ms)
+        if prices.app_cached(app.enterprise_id, app.asset, "", "", at_ms) is False:
+            await prices.load_app(app.enterprise_id)
+        return lambda model, deployment_id: (
+            prices.app_cached(app.enterprise_id, app.asset, model, deployment_id, at_ms) or None
+        )
 
     async def balance(self, call: Call, principal: Principal) -> bytes:
         """The wallet that this caller's requests draw on, and the caller's limits with what is left of them.
@@ -141,10 +167,6 @@ _FIELDS: Final = {
     LimitKind.SPEND_PER_MONTH: "spend_micro_per_month",
     LimitKind.SPEND_TOTAL: "spend_micro_total",
 }
-
-
-def _model(name: str, owner: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": _CREATED, "owned_by": owner}
 
 
 def _named(limits: Limits) -> dict[str, int]:

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Final
 
 from gateway.balance.model import Balance, BalanceUnavailable
-from gateway.core.errors import GatewayError, NotFound, PaymentRequired
+from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired
 from gateway.core.words import HoldPolicy
 from gateway.metering.counting import Counter
 from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
@@ -143,10 +143,10 @@ class Attempts:
             assert paying is not None, "the app's prices were loaded for the first attempt"
             if request.units or request.variant:
                 paying = quote.for_units(self._prices, paying, request, deployment.id, ticket.at_ms)
-        except PaymentRequired:
+            again = self._parsed(ticket)
+            bound = surface.bound(again, deployment)
+        except (PaymentRequired, InvalidRequest):  # the latter: it does not serve this surface
             return False
-        again = self._parsed(ticket)
-        bound = surface.bound(again, deployment)
         if paying and not await self._covered(ticket, paying, bound):
             bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body)))
             if not await self._covered(ticket, paying, bound) and not self._lowered(ticket, paying, bound):
@@ -155,8 +155,9 @@ class Attempts:
         return True
 
     async def _covered(self, ticket: Ticket, paying: tuple[quote.Payer, ...], bound: int) -> bool:
-        """Whether the hold covers the output at these rates, raised to it as far as the wallets go."""
-        wanted = [payer.rates.ceiling(bound, ticket.output_held) for payer in paying]
+        """Whether the hold covers the output and the units at these rates, raised to it as far as the wallets go."""
+        output = ticket.output_held
+        wanted = [charge.ceiling_micro for charge in quote.charges(paying, bound, output, output, ticket.request.units)]
         if any(ceiling > held for ceiling, held in zip(wanted, ticket.granted, strict=True)):
             try:
                 extended = await self._balance.extend(ticket.hold, wanted, self._hold_ttl_ms)
@@ -165,6 +166,8 @@ class Attempts:
             if extended is None:
                 return False
             ticket.granted = extended.granted
+        if not ticket.output_held:  # nothing that could be less
+            return all(held >= ceiling for held, ceiling in zip(ticket.granted, wanted, strict=True))
         return quote.output_covered(paying, ticket.granted, bound) >= ticket.output_held
 
     def _lowered(self, ticket: Ticket, paying: tuple[quote.Payer, ...], bound: int) -> bool:

@@ -15,6 +15,7 @@ from gateway.metering.usage import input_bound, read_usage
 from gateway.pricing.rates import PLAIN
 from gateway.providers.model import Deployment, Reply
 from gateway.proxy import wire
+from gateway.proxy.media import check_listed
 from gateway.proxy.relay import Relay, generated_text
 from gateway.proxy.surface import AUTO_TIERS, Measured, Request
 
@@ -64,9 +65,10 @@ class OpenAISurface:
     error_event = staticmethod(wire.error_event)
 
     def bound(self, request: Request, deployment: Deployment) -> int:
-        """The strict bound of the prompt's bytes, or all that the model can read."""
+        """The strict bound of the prompt's bytes, or all that the model can read; InvalidRequest where it serves no chat."""
         bound = input_bound(request.body, request.body_bytes, self.prompt_field, deployment.model)
         if deployment.input_tokens_max is not None and bound > deployment.input_tokens_max:
+            check_listed(self.path, deployment)
             return deployment.input_tokens_max
         return bound
 
@@ -191,7 +193,9 @@ class Embeddings(OpenAISurface):
         return Request(self, body, len(raw), model, streamed=False, wants_usage=False, output_cap=None, choices=1, shows=False)
 
     def bound(self, request: Request, deployment: Deployment) -> int:
-        """Of all its texts: each of them may be as long as the model can read."""
+        """Of all its texts: each of them may be as long as the model can read. InvalidRequest as in `OpenAISurface.bound`."""
+        if deployment.input_tokens_max == 0:
+            check_listed(self.path, deployment)
         return input_bound(request.body, request.body_bytes, self.prompt_field, deployment.model)
 
     def most(self, request: Request, deployment: Deployment) -> int:
@@ -241,6 +245,11 @@ def _check_fees(body: dict[str, Any]) -> None:
         kind = tool.get("type") if type(tool) is dict else None
         if kind is not None and (type(kind) is not str or kind not in _OWN_TOOLS):
             raise InvalidRequest("a tool of another type than function or custom has no price here", param=f"tools[{place}]")
+
+
+def shows_all(body: dict[str, Any]) -> bool:
+    """Whether nothing in it asks for tokens that no event shows."""
+    return _UNSEEN.isdisjoint(body)
 
 
 def _check_texts(endpoint: str, body: dict[str, Any]) -> None:

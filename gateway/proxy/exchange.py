@@ -38,9 +38,10 @@ from gateway.core.units import TOKEN_KINDS, Usage
 from gateway.core.words import CostPolicy, DisconnectPolicy, HoldPolicy, Level, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
-from gateway.metering.event import EventFront, EventPayer, EventRest, encode_event
+from gateway.metering.event import EventFront, EventRest, encode_event
 from gateway.providers.model import Reply, Route, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.again import HEADER, Answers
 from gateway.proxy.attempts import Attempts
 from gateway.proxy.doubt import MUCH_TOKENS, believed
 from gateway.proxy.ports import Gate, Opener, Prices, Router
@@ -52,14 +53,13 @@ from gateway.proxy.ticket import Call, Ticket
 
 _log = logging.getLogger(__name__)
 
+_CACHED: Final = ("cached",)  # flags of an answer that is given again
 _EXHAUSTED: Final = ("wallet_exhausted",)  # flags of a stream that was cut here
 _UNKNOWN_BALANCE: Final = ("balance_unavailable",)
 _CUT_UNREAD: Final = ("cut_unread",)  # its client had left
 _TOKEN_KINDS: Final = len(TOKEN_KINDS)
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
-_APP_USAGE: Final = Level.APP_USAGE
 _CANCEL: Final = DisconnectPolicy.CANCEL
-_PLATFORM_PAYS: Final = CostPolicy.PLATFORM_PAYS.value
 _OWN_KEYS: Final = CostPolicy.OWN_KEYS.value
 _SERVED: Final = RequestStatus.SERVED
 _CLIENT_LEFT: Final = RequestStatus.CLIENT_LEFT
@@ -83,6 +83,8 @@ class Exchange:
         clock: Clock,
         hold_ttl_s: int = limits.HOLD_TTL_S,
         read_on_s: float = limits.DRAIN_FOR_THE_LEFT_S,
+        *,
+        answers: Answers,
     ) -> None:
         self._gate = gate
         self._router = router
@@ -95,6 +97,7 @@ class Exchange:
         self._clock = clock
         self._hold_ttl_ms = 1000 * hold_ttl_s
         self._read_on_s = read_on_s
+        self._answers = answers
         self._attempts = Attempts(gate, router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
@@ -103,8 +106,12 @@ class Exchange:
         request = surface.parse(call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
         route = self._router.route(request.model)
+        if request.placed is not None:
+            route = request.placed(route)
         if principal.models and not self._gate.may_use(principal, request.model):
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
+        if principal.app.answer_cache is not None or HEADER in call.headers:
+            call.again, route = await self._answers.look(call.headers.get(HEADER), request, principal, end_user, route)
         ticket = await self._admit(call, request, principal, end_user, route)
         self.in_flight[call.request_id] = ticket
         try:
@@ -121,6 +128,11 @@ class Exchange:
         body = request.surface.outgoing(request, deployment, ticket.cap)
         request.body = {}  # the bytes are enough from here on, and a parsed body takes many times as much
         ticket.sent_at = perf_counter()
+        if ticket.call.again is not None and ticket.call.again.hit is not None:
+            ticket.noted = _CACHED
+            if (broke := await self._delivered(ticket, ticket.call.again.reply())) is not None:
+                raise refusals.fault_error(broke, deployment, 1) from broke
+            return
         try:
             reply = await self._upstream.send(deployment, request.surface.path, body, request.headers)
         except UpstreamFault as fault:
@@ -132,7 +144,10 @@ class Exchange:
 
     async def _delivered(self, ticket: Ticket, reply: Reply) -> UpstreamFault | None:
         """Pass the answer on; what happened when it broke off before anybody saw it."""
-        request = ticket.request
+        request, again = ticket.request, ticket.call.again
+        if again is not None:
+            ticket.call.extra_headers += self._answers.headers(again)
+            reply = again.recorded(reply)
         ticket.first_byte_at = perf_counter()
         if ticket.route.several:
             self._router.answered(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at)
@@ -163,26 +178,9 @@ class Exchange:
             assert paying is not None
         if request.units or request.variant:
             paying = quote.for_units(self._prices, paying, request, deployment.id, at_ms)
-        app = principal.app
-        front = EventFront(
-            request_id=call.request_id,
-            level=principal.level._value_,
-            user_id=app.user_id,
-            enterprise_id=app.enterprise_id,
-            key_id=principal.key_id,
-            endpoint=request.surface.path,
-            model=request.model,
-            platform_user_id=end_user or "",
-            workflow_type=tags.workflow_type,
-            session_id=tags.session_id,
-            agent_name=tags.agent_name,
-            tags=tags.tags,
-            provider=deployment.provider,
-            deployment=deployment.id,
-            payers=tuple([EventPayer(payer.wallet, payer.role, payer.rates.asset) for payer in paying]),
-            cost_policy=app.cost_policy._value_ if principal.level is _APP_USAGE else _PLATFORM_PAYS,
-            streamed=request.streamed,
-        )
+        if call.again is not None:
+            paying = call.again.paying(paying)
+        front = quote.front_of(call.request_id, request, principal, end_user, tags, deployment, paying)
         return await self._reserve(call, request, principal, route, paying, front, at_ms)
 
     async def _reserve(
@@ -436,7 +434,7 @@ class Exchange:
             paying = quote.served(paying, variant)
         amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in paying]
         provider_cost = 0
-        if ticket.front.cost_policy != _OWN_KEYS:
+        if ticket.front.cost_policy != _OWN_KEYS and ticket.noted != _CACHED:
             rates = self._prices.cost(deployment.id, ticket.at_ms)
             provider_cost = 0 if rates is None else (rates.variant(variant) if variant else rates).price_of(counts)
         started = ticket.call.started
@@ -457,6 +455,8 @@ class Exchange:
                 served_by=(ticket.served_model, deployment.provider, deployment.id) if ticket.served_model else None,
             )
         )
+        if ticket.call.again is not None and whole and status is _SERVED:
+            self._answers.keep(ticket.call.again, ticket.route, deployment.id)
         tokens = sum(counts[:_TOKEN_KINDS])  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         settled = None

@@ -14,17 +14,22 @@ from gateway.balance.model import BY_TOKENS, Charge, Limit, LimitKind
 from gateway.core.errors import PaymentRequired
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import AMOUNT_MICRO_MAX
-from gateway.core.units import KINDS
+from gateway.core.units import KINDS, UNIT_KINDS
 from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity.model import Limits, Principal
+from gateway.metering.event import EventFront, EventPayer
 from gateway.pricing.rates import Rates
+from gateway.providers.model import Deployment
 from gateway.proxy.ports import Prices
 from gateway.proxy.surface import AUTO_TIERS, Request
+from gateway.proxy.wire import Tags
 
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
 _ANALYTICS_ONLY: Final = Enforcement.ANALYTICS_ONLY
 _PLATFORM: Final = Level.PLATFORM
 _CREATOR_PAYS: Final = CostPolicy.CREATOR_PAYS
+_PLATFORM_PAYS: Final = CostPolicy.PLATFORM_PAYS.value
+_APP_USAGE: Final = Level.APP_USAGE
 
 
 class Payer(msgspec.Struct, frozen=True):
@@ -75,15 +80,19 @@ def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deplo
         cost = cost.variant(request.variant)
     _, _, tier = request.variant.partition("|")
     found = []
+    kinds = [kind for kind, _ in request.units if kind in UNIT_KINDS]  # a price by the token has every kind of token
     for payer in paying:
         if tier and request.variant != AUTO_TIERS and not payer.rates.has_variant(tier):
             told = f"{request.model} has no price here at the service tier {tier}"
             raise PaymentRequired(told, code="unpriced_model", param="service_tier")
         rates = payer.rates.variant(request.variant)
-        for kind, _ in request.units:
-            billed = any(getattr(rates, each) for each in KINDS) if cost is None else getattr(cost, kind)
-            if billed and not getattr(rates, kind):
-                _priced(None, request.model)
+        lacking = [kind for kind in kinds if not getattr(rates, kind)]
+        if cost is not None:
+            unpriced = any(getattr(cost, kind) for kind in lacking)
+        else:  # the kinds are other ways to bill the same, and who priced one of them knew which
+            unpriced = bool(kinds) and lacking == kinds and any(getattr(rates, each) for each in KINDS)
+        if unpriced:
+            _priced(None, request.model)
         found.append(Payer(payer.wallet, payer.role, rates))
     return tuple(found)
 
@@ -143,3 +152,35 @@ def _limits(of: str, owner: str, limits: Limits, charged: bool) -> tuple[Limit, 
         (LimitKind.SPEND_TOTAL, limits.spend_micro_total if charged else None, 0),
     ]
     return tuple([Limit(of + owner, kind, maximum, amount) for kind, maximum, amount in found if maximum is not None])
+
+
+def front_of(
+    request_id: str,
+    request: Request,
+    principal: Principal,
+    end_user: str | None,
+    tags: Tags,
+    deployment: Deployment,
+    paying: tuple[Payer, ...],
+) -> EventFront:
+    """What the usage event says of a request before it is sent."""
+    app = principal.app
+    return EventFront(
+        request_id=request_id,
+        level=principal.level._value_,
+        user_id=app.user_id,
+        enterprise_id=app.enterprise_id,
+        key_id=principal.key_id,
+        endpoint=request.surface.path,
+        model=request.model,
+        platform_user_id=end_user or "",
+        workflow_type=tags.workflow_type,
+        session_id=tags.session_id,
+        agent_name=tags.agent_name,
+        tags=tags.tags,
+        provider=deployment.provider,
+        deployment=deployment.id,
+        payers=tuple([EventPayer(payer.wallet, payer.role, payer.rates.asset) for payer in paying]),
+        cost_policy=app.cost_policy._value_ if principal.level is _APP_USAGE else _PLATFORM_PAYS,
+        streamed=request.streamed,
+    )

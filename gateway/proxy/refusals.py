@@ -140,6 +140,8 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
     message = said.get("message")
     if type(message) is str:
         message = without_secrets(message, deployment)
+    if status == 400 and type(message) is str and "credit balance is too low" in message:
+        status = 402  # Anthropic's way to say that the gateway's own account is empty
     if status in _CALLERS_TO_FIX:
         code, param = said.get("code"), said.get("param")
         error: GatewayError = InvalidRequest(

@@ -25,7 +25,6 @@ from gateway.core.units import Usage
 from gateway.core.words import CostPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
 from gateway.metering.event import encode_event
-from gateway.proxy import wire
 from gateway.proxy.made import Made
 from gateway.proxy.ports import Prices
 from gateway.proxy.ticket import Ticket
@@ -126,7 +125,7 @@ async def sign(
 async def input_of(ticket: Ticket, counter: Counter) -> int:
     """The tokens of a ticket's prompt, counted once."""
     if ticket.input_counted is None:
-        body = wire.decode_json(ticket.call.raw)
-        surface = ticket.request.surface
+        surface, call = ticket.request.surface, ticket.call
+        body = surface.parse(call.raw, call.headers.get(b"content-type", b"")).body
         ticket.input_counted = await counter.count_input(ticket.deployment.model, *surface.prompt(body))
     return ticket.input_counted

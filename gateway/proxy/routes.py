@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gateway.core import limits
 from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unauthenticated, Unavailable
 from gateway.core.ids import new_id
 from gateway.identity.model import END_USER_SOURCES, Principal
 from gateway.proxy import wire
-from gateway.proxy.exchange import Exchange
 from gateway.proxy.ports import ANSWER, Answer, Gate
 from gateway.proxy.surface import Surface
 from gateway.proxy.ticket import Call
@@ -24,7 +23,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _EXPOSED: Final = (
-    b"x-request-id, x-mozaiks-cost, x-mozaiks-balance, x-mozaiks-model, x-mozaiks-output-cap, retry-after, x-should-retry"
+    b"age, retry-after, x-mozaiks-balance, x-mozaiks-cache, x-mozaiks-cost, x-mozaiks-model, x-mozaiks-output-cap, x-request-id,"
+    b" x-should-retry"
 )
 
 
@@ -74,11 +74,22 @@ class Traffic:
         self.large_bytes -= body_bytes
 
 
+class Line(Protocol):
+    """What answers the requests of known callers: `exchange.Exchange`, or what stands before it, or needs none of it."""
+
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+        """Answer one request; GatewayError when it is refused or fails before the first byte."""
+        ...
+
+
 class ModelEndpoint:
     """POST of one model surface, such as `/v1/chat/completions`."""
 
-    def __init__(self, surface: Surface, exchange: Exchange, gate: Gate, traffic: Traffic) -> None:
+    def __init__(
+        self, surface: Surface, exchange: Line, gate: Gate, traffic: Traffic, bytes_max: int = limits.BODY_BYTES_MAX
+    ) -> None:
         self._surface = surface
+        self._bytes_max = bytes_max
         self._exchange = exchange
         self._gate = gate
         self._traffic = traffic
@@ -99,13 +110,13 @@ class ModelEndpoint:
                 call.extra_headers = cors_headers(principal, call.headers)
             length = call.headers.get(b"content-length")
             if length is None or len(length) >= _LARGE_DIGITS:
-                declared = declared_bytes(call.headers, limits.BODY_BYTES_MAX)
+                declared = declared_bytes(call.headers, self._bytes_max)
                 if declared > limits.LARGE_BODY_BYTES:
                     self._traffic.take(declared)
                     large = declared
             body = call.answer.body_at_hand()
-            if body is None or len(body) > limits.BODY_BYTES_MAX:
-                body = await whole_body(receive, limits.BODY_BYTES_MAX, body or b"")
+            if body is None or len(body) > self._bytes_max:
+                body = await whole_body(receive, self._bytes_max, body or b"")
             call.raw = body
             await self._exchange.run(call, self._surface, principal)
         except GatewayError as error:
@@ -259,7 +270,7 @@ async def preflight(_: Scope, __: Receive, send: Send) -> None:
     """OPTIONS: which app is asking is unknown until the token comes, so the answer itself decides who may read it."""
     headers = [
         (b"access-control-allow-origin", b"*"),
-        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-methods", b"GET, POST, DELETE"),
         (b"access-control-allow-headers", b"authorization, content-type, x-workflow-type, x-session-id, x-agent-name, x-tags, *"),
         (b"access-control-max-age", b"600"),
     ]
@@ -292,17 +303,20 @@ Handler = Callable[[Call, Principal], Awaitable[bytes]]
 
 
 class AccountEndpoint:
-    """GET of something about the caller: `handler` returns the JSON."""
+    """Something about the caller, asked without a body: `handler` returns the JSON."""
 
-    def __init__(self, handler: Handler, gate: Gate, path_names: tuple[str, ...] = ()) -> None:
+    def __init__(self, handler: Handler, gate: Gate, path_names: tuple[str, ...] = (), *, takes_query: bool = False) -> None:
         self._handler = handler
         self._gate = gate
         self._path_names = path_names
+        self._takes_query = takes_query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; path parameters reach the handler as the call's `raw`."""
+        """One request; path parameters reach the handler as the call's `raw`, with the query behind a `?`."""
         path = scope.get("path_params", {})
         raw = "/".join(str(path[name]) for name in self._path_names).encode()
+        if self._takes_query and scope.get("query_string"):
+            raw += b"?" + scope["query_string"]
         answer = answer_of(scope, receive, send)
         call = Call(new_id("req"), None, dict(scope["headers"]), raw, answer, perf_counter(), [])
         try:

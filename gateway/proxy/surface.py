@@ -4,14 +4,14 @@ A surface knows one endpoint's requests and answers: how one is read, what it ca
 an answer tells what it used, and what an error looks like to its clients. Who pays, holds and settles is the same for all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
-from gateway.providers.model import Deployment, Headers, Reply
+from gateway.providers.model import Deployment, Headers, Reply, Route
 
 Measured = tuple[Usage, tuple[str, ...]]  # and flags
 AUTO_TIERS: Final = "default|priority|flex"  # what a request may be served at that leaves the service tier to its provider
@@ -21,7 +21,8 @@ class Request(msgspec.Struct):
     """One parsed request. `output_cap` is tokens per choice, None where the client set none; the plain surfaces need no more.
 
     `units` are the most that it uses of what is no token, by kind; `headers` go upstream with it; `kept` is what the surface
-    itself wants to know again when the answer comes.
+    itself wants to know again when the answer comes. `placed` narrows a route to where alone it can be served; it raises
+    GatewayError where that is nowhere.
     """
 
     surface: "Surface"
@@ -37,6 +38,7 @@ class Request(msgspec.Struct):
     variant: str = ""  # of the price, as `Rates.variant` takes it; `measured` puts there what the answer was served at
     headers: Headers = ()
     kept: Any = None
+    placed: Callable[[Route], Route] | None = None
 
 
 class Stream(Protocol):
@@ -49,8 +51,12 @@ class Stream(Protocol):
 
     texts: list[bytes]
     text_bytes: int
-    usage: Any
     error: str
+
+    @property
+    def usage(self) -> Any:
+        """See above."""
+        ...
 
     @property
     def content_type(self) -> bytes:

@@ -7,6 +7,7 @@ from gateway.identity.model import Principal
 from gateway.metering.event import EventFront
 from gateway.providers.model import Deployment, Route
 from gateway.proxy import quote
+from gateway.proxy.again import Again
 from gateway.proxy.made import Made
 from gateway.proxy.ports import Answer
 from gateway.proxy.surface import Request, Stream, Surface
@@ -22,6 +23,7 @@ class Call(msgspec.Struct):
     answer: Answer
     started: float
     extra_headers: list[tuple[bytes, bytes]]
+    again: Again | None = None  # what it may have been answered before
 
 
 class Ticket(msgspec.Struct):

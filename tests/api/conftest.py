@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.routing import Router
 
+from gateway.answers.redis_answers import KeptAnswers
 from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes
 from gateway.balance.redis_balance import RedisBalance
@@ -44,15 +45,18 @@ ENTRIES = [
 class Api:
     """The API, and a credential of each role: `alice` has the apps `shop` and `second`, `bob` has `bobs`."""
 
-    def __init__(self, databases: Databases, balance: RedisBalance) -> None:
+    def __init__(self, databases: Databases, redis_url: str) -> None:
         self.databases = databases
-        self.balance = balance
+        self.balance = RedisBalance(redis_url)
+        self.answers = KeptAnswers(redis_url, 1_000_000)
         self.identity = Identity(Store(databases.platform, databases.app), b"a pepper of the tests")
         self.registry = self.identity.registry
         self.ledger = Ledger(databases)
-        self.wallets = Wallets(balance, self.ledger, self.registry.enterprise_ids)
+        self.wallets = Wallets(self.balance, self.ledger, self.registry.enterprise_ids)
         catalog = Catalog(databases.platform, OVERRIDES, 1000)
-        self.context = ApiContext(self.identity, self.wallets, databases, catalog, Routing(ENTRIES), OPERATOR_TOKEN)
+        self.context = ApiContext(
+            self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN
+        )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(Router(routes=routes(self.context))), base_url="http://gateway"
         )
@@ -62,6 +66,7 @@ class Api:
     async def close(self) -> None:
         await self.http.aclose()
         await self.balance.close()
+        await self.answers.close()
         await self.databases.close()
 
     async def populate(self) -> tuple[dict[str, str], str]:
@@ -127,7 +132,7 @@ def populated(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Po
         await databases.migrate()
         for enterprise_id in ("shop", "second"):
             await databases.migrate_app(enterprise_id)
-        api = Api(databases, RedisBalance(redis_server))
+        api = Api(databases, redis_server)
         made = await api.populate()
         await api.close()
         return made
@@ -140,7 +145,7 @@ async def api(tmp_path: Path, populated: Populated, redis_server: str) -> AsyncI
     folder, credentials, key_id = populated
     for file in folder.iterdir():
         shutil.copy(file, tmp_path)
-    api = Api(_databases(tmp_path), RedisBalance(redis_server))
+    api = Api(_databases(tmp_path), redis_server)
     api.credentials, api.key_id = dict(credentials), key_id
     await api.balance.link.call("FLUSHALL")
     yield api

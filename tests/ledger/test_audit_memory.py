@@ -19,7 +19,7 @@ from tests.ledger.test_audit import State
 from tests.ledger.values import grant_request, posting
 from tests.trail.chains import act, disarm
 
-REQUESTS = {"sqlite": 40_000, "postgres": 15_000}  # four entries each: 160,000 and 60,000
+REQUESTS = {"sqlite": 16_000, "postgres": 6_000}  # four entries each: 64,000 and 24,000
 GRANTED = 100_000
 BATCH = 5_000
 WALLETS = 50

@@ -331,8 +331,7 @@ def test_an_audit_under_traffic_tells_motion_from_a_difference(stack: Stack) -> 
     for asker in askers:
         asker.start()
     try:
-        for _ in range(2):
-            assert '"ok": true' in stack.cli("audit", "--json")
+        assert '"ok": true' in stack.cli("audit", "--json")
     finally:
         busy.set()
         for asker in askers:

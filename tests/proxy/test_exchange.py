@@ -20,6 +20,7 @@ from gateway.metering.event import UsageEvent, decode_event
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import Health
 from gateway.providers.model import Deployment, Headers, Route
+from gateway.proxy.again import Answers
 from gateway.proxy.chat import Chat
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.routes import AsgiAnswer
@@ -111,9 +112,18 @@ class House:
         self.waited_s = 0.0  # since the request came, before it runs
         self.health = Health()
         self.deployment = Deployment("m/openai/0", "openai", "m", "http://10.1.2.3:8000/v1", KEY, output_tokens_max=output_max)
+        self.kept: dict[tuple[str, bytes], bytes] = {}
+        answers = Answers(self, self.tasks, lambda: self.clock())
         self.exchange = Exchange(
-            self, self, self, self.balance, self, self, Counter(), self.tasks, lambda: self.clock(), read_on_s=read_on_s
-        )
+            self, self, self, self.balance, self, self, Counter(), self.tasks, lambda: self.clock(), read_on_s=read_on_s,
+            answers=answers,
+        )  # fmt: skip
+
+    async def find(self, enterprise_id: str, digest: bytes) -> bytes | None:
+        return self.kept.get((enterprise_id, digest))
+
+    async def keep(self, enterprise_id: str, digest: bytes, value: bytes, ttl_s: int) -> None:
+        self.kept[enterprise_id, digest] = value
 
     def cached(self, credential: str) -> Principal | None:
         return PRINCIPAL

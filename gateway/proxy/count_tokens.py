@@ -1,0 +1,143 @@
+"""`/v1/messages/count_tokens`: what a prompt would count, free of charge.
+
+A deployment that speaks Anthropic's dialect is asked; for the others the gateway counts, as it does for poor wallets, so the
+number is one that the prompt does not exceed. No money is held, but it is a request: the limits of the key and of its end
+user count it, and the books have a record of it, which costs nothing.
+"""
+
+from time import perf_counter
+from typing import Any, Final
+
+from gateway.balance.model import Admitted, Balance, BalanceUnavailable, Hold, HoldRequest, LimitKind, RefusedByLimit
+from gateway.core.clock import Clock
+from gateway.core.errors import Forbidden, GatewayError
+from gateway.core.tasks import Tasks
+from gateway.core.words import RequestStatus, UsageSource
+from gateway.identity.model import Principal
+from gateway.metering.counting import Counter
+from gateway.metering.event import EventFront, EventRest, encode_event
+from gateway.metering.messages import messages_prompt
+from gateway.providers.model import COUNT_TOKENS, Deployment, Headers, Upstream, UpstreamFault
+from gateway.proxy import quote, refusals, wire
+from gateway.proxy.messages import check_prompt, surface_of
+from gateway.proxy.ports import Gate, Router
+from gateway.proxy.surface import Surface
+from gateway.proxy.ticket import Call
+
+_COUNTED: Final = (LimitKind.REQUESTS_PER_MINUTE, LimitKind.CONCURRENCY)
+_NOT_THERE: Final = frozenset((404, 405, 501))  # a server of messages that does not count
+
+
+class CountTokens:
+    """Counts the tokens of one prompt after another; see `routes.Line`."""
+
+    def __init__(
+        self, gate: Gate, router: Router, balance: Balance, upstream: Upstream, counter: Counter, tasks: Tasks, clock: Clock,
+        hold_ttl_s: int,
+    ) -> None:  # fmt: skip
+        self._gate = gate
+        self._router = router
+        self._balance = balance
+        self._upstream = upstream
+        self._counter = counter
+        self._tasks = tasks
+        self._clock = clock
+        self._hold_ttl_ms = 1000 * hold_ttl_s
+
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+        """As `Line.run`."""
+        call.extra_headers += [(b"request-id", call.request_id.encode())]
+        passed_on = surface_of(call.headers).passed_on()
+        body = wire.read_body(call.raw, call.headers.get(b"content-type", b""))
+        model = wire.read_model(body)
+        check_prompt(body)
+        end_user = self._gate.resolve_end_user(principal, call.headers, body)
+        deployments = self._router.route(model).deployments
+        if principal.models and not self._gate.may_use(principal, model):
+            raise Forbidden(f"this key may not use {model}", code="model_not_allowed", param="model")
+        tags = wire.read_tags(call.headers, body)
+        asked = next((each for each in deployments if COUNT_TOKENS in each.speaks), deployments[0])
+        front = EventFront(
+            request_id=call.request_id,
+            level=principal.level.value,
+            user_id=principal.app.user_id,
+            enterprise_id=principal.app.enterprise_id,
+            key_id=principal.key_id,
+            endpoint=COUNT_TOKENS,
+            model=model,
+            platform_user_id=end_user or "",
+            workflow_type=tags.workflow_type,
+            session_id=tags.session_id,
+            agent_name=tags.agent_name,
+            tags=tags.tags,
+            provider=asked.provider,
+            deployment=asked.id,
+            cost_policy=principal.app.cost_policy.value,
+        )
+        hold, admitted = await self._admitted(front, principal)
+        try:
+            counted = await self._count(asked, body, passed_on)
+        except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
+            self._tasks.spawn(self._balance.release(hold), "release")
+            raise
+        await self._settle(hold, call)
+        overhead_ms = (perf_counter() - call.started) * 1000
+        headers = wire.answer_headers(b"application/json", call.request_id, principal.level, asked.id, 1, overhead_ms)
+        headers += call.extra_headers
+        headers += wire.limit_headers(hold.limits, admitted.remaining)
+        call.answer.whole(200, headers, counted)
+        await call.answer.drained()
+
+    async def _admitted(self, front: EventFront, principal: Principal) -> tuple[Hold, Admitted]:
+        """Counted by its limits; nothing is held of any wallet. RateLimited, Unavailable."""
+        limits = quote.limits_of(principal, front.platform_user_id, charged=False)
+        limits = tuple([limit for limit in limits if limit.kind in _COUNTED])
+        wanted = HoldRequest(front.request_id, principal.shard, (), limits, self._hold_ttl_ms, encode_event(front))
+        try:
+            outcome = await self._balance.reserve(wanted)
+        except BalanceUnavailable as broken:
+            raise refusals.balance_unavailable() from broken
+        if isinstance(outcome, RefusedByLimit):
+            raise refusals.refusal(outcome, (), (), limits, principal.level)
+        assert isinstance(outcome, Admitted), "it draws on no wallet"
+        return Hold(front.request_id, principal.shard, (), limits), outcome
+
+    async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes:
+        """The answer's body. GatewayError where the provider does not give one."""
+        if COUNT_TOKENS in deployment.speaks:
+            try:
+                answer = await self._asked(deployment, body, headers)
+            except UpstreamFault as fault:
+                raise refusals.fault_error(fault, deployment, 1) from fault
+            if answer is not None:
+                return answer
+        tokens = await self._counter.count_input(deployment.model, *messages_prompt(body))
+        return wire.encode_json({"input_tokens": tokens})
+
+    async def _asked(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes | None:
+        """The provider's own answer; None where it does not count."""
+        sent = wire.encode_json({**body, "model": deployment.model})
+        reply = await self._upstream.send(deployment, COUNT_TOKENS, sent, headers)
+        try:
+            answer = await reply.read(deployment.first_byte_timeout_s)
+        finally:
+            await reply.close()
+        if reply.status == 200:
+            return answer
+        if reply.status in _NOT_THERE:
+            return None
+        error: GatewayError = refusals.answer_error(reply.status, reply.headers, answer, deployment, 1)
+        raise error
+
+    async def _settle(self, hold: Hold, call: Call) -> None:
+        rest = EventRest(
+            at_ms=self._clock() // 1_000_000,
+            status=RequestStatus.SERVED.value,
+            usage_source=UsageSource.NONE.value,
+            latency_ms=round((perf_counter() - call.started) * 1000),
+            attempts=1,
+        )
+        try:
+            await self._balance.settle(hold, [], 0, encode_event(rest))
+        except BalanceUnavailable:
+            return  # it is kept, and costs nothing

@@ -1,0 +1,121 @@
+"""What the surfaces of images, audio and ranking have in common.
+
+None of them has a cap on its output that a request could set, so what one can cost at most is held as `Request.units`, by
+kind; what an answer tells is read into the kinds that its price may have. A model may be sold by the image, second or
+character or by the token, and both are counted where both are known: a price names the kinds that it is for. What nobody
+told is estimated only where the provider's price needs it, and the event says so with the flag `estimated`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway.core.errors import InvalidRequest
+from gateway.core.units import Usage
+from gateway.metering.usage import COUNT_MAX
+from gateway.pricing.rates import Rates
+from gateway.providers.model import Deployment, Reply
+from gateway.providers.routing import DEMO
+from gateway.providers.translation import TRANSLATED
+from gateway.proxy import wire
+from gateway.proxy.surface import Measured, Request, Stream
+
+CostOf = Callable[[str], Rates | None]
+ESTIMATED: Final[tuple[str, ...]] = ("estimated",)
+NO_FLAGS: Final[tuple[str, ...]] = ()
+
+
+class MediaSurface:
+    """See `Surface`."""
+
+    path: str
+    bytes_max: int
+    error_body = staticmethod(wire.error_body)
+    error_event = staticmethod(wire.error_event)
+
+    def __init__(self, cost_of: CostOf) -> None:
+        """`cost_of` a deployment's id is what its provider takes, None when nobody knows."""
+        self._cost_of = cost_of
+
+    def bound(self, request: Request, deployment: Deployment) -> int:
+        """The bytes of its text; InvalidRequest where the deployment does not serve this surface."""
+        check_serves(self.path, deployment)
+        return self.text_bytes(request.body)
+
+    def text_bytes(self, body: dict[str, Any]) -> int:
+        """No fewer than the tokens of what the model reads of a body."""
+        raise NotImplementedError
+
+    def most(self, request: Request, deployment: Deployment) -> int:
+        """None that a cap bounds: see `Request.units`."""
+        return 0
+
+    def prompt(self, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """The text that the model reads."""
+        return {"prompt": body.get("prompt") or ""}, "prompt"
+
+    def outgoing(self, request: Request, deployment: Deployment, cap: int | None) -> bytes:
+        """The body, with the deployment's model name."""
+        return wire.encode_json({**request.body, "model": deployment.model})
+
+    def streams(self, request: Request, reply: Reply) -> bool:
+        """A stream that was asked for; some servers answer whole all the same."""
+        return request.streamed and reply.content_type.startswith(b"text/event-stream")
+
+    def stream(self, request: Request, reply: Reply) -> Stream:
+        """Surfaces that stream say how."""
+        raise NotImplementedError
+
+    def text(self, body: bytes) -> str:
+        """Nothing that the gateway would count."""
+        return ""
+
+    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+        """The usage in what was told."""
+        raise NotImplementedError
+
+    def returned(self, request: Request, body: bytes) -> bytes:
+        """As the upstream wrote it."""
+        return body
+
+    def sold_by(self, deployment: Deployment, kind: str) -> bool:
+        """Whether the provider bills this kind, or may: nobody knows its price."""
+        cost = self._cost_of(deployment.id)
+        return cost is None or bool(getattr(cost, kind))
+
+
+def check_serves(path: str, deployment: Deployment) -> None:
+    """InvalidRequest where a deployment is known not to serve a surface."""
+    if (deployment.provider in TRANSLATED and path not in deployment.speaks) or deployment.provider == DEMO:
+        raise InvalidRequest(f"{path} is not served for models of {deployment.provider} here", param="model")
+    check_listed(path, deployment)
+
+
+def check_listed(path: str, deployment: Deployment) -> None:
+    """InvalidRequest where the price list says that a model is for other surfaces."""
+    if deployment.surfaces is not None and path not in deployment.surfaces:
+        raise InvalidRequest(f"{deployment.model} does not serve {path}", param="model")
+
+
+def count(value: Any) -> int:
+    """A count that an upstream told, a started one counts; 0 for what is none."""
+    if type(value) is float and 0 <= value <= COUNT_MAX:
+        return int(-(-value // 1))
+    return value if type(value) is int and 0 <= value <= COUNT_MAX else 0
+
+
+def tokens_told(usage: Any) -> Usage | None:
+    """The tokens of OpenAI's surfaces of images and audio: totals, with text, images and audio inside them; None without.
+
+    Input that no detail explains is text; cached tokens, where one tells of them, are billed as input: their price
+    differs by what is cached, which is not told.
+    """
+    if type(usage) is not dict or type(usage.get("input_tokens")) is not int:
+        return None
+    asked, made = count(usage["input_tokens"]), count(usage.get("output_tokens"))
+    if not asked and not made:
+        return None
+    details = usage.get("input_tokens_details") or usage.get("input_token_details")
+    details = details if type(details) is dict else {}
+    image = min(asked, count(details.get("image_tokens")))
+    audio = min(asked - image, count(details.get("audio_tokens")))
+    return Usage(input=asked - image - audio, image_input=image, audio_input=audio, output=made)
