@@ -5,8 +5,9 @@ services on them, the upstreams. Closing is the reverse, so the last settle stil
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,20 +22,22 @@ from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
-from gateway.identity.cache import PRICES, InvalidationBus
+from gateway.db.faults import SqlDown
+from gateway.identity.cache import PRICE_LISTS, PRICES, InvalidationBus
 from gateway.identity.service import Identity
 from gateway.identity.store import Store as IdentityStore
 from gateway.ledger.audit import AuditReport, audit, persisting
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
-from gateway.pricing.catalog import Catalog, PriceOverride
-from gateway.pricing.shipped import shipped, shipped_names, shipped_sizes, shipped_surfaces
+from gateway.pricing.catalog import BOOK_TTL_MS, Catalog, PriceOverride
+from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
 from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.proxy.models import Listed, listed
 from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
 
+_log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
 _AUDIT_AGAIN_S: Final = 1.5
 
@@ -99,23 +102,42 @@ class Services:
     async def follow_changes(self) -> None:
         """Forget what other processes changed, until cancelled."""
 
+        lists = asyncio.Event()
+
         def changed(kind: str, subject: str) -> None:
             self.identity.forget(kind, subject)
-            if kind == PRICES:
+            if kind == PRICES and subject == PRICE_LISTS:
+                lists.set()
+            elif kind == PRICES:
                 self.catalog.invalidate(subject)
 
         def connected() -> None:
             self.identity.forget_all()
             self.catalog.invalidate_all()
+            lists.set()
 
-        await self.bus.run(changed, connected)
+        following = self.tasks.spawn(self._follow_lists(lists), "follow price lists")
+        try:
+            await self.bus.run(changed, connected)
+        finally:
+            following.cancel()
+
+    async def _follow_lists(self, changed: asyncio.Event) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), BOOK_TTL_MS / 1000)
+            changed.clear()
+            try:
+                await self.catalog.load_lists()
+            except SqlDown as down:
+                _log.warning("price lists could not be read again; the old ones stay: %s", down)
 
     @cached_property
     def listed_models(self) -> tuple[Listed, ...]:
         """Every model that can be listed: those configured, and those that a pattern stands for; by their first deployments."""
         names = dict.fromkeys(self.routing.models())
         for pattern, provider in self.routing.patterns():
-            names |= dict.fromkeys(shipped_names(provider, pattern))
+            names |= dict.fromkeys(self.catalog.lists.names(provider, pattern))
         return tuple([self._listed(name) for name in names])
 
     def _listed(self, name: str) -> Listed:
@@ -143,6 +165,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(services.bus.close)
         stack.push_async_callback(services.answers.close)
         await services.databases.migrate()
+        await services.catalog.load_lists()
         yield services
 
 
@@ -185,6 +208,17 @@ def _spoken(config: DeploymentConfig) -> frozenset[str]:
 
 def _overrides(model: ModelConfig, entry: ModelEntry) -> list[PriceOverride]:
     return [
-        PriceOverride(deployment.id, deployment.provider, deployment.model, config.prices or model.prices, model.charge)
+        PriceOverride(
+            deployment.id, deployment.provider, deployment.model, config.prices or model.prices, model.charge, _region(config)
+        )
         for deployment, config in zip(entry.deployments, model.deployments, strict=True)
     ]
+
+
+def _region(config: DeploymentConfig) -> str:
+    """Where a deployment serves, as far as the provider takes more for it: OpenAI's regional hosts, Google's locations."""
+    host = urlsplit(config.api_base).hostname or ""
+    if host.endswith(".api.openai.com"):
+        return host.partition(".")[0]
+    is_regional = config.provider == "vertex_ai" and config.params.get("vertex_location") != "global"
+    return "regional" if is_regional else ""

@@ -122,8 +122,9 @@ def _prices(services: Services) -> list[Finding]:
         for deployment in services.routing.route(name).deployments:
             provided = services.catalog.provided(deployment.id)
             if provided.cost is None or provided.charge is None:
+                why = f" {provided.unpriced}" if provided.cost is None else ""
                 text = f"{deployment.id} has no price, so requests for {name} are refused: set `prices` in the configuration."
-                found.append(Finding("prices", Verdict.PROBLEM, text))
+                found.append(Finding("prices", Verdict.PROBLEM, text + why))
             else:
                 priced += 1
     if priced and not found:

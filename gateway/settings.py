@@ -70,7 +70,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     chunk_timeout_s: float = CHUNK_TIMEOUT_S
     hidden_reasoning: bool | None = None  # whether it makes tokens that are paid for and not shown; None: as listed
-    prices: dict[str, str] | None = None
+    prices: dict[str, Any] | None = None
     params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
     speaks: list[str] | None = None  # the surfaces of `DIALECTS` that it serves itself; default: as the provider is known to
 
@@ -78,9 +78,10 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model that clients may ask for; `*` in the name matches anything.
 
-    `prices` are what the provider takes, in USD per million units, as decimal strings by kind;
-    default: the shipped price list. `charge` is what the platform takes from creators; default: the
-    provider's price and the platform's markup. The rest is as `providers.model.ModelEntry` has it.
+    `prices` are what the provider takes, in USD per million units, as decimal strings by kind, and of long prompts and variants
+    (such as service tiers) where they differ: `pricing.written` reads them; default: the price list. `charge` is what the
+    platform takes from creators; default: the provider's price and the platform's markup. The rest is as
+    `providers.model.ModelEntry` has it.
     """
 
     name: str
@@ -88,8 +89,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Strategy = Strategy.WEIGHT
     fallbacks: list[str] = []
     retries: int = 0
-    prices: dict[str, str] | None = None
-    charge: dict[str, str] | None = None
+    prices: dict[str, Any] | None = None
+    charge: dict[str, Any] | None = None
 
 
 class Settings(msgspec.Struct, frozen=True):

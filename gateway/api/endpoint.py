@@ -9,6 +9,7 @@ from gateway.answers.redis_answers import KeptAnswers
 from gateway.api.shapes import NoQuery
 from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, Clock
+from gateway.core.limits import MANAGEMENT_BODY_BYTES_MAX
 from gateway.db.engines import Databases
 from gateway.identity.model import Actor, Role
 from gateway.identity.registry import Registry
@@ -70,3 +71,4 @@ class Endpoint(msgspec.Struct, frozen=True):
     query: Any = NoQuery
     status: int = 200
     idempotent: bool = False  # an Idempotency-Key is required
+    body_bytes_max: int = MANAGEMENT_BODY_BYTES_MAX

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -19,8 +20,9 @@ from gateway.identity.model import Actor, App, Role
 from gateway.identity.rules import page
 from gateway.pricing.book import ANY_MODEL
 from gateway.pricing.catalog import MARKUP_BP_MAX, percent
-from gateway.pricing.rates import PRICED_KINDS, Rates, decimal_from_rate, rate_from_decimal
+from gateway.pricing.rates import Rates
 from gateway.pricing.store import PriceRow
+from gateway.pricing.written import WrongPrice, given_of, read_prices, written
 
 _OWN_NAMES = {"rates": "prices", "markup_bp": "markup_percent"}
 
@@ -93,19 +95,13 @@ def markup_bp_of(given: str | int | float | None) -> int | None:
     return int(points)
 
 
-def _rates(prices: Mapping[str, str] | None) -> dict[str, int] | None:
+def _rates(prices: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if prices is None:
         return None
-    rates = {}
-    for kind, price in prices.items():
-        if kind not in PRICED_KINDS:
-            known = ", ".join(PRICED_KINDS)
-            raise InvalidRequest(f"`{kind}` is no kind of price; known are {known}.", param=f"prices.{kind}")
-        try:
-            rates[kind] = rate_from_decimal(kind, price)
-        except ValueError as wrong:
-            raise InvalidRequest(str(wrong), param=f"prices.{kind}") from wrong
-    return rates
+    try:
+        return read_prices(prices)
+    except WrongPrice as wrong:
+        raise InvalidRequest(f"{wrong}.", param=f"prices.{wrong.field}" if wrong.field else "prices") from wrong
 
 
 def _shown(app: App, row: PriceRow) -> PriceBookAnswer:
@@ -116,7 +112,7 @@ def _shown(app: App, row: PriceRow) -> PriceBookAnswer:
         model=version.model,
         asset=app.asset,
         effective_at=rfc3339(version.effective_at_ms),
-        prices=None if version.rates is None else {kind: decimal_from_rate(kind, rate) for kind, rate in version.rates.items()},
+        prices=None if version.rates is None else written(version.rates),
         markup_percent=None if version.markup_bp is None else percent(version.markup_bp),
         created_at=rfc3339(row.created_at_ms),
         actor=row.actor,
@@ -156,8 +152,6 @@ async def _with_app(context: ApiContext, row: PriceAnswer, app: App, at_ms: int)
     )
 
 
-def _decimals(rates: Rates | None) -> dict[str, str] | None:
-    """Prices by kind as decimals; kinds that cost nothing are left out."""
-    if rates is None:
-        return None
-    return {kind: decimal_from_rate(kind, rate) for kind in PRICED_KINDS if (rate := getattr(rates, kind))}
+def _decimals(rates: Rates | None) -> dict[str, Any] | None:
+    """Prices as they are written, without kinds that cost nothing; of long prompts and variants, what is different."""
+    return None if rates is None else written(given_of(rates))

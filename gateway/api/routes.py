@@ -85,7 +85,7 @@ class _Path:
             path=request.path_params,
             query=wire.read_query(request, endpoint.query),
             idempotency_key=wire.read_idempotency_key(request) if endpoint.idempotent else None,
-            body=None if endpoint.body is None else await wire.read_body(request, endpoint.body),
+            body=None if endpoint.body is None else await wire.read_body(request, endpoint.body, endpoint.body_bytes_max),
         )
         return wire.answered(await endpoint.handler(self._context, call), endpoint.status, headers)
 

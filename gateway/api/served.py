@@ -7,7 +7,6 @@ import msgspec
 from gateway.core.errors import NotFound
 from gateway.identity.rules import model_allowed
 from gateway.pricing.catalog import Catalog
-from gateway.pricing.shipped import shipped_names
 from gateway.providers.model import Deployment
 from gateway.providers.routing import Routing
 
@@ -30,9 +29,9 @@ def served(routing: Routing, catalog: Catalog, wanted: str = "*", more: Iterable
         if "*" not in pattern:
             continue
         listed: list[str] = []
-        if any(catalog.cost(deployment.id, 0) is None for deployment in deployments):
+        if any(catalog.provided(deployment.id).cost is None for deployment in deployments):
             for provider in dict.fromkeys(deployment.provider for deployment in deployments if deployment.model == "*"):
-                listed += shipped_names(provider, pattern)
+                listed += catalog.lists.names(provider, pattern)
         if not listed:
             found[pattern] = deployments
         for name in listed:
@@ -65,7 +64,7 @@ def unserved(routing: Routing, catalog: Catalog, models: Iterable[str]) -> tuple
         by = placed(routing, model)
         if not by:
             told.append(f"`{model}` is not served here: is the name right?")
-        elif all(catalog.cost(deployment.id, 0) is None for deployment in by):
+        elif all(catalog.provided(deployment.id).cost is None for deployment in by):
             told.append(f"`{model}` falls under a pattern that is served, but is in no price list: is the name right?")
     return tuple(told)
 

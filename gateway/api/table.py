@@ -6,10 +6,20 @@ Roles here decide who gets in; each handler then confines the actor to what is i
 from functools import cache
 from typing import Final
 
-from gateway.api import apps, keys, money, prices, trail, usage
+from gateway.api import apps, keys, money, price_lists, prices, trail, usage
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, PUBLIC, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.openapi import described
-from gateway.api.price_shapes import PriceAnswer, PriceBookAnswer, PriceBookBody, PricesQuery
+from gateway.api.price_shapes import (
+    OfferedList,
+    PriceAnswer,
+    PriceBookAnswer,
+    PriceBookBody,
+    PriceDifference,
+    PriceDifferencesQuery,
+    PriceListAnswer,
+    PriceListBody,
+    PricesQuery,
+)
 from gateway.api.shapes import (
     AccountAnswer,
     ActAnswer,
@@ -42,6 +52,7 @@ from gateway.api.shapes import (
     UsageTotalAnswer,
     WalletAnswer,
 )
+from gateway.core.limits import PRICE_LIST_BYTES_MAX
 
 
 async def openapi(context: ApiContext, call: Call) -> OpenApi:
@@ -177,6 +188,37 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         query=PageQuery,
     ),
     Endpoint("GET", f"{_V1}/prices", MANAGERS, prices.listed, Listing[PriceAnswer], "List what models cost", query=PricesQuery),
+    Endpoint("GET", f"{_V1}/price-lists", OPERATOR, price_lists.show, Listing[PriceListAnswer], "List the price lists"),
+    Endpoint(
+        "POST",
+        f"{_V1}/price-lists",
+        OPERATOR,
+        price_lists.add,
+        PriceListAnswer,
+        "Take a newer price list",
+        PriceListBody,
+        status=201,
+        body_bytes_max=PRICE_LIST_BYTES_MAX,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/price-lists/compare",
+        OPERATOR,
+        price_lists.compare,
+        Listing[PriceDifference],
+        "Say what a newer price list would change",
+        OfferedList,
+        body_bytes_max=PRICE_LIST_BYTES_MAX,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/price-differences",
+        OPERATOR,
+        price_lists.differences,
+        Listing[PriceDifference],
+        "Say where the configuration differs from the price list",
+        query=PriceDifferencesQuery,
+    ),
     # Usage
     Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),
     Endpoint(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.api.shapes import Listing
 from gateway.balance.model import BalanceUnavailable
 from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unavailable, UnsupportedMedia
-from gateway.core.limits import IDEMPOTENCY_KEY_CHARS_MAX, MANAGEMENT_BODY_BYTES_MAX
+from gateway.core.limits import IDEMPOTENCY_KEY_CHARS_MAX
 from gateway.db.faults import SqlDown, SqlRefused
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _FIELD = re.compile(r"(?:unknown|missing required) field `(.*?)`")
 _IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
 
 
-async def read_body(request: Request, kind: Any) -> Any:
+async def read_body(request: Request, kind: Any, bytes_max: int) -> Any:
     """The body as a `kind`; BodyTooLarge, UnsupportedMedia, or InvalidRequest with the path of what is wrong."""
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media != "application/json":
@@ -30,8 +30,8 @@ async def read_body(request: Request, kind: Any) -> Any:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MANAGEMENT_BODY_BYTES_MAX:
-            raise BodyTooLarge(f"The body is larger than {MANAGEMENT_BODY_BYTES_MAX} bytes.")
+        if len(body) > bytes_max:
+            raise BodyTooLarge(f"The body is larger than {bytes_max} bytes.")
     try:
         return msgspec.json.decode(bytes(body), type=kind)
     except msgspec.ValidationError as wrong:

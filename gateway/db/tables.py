@@ -115,6 +115,19 @@ app_prices: Final = Table(
     UniqueConstraint("enterprise_id", "model", "effective_at"),
 )
 
+# Price lists in litellm's format that took the place of the shipped one; rows are only added. `content` is the list, deflated.
+price_lists: Final = Table(
+    "price_lists",
+    PLATFORM,
+    Column("id", Text, primary_key=True),
+    Column("effective_at", BigInteger, nullable=False, unique=True),
+    Column("models", BigInteger, nullable=False),  # how many of its entries have prices
+    Column("digest", Text, nullable=False),  # SHA-256 of the list, hex
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
+
 # Roll-up of usage by hour, without end users. One row a combination; sums only grow.
 usage_hours: Final = Table(
     "usage_hours",

@@ -22,6 +22,7 @@ KEY: Final = "key"  # kinds of message: whose id it carries
 APP: Final = "app"
 CREATOR: Final = "creator"
 PRICES: Final = "prices"  # an app's; nothing of identity
+PRICE_LISTS: Final = "*"  # in the place of an app: the price lists
 
 _SILENCE_S: Final = 5.0  # after this much silence the server is pinged; after twice as much it is gone
 _BACKOFF_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)

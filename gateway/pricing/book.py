@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -12,13 +12,13 @@ ANY_MODEL: Final = "*"
 class Version(msgspec.Struct, frozen=True):
     """One price of one model, from `effective_at_ms` on. Exactly one of `rates` and `markup_bp` is set.
 
-    `rates` are micro-units of the app's asset per million units, by kind; `markup_bp` are basis points on
-    the provider's price. `model` "*" is the app's default for models without a version of their own.
+    `rates` are micro-units of the app's asset per million units, as `rates.rates_from` takes them; `markup_bp` are basis
+    points on the provider's price. `model` "*" is the app's default for models without a version of their own.
     """
 
     model: str
     effective_at_ms: int
-    rates: Mapping[str, int] | None = None
+    rates: Mapping[str, Any] | None = None
     markup_bp: int | None = None
 
 

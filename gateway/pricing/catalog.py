@@ -1,6 +1,6 @@
 """Every price there is: what providers take, what the platform takes from creators, what apps take from end users.
 
-Provider prices come from the configuration, else from the shipped list. Platform prices come from the
+Provider prices come from the configuration, else from the price list in force (`lists`). Platform prices come from the
 configuration (`charge`), else are the provider's plus the platform's markup. App prices are the app's
 own book; without one an app in TOK takes 1 TOK a token, an app in USD takes the provider's price, and an
 app in another asset has no price (so it refuses, rather than serve for free).
@@ -11,7 +11,7 @@ Reading is synchronous and from memory; an app's book is loaded once with `load_
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,12 +20,14 @@ from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from gateway.core.ids import expanded_id, new_id
 from gateway.core.money import TOK, USD
-from gateway.core.units import TOKEN_KINDS, UNIT_KINDS
+from gateway.core.units import TOKEN_KINDS
 from gateway.db.faults import SqlDown
 from gateway.pricing.book import ANY_MODEL, Book, Version
-from gateway.pricing.rates import PRICED_KINDS, Rates, marked_up, rate_from_decimal, rates_from
-from gateway.pricing.shipped import shipped
+from gateway.pricing.lists import AHEAD_MS_MAX, BACKDATE_MS_MAX, FOR_EVER_MS, Lists
+from gateway.pricing.rates import Rates, marked_up, rates_from
+from gateway.pricing.shipped import PriceList, shipped
 from gateway.pricing.store import PriceRow, SameInstant, Store
+from gateway.pricing.written import check_rates, check_whole, given_of, read_prices
 from gateway.trail.model import Act
 
 _log = logging.getLogger(__name__)
@@ -34,15 +36,10 @@ BOOK_TTL_MS: Final = 30_000
 BOOKS_MAX: Final = 10_000
 RATE_MICRO_MAX: Final = 10**15  # a billion units per million tokens
 MARKUP_BP_MAX: Final = 1_000_000  # a hundredfold
-BACKDATE_MS_MAX: Final = 60_000  # clocks differ; within it a price holds from now
-AHEAD_MS_MAX: Final = 10 * 366 * 24 * 3_600_000
 MODEL_CHARS_MAX: Final = 256
 _RESOLVED_MAX: Final = 10_000
 _READS_MAX: Final = 3
 _TOK_A_TOKEN_MICRO: Final = 10**12  # 1 TOK a token, in micro-TOK per million tokens
-_FOR_EVER_MS: Final = 2**62
-_BY_TOKENS: Final = frozenset(("input", "output"))  # what prices must name, or one of these: the model is not sold by the token
-_BY_UNITS: Final = frozenset((*UNIT_KINDS, "request"))
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -50,29 +47,41 @@ _Value = TypeVar("_Value")
 class PriceOverride(msgspec.Struct, frozen=True):
     """What the configuration says of one deployment's prices. Give one for every deployment.
 
-    `prices` (what the provider takes) and `charge` (what the platform takes) are decimal strings of USD, by kind
-    ("input": "0.15"; kinds as in `core.units` and "request"): of a million, or of one, as `rates.rate_from_decimal` has it.
-    `model` "*" is a
-    deployment that is asked for many models.
+    `prices` (what the provider takes) and `charge` (what the platform takes) are in USD, as `written` has them. `model` "*" is a
+    deployment that is asked for many models. `region` is where it serves, if that costs more (`terms.uplift_bp`).
     """
 
     deployment_id: str
     provider: str
     model: str
-    prices: Mapping[str, str] | None = None
-    charge: Mapping[str, str] | None = None
+    prices: Mapping[str, Any] | None = None
+    charge: Mapping[str, Any] | None = None
+    region: str = ""
 
 
 class Provided(msgspec.Struct, frozen=True):
     """The prices of one deployment that serves one model: what its provider takes, and what creators are charged; in USD.
 
-    The sources say where each is from: `configuration`, `shipped list`, `provider's price`, `markup 10 %`, or `none`.
+    The sources say where each is from: `configuration`, `shipped list (litellm 1.2.3)`, `updated list (2026-01-31)`,
+    `provider's price`, `markup 10 %`, or `none`. They hold from `since_ms` until `until_ms`.
     """
 
     cost: Rates | None
     cost_source: str
     charge: Rates | None
     charge_source: str
+    unpriced: str = ""  # why a list that has the model has no price for it
+    since_ms: int = 0
+    until_ms: int = FOR_EVER_MS
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """What the configuration and the price list in force say of a deployment, and what another list would, in USD."""
+
+    configured: Rates | None
+    listed: Rates | None
+    source: str
+    offered: Rates | None
 
 
 class AppRates(msgspec.Struct, frozen=True):
@@ -105,6 +114,7 @@ class Catalog:
         """Raises ValueError, naming the deployment, for a price that is not a decimal or of an unknown kind."""
         assert 0 <= platform_markup_bp <= MARKUP_BP_MAX
         self._store = Store(engine)
+        self.lists = Lists(self._store, clock)
         self._markup_bp = platform_markup_bp
         self._clock = clock
         self._configured = {given.deployment_id: given for given in deployments}
@@ -116,12 +126,18 @@ class Catalog:
     # ---- reading, on the path of a request ------------------------------------------------------
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
-        """What the provider takes, in USD; None when nobody knows. Not dated: the configuration holds while it runs."""
-        return (self._provided.get(deployment_id) or self._provide(deployment_id)).cost
+        """What the provider takes, in USD; None when nobody knows. The configuration is not dated: it holds while it runs."""
+        found = self._provided.get(deployment_id)
+        if found is None or not found.since_ms <= at_ms < found.until_ms:
+            found = self._provide(deployment_id, at_ms)
+        return found.cost
 
     def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         """What the platform takes from a creator, in USD; None when there is no price."""
-        return (self._provided.get(deployment_id) or self._provide(deployment_id)).charge
+        found = self._provided.get(deployment_id)
+        if found is None or not found.since_ms <= at_ms < found.until_ms:
+            found = self._provide(deployment_id, at_ms)
+        return found.charge
 
     def app_cached(
         self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int
@@ -134,8 +150,9 @@ class Catalog:
         if found is not None and found[1] <= at_ms < found[2]:
             return found[0]
         rates = self._resolve(app.book, asset, model, deployment_id, at_ms)
-        until = app.book.until(model, at_ms)
-        entry = (rates, at_ms, _FOR_EVER_MS if until is None else until)
+        until = app.book.until(model, at_ms) or FOR_EVER_MS
+        cost = self._provided.get(deployment_id)
+        entry = (rates, at_ms, until if cost is None else min(until, cost.until_ms))
         _keep(app.resolved, (asset, model, deployment_id), entry, _RESOLVED_MAX)
         return rates
 
@@ -176,8 +193,28 @@ class Catalog:
         return AppRates(None, "none") if book is None else self._found(book.book, asset, model, deployment_id, at_ms)
 
     def provided(self, deployment_id: str) -> Provided:
-        """What a deployment costs and what creators are charged for it, with where each is from."""
-        return self._provided.get(deployment_id) or self._provide(deployment_id)
+        """What a deployment costs now and what creators are charged for it, with where each is from."""
+        return self._provide(deployment_id, now_ms(self._clock))
+
+    def compare(self, deployment_id: str, offered: PriceList | None = None) -> Compared:
+        """The prices of a deployment by each that has some."""
+        given, model = self._given(deployment_id)
+        if given is None:
+            return Compared(None, None, "none", None)
+        listed = self.lists.look_up(given.provider, model, given.region, now_ms(self._clock))
+        other = None
+        if offered is not None:  # what it does not have, the shipped one says
+            other = shipped(given.provider, model, given.region, offered) or shipped(given.provider, model, given.region)
+        configured = self._prices[given.deployment_id][0]
+        rates = None if listed.found is None else listed.found.rates
+        return Compared(configured, rates, listed.source, None if other is None else other.rates)
+
+    async def load_lists(self) -> None:
+        """Bring the price lists that were added into memory. Raises SqlDown."""
+        if await self.lists.load():
+            self._provided.clear()
+            for app in self._books.values():
+                app.resolved.clear()
 
     def invalidate(self, enterprise_id: str) -> None:
         """Forget an app's book: its prices changed."""
@@ -197,12 +234,13 @@ class Catalog:
         model: str,
         effective_at_ms: int,
         *,
-        rates: Mapping[str, int] | None = None,
+        rates: Mapping[str, Any] | None = None,
         markup_bp: int | None = None,
         actor: str,
         role: str = "operator",
     ) -> PriceRow:
-        """Add a price that holds from `effective_at_ms`: `rates` in the app's asset, or a markup on the provider's price.
+        """Add a price that holds from `effective_at_ms`: `rates` in the app's asset (as `rates_from` has them), or a markup
+        on the provider's price.
 
         `actor`, of `role`, stands in the trail.
         Never for the past: what is over keeps its price. Raises NotFound, InvalidRequest, Conflict (the
@@ -250,30 +288,33 @@ class Catalog:
         For the start of the gateway, where such a change takes force; True when there is a new line. The line's actor
         is the configuration: who edited the file is not known here. SqlDown.
         """
-        told: dict[str, dict[str, dict[str, int]]] = {}
+        told: dict[str, dict[str, dict[str, Any]]] = {}
         for deployment_id in self._configured:
-            provided = self._provide(deployment_id)
+            provided = self._provide(deployment_id, now_ms(self._clock))
             both = (("cost", provided.cost), ("charge", provided.charge))
-            told[deployment_id] = {name: _rates_told(rates) for name, rates in both if rates is not None}
+            told[deployment_id] = {name: given_of(rates) for name, rates in both if rates is not None}
         act = Act("prices.configure", "configuration", "configuration", "deployments", after=told)
         return await self._store.record_configured(act, now_ms(self._clock))
 
     # ---- within -----------------------------------------------------------------------------------
 
-    def _provide(self, deployment_id: str) -> Provided:
+    def _provide(self, deployment_id: str, at_ms: int) -> Provided:
         given, model = self._given(deployment_id)
         if given is None:
             return Provided(None, "none", None, "none")
         cost, charge = self._prices[given.deployment_id]
         source = charge_source = "configuration"
+        unpriced, since_ms, until_ms = "", 0, FOR_EVER_MS
         if cost is None:
-            listed = shipped(given.provider, model)
-            cost = listed.rates if listed is not None else None
-            source = "none" if cost is None else "shipped list"
+            listed = self.lists.look_up(given.provider, model, given.region, at_ms)
+            since_ms, until_ms = listed.since_ms, listed.until_ms
+            if listed.found is not None:
+                cost, unpriced = listed.found.rates, listed.found.unpriced
+            source = "none" if cost is None else listed.source
         if charge is None:
             charge_source = f"markup {percent(self._markup_bp)} %" if self._markup_bp else "provider's price"
             charge = marked_up(cost, self._markup_bp) if cost is not None else None
-        provided = Provided(cost, source, charge, "none" if charge is None else charge_source)
+        provided = Provided(cost, source, charge, "none" if charge is None else charge_source, unpriced, since_ms, until_ms)
         _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
         return provided
 
@@ -319,21 +360,13 @@ def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
     found: list[Rates | None] = []
     for name, prices in (("prices", given.prices), ("charge", given.charge)):
         try:
-            micro = {kind: rate_from_decimal(kind, text) for kind, text in prices.items()} if prices is not None else None
-            if micro is not None and not (micro.keys() >= _BY_TOKENS or micro.keys() & _BY_UNITS):
-                raise ValueError('input and output must both be named (say output: "0" for embeddings)')
-            found.append(rates_from(USD, micro) if micro is not None else None)
+            found.append(rates_from(USD, read_prices(prices)) if prices is not None else None)
         except ValueError as wrong:
             raise ValueError(f"{name} of {given.deployment_id}: {wrong}") from wrong
     return found[0], found[1]
 
 
-def _rates_told(rates: Rates) -> dict[str, int]:
-    """Micro-units per million, by kind; kinds that cost nothing are left out."""
-    return {kind: rate for kind in PRICED_KINDS if (rate := getattr(rates, kind))}
-
-
-def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -> None:
+def _check(asset: str, rates: Mapping[str, Any] | None, markup_bp: int | None) -> None:
     if (rates is None) == (markup_bp is None):
         raise InvalidRequest("Give rates or a markup, not both.", param="rates")
     if markup_bp is not None:
@@ -342,14 +375,12 @@ def _check(asset: str, rates: Mapping[str, int] | None, markup_bp: int | None) -
         if not 0 <= markup_bp <= MARKUP_BP_MAX:
             raise InvalidRequest(f"markup_bp must be from 0 to {MARKUP_BP_MAX}.", param="markup_bp")
     if rates is not None:
-        if any(type(rate) is not int or not 0 <= rate <= RATE_MICRO_MAX for rate in rates.values()):
-            raise InvalidRequest(f"Rates are whole micro-units per million, from 0 to {RATE_MICRO_MAX}.", param="rates")
         try:
-            rates_from(asset, dict(rates))
+            check_rates(rates, RATE_MICRO_MAX)
+            check_whole(rates)
+            rates_from(asset, rates)
         except ValueError as wrong:
             raise InvalidRequest(f"{wrong}.", param="rates") from wrong
-        if not (rates.keys() >= _BY_TOKENS or rates.keys() & _BY_UNITS):
-            raise InvalidRequest("Rates need input and output; 0 is a rate.", param="rates")
 
 
 def _keep(cache: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:

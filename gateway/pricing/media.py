@@ -78,7 +78,7 @@ def is_sized(name: str, provider: str) -> bool:
     return _SIZED.fullmatch(name.removeprefix(f"{provider}/")) is not None
 
 
-def micro_per_million(usd_for_one: Decimal) -> int:
+def micro_per_million(usd_for_one: Decimal | int) -> int:
     """Integer micro-USD per million, rounded up."""
     numerator, denominator = usd_for_one.as_integer_ratio()
     return -(-numerator * _MICRO_PER_MILLION // denominator)

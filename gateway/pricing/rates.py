@@ -6,10 +6,11 @@ A rate is an integer of micro-units of one asset per million units. amount = cei
 
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import astuple, force_setattr
+from msgspec.structs import astuple, force_setattr, replace
 
 from gateway.core.money import decimal_from_micro, micro_from_decimal
 from gateway.core.units import KINDS, UNIT_KINDS, Usage
@@ -34,7 +35,8 @@ class Rates(msgspec.Struct, frozen=True):
     output), never zero. `request` is micro-units per million requests.
 
     Where prompts of more than `long_above` tokens cost otherwise, all of such a request is priced by `long`. `variants`
-    are the rates of what a request can ask for by name, such as a service tier or the size of an image.
+    are the rates of what a request can ask for by name, such as a service tier or the size of an image. `long` may have a
+    `long` of its own, for the next size.
     """
 
     asset: str
@@ -106,16 +108,48 @@ class Rates(msgspec.Struct, frozen=True):
         return -(-total // MILLION)
 
     def variant(self, name: str) -> "Rates":
-        """The rates of what a request asked for by name; these where that costs nothing else."""
-        return next((rates for each, rates in self.variants if each == name), self)
+        """The rates of what a request asked for by name; these where that costs nothing else.
+
+        Names with `|` between them are what it may turn out to have been: the dearest of each kind, from which `variant`
+        still finds each of them.
+        """
+        for each, rates in self.variants:
+            if each == name:
+                return rates
+        return _any_of(self, name) if "|" in name else self
+
+    def has_variant(self, name: str) -> bool:
+        """Whether it has rates of its own."""
+        return any(each == name for each, _ in self.variants)
+
+
+PLAIN: Final = "default"  # as a variant: these rates themselves
+
+
+@lru_cache(maxsize=4096)
+def _any_of(rates: Rates, names: str) -> Rates:
+    found = dearest(*[rates.variant(name) for name in names.split("|")])
+    kept = rates.variants if rates.has_variant(PLAIN) else ((PLAIN, rates), *rates.variants)
+    return replace(found, variants=kept)
+
+
+def dearest(*each: Rates) -> Rates:
+    """Of every kind the highest rate, of long prompts from the smallest size on which any of them has it; no variants."""
+    above = min([rates.long_above for rates in each if rates.long is not None], default=0)
+    return Rates(
+        asset=each[0].asset,
+        **{kind: max([getattr(rates, kind) for rates in each]) for kind in PRICED_KINDS},
+        long_above=above,
+        long=dearest(*[rates if rates.long is None else rates.long for rates in each]) if above else None,
+    )
 
 
 def rates_from(asset: str, given: Mapping[str, Any]) -> Rates:
     """Rates from what a list names: micro-units per million, by kind.
 
     Beside the kinds, `above` (tokens) with `long` (rates by kind) and `variants` (rates by kind, by name), each of which takes
-    what it leaves out from the plain rates. Raises ValueError for an unknown kind, a negative rate, or no kind at all that
-    every request has.
+    what it leaves out from the plain rates; a variant without a `long` of its own has long prompts at the dearer of its and the
+    plain long ones' rates. Raises ValueError for an unknown kind, a negative rate, or no kind at all that every request has.
     """
     plain = {kind: rate for kind, rate in given.items() if kind not in ("above", "long", "variants")}
     unknown = set(plain) - set(PRICED_KINDS)
@@ -131,7 +165,7 @@ def rates_from(asset: str, given: Mapping[str, Any]) -> Rates:
         raise ValueError("prices of long prompts need the number of tokens above which they hold")
     base_input = plain.get("input", 0)
     base_output = plain.get("output", 0)
-    return Rates(
+    rates = Rates(
         asset=asset,
         input=base_input,
         cached_input=plain.get("cached_input", base_input),
@@ -150,13 +184,17 @@ def rates_from(asset: str, given: Mapping[str, Any]) -> Rates:
         request=plain.get("request", 0),
         long_above=given.get("above") or 0,
         long=rates_from(asset, {**plain, **long}) if long else None,
-        variants=tuple([(name, rates_from(asset, _varied(given, each))) for name, each in variants.items()]),
     )
+    if not variants:
+        return rates
+    return replace(rates, variants=tuple([(name, _varied(rates, plain, each)) for name, each in variants.items()]))
 
 
-def _varied(given: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant keeps what it does not name, but for the prices of long prompts: those are of the plain rates."""
-    return {**{kind: rate for kind, rate in given.items() if kind not in ("above", "long", "variants")}, **variant}
+def _varied(rates: Rates, plain: Mapping[str, Any], variant: Mapping[str, Any]) -> Rates:
+    varied = rates_from(rates.asset, {**plain, **variant})
+    if varied.long is None and rates.long is not None:
+        return replace(varied, long_above=rates.long_above, long=dearest(varied, rates.long))
+    return varied
 
 
 def marked_up(rates: Rates, percent_bp: int) -> Rates:

@@ -1,8 +1,9 @@
-"""The rows of app prices in the platform's database: the only SQL of this room.
+"""The rows of app prices and of price lists in the platform's database: the only SQL of this room.
 
 Rows are only ever added, each together with its line in the trail.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import app_prices, apps
+from gateway.db.tables import app_prices, apps, price_lists
 from gateway.pricing.book import ANY_MODEL, Version
 from gateway.trail import store as trail
 from gateway.trail.model import Act
@@ -26,6 +27,17 @@ class PriceRow(msgspec.Struct, frozen=True):
 
     id: str
     version: Version
+    created_at_ms: int
+    actor: str
+
+
+class ListRow(msgspec.Struct, frozen=True):
+    """A price list that took the place of the shipped one; `models` have prices, `digest` is the SHA-256 of its JSON."""
+
+    id: str
+    effective_at_ms: int
+    models: int
+    digest: str
     created_at_ms: int
     actor: str
 
@@ -108,6 +120,43 @@ class Store:
                 )
                 await trail.append(connection, trail.trail_of(None), act, row.created_at_ms)
 
+    async def lists(self) -> list[ListRow]:
+        """Every price list, the latest to hold first, without its content."""
+        of = price_lists.c
+        query = select(of.id, of.effective_at, of.models, of.digest, of.created_at, of.actor).order_by(of.effective_at.desc())
+        with named_faults():
+            async with self._engine.connect() as connection:
+                return [ListRow(*row) for row in (await connection.execute(query)).all()]
+
+    async def list_content(self, list_id: str) -> bytes:
+        """The JSON of a list that there is."""
+        query = select(price_lists.c.content).where(price_lists.c.id == list_id)
+        with named_faults():
+            async with self._engine.connect() as connection:
+                return zlib.decompress((await connection.execute(query)).scalar_one())
+
+    async def add_list(self, row: ListRow, deflated: bytes, role: str) -> None:
+        """Insert, and say so in the trail; raises SameInstant."""
+        values = {
+            "id": row.id,
+            "effective_at": row.effective_at_ms,
+            "models": row.models,
+            "digest": row.digest,
+            "created_at": row.created_at_ms,
+            "actor": row.actor,
+            "content": deflated,
+        }
+        after = {"effective_at_ms": row.effective_at_ms, "models": row.models, "digest": row.digest}
+        act = Act(name="price_list.create", role=role, actor=row.actor, subject=row.id, after=after)
+        with named_faults():
+            async with self._engine.begin() as connection:
+                try:
+                    with named_faults():
+                        await connection.execute(insert(price_lists).values(**values))
+                except SqlRefused as taken:
+                    raise SameInstant from taken
+                await trail.append(connection, trail.trail_of(None), act, row.created_at_ms)
+
     async def record_configured(self, act: Act, at_ms: int) -> bool:
         """Say in the trail what prices the configuration gives, when it is not what the trail said last; whether it was."""
         with named_faults():
@@ -126,6 +175,6 @@ async def _held_before(connection: AsyncConnection, enterprise_id: str, version:
     return None if row is None else _told(version.model, row[0], row[1], row[2])
 
 
-def _told(model: str, effective_at_ms: int, rates: Mapping[str, int] | None, markup_bp: int | None) -> dict[str, Any]:
+def _told(model: str, effective_at_ms: int, rates: Mapping[str, Any] | None, markup_bp: int | None) -> dict[str, Any]:
     price = {"markup_bp": markup_bp} if rates is None else {"rates": dict(rates)}
     return {"model": model, "effective_at_ms": effective_at_ms, **price}

@@ -12,11 +12,12 @@ import msgspec
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.metering.usage import input_bound, read_usage
+from gateway.pricing.rates import PLAIN
 from gateway.providers.model import Deployment, Reply
 from gateway.proxy import wire
 from gateway.proxy.media import check_listed
 from gateway.proxy.relay import Relay, generated_text
-from gateway.proxy.surface import Measured, Request
+from gateway.proxy.surface import AUTO_TIERS, Measured, Request
 
 CHAT: Final = "/chat/completions"
 COMPLETIONS: Final = "/completions"
@@ -28,8 +29,13 @@ _PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "in
 _OTHER_FEES: Final = (  # another model or server than was asked for, or fees a call
     "enable_search", "models", "plugins", "preset", "provider", "search_parameters", "web_search_options",
 )  # fmt: skip
+# Of a provider's dearer ways to serve a request: faster, or in one country.
+_OTHER_PRICES: Final = ("inference_geo", "speed")
+_AUTO: Final = "auto"
+_AS_USUAL: Final = frozenset((PLAIN, "standard"))  # as answers name the tier that has no name in a price
+_TIER_CHARS_MAX: Final = 64
 _OWN_TOOLS: Final = frozenset(("function", "custom"))  # what the caller runs; a provider's tools have fees, and read on
-_PRICED_APART: Final = frozenset(("service_tier", "tools", *_OTHER_FEES))
+_PRICED_APART: Final = frozenset(("service_tier", "tools", *_OTHER_FEES, *_OTHER_PRICES))
 _UNSEEN: Final = frozenset(  # ask for tokens that no event shows, or may
     (
         "audio", "best_of", "chat_template_kwargs", "enable_reasoning", "enable_thinking", "extra_body", "generation_config",
@@ -44,6 +50,7 @@ _OTHER_PROMPTS: Final = {endpoint: {*_PROMPT_FIELD.values()} - {field} for endpo
 
 class _Answer(msgspec.Struct):
     usage: Any = None
+    service_tier: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
@@ -94,16 +101,24 @@ class OpenAISurface:
         return Relay()
 
     def told(self, body: bytes) -> Any:
-        """`usage`, as it stands there."""
-        return _decode_answer(body).usage
+        """`usage`, as it stands there, with the service tier that the answer names."""
+        answer = _decode_answer(body)
+        if answer.service_tier is not None and type(answer.usage) is dict:
+            answer.usage["service_tier"] = answer.service_tier
+        return answer.usage
 
     def text(self, body: bytes) -> str:
         """All that was generated."""
         return generated_text(body)
 
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
-        """As `read_usage`; None where there is no object."""
-        return read_usage(told, deployment.cached_inside) if isinstance(told, dict) else None
+        """As `read_usage`; None where there is no object. The request's `variant` becomes the tier it was served at."""
+        if not isinstance(told, dict):
+            return None
+        read = read_usage(told, deployment.cached_inside)
+        if "service_tier" in told and (flag := served_at(request, told["service_tier"])) and read is not None:
+            return read[0], (*read[1], flag)
+        return read
 
     def returned(self, request: Request, body: bytes) -> bytes:
         """As the upstream wrote it."""
@@ -127,13 +142,16 @@ class Chat(OpenAISurface):
             if type(message) is not dict or type(message.get("role")) is not str:
                 raise InvalidRequest("a message is an object with a role", param=f"messages[{index}]")
         _check_other_prompts(CHAT, body)
-        check_price_known(body)
+        variant = ""
+        if not _PRICED_APART.isdisjoint(body):
+            _check_fees(body)
+            variant = asked_tier(body)
         streamed = wants_usage = False
         if not _STREAMING.isdisjoint(body):
             streamed, wants_usage = _stream_options(body)
         choices = wire.whole(body, "n", 1, limits.CHOICES_MAX, 1) if "n" in body else 1
         shows = streamed and _UNSEEN.isdisjoint(body)
-        return Request(self, body, len(raw), model, streamed, wants_usage, _output_cap(body), choices, shows)
+        return Request(self, body, len(raw), model, streamed, wants_usage, _output_cap(body), choices, shows, (), variant)
 
 
 class Completions(OpenAISurface):
@@ -189,9 +207,37 @@ def check_price_known(body: dict[str, Any]) -> None:
     """A request is never run at a price that its hold does not cover."""
     if _PRICED_APART.isdisjoint(body):
         return
-    if body.get("service_tier") not in (None, "auto", "default"):
+    if body.get("service_tier") not in (None, _AUTO, PLAIN):
         raise InvalidRequest("service_tier must be auto or default: other tiers have no price here", param="service_tier")
-    for field in _OTHER_FEES:
+    _check_fees(body)
+
+
+def asked_tier(body: dict[str, Any]) -> str:
+    """The variant of the price that `service_tier` asks for: a tier, or as usual, where its provider has no room in the tier."""
+    tier = body.get("service_tier")
+    if tier in (None, PLAIN):
+        return ""
+    if type(tier) is not str or not 0 < len(tier) <= _TIER_CHARS_MAX or "|" in tier:
+        raise InvalidRequest("service_tier is the name of a tier", param="service_tier")
+    return AUTO_TIERS if tier == _AUTO else f"{PLAIN}|{tier}"
+
+
+def served_at(request: Request, tier: object) -> str:
+    """Note the tier that an answer names as the variant of the price, instead of what was asked for; the flag of a dearer or
+    cheaper one. A name that says nothing leaves the dearest of what was asked for.
+    """
+    if type(tier) is not str or tier == _AUTO or not 0 < len(tier) <= _TIER_CHARS_MAX or "|" in tier:
+        return ""
+    if tier in _AS_USUAL:
+        if request.variant:
+            request.variant = PLAIN
+        return ""
+    request.variant = tier
+    return f"service_tier_{tier}"
+
+
+def _check_fees(body: dict[str, Any]) -> None:
+    for field in (*_OTHER_FEES, *_OTHER_PRICES):
         if body.get(field) not in (None, False):
             raise InvalidRequest(f"{field} has no price here", param=field)
     tools = body.get("tools")

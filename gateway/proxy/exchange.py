@@ -429,11 +429,14 @@ class Exchange:
             flags = () if told is None else ("usage_unusable",)
             usage, source = await self._counted(ticket, text()), _COUNTED
             counts = astuple(usage)
-        amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in ticket.paying]
+        paying, variant = ticket.paying, ticket.request.variant
+        if variant:
+            paying = quote.served(paying, variant)
+        amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in paying]
         provider_cost = 0
         if ticket.front.cost_policy != _OWN_KEYS and ticket.noted != _CACHED:
             rates = self._prices.cost(deployment.id, ticket.at_ms)
-            provider_cost = 0 if rates is None else rates.variant(ticket.request.variant).price_of(counts)
+            provider_cost = 0 if rates is None else (rates.variant(variant) if variant else rates).price_of(counts)
         started = ticket.call.started
         rest = encode_event(
             EventRest(

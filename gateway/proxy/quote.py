@@ -21,7 +21,7 @@ from gateway.metering.event import EventFront, EventPayer
 from gateway.pricing.rates import Rates
 from gateway.providers.model import Deployment
 from gateway.proxy.ports import Prices
-from gateway.proxy.surface import Request
+from gateway.proxy.surface import AUTO_TIERS, Request
 from gateway.proxy.wire import Tags
 
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
@@ -72,14 +72,19 @@ def _priced(rates: Rates | None, model: str) -> Rates:
 def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deployment_id: str, at_ms: int) -> tuple[Payer, ...]:
     """The payers at the rates of what a request asked for by name; PaymentRequired `unpriced_model`.
 
-    What the provider bills by the image or second must not be had for a price by the token, which counts none.
+    What the provider bills by the image or second must not be had for a price by the token, which counts none; nor a service
+    tier for the price of another.
     """
     cost = prices.cost(deployment_id, at_ms)
     if cost is not None:
         cost = cost.variant(request.variant)
+    _, _, tier = request.variant.partition("|")
     found = []
     kinds = [kind for kind, _ in request.units if kind in UNIT_KINDS]  # a price by the token has every kind of token
     for payer in paying:
+        if tier and request.variant != AUTO_TIERS and not payer.rates.has_variant(tier):
+            told = f"{request.model} has no price here at the service tier {tier}"
+            raise PaymentRequired(told, code="unpriced_model", param="service_tier")
         rates = payer.rates.variant(request.variant)
         lacking = [kind for kind in kinds if not getattr(rates, kind)]
         if cost is not None:
@@ -90,6 +95,11 @@ def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deplo
             _priced(None, request.model)
         found.append(Payer(payer.wallet, payer.role, rates))
     return tuple(found)
+
+
+def served(paying: tuple[Payer, ...], variant: str) -> tuple[Payer, ...]:
+    """The payers at the rates of what the request was served as, where that is known by name only from the answer."""
+    return tuple([Payer(payer.wallet, payer.role, payer.rates.variant(variant)) for payer in paying])
 
 
 def charges(

@@ -153,6 +153,8 @@ class Relay:
             return end
         chunk = self.usage_chunk or {"id": request_id, "object": "chat.completion.chunk", "model": request.model, "choices": []}
         usage = {**(self.usage or {}), **({} if counted is None else wire.usage_of(counted)), **money}
+        if "service_tier" in chunk:
+            usage.pop("service_tier", None)  # it stands beside the usage
         return b"data: " + _encode({**chunk, "usage": usage}) + b"\n\n" + end
 
     def ended_by(self, error: GatewayError, request_id: str) -> bytes:
@@ -199,6 +201,8 @@ class Relay:
             raise BrokenStream("an event of the stream is not JSON")
         usage = chunk.get("usage") if type(chunk) is dict else None
         if type(usage) is dict:
+            if "service_tier" in chunk:
+                usage["service_tier"] = chunk["service_tier"]
             # Counts that grow from chunk to chunk end with the largest; a smaller one afterwards is no correction.
             if self.usage is None or _size(usage) >= _size(self.usage):
                 self.usage = usage

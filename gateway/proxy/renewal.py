@@ -102,7 +102,7 @@ class Renewal:
             "status": RequestStatus.ABANDONED,
             "usage_source": UsageSource.COUNTED,
             "usage": usage,
-            "provider_cost_micro": 0 if cost is None else cost.price_of(counts),
+            "provider_cost_micro": 0 if cost is None else cost.variant(ticket.request.variant).price_of(counts),
             "attempts": ticket.attempts,
         }
         return owed, encode_event(rest), sum(counts)

@@ -5,7 +5,7 @@ an answer tells what it used, and what an error looks like to its clients. Who p
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -14,6 +14,7 @@ from gateway.core.units import Usage
 from gateway.providers.model import Deployment, Headers, Reply, Route
 
 Measured = tuple[Usage, tuple[str, ...]]  # and flags
+AUTO_TIERS: Final = "default|priority|flex"  # what a request may be served at that leaves the service tier to its provider
 
 
 class Request(msgspec.Struct):
@@ -34,7 +35,7 @@ class Request(msgspec.Struct):
     choices: int
     shows: bool  # all that it can cost shows in a stream as it is made
     units: tuple[tuple[str, int], ...] = ()
-    variant: str = ""  # of the price
+    variant: str = ""  # of the price, as `Rates.variant` takes it; `measured` puts there what the answer was served at
     headers: Headers = ()
     kept: Any = None
     placed: Callable[[Route], Route] | None = None

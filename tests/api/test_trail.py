@@ -15,7 +15,9 @@ from .conftest import OPERATOR, Api
 
 Lines = list[dict[str, Any]]
 
-# A body for every route that changes something, with the act that must follow, and in whose chain.
+_LIST = {"new": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}}
+
+# A body for every route that changes something, with the act that must follow, and in whose chain; "" where nothing does.
 _ACTS: dict[tuple[str, str], tuple[Any, str, str]] = {
     ("POST", "/api/v1/creators"): ({"user_id": "eve", "name": "Eve"}, "creator.create", "platform"),
     ("PATCH", "/api/v1/creators/{user_id}"): ({"name": "Alicia"}, "creator.update", "platform"),
@@ -35,6 +37,8 @@ _ACTS: dict[tuple[str, str], tuple[Any, str, str]] = {
         "app",
     ),
     ("POST", "/api/v1/apps/{enterprise_id}/price-books"): ({"markup_percent": 5}, "price.create", "platform"),
+    ("POST", "/api/v1/price-lists"): ({"prices": _LIST}, "price_list.create", "platform"),
+    ("POST", "/api/v1/price-lists/compare"): ({"prices": _LIST}, "", "platform"),
 }
 
 
@@ -67,7 +71,9 @@ async def test_every_route_that_changes_something_leaves_one_line_and_every_othe
         body, act, chain = _ACTS[endpoint.method, endpoint.path]  # a new route needs its act here
         answer = await api.call(endpoint.method, path, body, headers={"idempotency-key": "once"})
         assert answer.status_code == endpoint.status, (path, answer.text)
-        assert await heads(api) == {**at, chain: at[chain] + 1}, path
+        assert await heads(api) == {**at, chain: at[chain] + (1 if act else 0)}, path
+        if not act:
+            continue
         newest = (await acts(api, "shop" if chain == "app" else None))[0]
         assert (newest["act"], newest["chain"], newest["role"], newest["actor"]) == (act, chain, "operator", "operator")
         assert newest["seq"] == at[chain] + 1

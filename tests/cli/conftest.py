@@ -44,6 +44,11 @@ class Cli:
 MODELS = [
     {"name": "own", "deployments": [{"api_base": "http://127.0.0.1:9/v1"}], "prices": {"input": "1", "output": "4"}},
     {"name": "gpt-4o-mini", "deployments": [{"api_base": "http://127.0.0.1:9/v1"}], "charge": {"input": "3", "output": "9"}},
+    {
+        "name": "dated",
+        "deployments": [{"model": "gpt-4.1-mini", "api_base": "http://127.0.0.1:9/v1"}],
+        "prices": {"input": "0.5", "output": "1.6"},
+    },
     {"name": "gpt-*", "deployments": [{"model": "*", "api_base": "http://127.0.0.1:9/v1"}]},
     {
         "name": "flat-*",

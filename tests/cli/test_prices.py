@@ -1,5 +1,8 @@
 """Prices on the command line: what a request costs whom, and where each price comes from."""
 
+import json
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from .conftest import Cli
@@ -17,9 +20,9 @@ def test_every_served_model_is_listed_with_what_it_costs_and_where_that_is_from(
     assert {kind: own["prices"][kind] for kind in ("input", "output")} == {"input": "1", "output": "4"}
     assert (own["source"], own["charge"]["output"], own["charge_source"]) == ("configuration", "4.4", "markup 10 %")
     mini = found["gpt-4o-mini"]
-    assert (mini["source"], mini["prices"]["input"]) == ("shipped list", "0.15")
+    assert (mini["source"], mini["prices"]["input"]) == (f"shipped list (litellm {version('litellm')})", "0.15")
     assert (mini["charge_source"], mini["charge"]["input"]) == ("configuration", "3")
-    assert (found["gpt-4o"]["deployment"], found["gpt-4o"]["source"]) == ("gpt-*/openai/0=gpt-4o", "shipped list")
+    assert (found["gpt-4o"]["deployment"], found["gpt-4o"]["source"]) == ("gpt-*/openai/0=gpt-4o", mini["source"])
     assert (found["flat-*"]["source"], found["flat-*"]["prices"]["input"]) == ("configuration", "2")
     assert "input 2, output 2, request 250" in cli.text("prices", "list", "flat-*")
     assert "gpt-*" not in found, "nobody can ask for the pattern itself"
@@ -106,3 +109,79 @@ def test_an_app_shows_its_markup_and_takes_another(cli: Cli, app: str) -> None:
     assert cli.json("apps", "show", app)["markup_percent"] is None
     assert cli.json("apps", "update", app, "--markup-percent", "20")["markup_percent"] == "20"
     assert listed(cli, "own", "--app", app)["own"]["app_source"] == "app's markup 20 %"
+
+
+def test_an_app_prices_long_prompts_service_tiers_and_images(cli: Cli, app: str) -> None:
+    plain = [word for price in ("input=1", "output=2", "images=0.04") for word in ("--price", price)]
+    given = ("prices", "set", "--app", app, "--model", "own", *plain)
+    tier = ("--variant", "priority:input=5", "--variant", "priority:output=9")
+    made = cli.json(*given, "--above", "1000", "--long", "input=3", *tier)
+    prices = {
+        "input": "1", "output": "2", "images": "0.04", "above": 1000, "long": {"input": "3"},
+        "variants": {"priority": {"input": "5", "output": "9"}},
+    }  # fmt: skip
+    assert made["prices"] == prices
+    assert cli.json("prices", "book", "--app", app)["data"][0]["prices"] == prices
+    shown = " ".join(cli.text("prices", "list", "own", "--app", app).split())
+    assert "input 1, output 2, images 0.04; above 1000: input 3" in shown
+    assert "priority: input 5" in shown
+    assert "input 1, output 2, images 0.04 (also long prompts, priority)" in cli.text("prices", "list", "--app", app)
+    assert "prices.long.inptu" in cli.refused(*given, "--above", "5", "--long", "inptu=3")
+    assert "named together" in cli.refused(*given, "--above", "5")
+    assert "names no variant" in cli.refused(*given, "--variant", "input=3")
+
+
+def test_a_models_longer_prompts_and_tiers_are_shown_where_it_is_named(cli: Cli) -> None:
+    assert "(also priority, batch)" in cli.text("prices", "list", "gpt-4o*")
+    found = listed(cli, "gpt-4o")["gpt-4o"]
+    assert found["prices"]["variants"]["priority"]["input"] == "4.25"
+    assert found["charge"]["variants"]["priority"]["input"] == "4.675"
+
+
+def test_where_the_configuration_is_not_the_list_is_shown(cli: Cli) -> None:
+    (row,) = cli.json("prices", "diff")["data"]
+    assert (row["model"], row["configured"]["input"], row["listed"]["input"]) == ("dated", "0.5", "0.4")
+    assert "offered" not in row
+    shown = [" ".join(line.split()) for line in cli.text("prices", "diff", "d*").splitlines()]
+    assert shown[1] == "dated dated/openai/0 configuration input 0.5, output 1.6"
+    assert "(litellm" in shown[2]
+    assert cli.text("prices", "diff", "own") == "(none)\n"
+
+
+def test_a_newer_list_is_shown_then_taken_and_the_shipped_one_stays_behind_it(cli: Cli, tmp_path: Path) -> None:
+    entry = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 7e-06, "output_cost_per_token": 9e-06}
+    file = tmp_path / "prices.json"
+    file.write_text(json.dumps({"gpt-4o-mini": entry, "gpt-new": entry}))
+    before = listed(cli, "gpt-4o-mini")["gpt-4o-mini"]
+    for command in (("diff", "gpt-4o-mini", "--list", str(file)), ("update", str(file), "--dry-run")):
+        rows = {row["model"]: row for row in cli.json("prices", *command)["data"]}
+        row = rows["gpt-4o-mini"]
+        assert (row["configured"], row["listed"], row["offered"]["input"]) == (None, before["prices"], "7")
+        assert set(rows) == {"gpt-4o-mini"}, "what it does not have is as it was"
+    told = cli.text("prices", "diff", "gpt-4o-mini", "--list", str(file))
+    assert "the new list" in told
+    assert "input 7, output 9" in told
+    assert listed(cli, "gpt-4o-mini")["gpt-4o-mini"] == before, "nothing was kept"
+    (shipped,) = cli.json("prices", "lists")["data"]
+    assert (shipped["id"], shipped["in_force"]) == ("shipped", True)
+
+    later = cli.json("prices", "update", str(file), "--effective-at", "30d")
+    assert (later["models"], later["in_force"]) == (2, False)
+    assert listed(cli, "gpt-4o-mini")["gpt-4o-mini"] == before, "it does not hold yet"
+    made = cli.json("prices", "update", str(file))
+    assert made["in_force"]
+    mini = listed(cli, "gpt-4o-mini")["gpt-4o-mini"]
+    assert (mini["source"], mini["prices"]["input"], mini["charge"]["input"]) == (made["source"], "7", "3")
+    assert made["source"].startswith("updated list (20")
+    found = listed(cli)
+    assert found["gpt-new"]["prices"]["output"] == "9", "a pattern serves it"
+    assert found["gpt-4o"]["source"] == before["source"]
+    assert found["own"]["source"] == "configuration"
+    assert [row["in_force"] for row in cli.json("prices", "lists")["data"]] == [False, True, False]
+    acts = [act["act"] for act in cli.json("trail", "show")["data"]]
+    assert acts.count("price_list.create") == 2
+
+    file.write_text(json.dumps({"gpt-4o-mini": {**entry, "mode": 7}}))
+    assert "Its entry gpt-4o-mini cannot be read" in cli.refused("prices", "update", str(file))
+    file.write_text("[]")
+    assert "no JSON object of models" in cli.refused("prices", "update", str(file))

@@ -1,6 +1,8 @@
 """Where a price comes from, and that the past keeps it. On a real database."""
 
+import json
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +237,8 @@ def test_what_a_deployment_costs_says_where_it_is_from(databases: Databases) -> 
         catalog = Catalog(databases.platform, DEPLOYMENTS, markup_bp)
         mini = catalog.provided(MINI)
         assert mini.cost is not None
-        assert (mini.cost.cached_input, mini.cost_source, mini.charge_source) == (75_000, "shipped list", told)
+        assert (mini.cost.cached_input, mini.charge_source) == (75_000, told)
+        assert mini.cost_source == f"shipped list (litellm {version('litellm')})"
         assert mini.charge == marked_up(mini.cost, markup_bp)
     own = catalog.provided(OWN)
     assert (own.cost_source, own.charge_source) == ("configuration", "configuration")
@@ -275,3 +278,65 @@ async def test_prices_that_the_configuration_changed_are_noted_once_with_what_th
     assert [line.before_json == "" for line in lines] == [True, False]
     assert lines[1].before_json == lines[0].after_json != lines[1].after_json
     assert '"input":3000000' in lines[1].after_json
+
+
+def listing(**prices: str) -> bytes:
+    """A price list of one model, in USD a million tokens."""
+    entry: dict[str, Any] = {"litellm_provider": "openai", "mode": "chat"}
+    entry |= {f"{kind}_cost_per_token": float(price) / 10**6 for kind, price in prices.items()}
+    return json.dumps({"gpt-4o-mini": entry}).encode()
+
+
+async def test_a_newer_list_holds_from_its_time_on_and_the_past_keeps_its_price(databases: Databases, clock: Moment) -> None:
+    one, other = (Catalog(databases.platform, DEPLOYMENTS, platform_markup_bp=1_000, clock=clock) for _ in range(2))
+    await one.add_app_price("usd", "*", NOW, markup_bp=10_000, actor="a")
+    for catalog in (one, other, one, other):  # the first time its book is loaded, the second its rates are kept
+        assert usd(await catalog.app("usd", USD, "mini", MINI, NOW)) == (300_000, 1_200_000)
+    row = await one.lists.add(listing(input="0.25", output="1"), NOW + 5_000, "op", "operator")
+    assert (row.effective_at_ms, row.models) == (NOW + 5_000, 1)
+    for catalog in (one, other):
+        assert usd(catalog.cost(MINI, NOW + 5_000)) == (150_000, 600_000), "it is not loaded yet"
+        await catalog.load_lists()
+        for at_ms, expected in [(NOW, 150_000), (NOW + 4_999, 150_000), (NOW + 5_000, 250_000), (NOW + 4_999, 150_000)]:
+            assert catalog.cost(MINI, at_ms) == catalog.cost(MINI, at_ms)
+            cost, charge = catalog.cost(MINI, at_ms), catalog.platform("mini", MINI, at_ms)
+            assert cost is not None
+            assert (cost.input, charge) == (expected, marked_up(cost, 1_000))
+            assert usd(await catalog.app("usd", USD, "mini", MINI, at_ms)) == (2 * cost.input, 2 * cost.output)
+        assert usd(catalog.cost(OWN, NOW + 5_000)) == (1_000_000, 2_000_000), "what the configuration says stays"
+        assert usd(catalog.cost(f"{PATTERN}=gpt-4o", NOW + 5_000)) == (2_500_000, 10_000_000), "it is not in the newer list"
+        assert catalog.provided(MINI).cost_source.startswith("shipped list (")
+    clock.ms += 5_000
+    assert one.provided(MINI).cost_source == "updated list (2027-01-15)"
+    await one.lists.add(listing(input="1", output="1"), clock.ms + 1, "op", "operator")
+    clock.ms += 1
+    await one.load_lists()
+    assert usd(one.cost(MINI, clock.ms)) == (1_000_000, 1_000_000)
+    assert usd(one.cost(MINI, clock.ms - 1)) == (250_000, 1_000_000), "for a request that began before it"
+    assert usd(other.cost(MINI, clock.ms)) == (250_000, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "at", "expected"),
+    [
+        (listing(input="1", output="1"), NOW - 60_001, InvalidRequest),
+        (listing(input="1", output="1"), NOW + 11 * 366 * 24 * 3_600_000, InvalidRequest),
+        (listing(input="1"), NOW, InvalidRequest),
+        (b"{}", NOW, InvalidRequest),
+        (b"nonsense", NOW, InvalidRequest),
+        (listing(input="1", output="1"), NOW + 1, Conflict),
+    ],
+)
+async def test_a_list_that_cannot_stand_is_refused_whole(
+    catalog: Catalog, content: bytes, at: int, expected: type[GatewayError]
+) -> None:
+    await catalog.lists.add(listing(input="7", output="7"), NOW + 1, "op", "operator")
+    with pytest.raises(expected):
+        await catalog.lists.add(content, at, "op", "operator")
+    assert [row.effective_at_ms for row in await catalog.lists.rows()] == [NOW + 1]
+
+
+async def test_a_price_of_long_prompts_that_cannot_stand_stops_the_start_and_names_the_field(databases: Databases) -> None:
+    prices = {"input": "1", "output": "2", "above": 200_000, "long": {"inptu": "2"}}
+    with pytest.raises(ValueError, match=r"prices of x/y/0: long\.inptu: `inptu` is no kind of price"):
+        Catalog(databases.platform, [PriceOverride("x/y/0", "p", "m", prices=prices)])

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.units import KINDS
+from gateway.core.units import KINDS, Usage
 from gateway.pricing.media import MEDIA_MODES, micro_per_million
-from gateway.pricing.rates import Rates
-from gateway.pricing.shipped import _KIND, Shipped, shipped
+from gateway.pricing.rates import Rates, marked_up
+from gateway.pricing.shipped import NotAPriceList, PriceList, Shipped, shipped
+from gateway.pricing.terms import KIND, ignored, is_read
 
 
 def rates(provider: str, model: str) -> Rates:
@@ -55,21 +56,165 @@ def raw_list() -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_every_price_of_the_list_is_exact_or_rounded_up_by_less_than_one_micro() -> None:
-    checked = 0
+def priced_entries() -> list[tuple[str, dict[str, Any], Rates]]:
     entries = raw_list()
+    found = []
     for name, entry in entries.items():
         provider = str(entry.get("litellm_provider"))
         model = name.removeprefix(f"{provider}/")
-        found = shipped(provider, model)
-        if found is None or found.rates is None or (f"{provider}/{model}" in entries and name != f"{provider}/{model}"):
+        listed = shipped(provider, model)
+        is_it = name == f"{provider}/{model}" or f"{provider}/{model}" not in entries
+        if is_it and listed is not None and listed.rates is not None:
+            found.append((name, entry, listed.rates))
+    return found
+
+
+TOKEN_MODES = ("chat", "completion", "responses", "embedding")
+
+
+def is_price(field: str) -> bool:
+    return any(word in field for word in ("cost", "pric", "multiplier", "fee")) and field != "search_free_requests"
+
+
+def rates_of(rates: Rates, field: str, entry: dict[str, Any]) -> tuple[Rates, str]:
+    """The rates and the plain field's name that a field of an entry is about, taken apart in another way than it is read."""
+    for tier, name in (("flex", "flex"), ("priority", "priority"), ("batches", "batch"), ("balanced",) * 2, ("ultrafast",) * 2):
+        if field.endswith(f"_{tier}"):
+            assert rates.has_variant(name), field
+            rates, field = rates.variant(name), field.removesuffix(f"_{tier}")
+    head, _, size = field.rpartition("_above_")
+    if size.endswith("k_tokens"):
+        tokens = 1000 * int(size.removesuffix("k_tokens"))
+        assert rates.long_above == tokens - (entry["litellm_provider"] == "xai")
+        assert rates.long is not None
+        rates, field = rates.long, head
+    return rates, field
+
+
+def test_every_price_of_the_list_is_exact_or_left_out_for_a_reason_and_no_request_is_too_cheap() -> None:
+    checked = 0
+    for name, entry, rates in priced_entries():
+        if entry["mode"] not in TOKEN_MODES:
             continue
-        for kind, field in _KIND.items() if found.mode not in MEDIA_MODES else ():
-            if entry.get(field) is not None:
-                exact = Fraction(entry[field]) * 10**12
-                assert 0 <= getattr(found.rates, kind) - exact < 1, f"{name} {kind}"
-                checked += 1
-    assert checked > 5_000
+        for field, value in entry.items():
+            if not is_price(field) or value is None or value == 0:
+                continue
+            if not is_read(field):
+                assert ignored(field, entry["mode"]), f"{name}: {field} is neither read nor left out for a reason"
+                continue
+            if field == "tiered_pricing":
+                checked += tiers_checked(name, value, rates)
+                continue
+            of, plain = rates_of(rates, field, entry)
+            assert 0 <= getattr(of, KIND[plain]) - Fraction(value) * 10**12 < 1, f"{name} {field}"
+            checked += 1
+    assert checked > 12_000
+
+
+def tiers_checked(name: str, tiers: list[dict[str, Any]], rates: Rates) -> int:
+    checked = 0
+    for tier in tiers:
+        read = int(tier["range"][0]) + 1
+        for field, value in tier.items():
+            if field != "range":
+                counts = {"input": read, KIND[field]: 10**6} if KIND[field] != "input" else {"input": max(read, 10**6)}
+                if KIND[field] in ("output", "reasoning"):
+                    exact = Fraction(tier["input_cost_per_token"]) * read * 10**6 + Fraction(value) * 10**12
+                    assert rates.price(Usage(**counts)) == -(-exact.numerator // exact.denominator), f"{name} {tier}"
+                    checked += 1
+    return checked
+
+
+def test_the_reasons_for_leaving_prices_out_are_true_of_every_entry() -> None:
+    for name, entry, rates in priced_entries():
+        if entry["mode"] not in TOKEN_MODES:
+            continue
+        for field, price in entry.get("off_peak_pricing", {}).items():
+            assert "cost" not in field or price <= entry[field], f"{name}: {field} is dearer off the peak"
+        cached = entry.get("cache_read_input_token_cost", entry.get("input_cost_per_token", 0))
+        assert entry.get("explicit_cache_read_input_token_cost", 0) <= cached, name
+        assert entry.get("input_cost_per_token_cache_hit", 0) <= cached, name
+        assert entry.get("cache_read_input_audio_token_cost", 0) * 10**12 <= rates.audio_input, name
+        assert entry.get("input_cost_per_character", 0) * 4 <= entry.get("input_cost_per_token", 0), name
+        if entry.get("output_cost_per_image") and entry["mode"] != "embedding":
+            assert "image" not in entry.get("supported_output_modalities", ()), name
+
+
+def test_a_price_of_an_unknown_kind_leaves_its_entry_unpriced() -> None:
+    entry = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}
+
+    def found(**more: object) -> Shipped:
+        made = shipped("openai", "new", listed=PriceList(json.dumps({"new": {**entry, **more}}).encode()))
+        assert made is not None
+        return made
+
+    assert found().rates is not None
+    assert found(input_cost_per_thought=0).rates is not None
+    assert found(input_cost_per_thought=1).unpriced == "It has a price of a kind that is not known here: input_cost_per_thought."
+    assert found(input_cost_per_thought=1).rates is None
+    assert found(input_cost_per_token_overnight=1e-9).rates is None
+
+
+def test_what_a_tier_or_a_size_leaves_out_is_no_cheaper_there() -> None:
+    entry = {
+        "litellm_provider": "openai", "mode": "chat",
+        "input_cost_per_token": 2e-06, "output_cost_per_token": 10e-06, "cache_read_input_token_cost": 1e-06,
+        "input_cost_per_token_priority": 4e-06, "output_cost_per_token_priority": 30e-06,
+        "input_cost_per_token_flex": 1e-06, "output_cost_per_token_flex": 5e-06,
+        "input_cost_per_token_above_100k_tokens": 6e-06, "output_cost_per_token_above_100k_tokens": 20e-06,
+        "output_cost_per_token_above_200k_tokens": 25e-06,
+    }  # fmt: skip
+    listed = shipped("openai", "new", listed=PriceList(json.dumps({"new": entry}).encode()))
+    assert listed is not None
+    assert listed.rates is not None
+    plain, flex, priority = listed.rates, listed.rates.variant("flex"), listed.rates.variant("priority")
+    long, flex_long, priority_long = plain.long, flex.long, priority.long
+    assert long is not None
+    assert flex_long is not None
+    assert priority_long is not None
+    assert (flex.cached_input, priority.cached_input) == (1_000_000, 2_000_000)
+    assert (long.cached_input, long.long_above, long.long and (long.long.input, long.long.output)) == (
+        3_000_000, 200_000, (7_500_000, 25_000_000),
+    )  # fmt: skip
+    assert (flex_long.input, flex_long.output, flex_long.cached_input) == (6_000_000, 20_000_000, 3_000_000)
+    assert (priority_long.input, priority_long.output, priority_long.cached_input) == (12_000_000, 60_000_000, 6_000_000)
+
+
+def test_a_model_that_searches_unasked_has_the_fee_in_the_price_of_a_request_or_no_price() -> None:
+    assert rates("perplexity", "sonar").price(Usage(input=1_000, output=100)) == 5_000 + 1_000 + 100
+    assert rates("openai", "gpt-4o-mini-search-preview").request == 25_000 * 10**6
+    for provider, model in (("perplexity", "sonar-deep-research"), ("vercel_ai_gateway", "perplexity/sonar")):
+        listed = shipped(provider, model)
+        assert listed is not None
+        assert listed.rates is None
+        assert listed.unpriced
+
+
+def test_a_region_that_costs_more_does() -> None:
+    plain, eu = shipped("openai", "gpt-5.4"), shipped("openai", "gpt-5.4", "eu")
+    assert plain is not None
+    assert plain.rates is not None
+    assert eu is not None
+    assert eu.rates == marked_up(plain.rates, 1_000)
+    old = shipped("openai", "gpt-4o", "eu")
+    assert old is not None
+    assert old.rates == rates("openai", "gpt-4o")
+
+
+def test_a_list_that_cannot_be_read_whole_names_the_entry() -> None:
+    good = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}
+    assert PriceList(json.dumps({"sample_spec": {"mode": 1}, "a": good, "b": {"mode": "chat"}}).encode()).check() == 1
+    for content, says in [
+        (b"[]", "no JSON object"),
+        (b"\xff", "no JSON object"),
+        (json.dumps({"b": {**good, "mode": 7}}).encode(), "entry b "),
+        (json.dumps({"b": {**good, "input_cost_per_token": "much"}}).encode(), "entry b "),
+        (json.dumps({"b": {**good, "input_cost_per_token": -1e-6}}).encode(), "entry b "),
+        (json.dumps({"b": {**good, "tiered_pricing": [{"range": ["x"], "input_cost_per_token": 1}]}}).encode(), "entry b "),
+        (json.dumps({"b": {"mode": "chat"}}).encode(), "no model with prices"),
+    ]:
+        with pytest.raises(NotAPriceList, match=says):
+            PriceList(content).check()
 
 
 def test_nothing_that_the_list_calls_priced_is_free() -> None:
