@@ -111,7 +111,7 @@ async def _databases(services: Services) -> list[Finding]:
 
     broken = [finding for finding in await asyncio.gather(*[look(name) for name in names]) if finding is not None]
     if names and not broken:
-        found.append(Finding("app databases", Verdict.OK, f"{len(names)} serve."))
+        found.append(Finding("app databases", Verdict.OK, "It serves." if len(names) == 1 else f"{len(names)} serve."))
     return found + broken
 
 
@@ -127,7 +127,8 @@ def _prices(services: Services) -> list[Finding]:
             else:
                 priced += 1
     if priced and not found:
-        found.append(Finding("prices", Verdict.OK, f"{priced} deployments of named models have one."))
+        text = "The deployment of the named model has one." if priced == 1 else f"{priced} deployments of named models have one."
+        found.append(Finding("prices", Verdict.OK, text))
     if not services.routing.models() and not services.routing.patterns():
         found.append(Finding("models", Verdict.PROBLEM, "None is configured, so there is nothing to serve."))
     return found

@@ -2,7 +2,8 @@
 
 A deployment that fails `FAILURES` times with no answer in between rests for `REST_S`; one that says how long to wait, or
 refuses our credentials, rests at once. When the rest is over one request is let through to see (half-open); its failure
-doubles the rest, its success ends it.
+doubles the rest, its success ends it. Only a request that is really sent there counts as that one: who chose it and was then
+refused, for want of money say, keeps the others from it for a moment and no longer.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ REST_S: Final = 5.0
 REST_S_MAX: Final = 300.0
 TROUBLED_MAX: Final = 10_000  # a pattern's deployment has as many ids as clients make up names of models
 _PROBE_S: Final = 60.0  # a probe that never came back keeps the next one waiting no longer
+_CHOSEN_S: Final = 0.5  # between the choice of a deployment and its being asked lies the hold
 
 
 class _Trouble:
@@ -52,12 +54,33 @@ class Health:
         self.troubled.pop(deployment_id, None)
 
     def may_try(self, deployment_id: str) -> bool:
-        """Whether a request may go there now; a True at the end of a rest is the one probe's."""
+        """Whether a request may go there now; at the end of a rest one at a time."""
         trouble = self.troubled.get(deployment_id)
         if trouble is None or not trouble.until:
             return True
         now = self._clock()
-        if now < trouble.until or now < trouble.probing_until:
-            return False
-        trouble.probing_until = now + _PROBE_S
-        return True
+        return now >= trouble.until and now >= trouble.probing_until
+
+    def chosen(self, deployment_id: str) -> None:
+        """A request is about to be sent there, if it is not refused before."""
+        self._probed(deployment_id, _CHOSEN_S)
+
+    def asked(self, deployment_id: str) -> None:
+        """A request is sent there: should it rest, this is the one that sees whether it serves again."""
+        self._probed(deployment_id, _PROBE_S)
+
+    def said_nothing(self, deployment_id: str) -> None:
+        """It was asked, and its answer says neither that it serves nor that it fails: somebody else may see."""
+        trouble = self.troubled.get(deployment_id)
+        if trouble is not None:
+            trouble.probing_until = 0.0
+
+    def _probed(self, deployment_id: str, for_s: float) -> None:
+        trouble = self.troubled.get(deployment_id)
+        if trouble is not None and trouble.until:
+            trouble.probing_until = max(trouble.probing_until, self._clock() + for_s)
+
+    def resting(self) -> dict[str, float]:
+        """The deployments that are left alone or on probation, and for how many seconds more (0: it may be tried)."""
+        now = self._clock()
+        return {name: max(0.0, trouble.until - now) for name, trouble in self.troubled.items() if trouble.until}

@@ -64,6 +64,7 @@ class Routing:
         drawn = self._ordered(choice)
         if self.health.troubled:  # those that rest are asked last
             drawn = tuple(sorted(drawn, key=lambda deployment: not self.health.may_try(deployment.id)))
+            self.health.chosen(drawn[0].id)
         return Route(model, drawn, choice.fallbacks, choice.retries, several=True)
 
     def answered(self, deployment_id: str, took_s: float) -> None:
@@ -114,7 +115,8 @@ class Routing:
         if len(self._found) >= _NAMES_CACHED_MAX:
             self._found.clear()
         placed = tuple(self._placed(deployment, model) for deployment in entry.deployments)
-        only = Route(model, placed, entry.fallbacks, entry.retries, bool(entry.fallbacks))
+        watched = bool(entry.fallbacks) or any(deployment.capacity is not None for deployment in placed)
+        only = Route(model, placed, entry.fallbacks, entry.retries, watched)
         choice = self._found[model] = _Choice(only, entry.strategy)
         return choice
 

@@ -130,7 +130,9 @@ class Attempts:
         ticket.retry_after_s = refusals.retry_after_s(failed.headers) or 0.0
         if failed.status in _OURS_TO_MEND:
             health.failed(deployment.id, _OURS_REST_S)
-        elif not _is_callers(failed):
+        elif _is_callers(failed):
+            health.said_nothing(deployment.id)
+        else:
             health.failed(deployment.id, ticket.retry_after_s or None)
         return error
 
