@@ -67,6 +67,7 @@ def application(settings: Settings) -> DataPlane:
             front.posts.update(hot)
             app.router.routes.extend(routes)
             following = services.tasks.spawn(services.follow_changes(), "follow changes")
+            placing = services.tasks.spawn(services.places.run(), "renew places")
             keeping = services.tasks.spawn(services.keeper.run(), "keep what the books do not have")
             stop = asyncio.Event()
             working = services.tasks.spawn(_work(services, stop), "worker") if settings.inline_worker else None
@@ -78,6 +79,7 @@ def application(settings: Settings) -> DataPlane:
             yield
             traffic.draining = True
             following.cancel()
+            placing.cancel()
             renewing.cancel()  # the server lets requests end before it comes here
             stop.set()
             if working is not None:
@@ -138,6 +140,7 @@ def _routes(
         tasks=services.tasks,
         clock=services.clock,
         hold_ttl_s=services.settings.hold_ttl_s,
+        places=services.places,
     )
     ttl_s = services.settings.hold_ttl_s
     renewal = Renewal(exchange.in_flight, services.balance, counter, services.catalog, ttl_s, services.clock)

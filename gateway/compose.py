@@ -15,6 +15,7 @@ from gateway.balance.keeping import Keeper
 from gateway.balance.reconcile import Reconciler
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
+from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
@@ -28,9 +29,9 @@ from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
 from gateway.pricing.catalog import Catalog, PriceOverride
 from gateway.pricing.shipped import shipped_names, shipped_sizes
-from gateway.providers.model import Deployment, ModelEntry
+from gateway.providers.model import Capacity, Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
-from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
+from gateway.settings import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig, Settings, SettingsError
 
 _AUDITS_MAX: Final = 4
 _AUDIT_AGAIN_S: Final = 1.5
@@ -51,6 +52,7 @@ class Services:
         self.clock = SYSTEM_CLOCK
         self.databases = Databases(settings.database_url, settings.app_database_url)
         self.balance = RedisBalance(redis_url, event_backlog_max=settings.event_backlog_max, abandoned=ABANDONED)
+        self.places = RedisPlaces(redis_url, self.tasks, settings.hold_ttl_s)
         self.bus = InvalidationBus(redis_url)
         # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
         # With several, an event that a slow one still holds is given out twice now and then, and posted once.
@@ -130,6 +132,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
             raise SettingsError(f"models: {wrong}.") from wrong
         stack.push_async_callback(services.databases.close)
         stack.push_async_callback(services.balance.close)
+        stack.push_async_callback(services.places.close)
         stack.push_async_callback(services.events.close)
         stack.push_async_callback(services.bus.close)
         await services.databases.migrate()
@@ -142,10 +145,11 @@ def _entry(model: ModelConfig) -> ModelEntry:
 
 
 def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Deployment:
+    name, limits = f"{model.name}/{config.provider}/{index}", config.limits
     # OpenAI's own newer models refuse `max_tokens`; other servers of the dialect may not know the new name.
     own_field = "max_completion_tokens" if urlsplit(config.api_base).hostname == "api.openai.com" else "max_tokens"
     return Deployment(
-        id=f"{model.name}/{config.provider}/{index}",
+        id=name,
         provider=config.provider,
         model=config.model or model.name,
         api_base=config.api_base,
@@ -161,6 +165,7 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         hidden_reasoning=config.hidden_reasoning,
         params=tuple(config.params.items()),
         speaks=_spoken(config),
+        capacity=None if limits == LimitsConfig() else Capacity(name, limits.rpm, limits.tpm, limits.concurrency),
     )
 
 

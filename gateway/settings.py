@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
-from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
+from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S, RATE_LIMIT_MAX
 from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, Strategy
 from gateway.providers.translation import RESERVED, TRANSLATED
 
@@ -52,6 +52,14 @@ class SettingsError(Exception):
 DIALECTS: Final = {"messages": (MESSAGES, COUNT_TOKENS), "responses": (RESPONSES,)}
 
 
+class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much a deployment is asked for at most, by all processes together; what is left out has no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
 class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One place that serves a model. `prices`: see `ModelConfig`; a deployment's own come first."""
 
@@ -71,6 +79,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: dict[str, str] | None = None
     params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
     speaks: list[str] | None = None  # of messages, responses; default: as the provider is known to
+    limits: LimitsConfig = LimitsConfig()
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -293,6 +302,10 @@ def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
             raise SettingsError(f"{where}: speaks may name {' and '.join(DIALECTS)}, not {name}.")
     if deployment.weight < 1:
         raise SettingsError(f"{where}: weight must be at least 1.")
+    for name in ("rpm", "tpm", "concurrency"):
+        limit = getattr(deployment.limits, name)
+        if limit is not None and not 1 <= limit <= RATE_LIMIT_MAX:
+            raise SettingsError(f"{where}: limits: {name} must be a whole number from 1 to {RATE_LIMIT_MAX}.")
     if deployment.cached_tokens not in ("inside", "beside"):
         raise SettingsError(f"{where}: cached_tokens must be inside or beside.")
     if deployment.first_byte_timeout_s <= 0 or deployment.chunk_timeout_s <= 0:

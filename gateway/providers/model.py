@@ -15,6 +15,18 @@ RESPONSES: Final = "/responses"
 OWN_DIALECTS: Final = frozenset((MESSAGES, COUNT_TOKENS, RESPONSES))
 
 
+class Capacity(msgspec.Struct, frozen=True):
+    """How much one deployment is asked for at most, by all processes together: requests and tokens a minute, and at once.
+
+    `name` is the deployment's in the configuration: one that serves many models has one capacity for all of them.
+    """
+
+    name: str
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
 class Deployment(msgspec.Struct, frozen=True):
     """One place that serves a model.
 
@@ -42,6 +54,7 @@ class Deployment(msgspec.Struct, frozen=True):
     hidden_reasoning: bool | None = None
     params: tuple[tuple[str, str | int | float | bool], ...] = ()
     speaks: frozenset[str] = frozenset()
+    capacity: Capacity | None = None
 
 
 class Strategy(StrEnum):
@@ -75,7 +88,7 @@ class Route(msgspec.Struct, frozen=True):
     deployments: tuple[Deployment, ...]
     fallbacks: tuple[str, ...] = ()
     retries: int = 0
-    several: bool = False  # whether there is a choice, so that it matters how each of them does
+    several: bool = False  # whether there is a choice, so that it matters how each of them does; or a capacity to look at
 
 
 class UpstreamFault(Exception):
@@ -84,10 +97,12 @@ class UpstreamFault(Exception):
     `sent` is False when the request certainly did not reach it, so another try cannot double it.
     """
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, *, sent: bool, arrived: bytes = b"") -> None:
+        """`arrived` is what there is of an answer that broke off, where somebody has it."""
         super().__init__(reason)
         self.reason = reason
         self.sent = sent
+        self.arrived = arrived
 
 
 class UpstreamSilent(UpstreamFault):

@@ -29,6 +29,7 @@ from gateway.balance.model import (
     Unfunded,
     WalletMissing,
 )
+from gateway.balance.places import Places
 from gateway.core import limits
 from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, GatewayError
@@ -83,6 +84,7 @@ class Exchange:
         clock: Clock,
         hold_ttl_s: int = limits.HOLD_TTL_S,
         read_on_s: float = limits.DRAIN_FOR_THE_LEFT_S,
+        places: Places | None = None,
     ) -> None:
         self._gate = gate
         self._router = router
@@ -95,7 +97,8 @@ class Exchange:
         self._clock = clock
         self._hold_ttl_ms = 1000 * hold_ttl_s
         self._read_on_s = read_on_s
-        self._attempts = Attempts(gate, router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
+        others = (gate, router, prices, balance, upstream, counter)
+        self._attempts = Attempts(*others, self._release, self._hold_ttl_ms, places=places, clock=clock)
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
     async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
@@ -122,6 +125,8 @@ class Exchange:
         request.body = {}  # the bytes are enough from here on, and a parsed body takes many times as much
         ticket.sent_at = perf_counter()
         try:
+            if ticket.route.several:
+                await self._attempts.first(ticket)
             reply = await self._upstream.send(deployment, request.surface.path, body, request.headers)
         except UpstreamFault as fault:
             reply = await self._attempts.after(ticket, fault)
@@ -260,7 +265,7 @@ class Exchange:
         try:
             told = surface.told(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbage:
-            raise UpstreamFault("its answer is not JSON", sent=True) from garbage
+            raise UpstreamFault("its answer is not JSON", sent=True, arrived=body) from garbage
         settled, cost, _ = await self._settle(ticket, told, lambda: surface.text(body), _SERVED)
         if settled is not None and not settled.stands and ticket.paying:
             raise refusals.balance_unavailable()  # this process stood still, and its hold was swept
@@ -445,7 +450,7 @@ class Exchange:
                 amounts_micro=tuple(amounts),
                 held_micro=ticket.granted,
                 usage=usage,
-                provider_cost_micro=provider_cost,
+                provider_cost_micro=provider_cost + ticket.wasted_micro,
                 latency_ms=round((perf_counter() - started) * 1000),
                 ttft_ms=round((ticket.first_byte_at - started) * 1000),
                 attempts=ticket.attempts,
@@ -456,6 +461,8 @@ class Exchange:
         )
         tokens = sum(counts[:_TOKEN_KINDS])  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
+        if ticket.place is not None:
+            self._attempts.leave(ticket, tokens)
         settled = None
         ticket.ended = True  # also when this task is cancelled from here on: the settlement is kept, and must not be released
         try:
@@ -470,6 +477,7 @@ class Exchange:
         return Usage(input=await input_of(ticket, self._counter), output=output)
 
     async def _release(self, ticket: Ticket) -> None:
+        self._attempts.leave(ticket)
         ticket.ended = True
         try:
             await self._balance.release(ticket.hold)
