@@ -99,10 +99,11 @@ async def test_tokens_count_at_their_most_until_the_request_has_ended(house: Hou
     # What the last minute counted is corrected after its end, too.
     await house.at(3.5 * MINUTE_S)
     await house.here.renew()
-    await house.at(4 * MINUTE_S)
-    assert isinstance(await house.here.take(hundred, "req_6", 90), Full)
+    await house.at(4.4 * MINUTE_S)
+    assert isinstance(await house.here.take(hundred, "req_6", 10), Place)
+    assert isinstance(await house.here.take(hundred, "req_7", 80), Full)
     await house.left(huge, 10)
-    assert isinstance(await house.here.take(hundred, "req_6", 90), Place)
+    assert isinstance(await house.here.take(hundred, "req_7", 80), Place)
 
 
 async def test_a_repeat_counts_once(house: House) -> None:
