@@ -5,10 +5,14 @@ services on them, the upstreams. Closing is the reverse, so the last settle stil
 """
 
 import asyncio
+import hashlib
+import hmac
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from gateway.balance import embedded_redis
 from gateway.balance.keeping import Keeper
@@ -65,11 +69,26 @@ class Services:
         self.balance.rebuild_lost = self.wallets.rebuild_lost
         self.keeper = Keeper(self.balance)
         self.reconciler = Reconciler(self.balance, self.ledger, self.enterprise_ids, self.wallets.rebuild_lost)
-        models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models
-        entries = [_entry(model) for model in models]
-        overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
+        entries, overrides = _configured(settings)
         self.catalog = Catalog(self.databases.platform, overrides, settings.platform_markup_bp, self.clock)
         self.routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of)
+
+    def reconfigure(self, new: Settings) -> None:
+        """Take the models and prices of other settings, and nothing else of them. SettingsError, and nothing has changed."""
+        settings = msgspec.structs.replace(self.settings, models=new.models, platform_markup_bp=new.platform_markup_bp)
+        entries, overrides = _configured(settings)
+        try:
+            routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of)
+            self.catalog.configure(overrides, settings.platform_markup_bp)
+        except ValueError as wrong:
+            raise SettingsError(f"models: {wrong}.") from wrong
+        self.routing.become(routing)
+        self.settings = settings
+
+    @property
+    def models_name(self) -> str:
+        """A word for the models and prices that this process runs with: another one where anything of them differs."""
+        return models_name(self.settings)
 
     def _cost_of(self, deployment_id: str) -> int | None:
         """A token in and a token out, by which deployments of one model are compared."""
@@ -137,6 +156,18 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(services.bus.close)
         await services.databases.migrate()
         yield services
+
+
+def models_name(settings: Settings) -> str:
+    """See `Services.models_name`. Keyed, as providers' keys are part of it."""
+    told = msgspec.json.encode((settings.models, settings.platform_markup_bp, settings.demo))
+    return hmac.new(settings.key_pepper.encode(), told, hashlib.sha256).hexdigest()[:16]
+
+
+def _configured(settings: Settings) -> tuple[list[ModelEntry], list[PriceOverride]]:
+    models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models
+    entries = [_entry(model) for model in models]
+    return entries, [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
 
 
 def _entry(model: ModelConfig) -> ModelEntry:

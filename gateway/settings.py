@@ -37,6 +37,7 @@ NAMES: Final = {
     "inline_worker": "true: one web process also drains usage into the books; default true",
     "hold_ttl_s": "seconds after which what a dead gateway held is settled or given back; 5 to 3600, default 60",
     "event_backlog_max": "usage events of one shard that may wait for the worker before requests are refused; default 1000000",
+    "metrics_token": "bearer token with which /metrics may be read, beside the operator's",
     "log_level": "debug, info, warning or error; default info",
 }
 _TOKEN_CHARS_MIN: Final = 24
@@ -117,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True):
     hold_ttl_s: int
     event_backlog_max: int
     log_level: str
+    metrics_token: str
+    config: Path | None  # the file, where there is one
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
 
@@ -140,7 +143,7 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True) -
         raise SettingsError(
             f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
         )
-    return _build(given, models, markup_bp, configured=bool(path))
+    return _build(given, models, markup_bp, Path(path).absolute() if path else None)
 
 
 def translation_environment() -> None:
@@ -159,7 +162,7 @@ def translation_environment() -> None:
     os.environ.update(switches)  # noqa: TID251 - this is the one home
 
 
-def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, *, configured: bool) -> Settings:
+def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, config: Path | None) -> Settings:
     embedded = not given["database_url"]
     data_dir = Path(given["data_dir"] or "data").absolute()
     if str(given["mode"] or "hosted") != "hosted":
@@ -183,8 +186,9 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
     if log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
     operator_token, key_pepper = str(given["operator_token"]), str(given["key_pepper"])
-    for name, secret in (("operator_token", operator_token), ("key_pepper", key_pepper)):
-        if not secret and not embedded:
+    metrics_token = str(given["metrics_token"])
+    for name, secret in (("operator_token", operator_token), ("key_pepper", key_pepper), ("metrics_token", metrics_token)):
+        if not secret and not embedded and name != "metrics_token":
             raise SettingsError(f"{PREFIX}{name.upper()} must be set when {PREFIX}DATABASE_URL is.")
         if secret and len(secret) < _TOKEN_CHARS_MIN:
             raise SettingsError(f"{PREFIX}{name.upper()} must have at least {_TOKEN_CHARS_MIN} characters.")
@@ -202,11 +206,13 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         operator_token=operator_token,
         key_pepper=key_pepper,
         public_url=str(given["public_url"] or f"http://{shown_host}:{port}").rstrip("/"),
-        demo=_flag("demo", given["demo"], embedded and not configured),
+        demo=_flag("demo", given["demo"], embedded and config is None),
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
         hold_ttl_s=hold_ttl_s,
         event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or EVENT_BACKLOG_MAX, 1, EVENT_BACKLOG_MAX),
         log_level=log_level,
+        metrics_token=metrics_token,
+        config=config,
         models=models,
         platform_markup_bp=markup_bp,
     )

@@ -38,6 +38,7 @@ BACKDATE_MS_MAX: Final = 60_000  # clocks differ; within it a price holds from n
 AHEAD_MS_MAX: Final = 10 * 366 * 24 * 3_600_000
 MODEL_CHARS_MAX: Final = 256
 _RESOLVED_MAX: Final = 10_000
+_CONFIGURATIONS_MAX: Final = 20  # that requests in flight may have begun with
 _READS_MAX: Final = 3
 _TOK_A_TOKEN_MICRO: Final = 10**12  # 1 TOK a token, in micro-TOK per million tokens
 _FOR_EVER_MS: Final = 2**62
@@ -92,6 +93,45 @@ class _AppBook(msgspec.Struct):
     resolved: dict[tuple[str, str, str], tuple[Rates | None, int, int]]
 
 
+class _Configured:
+    """The prices of one configuration."""
+
+    def __init__(self, deployments: Iterable[PriceOverride], platform_markup_bp: int) -> None:
+        self.markup_bp = platform_markup_bp
+        self.given = {each.deployment_id: each for each in deployments}
+        self.prices = {each.deployment_id: _parsed(each) for each in self.given.values()}
+        self.provided: dict[str, Provided] = {}
+
+    def provide(self, deployment_id: str) -> Provided:
+        """The prices of a deployment, which are remembered."""
+        given, model = self._given(deployment_id)
+        if given is None:
+            return Provided(None, "none", None, "none")
+        cost, charge = self.prices[given.deployment_id]
+        source = charge_source = "configuration"
+        if cost is None:
+            listed = shipped(given.provider, model)
+            cost = listed.rates if listed is not None else None
+            source = "none" if cost is None else "shipped list"
+        if charge is None:
+            charge_source = f"markup {percent(self.markup_bp)} %" if self.markup_bp else "provider's price"
+            charge = marked_up(cost, self.markup_bp) if cost is not None else None
+        provided = Provided(cost, source, charge, "none" if charge is None else charge_source)
+        _keep(self.provided, deployment_id, provided, _RESOLVED_MAX)
+        return provided
+
+    def _given(self, deployment_id: str) -> tuple[PriceOverride | None, str]:
+        """The configuration of a deployment and the model it serves; a `*` deployment's id tells the model."""
+        given = self.given.get(deployment_id)
+        if given is not None:
+            return given, given.model
+        for given in self.given.values():
+            stem = expanded_id(given.deployment_id, "")
+            if given.model == "*" and deployment_id.startswith(stem):
+                return given, deployment_id.removeprefix(stem)
+        return None, ""
+
+
 class Catalog:
     """The prices of one process."""
 
@@ -105,22 +145,26 @@ class Catalog:
         """Raises ValueError, naming the deployment, for a price that is not a decimal or of an unknown kind."""
         assert 0 <= platform_markup_bp <= MARKUP_BP_MAX
         self._store = Store(engine)
-        self._markup_bp = platform_markup_bp
         self._clock = clock
-        self._configured = {given.deployment_id: given for given in deployments}
-        self._prices = {given.deployment_id: _parsed(given) for given in self._configured.values()}
-        self._provided: dict[str, Provided] = {}
+        self._configured = _Configured(deployments, platform_markup_bp)
+        self._provided = self._configured.provided
+        self._since_ms = 0  # the configuration holds from then on
+        self._before: list[tuple[int, _Configured]] = []  # those before it, and until when each held; the newest first
         self._books: dict[str, _AppBook] = {}
         self._changes = 0
 
     # ---- reading, on the path of a request ------------------------------------------------------
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
-        """What the provider takes, in USD; None when nobody knows. Not dated: the configuration holds while it runs."""
+        """What the provider takes, in USD; None when nobody knows. Of the configuration that held then."""
+        if at_ms < self._since_ms:
+            return self._then(deployment_id, at_ms).cost
         return (self._provided.get(deployment_id) or self._provide(deployment_id)).cost
 
     def platform(self, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         """What the platform takes from a creator, in USD; None when there is no price."""
+        if at_ms < self._since_ms:
+            return self._then(deployment_id, at_ms).charge
         return (self._provided.get(deployment_id) or self._provide(deployment_id)).charge
 
     def app_cached(
@@ -189,6 +233,24 @@ class Catalog:
         self._changes += 1
         self._books.clear()
 
+    def configure(self, deployments: Iterable[PriceOverride], platform_markup_bp: int) -> None:
+        """Another configuration from now on. Requests that were admitted before keep their prices. ValueError, as at first."""
+        assert 0 <= platform_markup_bp <= MARKUP_BP_MAX
+        new = _Configured(deployments, platform_markup_bp)
+        self._since_ms = now_ms(self._clock) + 1
+        self._before = [(self._since_ms, self._configured), *self._before][:_CONFIGURATIONS_MAX]
+        self._configured, self._provided = new, new.provided
+        for app in self._books.values():
+            app.resolved.clear()
+
+    def _then(self, deployment_id: str, at_ms: int) -> Provided:
+        """As the configuration had it that held at that time."""
+        held = self._configured
+        for until_ms, before in self._before:
+            if at_ms < until_ms:
+                held = before
+        return held.provided.get(deployment_id) or held.provide(deployment_id)
+
     # ---- management -------------------------------------------------------------------------------
 
     async def add_app_price(
@@ -251,7 +313,7 @@ class Catalog:
         is the configuration: who edited the file is not known here. SqlDown.
         """
         told: dict[str, dict[str, dict[str, int]]] = {}
-        for deployment_id in self._configured:
+        for deployment_id in self._configured.given:
             provided = self._provide(deployment_id)
             both = (("cost", provided.cost), ("charge", provided.charge))
             told[deployment_id] = {name: _rates_told(rates) for name, rates in both if rates is not None}
@@ -261,32 +323,7 @@ class Catalog:
     # ---- within -----------------------------------------------------------------------------------
 
     def _provide(self, deployment_id: str) -> Provided:
-        given, model = self._given(deployment_id)
-        if given is None:
-            return Provided(None, "none", None, "none")
-        cost, charge = self._prices[given.deployment_id]
-        source = charge_source = "configuration"
-        if cost is None:
-            listed = shipped(given.provider, model)
-            cost = listed.rates if listed is not None else None
-            source = "none" if cost is None else "shipped list"
-        if charge is None:
-            charge_source = f"markup {percent(self._markup_bp)} %" if self._markup_bp else "provider's price"
-            charge = marked_up(cost, self._markup_bp) if cost is not None else None
-        provided = Provided(cost, source, charge, "none" if charge is None else charge_source)
-        _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
-        return provided
-
-    def _given(self, deployment_id: str) -> tuple[PriceOverride | None, str]:
-        """The configuration of a deployment and the model it serves; a `*` deployment's id tells the model."""
-        given = self._configured.get(deployment_id)
-        if given is not None:
-            return given, given.model
-        for given in self._configured.values():
-            stem = expanded_id(given.deployment_id, "")
-            if given.model == "*" and deployment_id.startswith(stem):
-                return given, deployment_id.removeprefix(stem)
-        return None, ""
+        return self._configured.provide(deployment_id)
 
     def _resolve(self, book: Book, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         return self._found(book, asset, model, deployment_id, at_ms).rates

@@ -67,6 +67,15 @@ class Routing:
             self.health.chosen(drawn[0].id)
         return Route(model, drawn, choice.fallbacks, choice.retries, several=True)
 
+    def become(self, other: "Routing") -> None:
+        """Route as `other` does from now on. What is known of deployments that are the same in both stays."""
+        known = {deployment.id: deployment for deployment in self.deployments()}
+        for deployment in other.deployments():
+            if known.get(deployment.id) != deployment:  # with another key, say, it may serve at once
+                self.health.forget(deployment.id)
+        self._entries, self._exact, self._patterns = other._entries, other._exact, other._patterns
+        self._found = other._found
+
     def answered(self, deployment_id: str, took_s: float) -> None:
         """A deployment of several gave its first byte after so long."""
         if self.health.troubled:

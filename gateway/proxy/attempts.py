@@ -206,7 +206,9 @@ class Attempts:
         if isinstance(failed, PassedOver):
             if failed.error.code == refusals.CONTEXT_TOO_LONG:
                 ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
+                health.count(deployment.id, "too_long")
             else:
+                health.count(deployment.id, "full")
                 ticket.retry_after_s = failed.error.retry_after_s or 0.0
             return failed.error, True
         if isinstance(failed, UpstreamFault):

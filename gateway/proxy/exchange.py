@@ -101,11 +101,12 @@ class Exchange:
         self._attempts = Attempts(*others, self._release, self._hold_ttl_ms, places=places, clock=clock)
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
-    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> Ticket:
         """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
         request = surface.parse(call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
         route = self._router.route(request.model)
+        call.model = request.model
         if principal.models and not self._gate.may_use(principal, request.model):
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
         ticket = await self._admit(call, request, principal, end_user, route)
@@ -118,6 +119,7 @@ class Exchange:
             raise
         finally:
             del self.in_flight[call.request_id]
+        return ticket
 
     async def _forward(self, ticket: Ticket) -> None:
         request, deployment = ticket.request, ticket.deployment

@@ -4,6 +4,7 @@ a fifth of the whole request's CPU, a middleware class twice the request.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from time import perf_counter
 from typing import Any, Final
@@ -14,6 +15,7 @@ from gateway.core.ids import new_id
 from gateway.identity.model import END_USER_SOURCES, Principal
 from gateway.proxy import wire
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.meter import SEEN_MAX, Seen
 from gateway.proxy.ports import ANSWER, Answer, Gate
 from gateway.proxy.surface import Surface
 from gateway.proxy.ticket import Call
@@ -55,6 +57,7 @@ class Traffic:
         self.in_flight = 0
         self.large_bytes = 0
         self.draining = False
+        self.seen: deque[Seen] = deque(maxlen=SEEN_MAX)  # requests that have ended, until `meter` counts them
 
     def check(self) -> None:
         """Unavailable when no further request may start."""
@@ -107,8 +110,12 @@ class ModelEndpoint:
             if body is None or len(body) > limits.BODY_BYTES_MAX:
                 body = await whole_body(receive, limits.BODY_BYTES_MAX, body or b"")
             call.raw = body
-            await self._exchange.run(call, self._surface, principal)
+            ticket = await self._exchange.run(call, self._surface, principal)
+            self._traffic.seen.append(
+                (self._surface.path, call.model, ticket.deployment.id, 200, started, ticket.first_byte_at, perf_counter())
+            )
         except GatewayError as error:
+            self._traffic.seen.append((self._surface.path, call.model, "", error.status, started, 0.0, perf_counter()))
             await answer_error(call, error)
         except asyncio.CancelledError:  # only the end of the process cancels a request
             put_error(call, Unavailable("The gateway is shutting down.", code="draining", retry_after_s=1.0))
@@ -117,6 +124,7 @@ class ModelEndpoint:
             _log.debug("%s: the client left before its request was complete", call.request_id)
         except Exception:  # noqa: BLE001 - process edge: a bug answers 500 and is logged, the server lives on
             _log.exception("request %s failed", call.request_id)
+            self._traffic.seen.append((self._surface.path, call.model, "", 500, started, 0.0, perf_counter()))
             await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
         finally:
             self._traffic.in_flight -= 1

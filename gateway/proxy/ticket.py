@@ -23,6 +23,7 @@ class Call(msgspec.Struct):
     answer: Answer
     started: float
     extra_headers: list[tuple[bytes, bytes]]
+    model: str = ""  # once its body was read and the model is one that is served
 
 
 class Ticket(msgspec.Struct):
