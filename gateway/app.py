@@ -10,7 +10,9 @@ import contextlib
 import fcntl
 import gc
 import os
+import signal
 from collections.abc import AsyncIterator, Mapping
+from hmac import compare_digest
 from itertools import chain
 from typing import Any, Final
 
@@ -28,12 +30,13 @@ from gateway.api.usage import usage_event
 from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.compose import Services, opened
 from gateway.core.clock import now_ms
-from gateway.core.errors import GatewayError, InvalidRequest, NotFound
+from gateway.core.errors import GatewayError, InvalidRequest, NotFound, Unauthenticated
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, SETTLE_ON_SHUTDOWN_S
 from gateway.ledger import queries
 from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
+from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.messages_over_chat import MessagesOverChat
@@ -51,6 +54,7 @@ from gateway.proxy.count_tokens import CountTokens
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.images import Edits, Generations
 from gateway.proxy.messages import Messages, WithAnthropicHeaders
+from gateway.proxy.meter import Meter
 from gateway.proxy.models import Listed
 from gateway.proxy.ports import Gate
 from gateway.proxy.ranking import Moderations, Rerank
@@ -60,12 +64,14 @@ from gateway.proxy.responses import OwnExchange, Responses
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.proxy.stored_responses import INPUT_ITEMS, StoredResponses
 from gateway.proxy.surface import Surface
+from gateway.reloading import Reloading
 from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
 
 
 def create() -> DataPlane:
     """The application, from this process's settings; the server's factory."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
     settings = load()
     logs.configure(settings.log_level)
     return application(settings)
@@ -79,10 +85,19 @@ def application(settings: Settings) -> DataPlane:
         async with opened(settings) as services:
             upstream = _upstreams(services)
             traffic = Traffic()
-            hot, routes, renewing = _routes(services, upstream, traffic)
+            counter = Counter()
+            exchange, hot, routes = _routes(services, upstream, traffic, counter)
             front.posts.update(hot)
             app.router.routes.extend(routes)
-            following = services.tasks.spawn(services.follow_changes(), "follow changes")
+            reloading = Reloading(services, lambda: _warm(services, upstream))
+            reloading.on_signal()
+            until_it_ends = [
+                services.tasks.spawn(services.follow_changes(), "follow changes"),
+                services.tasks.spawn(services.places.run(), "renew places"),
+                services.tasks.spawn(reloading.run(), "follow the configuration"),
+                services.tasks.spawn(_metered(services, traffic, exchange, app).run(), "metrics"),
+                services.tasks.spawn(_renewal(services, exchange, counter).run(), "renew holds"),
+            ]
             keeping = services.tasks.spawn(services.keeper.run(), "keep what the books do not have")
             stop = asyncio.Event()
             working = services.tasks.spawn(_work(services, stop), "worker") if settings.inline_worker else None
@@ -93,8 +108,8 @@ def application(settings: Settings) -> DataPlane:
             drain_first(traffic, services.tasks, DRAIN_ON_SHUTDOWN_S)
             yield
             traffic.draining = True
-            following.cancel()
-            renewing.cancel()  # the server lets requests end before it comes here
+            for task in until_it_ends:  # the server lets requests end before it comes here
+                task.cancel()
             stop.set()
             if working is not None:
                 await asyncio.wait([working], timeout=DRAIN_ON_SHUTDOWN_S)
@@ -113,13 +128,41 @@ def _upstreams(services: Services) -> Upstreams:
     """The adapters of this process. What translates is loaded beside the requests, and only where a deployment needs it."""
     direct = DirectUpstream()
     translated = TranslatedUpstream(direct, translation_environment)
-    needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
-    if needed:
-        translated.warm(needed)
     messages = MessagesOverChat()
     dialects: dict[str, Dialect] = {MESSAGES: messages, COUNT_TOKENS: messages, RESPONSES: ResponsesOverChat()}
     dialects |= dict.fromkeys(chain.from_iterable(UNTRANSLATED.values()), AsItIs())
-    return Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
+    upstreams = Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
+    _warm(services, upstreams)
+    return upstreams
+
+
+def _warm(services: Services, upstreams: Upstreams) -> None:
+    needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
+    translated = upstreams.of(needed[0]) if needed else None
+    if isinstance(translated, TranslatedUpstream):
+        translated.warm(needed)
+
+
+def _renewal(services: Services, exchange: Exchange, counter: Counter) -> Renewal:
+    ttl_s = services.settings.hold_ttl_s
+    return Renewal(exchange.in_flight, services.balance, counter, services.catalog, ttl_s, services.clock)
+
+
+def _metered(services: Services, traffic: Traffic, exchange: Exchange, app: Starlette) -> Metrics:
+    """The numbers of this process; `/metrics` is added to the application."""
+    metrics = Metrics(services, Meter(traffic.seen), lambda: traffic.in_flight, lambda: len(exchange.in_flight))
+    settings = services.settings
+
+    async def scraped(request: Request) -> Response:
+        scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+        allowed = [token.encode() for token in (settings.operator_token, settings.metrics_token) if token]
+        if scheme.lower() != "bearer" or not any(compare_digest(credential.strip().encode(), token) for token in allowed):
+            refused = Unauthenticated("Send the operator's token, or that of MOZAIKS_METRICS_TOKEN, as `Authorization: Bearer`.")
+            return Response(wire.error_body(refused, new_id("req")), refused.status, media_type="application/json")
+        return Response((await metrics.text()).encode(), headers={"content-type": CONTENT_TYPE})
+
+    app.router.routes.append(Route("/metrics", scraped, methods=["GET"]))
+    return metrics
 
 
 def management(services: Services) -> Router:
@@ -142,11 +185,10 @@ def _management(services: Services) -> list[BaseRoute]:
 
 
 def _routes(
-    services: Services, upstream: Upstreams, traffic: Traffic
-) -> tuple[dict[str, ModelEndpoint], list[BaseRoute], asyncio.Task[None]]:
-    """The hot endpoints by path, every route (the hot ones too, for the answers to other methods), and what keeps holds alive."""
+    services: Services, upstream: Upstreams, traffic: Traffic, counter: Counter
+) -> tuple[Exchange, dict[str, ModelEndpoint], list[BaseRoute]]:
+    """What serves requests, the hot endpoints by path, every route (the hot ones too, for the answers to other methods)."""
     gate = services.identity
-    counter = Counter()
     exchange = Exchange(
         gate=gate,
         router=services.routing,
@@ -159,10 +201,8 @@ def _routes(
         clock=services.clock,
         hold_ttl_s=services.settings.hold_ttl_s,
         answers=Answers(services.answers, services.tasks, services.clock),
+        places=services.places,
     )
-    ttl_s = services.settings.hold_ttl_s
-    renewal = Renewal(exchange.in_flight, services.balance, counter, services.catalog, ttl_s, services.clock)
-    renewing = services.tasks.spawn(renewal.run(), "renew holds")
 
     async def find_usage(enterprise_id: str, request_id: str, whole: bool) -> Mapping[str, Any] | None:
         row = await queries.usage_by_id(services.databases, enterprise_id, request_id)
@@ -200,7 +240,7 @@ def _routes(
         )
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
-    return hot, [*data_plane, *health, *_management(services)], renewing
+    return exchange, hot, [*data_plane, *health, *_management(services)]
 
 
 def _hot(

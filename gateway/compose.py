@@ -5,12 +5,15 @@ services on them, the upstreams. Closing is the reverse, so the last settle stil
 """
 
 import asyncio
+import hashlib
+import hmac
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from gateway.answers.redis_answers import KeptAnswers
 from gateway.balance import embedded_redis
@@ -18,6 +21,7 @@ from gateway.balance.keeping import Keeper
 from gateway.balance.reconcile import Reconciler
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
+from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
@@ -30,12 +34,13 @@ from gateway.ledger.audit import AuditReport, audit, persisting
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
-from gateway.pricing.catalog import BOOK_TTL_MS, Catalog, PriceOverride
+from gateway.pricing.catalog import BOOK_TTL_MS, Catalog
+from gateway.pricing.configured import PriceOverride
 from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
-from gateway.providers.model import Deployment, ModelEntry
+from gateway.providers.model import Capacity, Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.proxy.models import Listed, listed
-from gateway.settings import DIALECTS, DeploymentConfig, ModelConfig, Settings, SettingsError
+from gateway.settings import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
@@ -53,10 +58,12 @@ class Services:
 
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self.settings = settings
+        self._listed_models: tuple[Listed, ...] | None = None
         self.tasks = Tasks()
         self.clock = SYSTEM_CLOCK
         self.databases = Databases(settings.database_url, settings.app_database_url)
         self.balance = RedisBalance(redis_url, event_backlog_max=settings.event_backlog_max, abandoned=ABANDONED)
+        self.places = RedisPlaces(redis_url, self.tasks, settings.hold_ttl_s)
         self.bus = InvalidationBus(redis_url)
         # On the embedded default one worker runs at a time, so what another had claimed is what a dead one left.
         # With several, an event that a slow one still holds is given out twice now and then, and posted once.
@@ -70,11 +77,30 @@ class Services:
         self.balance.rebuild_lost = self.wallets.rebuild_lost
         self.keeper = Keeper(self.balance)
         self.reconciler = Reconciler(self.balance, self.ledger, self.enterprise_ids, self.wallets.rebuild_lost)
-        models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models
-        entries = [_entry(model) for model in models]
-        overrides = [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
+        entries, overrides = _configured(settings)
         self.catalog = Catalog(self.databases.platform, overrides, settings.platform_markup_bp, self.clock)
-        self.routing = Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of, serves=shipped_surfaces)
+        self.routing = self._routing(entries)
+
+    def reconfigure(self, new: Settings) -> None:
+        """Take the models and prices of other settings, and nothing else of them. SettingsError, and nothing has changed."""
+        settings = msgspec.structs.replace(self.settings, models=new.models, platform_markup_bp=new.platform_markup_bp)
+        entries, overrides = _configured(settings)
+        try:
+            routing = self._routing(entries)
+            self.catalog.configure(overrides, settings.platform_markup_bp)
+        except ValueError as wrong:
+            raise SettingsError(f"models: {wrong}.") from wrong
+        self.routing.become(routing)
+        self.settings = settings
+        self._listed_models = None
+
+    def _routing(self, entries: list[ModelEntry]) -> Routing:
+        return Routing(entries, sizes=shipped_sizes, cost_of=self._cost_of, serves=shipped_surfaces)
+
+    @property
+    def models_name(self) -> str:
+        """A word for the models and prices that this process runs with: another one where anything of them differs."""
+        return models_name(self.settings)
 
     def _cost_of(self, deployment_id: str) -> int | None:
         """A token in and a token out, by which deployments of one model are compared."""
@@ -129,16 +155,19 @@ class Services:
             changed.clear()
             try:
                 await self.catalog.load_lists()
+                self._listed_models = None
             except SqlDown as down:
                 _log.warning("price lists could not be read again; the old ones stay: %s", down)
 
-    @cached_property
+    @property
     def listed_models(self) -> tuple[Listed, ...]:
         """Every model that can be listed: those configured, and those that a pattern stands for; by their first deployments."""
-        names = dict.fromkeys(self.routing.models())
-        for pattern, provider in self.routing.patterns():
-            names |= dict.fromkeys(self.catalog.lists.names(provider, pattern))
-        return tuple([self._listed(name) for name in names])
+        if self._listed_models is None:
+            names = dict.fromkeys(self.routing.models())
+            for pattern, provider in self.routing.patterns():
+                names |= dict.fromkeys(self.catalog.lists.names(provider, pattern))
+            self._listed_models = tuple([self._listed(name) for name in names])
+        return self._listed_models
 
     def _listed(self, name: str) -> Listed:
         deployment = min(self.routing.route(name).deployments, key=lambda each: each.id)
@@ -161,6 +190,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
             raise SettingsError(f"models: {wrong}.") from wrong
         stack.push_async_callback(services.databases.close)
         stack.push_async_callback(services.balance.close)
+        stack.push_async_callback(services.places.close)
         stack.push_async_callback(services.events.close)
         stack.push_async_callback(services.bus.close)
         stack.push_async_callback(services.answers.close)
@@ -169,16 +199,29 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         yield services
 
 
+def models_name(settings: Settings) -> str:
+    """See `Services.models_name`. Keyed, as providers' keys are part of it."""
+    told = msgspec.json.encode((settings.models, settings.platform_markup_bp, settings.demo))
+    return hmac.new(settings.key_pepper.encode(), told, hashlib.sha256).hexdigest()[:16]
+
+
+def _configured(settings: Settings) -> tuple[list[ModelEntry], list[PriceOverride]]:
+    models = (*settings.models, DEMO_MODEL) if settings.demo else settings.models
+    entries = [_entry(model) for model in models]
+    return entries, [override for model, entry in zip(models, entries, strict=True) for override in _overrides(model, entry)]
+
+
 def _entry(model: ModelConfig) -> ModelEntry:
     deployments = [_deployment(model, index, config) for index, config in enumerate(model.deployments)]
     return ModelEntry(model.name, tuple(deployments), tuple(model.fallbacks), model.retries, model.strategy)
 
 
 def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Deployment:
+    name, limits = f"{model.name}/{config.provider}/{index}", config.limits
     # OpenAI's own newer models refuse `max_tokens`; other servers of the dialect may not know the new name.
     own_field = "max_completion_tokens" if urlsplit(config.api_base).hostname == "api.openai.com" else "max_tokens"
     return Deployment(
-        id=f"{model.name}/{config.provider}/{index}",
+        id=name,
         provider=config.provider,
         model=config.model or model.name,
         api_base=config.api_base,
@@ -194,6 +237,7 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         hidden_reasoning=config.hidden_reasoning,
         params=tuple(config.params.items()),
         speaks=_spoken(config),
+        capacity=None if limits == LimitsConfig() else Capacity(name, limits.rpm, limits.tpm, limits.concurrency),
     )
 
 

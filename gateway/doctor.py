@@ -17,7 +17,9 @@ import msgspec
 from gateway.balance.condition import Condition, condition
 from gateway.balance.model import BalanceUnavailable
 from gateway.compose import Services
+from gateway.core.clock import now_ms
 from gateway.db.faults import SqlDown, SqlRefused
+from gateway.metrics import is_fresh, snapshots
 from gateway.providers.model import Deployment
 from gateway.providers.routing import DEMO
 from gateway.providers.translation import TRANSLATED
@@ -50,7 +52,7 @@ AskProvider = Callable[[Deployment], Awaitable[int | str]]
 
 async def examine(services: Services, ask: AskProvider | None = None) -> list[Finding]:
     """Everything, in the order in which a request needs it. `ask` gives a provider's HTTP status, or what went wrong."""
-    found = [*await _store(services), *await _databases(services), *_prices(services)]
+    found = [*await _store(services), *await _databases(services), *_configuration(services), *_prices(services)]
     return found + await _providers(services, ask or ask_for_models)
 
 
@@ -111,8 +113,19 @@ async def _databases(services: Services) -> list[Finding]:
 
     broken = [finding for finding in await asyncio.gather(*[look(name) for name in names]) if finding is not None]
     if names and not broken:
-        found.append(Finding("app databases", Verdict.OK, f"{len(names)} serve."))
+        found.append(Finding("app databases", Verdict.OK, "It serves." if len(names) == 1 else f"{len(names)} serve."))
     return found + broken
+
+
+def _configuration(services: Services) -> list[Finding]:
+    """Whether the processes that serve run with what this one has read. Nothing where none serves on this machine."""
+    at_ms = now_ms(services.clock)
+    live = [each for each in snapshots(services.settings) if is_fresh(each, at_ms)]
+    others = [each for each in live if each.models != services.models_name]
+    if others:
+        text = f"{len(others)} of {len(live)} web processes run with other models or prices than those of the configuration here:"
+        return [Finding("configuration", Verdict.WARNING, f"{text} send SIGHUP, and look into the log.")]
+    return [Finding("configuration", Verdict.OK, "It is what runs.")] if live else []
 
 
 def _prices(services: Services) -> list[Finding]:
@@ -128,7 +141,8 @@ def _prices(services: Services) -> list[Finding]:
             else:
                 priced += 1
     if priced and not found:
-        found.append(Finding("prices", Verdict.OK, f"{priced} deployments of named models have one."))
+        text = "The deployment of the named model has one." if priced == 1 else f"{priced} deployments of named models have one."
+        found.append(Finding("prices", Verdict.OK, text))
     if not services.routing.models() and not services.routing.patterns():
         found.append(Finding("models", Verdict.PROBLEM, "None is configured, so there is nothing to serve."))
     return found

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
-from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S
+from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S, RATE_LIMIT_MAX
 from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Strategy
 from gateway.providers.translation import RESERVED, TRANSLATED
 
@@ -38,6 +38,7 @@ NAMES: Final = {
     "hold_ttl_s": "seconds after which what a dead gateway held is settled or given back; 5 to 3600, default 60",
     "event_backlog_max": "usage events of one shard that may wait for the worker before requests are refused; default 1000000",
     "answer_cache_bytes_max": "bytes of Redis that kept answers may take, of all apps together; default 67108864",
+    "metrics_token": "bearer token with which /metrics may be read, beside the operator's",
     "log_level": "debug, info, warning or error; default info",
 }
 _TOKEN_CHARS_MIN: Final = 24
@@ -52,6 +53,14 @@ class SettingsError(Exception):
 
 
 DIALECTS: Final = {"messages": (MESSAGES, COUNT_TOKENS), "responses": (RESPONSES,), **UNTRANSLATED}
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much a deployment is asked for at most, by all processes together; what is left out has no limit."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
 
 
 class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +82,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: dict[str, Any] | None = None
     params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
     speaks: list[str] | None = None  # the surfaces of `DIALECTS` that it serves itself; default: as the provider is known to
+    limits: LimitsConfig = LimitsConfig()
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,6 +122,8 @@ class Settings(msgspec.Struct, frozen=True):
     event_backlog_max: int
     answer_cache_bytes_max: int
     log_level: str
+    metrics_token: str
+    config: Path | None  # the file, where there is one
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
 
@@ -135,7 +147,7 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True) -
         raise SettingsError(
             f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
         )
-    return _build(given, models, markup_bp, configured=bool(path))
+    return _build(given, models, markup_bp, Path(path).absolute() if path else None)
 
 
 def translation_environment() -> None:
@@ -154,7 +166,7 @@ def translation_environment() -> None:
     os.environ.update(switches)  # noqa: TID251 - this is the one home
 
 
-def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, *, configured: bool) -> Settings:
+def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, config: Path | None) -> Settings:
     embedded = not given["database_url"]
     data_dir = Path(given["data_dir"] or "data").absolute()
     if str(given["mode"] or "hosted") != "hosted":
@@ -178,8 +190,9 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
     if log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
     operator_token, key_pepper = str(given["operator_token"]), str(given["key_pepper"])
-    for name, secret in (("operator_token", operator_token), ("key_pepper", key_pepper)):
-        if not secret and not embedded:
+    metrics_token = str(given["metrics_token"])
+    for name, secret in (("operator_token", operator_token), ("key_pepper", key_pepper), ("metrics_token", metrics_token)):
+        if not secret and not embedded and name != "metrics_token":
             raise SettingsError(f"{PREFIX}{name.upper()} must be set when {PREFIX}DATABASE_URL is.")
         if secret and len(secret) < _TOKEN_CHARS_MIN:
             raise SettingsError(f"{PREFIX}{name.upper()} must have at least {_TOKEN_CHARS_MIN} characters.")
@@ -197,12 +210,14 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         operator_token=operator_token,
         key_pepper=key_pepper,
         public_url=str(given["public_url"] or f"http://{shown_host}:{port}").rstrip("/"),
-        demo=_flag("demo", given["demo"], embedded and not configured),
+        demo=_flag("demo", given["demo"], embedded and config is None),
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
         hold_ttl_s=hold_ttl_s,
         event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or EVENT_BACKLOG_MAX, 1, EVENT_BACKLOG_MAX),
         answer_cache_bytes_max=_whole("answer_cache_bytes_max", given["answer_cache_bytes_max"] or _ANSWER_CACHE_BYTES, 0, 2**40),
         log_level=log_level,
+        metrics_token=metrics_token,
+        config=config,
         models=models,
         platform_markup_bp=markup_bp,
     )
@@ -300,6 +315,10 @@ def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
             raise SettingsError(f"{where}: a deployment of {deployment.provider} that speaks {name} needs an api_base.")
     if deployment.weight < 1:
         raise SettingsError(f"{where}: weight must be at least 1.")
+    for name in ("rpm", "tpm", "concurrency"):
+        limit = getattr(deployment.limits, name)
+        if limit is not None and not 1 <= limit <= RATE_LIMIT_MAX:
+            raise SettingsError(f"{where}: limits: {name} must be a whole number from 1 to {RATE_LIMIT_MAX}.")
     if deployment.cached_tokens not in ("inside", "beside"):
         raise SettingsError(f"{where}: cached_tokens must be inside or beside.")
     if deployment.first_byte_timeout_s <= 0 or deployment.chunk_timeout_s <= 0:

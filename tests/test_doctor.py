@@ -1,13 +1,19 @@
 """What `gateway doctor` says of a store in this or that condition."""
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from gateway.balance.condition import Condition
-from gateway.doctor import Verdict, _provider, _server, _worker
+from gateway.compose import Services
+from gateway.core.clock import now_ms
+from gateway.doctor import Verdict, _configuration, _provider, _server, _worker
+from gateway.metrics import Snapshot, folder_of
 from gateway.providers.model import Deployment
+from gateway.settings import load
 
 WELL = Condition("7.0.15", "noeviction", True, "everysec", "master", 10, 0, 3, 500)
 
@@ -38,6 +44,27 @@ def test_a_server_that_is_set_up_otherwise_is_told_in_a_sentence(changed: dict[s
 def test_a_worker_that_is_missing_is_a_problem_once_something_waits(seen_ms: int | None, waiting: int, verdict: Verdict) -> None:
     [found] = _worker(replace(WELL, worker_seen_ms=seen_ms), waiting)
     assert found.verdict == verdict
+
+
+async def test_processes_that_run_with_another_configuration_are_told_while_they_live(tmp_path: Path) -> None:
+    settings = load({"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_PORT": "4711"})
+    services = Services(settings, "redis://127.0.0.1:1")
+    assert _configuration(services) == []
+    folder_of(settings).mkdir(parents=True)
+
+    def writes(pid: int, models: str, age_ms: int = 0) -> None:
+        snapshot = Snapshot(now_ms(services.clock) - age_ms, {}, {}, models)
+        (folder_of(settings) / f"{pid}.json").write_bytes(msgspec.json.encode(snapshot))
+
+    writes(1, services.models_name)
+    writes(2, "another", age_ms=60_000)  # it is gone
+    assert [finding.verdict for finding in _configuration(services)] == [Verdict.OK]
+    writes(3, "another")
+    [finding] = _configuration(services)
+    assert finding.verdict == Verdict.WARNING
+    assert "1 of 2 web processes" in finding.says
+    services.reconfigure(load({"MOZAIKS_DATA_DIR": str(tmp_path), "OPENAI_API_KEY": "sk-made-up"}))
+    assert "2 of 2 web processes" in _configuration(services)[0].says
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ def test_a_translated_provider_needs_no_address_and_takes_params(tmp_path: Path)
         ({"provider": "anthropic", "params": {"num_retries": 3}}, "num_retries"),
         ({"provider": "anthropic", "params": {"_skip_mcp_handler": False}}, "_skip_mcp_handler"),
         ({"provider": "openai", "api_base": "http://x", "params": {"a": 1}}, "params"),
+        ({"api_base": "http://x", "limits": {"rpm": 0}}, "rpm"),
+        ({"api_base": "http://x", "limits": {"tpm": -5}}, "tpm"),
+        ({"api_base": "http://x", "limits": {"requests": 5}}, "requests"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_stops_the_start_and_is_named(tmp_path: Path, fields: dict[str, Any], named: str) -> None:

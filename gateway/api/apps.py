@@ -10,7 +10,7 @@ from gateway.api.wire import listing
 from gateway.core.clock import rfc3339
 from gateway.core.errors import Unavailable
 from gateway.identity.model import App, Creator, CreatorChanges, NewApp
-from gateway.pricing.catalog import percent
+from gateway.pricing.configured import percent
 
 
 async def create_creator(context: ApiContext, call: Call) -> CreatorAnswer:

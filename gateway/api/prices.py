@@ -19,7 +19,8 @@ from gateway.identity.cache import PRICES
 from gateway.identity.model import Actor, App, Role
 from gateway.identity.rules import page
 from gateway.pricing.book import ANY_MODEL
-from gateway.pricing.catalog import MARKUP_BP_MAX, percent
+from gateway.pricing.catalog import MARKUP_BP_MAX
+from gateway.pricing.configured import percent
 from gateway.pricing.rates import Rates
 from gateway.pricing.store import PriceRow
 from gateway.pricing.written import WrongPrice, given_of, read_prices, written

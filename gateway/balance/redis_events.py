@@ -93,6 +93,11 @@ class RedisEvents:
         """How many events are not in the books yet, claimed ones included."""
         return sum(await self._ask([("XLEN", stream) for stream in EVENT_STREAMS]))
 
+    async def oldest_ms(self) -> int | None:
+        """When the event that waits the longest was appended, by the server's clock; None when none waits."""
+        heads = await self._ask([("XRANGE", stream, "-", "+", "COUNT", 1) for stream in EVENT_STREAMS])
+        return min((int(entries[0][0].partition(b"-")[0]) for entries in heads if entries), default=None)
+
     async def _ask(self, calls: Sequence[tuple[Part, ...]]) -> list[Any]:
         try:
             return await self._send(calls)

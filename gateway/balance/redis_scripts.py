@@ -40,11 +40,15 @@ class Scripts(msgspec.Struct, frozen=True):
     resubmit: Script
     rebuild: Script
     used: Script
+    take_place: Script
+    leave_place: Script
+    keep_places: Script
 
     @property
     def all(self) -> tuple[Script, ...]:
         """For loading them on a new connection."""
-        return msgspec.structs.astuple(self)
+        places = (self.take_place, self.leave_place, self.keep_places)  # see redis_places, which has a connection of its own
+        return tuple([script for script in msgspec.structs.astuple(self) if script not in places])
 
 
 def _unchanged(text: str) -> str:
@@ -73,4 +77,7 @@ def load_scripts(edit: Callable[[str], str] = _unchanged) -> Scripts:
         resubmit=script("resubmit_v1", head=_ENDS_A_HOLD),
         rebuild=script("rebuild_v1"),
         used=script("used_v1"),
+        take_place=script("take_place_v1"),
+        leave_place=script("leave_place_v1"),
+        keep_places=script("keep_places_v1"),
     )

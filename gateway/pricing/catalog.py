@@ -18,16 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from gateway.core.ids import expanded_id, new_id
+from gateway.core.ids import new_id
 from gateway.core.money import TOK, USD
 from gateway.core.units import TOKEN_KINDS
 from gateway.db.faults import SqlDown
 from gateway.pricing.book import ANY_MODEL, Book, Version
+from gateway.pricing.configured import NOT_CONFIGURED, Configured, PriceOverride, Provided, percent
 from gateway.pricing.lists import AHEAD_MS_MAX, BACKDATE_MS_MAX, FOR_EVER_MS, Lists
 from gateway.pricing.rates import Rates, marked_up, rates_from
 from gateway.pricing.shipped import PriceList, shipped
 from gateway.pricing.store import PriceRow, SameInstant, Store
-from gateway.pricing.written import check_rates, check_whole, given_of, read_prices
+from gateway.pricing.written import check_rates, check_whole, given_of
 from gateway.trail.model import Act
 
 _log = logging.getLogger(__name__)
@@ -38,41 +39,11 @@ RATE_MICRO_MAX: Final = 10**15  # a billion units per million tokens
 MARKUP_BP_MAX: Final = 1_000_000  # a hundredfold
 MODEL_CHARS_MAX: Final = 256
 _RESOLVED_MAX: Final = 10_000
+_CONFIGURATIONS_MAX: Final = 20  # that requests in flight may have begun with
 _READS_MAX: Final = 3
 _TOK_A_TOKEN_MICRO: Final = 10**12  # 1 TOK a token, in micro-TOK per million tokens
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-
-
-class PriceOverride(msgspec.Struct, frozen=True):
-    """What the configuration says of one deployment's prices. Give one for every deployment.
-
-    `prices` (what the provider takes) and `charge` (what the platform takes) are in USD, as `written` has them. `model` "*" is a
-    deployment that is asked for many models. `region` is where it serves, if that costs more (`terms.uplift_bp`).
-    """
-
-    deployment_id: str
-    provider: str
-    model: str
-    prices: Mapping[str, Any] | None = None
-    charge: Mapping[str, Any] | None = None
-    region: str = ""
-
-
-class Provided(msgspec.Struct, frozen=True):
-    """The prices of one deployment that serves one model: what its provider takes, and what creators are charged; in USD.
-
-    The sources say where each is from: `configuration`, `shipped list (litellm 1.2.3)`, `updated list (2026-01-31)`,
-    `provider's price`, `markup 10 %`, or `none`. They hold from `since_ms` until `until_ms`.
-    """
-
-    cost: Rates | None
-    cost_source: str
-    charge: Rates | None
-    charge_source: str
-    unpriced: str = ""  # why a list that has the model has no price for it
-    since_ms: int = 0
-    until_ms: int = FOR_EVER_MS
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -115,10 +86,8 @@ class Catalog:
         assert 0 <= platform_markup_bp <= MARKUP_BP_MAX
         self._store = Store(engine)
         self.lists = Lists(self._store, clock)
-        self._markup_bp = platform_markup_bp
         self._clock = clock
-        self._configured = {given.deployment_id: given for given in deployments}
-        self._prices = {given.deployment_id: _parsed(given) for given in self._configured.values()}
+        self._configured = [Configured(self.lists, deployments, platform_markup_bp)]  # the newest first
         self._provided: dict[str, Provided] = {}
         self._books: dict[str, _AppBook] = {}
         self._changes = 0
@@ -126,7 +95,7 @@ class Catalog:
     # ---- reading, on the path of a request ------------------------------------------------------
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
-        """What the provider takes, in USD; None when nobody knows. The configuration is not dated: it holds while it runs."""
+        """What the provider takes, in USD; None when nobody knows. Of the configuration that held then."""
         found = self._provided.get(deployment_id)
         if found is None or not found.since_ms <= at_ms < found.until_ms:
             found = self._provide(deployment_id, at_ms)
@@ -198,23 +167,30 @@ class Catalog:
 
     def compare(self, deployment_id: str, offered: PriceList | None = None) -> Compared:
         """The prices of a deployment by each that has some."""
-        given, model = self._given(deployment_id)
+        given, model = self._configured[0].given(deployment_id)
         if given is None:
             return Compared(None, None, "none", None)
         listed = self.lists.look_up(given.provider, model, given.region, now_ms(self._clock))
         other = None
         if offered is not None:  # what it does not have, the shipped one says
             other = shipped(given.provider, model, given.region, offered) or shipped(given.provider, model, given.region)
-        configured = self._prices[given.deployment_id][0]
+        configured = self._configured[0].cost(given)
         rates = None if listed.found is None else listed.found.rates
         return Compared(configured, rates, listed.source, None if other is None else other.rates)
 
     async def load_lists(self) -> None:
         """Bring the price lists that were added into memory. Raises SqlDown."""
         if await self.lists.load():
-            self._provided.clear()
-            for app in self._books.values():
-                app.resolved.clear()
+            self._forget_resolved()
+
+    def configure(self, deployments: Iterable[PriceOverride], platform_markup_bp: int) -> None:
+        """Another configuration from now on. Requests that were admitted before keep their prices. ValueError, as at first."""
+        assert 0 <= platform_markup_bp <= MARKUP_BP_MAX
+        since_ms = now_ms(self._clock) + 1
+        new = Configured(self.lists, deployments, platform_markup_bp, since_ms)
+        self._configured[0].until_ms = since_ms
+        self._configured = [new, *self._configured][:_CONFIGURATIONS_MAX]
+        self._forget_resolved()
 
     def invalidate(self, enterprise_id: str) -> None:
         """Forget an app's book: its prices changed."""
@@ -289,7 +265,7 @@ class Catalog:
         is the configuration: who edited the file is not known here. SqlDown.
         """
         told: dict[str, dict[str, dict[str, Any]]] = {}
-        for deployment_id in self._configured:
+        for deployment_id in self._configured[0].deployment_ids:
             provided = self._provide(deployment_id, now_ms(self._clock))
             both = (("cost", provided.cost), ("charge", provided.charge))
             told[deployment_id] = {name: given_of(rates) for name, rates in both if rates is not None}
@@ -299,35 +275,16 @@ class Catalog:
     # ---- within -----------------------------------------------------------------------------------
 
     def _provide(self, deployment_id: str, at_ms: int) -> Provided:
-        given, model = self._given(deployment_id)
-        if given is None:
-            return Provided(None, "none", None, "none")
-        cost, charge = self._prices[given.deployment_id]
-        source = charge_source = "configuration"
-        unpriced, since_ms, until_ms = "", 0, FOR_EVER_MS
-        if cost is None:
-            listed = self.lists.look_up(given.provider, model, given.region, at_ms)
-            since_ms, until_ms = listed.since_ms, listed.until_ms
-            if listed.found is not None:
-                cost, unpriced = listed.found.rates, listed.found.unpriced
-            source = "none" if cost is None else listed.source
-        if charge is None:
-            charge_source = f"markup {percent(self._markup_bp)} %" if self._markup_bp else "provider's price"
-            charge = marked_up(cost, self._markup_bp) if cost is not None else None
-        provided = Provided(cost, source, charge, "none" if charge is None else charge_source, unpriced, since_ms, until_ms)
-        _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
+        held = next((each for each in self._configured if at_ms >= each.since_ms), self._configured[-1])
+        provided = held.provide(deployment_id, at_ms)
+        if provided is not NOT_CONFIGURED:
+            _keep(self._provided, deployment_id, provided, _RESOLVED_MAX)
         return provided
 
-    def _given(self, deployment_id: str) -> tuple[PriceOverride | None, str]:
-        """The configuration of a deployment and the model it serves; a `*` deployment's id tells the model."""
-        given = self._configured.get(deployment_id)
-        if given is not None:
-            return given, given.model
-        for given in self._configured.values():
-            stem = expanded_id(given.deployment_id, "")
-            if given.model == "*" and deployment_id.startswith(stem):
-                return given, deployment_id.removeprefix(stem)
-        return None, ""
+    def _forget_resolved(self) -> None:
+        self._provided.clear()
+        for app in self._books.values():
+            app.resolved.clear()
 
     def _resolve(self, book: Book, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         return self._found(book, asset, model, deployment_id, at_ms).rates
@@ -347,23 +304,7 @@ class Catalog:
         return AppRates(marked_up(cost, markup_bp), f"app's markup {percent(markup_bp)} %", version.effective_at_ms)
 
 
-def percent(basis_points: int) -> str:
-    """The shortest exact percentage: 1250 -> "12.5"."""
-    whole, rest = divmod(basis_points, 100)
-    return f"{whole}.{rest:02d}".rstrip("0") if rest else str(whole)
-
-
 _ONE_TOK: Final = rates_from(TOK, dict.fromkeys(TOKEN_KINDS, _TOK_A_TOKEN_MICRO))
-
-
-def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
-    found: list[Rates | None] = []
-    for name, prices in (("prices", given.prices), ("charge", given.charge)):
-        try:
-            found.append(rates_from(USD, read_prices(prices)) if prices is not None else None)
-        except ValueError as wrong:
-            raise ValueError(f"{name} of {given.deployment_id}: {wrong}") from wrong
-    return found[0], found[1]
 
 
 def _check(asset: str, rates: Mapping[str, Any] | None, markup_bp: int | None) -> None:

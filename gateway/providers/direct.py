@@ -122,7 +122,7 @@ class DirectReply:
         try:
             body = await connection.whole(ANSWER_BYTES_MAX, limit_s)
         except WireError as broken:
-            raise _broken(broken, "answer") from broken
+            raise _broken(broken, "answer", b"" if b"content-encoding" in self._head else connection.arrived) from broken
         except TimeoutError as late:
             raise UpstreamSilent("the upstream's answer took too long", sent=True) from late
         if b"content-encoding" not in self._head or not body:
@@ -291,10 +291,10 @@ def _unanswered(failed: WireError) -> UpstreamFault:
     return UpstreamFault("the upstream closed the connection before answering", sent=True)
 
 
-def _broken(broken: WireError, what: str) -> UpstreamFault:
-    """What went wrong in the body."""
+def _broken(broken: WireError, what: str, arrived: bytes = b"") -> UpstreamFault:
+    """What went wrong in the body, of which `arrived` is there."""
     if isinstance(broken, Silent):
-        return UpstreamSilent(f"the upstream fell silent in mid-{what}", sent=True)
+        return UpstreamSilent(f"the upstream fell silent in mid-{what}", sent=True, arrived=arrived)
     if isinstance(broken, TooLarge):
         return UpstreamFault(_TOO_LARGE, sent=True)
-    return UpstreamFault(f"the upstream broke off its {what}", sent=True)
+    return UpstreamFault(f"the upstream broke off its {what}", sent=True, arrived=arrived)

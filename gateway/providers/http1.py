@@ -130,6 +130,11 @@ class Connection(asyncio.Protocol):
             raise TooLarge
         return self._taken()
 
+    @property
+    def arrived(self) -> bytes:
+        """What of the body nobody has taken."""
+        return b"".join(self._parts)
+
     async def relay(self, take: Callable[[bytes], bool], then_s: float) -> bool:
         """Hand each piece to `take` as it comes: True at the end, False as soon as `take` returned False.
 

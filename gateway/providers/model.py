@@ -25,6 +25,18 @@ UNTRANSLATED: Final = {
 METHOD: Final = ":method"  # a header by this name, as HTTP/2 writes it, asks for another method than POST
 
 
+class Capacity(msgspec.Struct, frozen=True):
+    """How much one deployment is asked for at most, by all processes together: requests and tokens a minute, and at once.
+
+    `name` is the deployment's in the configuration: one that serves many models has one capacity for all of them.
+    """
+
+    name: str
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
 class Deployment(msgspec.Struct, frozen=True):
     """One place that serves a model.
 
@@ -56,6 +68,7 @@ class Deployment(msgspec.Struct, frozen=True):
     params: tuple[tuple[str, str | int | float | bool], ...] = ()
     speaks: frozenset[str] = frozenset()
     surfaces: frozenset[str] | None = None
+    capacity: Capacity | None = None
 
 
 class Strategy(StrEnum):
@@ -89,7 +102,7 @@ class Route(msgspec.Struct, frozen=True):
     deployments: tuple[Deployment, ...]
     fallbacks: tuple[str, ...] = ()
     retries: int = 0
-    several: bool = False  # whether there is a choice, so that it matters how each of them does
+    several: bool = False  # whether there is a choice, so that it matters how each of them does; or a capacity to look at
 
 
 class UpstreamFault(Exception):
@@ -98,10 +111,12 @@ class UpstreamFault(Exception):
     `sent` is False when the request certainly did not reach it, so another try cannot double it.
     """
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, *, sent: bool, arrived: bytes = b"") -> None:
+        """`arrived` is what there is of an answer that broke off, where somebody has it."""
         super().__init__(reason)
         self.reason = reason
         self.sent = sent
+        self.arrived = arrived
 
 
 class UpstreamSilent(UpstreamFault):

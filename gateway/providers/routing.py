@@ -69,7 +69,17 @@ class Routing:
         drawn = self._ordered(choice)
         if self.health.troubled:  # those that rest are asked last
             drawn = tuple(sorted(drawn, key=lambda deployment: not self.health.may_try(deployment.id)))
+            self.health.chosen(drawn[0].id)
         return Route(model, drawn, choice.fallbacks, choice.retries, several=True)
+
+    def become(self, other: "Routing") -> None:
+        """Route as `other` does from now on. What is known of deployments that are the same in both stays."""
+        known = {deployment.id: deployment for deployment in self.deployments()}
+        for deployment in other.deployments():
+            if known.get(deployment.id) != deployment:  # with another key, say, it may serve at once
+                self.health.forget(deployment.id)
+        self._entries, self._exact, self._patterns = other._entries, other._exact, other._patterns
+        self._found = other._found
 
     def answered(self, deployment_id: str, took_s: float) -> None:
         """A deployment of several gave its first byte after so long."""
@@ -126,7 +136,8 @@ class Routing:
         if len(self._found) >= _NAMES_CACHED_MAX:
             self._found.clear()
         placed = tuple(self._placed(deployment, model) for deployment in entry.deployments)
-        only = Route(model, placed, entry.fallbacks, entry.retries, bool(entry.fallbacks))
+        watched = bool(entry.fallbacks) or any(deployment.capacity is not None for deployment in placed)
+        only = Route(model, placed, entry.fallbacks, entry.retries, watched)
         choice = self._found[model] = _Choice(only, entry.strategy)
         return choice
 

@@ -3,26 +3,40 @@
 Each deployment of the model is asked once, in the route's order, then those of the fallback models that the key may use;
 where `retries` says so, the last one again after a pause. Nothing was shown to the client yet, so all it sees is a later
 answer and the number of attempts. What is the caller's to mend (a malformed request) goes back at once, as every provider
-would say the same.
+would say the same; only a prompt that is too long goes on to those that read longer ones.
+
+A deployment that is asked for as much as its capacity allows is passed over like one that failed, and so is one that cannot
+read so long a prompt where another can: neither is asked, nor counts as an attempt.
 
 Another deployment may be dearer. Before it is asked the hold is raised to what the request can cost there; one that the
 wallets do not cover is passed over, or asked for less output where the hold may be clamped.
+
+What a provider bills for an answer that never arrived is the platform's loss: the prompt of an attempt that was sent and
+what had arrived are counted, and go into the provider's cost of the usage event. The payer pays for none of it.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from random import SystemRandom
 from time import perf_counter
 from typing import Final
 
+from msgspec.structs import astuple
+
 from gateway.balance.model import Balance, BalanceUnavailable
+from gateway.balance.places import Full, Places
+from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired
-from gateway.core.words import HoldPolicy
+from gateway.core.units import Usage
+from gateway.core.words import CostPolicy, HoldPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
-from gateway.providers.model import Deployment, Reply, Upstream, UpstreamFault
+from gateway.metering.event import EventRest, encode_event
+from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
+from gateway.providers.tokenizer import is_own_tokenizer
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.ports import Gate, Prices, Router
+from gateway.proxy.renewal import input_of
 from gateway.proxy.surface import Request
 from gateway.proxy.ticket import Ticket
 
@@ -33,12 +47,24 @@ _OURS_REST_S: Final = 60.0
 _PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 8.0
 _WAITED_S_MAX: Final = 20.0  # a provider that asks for more patience than that has failed
+_LEAST_BYTES_A_TOKEN: Final = 2  # of prompts that are worth counting before they are sent
+_COUNTED_BYTES_MAX: Final = 64 * 1024  # of prompts that are counted after a failure, while a client waits
+_BYTES_A_TOKEN: Final = 4  # of longer ones
+_ARRIVED_BYTES_MAX: Final = 256 * 1024
 
 Pause = Callable[[float], Awaitable[None]]
 
 
+class PassedOver(UpstreamFault):
+    """A deployment is not asked, and the error that this is should nobody else serve."""
+
+    def __init__(self, error: GatewayError) -> None:
+        super().__init__(error.message, sent=False)
+        self.error = error
+
+
 class Attempts:
-    """Further attempts of requests whose first one failed; holds no state of theirs."""
+    """First and further attempts of requests; holds no state of theirs."""
 
     def __init__(
         self,
@@ -52,8 +78,11 @@ class Attempts:
         hold_ttl_ms: int,
         pause: Pause = asyncio.sleep,
         random: Callable[[], float] | None = None,
+        *,
+        places: Places | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`release` ends a ticket's hold; `random` (0 to 1) spreads the pauses."""
+        """`release` ends a ticket's hold; `random` (0 to 1) spreads the pauses; without `places` no capacity is looked at."""
         self._gate = gate
         self._router = router
         self._prices = prices
@@ -64,22 +93,51 @@ class Attempts:
         self._hold_ttl_ms = hold_ttl_ms
         self._pause = pause
         self._random = random or SystemRandom().random
+        self._places = places
+        self._clock = clock
+
+    async def first(self, ticket: Ticket) -> None:
+        """Before the first deployment of a route with a choice or a capacity is asked. PassedOver."""
+        deployment = ticket.deployment
+        most = deployment.input_tokens_max
+        if most is not None and ticket.request.body_bytes > _LEAST_BYTES_A_TOKEN * most and self._somebody_reads_more(ticket):
+            tokens = await input_of(ticket, self._counter)
+            if not is_own_tokenizer(deployment.model):
+                tokens = tokens * 2 // 3  # what it has at the least: the counter is generous with other models' tokens
+            if tokens > most:
+                raise PassedOver(refusals.too_long(deployment, tokens))
+        await self._begin(ticket)
+
+    def leave(self, ticket: Ticket, tokens: int = 0, *, asked: bool = True) -> None:
+        """The ticket's place at its deployment, if it has one, is free again."""
+        place, ticket.place = ticket.place, None
+        if place is not None and self._places is not None:
+            self._places.leave(place, tokens, asked=asked)
 
     async def after(self, ticket: Ticket, failed: UpstreamFault | Reply) -> Reply:
-        """The first answer with status 200; GatewayError, and the hold is released, where there is none."""
-        candidates = self._candidates(ticket)
+        """The first answer with status 200; GatewayError, and the hold is ended, where there is none."""
+        candidates = self._candidates(ticket, isinstance(failed, PassedOver))
+        told: GatewayError | None = None
+        none_failed = True
         while True:
-            error = await self._noted(ticket, failed)
-            found = None if _is_callers(failed) else await anext(candidates, None)
+            error, may_go_on = await self._noted(ticket, failed)
+            if not isinstance(failed, PassedOver):  # the last failure is told, and only without one who was passed over
+                told, none_failed = error, False
+            elif none_failed:
+                told = _sooner(told, error)
+            assert told is not None
+            found = await anext(candidates, None) if may_go_on else None
             if found is None or ticket.call.answer.left:
-                await self._release(ticket)
-                raise error from (failed if isinstance(failed, UpstreamFault) else None)
-            _log.info("%s failed, %s is asked", ticket.deployment.id, found.id)
-            ticket.noted += (f"failed:{ticket.deployment.id}",)
+                await self._given_up(ticket, told)
+                raise told from (failed if isinstance(failed, UpstreamFault) else None)
+            _log.info("%s does not serve, %s is asked", ticket.deployment.id, found.id)
+            what = _WHY.get(error.code, "full") if isinstance(failed, PassedOver) else _WHY.get(error.code, "failed")
+            ticket.noted += (f"{what}:{ticket.deployment.id}",)
+            ticket.attempts += not isinstance(failed, PassedOver)
             ticket.deployment = found
-            ticket.attempts += 1
             ticket.sent_at = perf_counter()
             try:
+                await self._begin(ticket)
                 reply = await self._upstream.send(found, ticket.request.surface.path, self._body(ticket), ticket.request.headers)
             except UpstreamFault as fault:
                 failed = fault
@@ -88,23 +146,31 @@ class Attempts:
                 return reply
             failed = reply
 
-    async def _candidates(self, ticket: Ticket) -> AsyncIterator[Deployment]:
+    async def _begin(self, ticket: Ticket) -> None:
+        """The deployment is about to be asked. PassedOver where it is full."""
+        deployment = ticket.deployment
+        if deployment.capacity is not None and self._places is not None:
+            tokens = ticket.input_bound + ticket.output_held
+            found = await self._places.take(deployment.capacity, ticket.call.request_id, tokens)
+            if isinstance(found, Full):
+                raise PassedOver(refusals.full(deployment, found.wait_s))
+            ticket.place = found
+        self._router.health.asked(deployment.id)
+
+    async def _candidates(self, ticket: Ticket, first_was_passed_over: bool) -> AsyncIterator[Deployment]:
         """What to try next, each already paid for; waits where the same one is tried again."""
-        route = ticket.route
+        route, first = ticket.route, ticket.deployment
         asked_for = ticket.request.model
-        for deployment in route.deployments:
-            if deployment is not ticket.deployment and await self._may_serve(ticket, asked_for, deployment):
+        nobody_else = True
+        for model, deployment in self._others(ticket, route, asked_for):
+            if _reads_more(deployment, ticket.too_small) and await self._may_serve(ticket, model, deployment):
+                nobody_else = False
                 yield deployment
-        for model in route.fallbacks:
-            if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
-                continue
-            try:
-                fallback = self._router.route(model)
-            except NotFound:
-                continue
-            for deployment in fallback.deployments:
-                if await self._may_serve(ticket, model, deployment):
-                    yield deployment
+        # Nobody who reads more could be asked: the provider itself says what it thinks of the prompt.
+        if ticket.too_small and nobody_else and first_was_passed_over and await self._may_serve(ticket, asked_for, first):
+            yield first
+        if not _reads_more(ticket.deployment, ticket.too_small):
+            return
         waited_s = 0.0
         for number in range(route.retries):
             pause_s = max(ticket.retry_after_s, min(_PAUSE_S_MAX, _PAUSE_S * 2**number) * (0.5 + self._random() / 2))
@@ -114,12 +180,43 @@ class Attempts:
             await self._pause(pause_s)
             yield ticket.deployment
 
-    async def _noted(self, ticket: Ticket, failed: UpstreamFault | Reply) -> GatewayError:
-        """The error that this failure would be, and what it says about the deployment."""
+    def _others(self, ticket: Ticket, route: Route, asked_for: str) -> Iterator[tuple[str, Deployment]]:
+        """Every other deployment that the key may use, under the name of its model, in the order to try."""
+        first = ticket.deployment
+        for deployment in route.deployments:
+            if deployment is not first:
+                yield asked_for, deployment
+        for model in route.fallbacks:
+            if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
+                continue
+            try:
+                fallback = self._router.route(model)
+            except NotFound:
+                continue
+            for deployment in fallback.deployments:
+                yield model, deployment
+
+    def _somebody_reads_more(self, ticket: Ticket) -> bool:
+        most = ticket.deployment.input_tokens_max or 0
+        return any(_reads_more(each, most) for _, each in self._others(ticket, ticket.route, ticket.request.model))
+
+    async def _noted(self, ticket: Ticket, failed: UpstreamFault | Reply) -> tuple[GatewayError, bool]:
+        """The error that this failure would be, whether others may be asked, and what it says about the deployment."""
         deployment, health = ticket.deployment, self._router.health
+        if isinstance(failed, PassedOver):
+            if failed.error.code == refusals.CONTEXT_TOO_LONG:
+                ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
+                health.count(deployment.id, "too_long")
+            else:
+                health.count(deployment.id, "full")
+                ticket.retry_after_s = failed.error.retry_after_s or 0.0
+            return failed.error, True
         if isinstance(failed, UpstreamFault):
             health.failed(deployment.id)
-            return refusals.fault_error(failed, deployment, ticket.attempts)
+            self.leave(ticket, await self._wasted(ticket, failed) if failed.sent else 0, asked=failed.sent)
+            ticket.retry_after_s = 0.0
+            return refusals.fault_error(failed, deployment, ticket.attempts), True
+        self.leave(ticket)
         try:
             body = await failed.read(deployment.first_byte_timeout_s + deployment.chunk_timeout_s)
         except UpstreamFault:
@@ -128,11 +225,65 @@ class Attempts:
             await failed.close()
         error = refusals.answer_error(failed.status, failed.headers, body, deployment, ticket.attempts)
         ticket.retry_after_s = refusals.retry_after_s(failed.headers) or 0.0
+        if error.code == refusals.CONTEXT_TOO_LONG:
+            ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
+            health.said_nothing(deployment.id)
+            return error, True
         if failed.status in _OURS_TO_MEND:
             health.failed(deployment.id, _OURS_REST_S)
-        elif not _is_callers(failed):
+        elif failed.status in _CALLERS_TO_MEND:
+            health.said_nothing(deployment.id)
+            return error, False
+        else:
             health.failed(deployment.id, ticket.retry_after_s or None)
-        return error
+        return error, True
+
+    async def _wasted(self, ticket: Ticket, fault: UpstreamFault) -> int:
+        """What an attempt has used that was sent and came to nothing, in tokens; its cost is added to the ticket's."""
+        deployment, request = ticket.deployment, ticket.request
+        began = ticket.first_byte_at > ticket.sent_at
+        text = fault.arrived[:_ARRIVED_BYTES_MAX].decode("utf-8", "replace") if ticket.relay is None else ticket.relay.text()
+        ticket.relay = ticket.made = None  # the next attempt is counted by itself
+        if request.body_bytes <= _COUNTED_BYTES_MAX:
+            prompt = request.surface.prompt(self._parsed(ticket).body)
+            tokens = min(ticket.input_bound, await self._counter.count_input(deployment.model, *prompt))
+        else:
+            tokens = min(ticket.input_bound, request.body_bytes // _BYTES_A_TOKEN)
+        output = min(await self._counter.count_text(deployment.model, text), ticket.output_held) if text else 0
+        rates = self._prices.cost(deployment.id, ticket.at_ms)
+        if rates is not None and ticket.front.cost_policy != CostPolicy.OWN_KEYS:
+            rates = rates.variant(request.variant)
+            cost = rates.price_of(astuple(Usage(input=tokens, output=output)))
+            if began and request.units:
+                cost += rates.units_price(request.units)
+            if cost:
+                ticket.wasted_micro += cost
+                ticket.noted += ("cost_estimated",) if "cost_estimated" not in ticket.noted else ()
+        return tokens + output
+
+    async def _given_up(self, ticket: Ticket, error: GatewayError) -> None:
+        """End the hold of a request that nobody serves: nothing is paid, and what it has cost is in its usage event."""
+        self.leave(ticket)
+        if not ticket.wasted_micro:
+            await self._release(ticket)
+            return
+        rest = EventRest(
+            at_ms=now_ms(self._clock),
+            status=RequestStatus.UPSTREAM_BROKE,
+            usage_source=UsageSource.NONE,
+            amounts_micro=(0,) * len(ticket.paying),
+            held_micro=ticket.granted,
+            provider_cost_micro=ticket.wasted_micro,
+            latency_ms=round((perf_counter() - ticket.call.started) * 1000),
+            attempts=ticket.attempts,
+            http_status=error.status,
+            flags=ticket.noted,
+        )
+        ticket.ended = True
+        try:
+            await self._balance.settle(ticket.hold, rest.amounts_micro, 0, encode_event(rest))
+        except BalanceUnavailable:
+            _log.warning("settle of %s is kept until the balance store serves", ticket.hold.request_id)
 
     async def _may_serve(self, ticket: Ticket, model: str, deployment: Deployment) -> bool:
         """Raise the hold to what the request can cost there. False where that is not covered, or nobody knows the price."""
@@ -195,5 +346,15 @@ class Attempts:
         return ticket.request.surface.parse(ticket.call.raw, ticket.call.headers.get(b"content-type", b""))
 
 
-def _is_callers(failed: UpstreamFault | Reply) -> bool:
-    return not isinstance(failed, UpstreamFault) and failed.status in _CALLERS_TO_MEND
+_WHY: Final = {refusals.CONTEXT_TOO_LONG: "too_long"}
+
+
+def _sooner(told: GatewayError | None, error: GatewayError) -> GatewayError:
+    """Of deployments that were passed over, the one that can be asked the soonest."""
+    if told is None or told.retry_after_s is None:
+        return error
+    return told if error.retry_after_s is None or told.retry_after_s <= error.retry_after_s else error
+
+
+def _reads_more(deployment: Deployment, tokens: int) -> bool:
+    return not tokens or (deployment.input_tokens_max or 0) > tokens

@@ -29,6 +29,7 @@ from gateway.balance.model import (
     Unfunded,
     WalletMissing,
 )
+from gateway.balance.places import Places
 from gateway.core import limits
 from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, GatewayError
@@ -85,6 +86,7 @@ class Exchange:
         read_on_s: float = limits.DRAIN_FOR_THE_LEFT_S,
         *,
         answers: Answers,
+        places: Places | None = None,
     ) -> None:
         self._gate = gate
         self._router = router
@@ -98,16 +100,18 @@ class Exchange:
         self._hold_ttl_ms = 1000 * hold_ttl_s
         self._read_on_s = read_on_s
         self._answers = answers
-        self._attempts = Attempts(gate, router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
+        others = (gate, router, prices, balance, upstream, counter, self._release, self._hold_ttl_ms)
+        self._attempts = Attempts(*others, places=places, clock=clock)
         self.in_flight: dict[str, Ticket] = {}  # admitted and not ended, by request id; see `renewal`
 
-    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> Ticket:
         """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
         request = surface.parse(call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
         route = self._router.route(request.model)
         if request.placed is not None:
             route = request.placed(route)
+        call.model = request.model
         if principal.models and not self._gate.may_use(principal, request.model):
             raise Forbidden(f"this key may not use {request.model}", code="model_not_allowed", param="model")
         if principal.app.answer_cache is not None or HEADER in call.headers:
@@ -122,6 +126,7 @@ class Exchange:
             raise
         finally:
             del self.in_flight[call.request_id]
+        return ticket
 
     async def _forward(self, ticket: Ticket) -> None:
         request, deployment = ticket.request, ticket.deployment
@@ -134,6 +139,8 @@ class Exchange:
                 raise refusals.fault_error(broke, deployment, 1) from broke
             return
         try:
+            if ticket.route.several:
+                await self._attempts.first(ticket)
             reply = await self._upstream.send(deployment, request.surface.path, body, request.headers)
         except UpstreamFault as fault:
             reply = await self._attempts.after(ticket, fault)
@@ -258,7 +265,7 @@ class Exchange:
         try:
             told = surface.told(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbage:
-            raise UpstreamFault("its answer is not JSON", sent=True) from garbage
+            raise UpstreamFault("its answer is not JSON", sent=True, arrived=body) from garbage
         settled, cost, _ = await self._settle(ticket, told, lambda: surface.text(body), _SERVED)
         if settled is not None and not settled.stands and ticket.paying:
             raise refusals.balance_unavailable()  # this process stood still, and its hold was swept
@@ -446,7 +453,7 @@ class Exchange:
                 amounts_micro=tuple(amounts),
                 held_micro=ticket.granted,
                 usage=usage,
-                provider_cost_micro=provider_cost,
+                provider_cost_micro=provider_cost + ticket.wasted_micro,
                 latency_ms=round((perf_counter() - started) * 1000),
                 ttft_ms=round((ticket.first_byte_at - started) * 1000),
                 attempts=ticket.attempts,
@@ -459,6 +466,8 @@ class Exchange:
             self._answers.keep(ticket.call.again, ticket.route, deployment.id)
         tokens = sum(counts[:_TOKEN_KINDS])  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
+        if ticket.place is not None:
+            self._attempts.leave(ticket, tokens)
         settled = None
         ticket.ended = True  # also when this task is cancelled from here on: the settlement is kept, and must not be released
         try:
@@ -473,6 +482,7 @@ class Exchange:
         return Usage(input=await input_of(ticket, self._counter), output=output)
 
     async def _release(self, ticket: Ticket) -> None:
+        self._attempts.leave(ticket)
         ticket.ended = True
         try:
             await self._balance.release(ticket.hold)

@@ -20,7 +20,7 @@ from gateway.proxy import anthropic_errors, wire
 from gateway.proxy.messages_stream import MessageStream
 from gateway.proxy.routes import Line
 from gateway.proxy.surface import Measured, Request, Surface
-from gateway.proxy.ticket import Call
+from gateway.proxy.ticket import Call, Ticket
 
 _THINKING_TOKENS_MIN: Final = 1024  # Anthropic's least budget
 _ROLES: Final = ("assistant", "system", "user")
@@ -209,10 +209,10 @@ class WithAnthropicHeaders:
     def __init__(self, line: Line) -> None:
         self._line = line
 
-    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> Ticket | None:
         """As `Line.run`; `surface` is what renders errors."""
         call.extra_headers += [(b"request-id", call.request_id.encode())]
-        await self._line.run(call, surface_of(call.headers), principal)
+        return await self._line.run(call, surface_of(call.headers), principal)
 
 
 def surface_of(headers: Mapping[bytes, bytes]) -> Messages:

@@ -30,6 +30,14 @@ _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SECRETS = re.compile(
     r"\b(?:sk|key|pk|rk|api)[-_][A-Za-z0-9_\-*.]{6,}|\bBearer\s+\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost(?::\d+)?\b"
 )
+CONTEXT_TOO_LONG: Final = "context_length_exceeded"
+# How servers say it that have no code for it: vLLM and OpenAI; Anthropic; Gemini; llama.cpp; Mistral and others.
+_TOO_LONG = re.compile(
+    r"maximum context length|maximum context limit|prompt is too long|exceeds? the maximum number of tokens allowed"
+    r"|exceeds the available context size|longer than the model's context length|input is too long for requested model"
+    r"|exceed context limit",
+    re.IGNORECASE,
+)
 _OWNER = {"k": "key", "t": "token", "u": "end_user"}
 
 
@@ -144,6 +152,8 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
         status = 402  # Anthropic's way to say that the gateway's own account is empty
     if status in _CALLERS_TO_FIX:
         code, param = said.get("code"), said.get("param")
+        if status in (400, 413) and type(message) is str and _TOO_LONG.search(said["message"][:_WORDS_MAX]):
+            code = CONTEXT_TOO_LONG
         error: GatewayError = InvalidRequest(
             message if type(message) is str else f"The provider refused the request with status {status}.",
             code=code if type(code) is str and _WORD.fullmatch(code) else None,
@@ -158,6 +168,18 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
     if status in (408, 504):
         return UpstreamTimeout(f"The provider timed out with status {status}.", details=details)
     return UpstreamFailed(f"The provider failed with status {status}.", retry_after_s=retry_after_s(headers), details=details)
+
+
+def full(deployment: Deployment, wait_s: float) -> RateLimited:
+    """429: the deployment is asked for as much as the operator lets it be."""
+    details = {"deployment": deployment.id, "limit_source": "provider"}
+    return RateLimited("This model takes no more requests at the moment.", retry_after_s=wait_s or 1.0, details=details)
+
+
+def too_long(deployment: Deployment, tokens: int) -> InvalidRequest:
+    """400: the prompt is longer than what the model reads."""
+    text = f"The prompt has about {tokens} tokens, and the model reads at most {deployment.input_tokens_max}."
+    return InvalidRequest(text, code=CONTEXT_TOO_LONG, param="messages")
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from gateway.proxy.responses_stream import (
     texts_in,
 )
 from gateway.proxy.surface import Measured, Request, Surface
-from gateway.proxy.ticket import Call
+from gateway.proxy.ticket import Call, Ticket
 
 OUTPUT_TOKENS_LEAST: Final = 16  # OpenAI's own: it refuses a lower cap
 PREVIOUS: Final = "previous_response_id"
@@ -223,9 +223,9 @@ class OwnExchange:
         self._exchange = exchange
         self._surface = surface
 
-    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> Ticket | None:
         """As `Exchange.run`."""
-        await self._exchange.run(call, self._surface.of(principal, call.headers), principal)
+        return await self._exchange.run(call, self._surface.of(principal, call.headers), principal)
 
 
 def returned(body: bytes, names: OwnNames) -> bytes:

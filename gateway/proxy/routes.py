@@ -4,6 +4,7 @@ a fifth of the whole request's CPU, a middleware class twice the request.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -13,9 +14,10 @@ from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unau
 from gateway.core.ids import new_id
 from gateway.identity.model import END_USER_SOURCES, Principal
 from gateway.proxy import wire
+from gateway.proxy.meter import SEEN_MAX, Seen
 from gateway.proxy.ports import ANSWER, Answer, Gate
 from gateway.proxy.surface import Surface
-from gateway.proxy.ticket import Call
+from gateway.proxy.ticket import Call, Ticket
 
 _log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
@@ -55,6 +57,7 @@ class Traffic:
         self.in_flight = 0
         self.large_bytes = 0
         self.draining = False
+        self.seen: deque[Seen] = deque(maxlen=SEEN_MAX)  # requests that have ended, until `meter` counts them
 
     def check(self) -> None:
         """Unavailable when no further request may start."""
@@ -77,8 +80,11 @@ class Traffic:
 class Line(Protocol):
     """What answers the requests of known callers: `exchange.Exchange`, or what stands before it, or needs none of it."""
 
-    async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
-        """Answer one request; GatewayError when it is refused or fails before the first byte."""
+    async def run(self, call: Call, surface: Surface, principal: Principal) -> Ticket | None:
+        """Answer one request; the ticket of one that was sent somewhere.
+
+        GatewayError when it is refused or fails before the first byte.
+        """
         ...
 
 
@@ -118,8 +124,11 @@ class ModelEndpoint:
             if body is None or len(body) > self._bytes_max:
                 body = await whole_body(receive, self._bytes_max, body or b"")
             call.raw = body
-            await self._exchange.run(call, self._surface, principal)
+            ticket = await self._exchange.run(call, self._surface, principal)
+            served_by, first_byte_at = ("", 0.0) if ticket is None else (ticket.deployment.id, ticket.first_byte_at)
+            self._traffic.seen.append((self._surface.path, call.model, served_by, 200, started, first_byte_at, perf_counter()))
         except GatewayError as error:
+            self._traffic.seen.append((self._surface.path, call.model, "", error.status, started, 0.0, perf_counter()))
             await answer_error(call, error)
         except asyncio.CancelledError:  # only the end of the process cancels a request
             put_error(call, Unavailable("The gateway is shutting down.", code="draining", retry_after_s=1.0))
@@ -128,6 +137,7 @@ class ModelEndpoint:
             _log.debug("%s: the client left before its request was complete", call.request_id)
         except Exception:  # noqa: BLE001 - process edge: a bug answers 500 and is logged, the server lives on
             _log.exception("request %s failed", call.request_id)
+            self._traffic.seen.append((self._surface.path, call.model, "", 500, started, 0.0, perf_counter()))
             await answer_error(call, GatewayError("The gateway failed. The operator can find it by the request id."))
         finally:
             self._traffic.in_flight -= 1

@@ -3,6 +3,7 @@
 import msgspec
 
 from gateway.balance.model import Admitted, Hold
+from gateway.balance.places import Place
 from gateway.identity.model import Principal
 from gateway.metering.event import EventFront
 from gateway.providers.model import Deployment, Route
@@ -23,6 +24,7 @@ class Call(msgspec.Struct):
     answer: Answer
     started: float
     extra_headers: list[tuple[bytes, bytes]]
+    model: str = ""  # once its body was read and the model is one that is served
     again: Again | None = None  # what it may have been answered before
 
 
@@ -56,3 +58,6 @@ class Ticket(msgspec.Struct):
     relay: Stream | None = None  # of a stream
     made: Made | None = None  # of a stream, once anybody counts it
     input_counted: int | None = None  # tokens of the prompt, once they were counted
+    place: Place | None = None  # at a deployment with a capacity, while it is asked
+    too_small: int = 0  # tokens of input that a deployment reads at most for which the prompt was too long
+    wasted_micro: int = 0  # what attempts that came to nothing cost the platform, by our estimate

@@ -21,7 +21,8 @@ from gateway.identity.model import Actor, NewApp, NewKey, NewToken, Role
 from gateway.identity.service import Identity
 from gateway.identity.store import Store
 from gateway.ledger.service import Ledger
-from gateway.pricing.catalog import Catalog, PriceOverride
+from gateway.pricing.catalog import Catalog
+from gateway.pricing.configured import PriceOverride
 from gateway.providers.model import Deployment, ModelEntry
 from gateway.providers.routing import Routing
 from tests.balance.server import running_server

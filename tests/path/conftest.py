@@ -148,6 +148,7 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
     deployment = {"provider": "openai", "model": "*", "api_base": upstream_url, "api_key": "sk-made-up-upstream-key"}
     sized = {**deployment, "output_tokens_max": 1000, "first_byte_timeout_s": 1.0, "chunk_timeout_s": 1.0}
     nine = {**sized, "model": "ok:tokens=9"}
+    few = {**nine, "limits": {"rpm": 2}}
     down = {**sized, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1"}
     config = {
         **settings,
@@ -160,6 +161,8 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
             {"name": "flat-model", "deployments": [{**deployment, "model": "ok:tokens=3"}], "prices": FLAT},
             {"name": "unsized-model", "deployments": [{**deployment, "model": "echo"}], "prices": PRICED},
             {"name": "backed-model", "strategy": "order", "deployments": [down, nine], "prices": PRICED},
+            {"name": "shared-model", "strategy": "order", "deployments": [few, nine], "prices": PRICED},
+            {"name": "narrow-model", "deployments": [{**nine, "limits": {"concurrency": 5, "tpm": 1500}}], "prices": PRICED},
             {"name": "fallen-model", "deployments": [down], "prices": PRICED, "fallbacks": ["flat-model"]},
             {"name": "patient-stream", "deployments": [{**deployment, "model": "ok:tokens=250,ms=40"}], "prices": PRICED},
             {"name": "patient-model", "deployments": [{**deployment, "model": "slow:3000"}], "prices": PRICED},

@@ -63,6 +63,7 @@ def test_a_gateway_that_runs_is_well_but_for_what_its_providers_are(stack: Stack
     assert found["balance store"][0] == "ok"
     assert "append-only file" in found["balance store"][1]
     assert found["worker"][0] == "ok", found["worker"]
+    assert found["configuration"] == ("ok", "It is what runs.")
     assert found["platform database"][0] == "ok"
     assert found["app databases"][0] == "ok"
     assert "unpriced-model" in found["prices"][1]

@@ -1,5 +1,6 @@
 """Deployments that fail and what stands in for them, over the wire."""
 
+import time
 from typing import Any
 
 import openai
@@ -52,3 +53,26 @@ def test_without_any_stand_in_the_failure_is_told(client: OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as failed:
         client.chat.completions.create(model="unreachable-model", messages=MESSAGES)
     assert failed.value.code == "upstream_error"
+
+
+def test_a_deployment_that_is_full_leaves_the_rest_to_the_next(client: OpenAI) -> None:
+    served = []
+    for _ in range(4):
+        raw = client.chat.completions.with_raw_response.create(model="shared-model", messages=MESSAGES)
+        served.append((raw.headers["x-mozaiks-model"], raw.headers["x-mozaiks-attempts"]))
+    assert served == [("shared-model/openai/0", "1")] * 2 + [("shared-model/openai/1", "1")] * 2
+
+
+def test_a_model_that_is_full_is_a_429_that_says_when_to_come_back(client: OpenAI) -> None:
+    # A request may make 1,000 tokens, and is counted with the 9 that it makes once it has ended.
+    for _ in range(5):
+        client.chat.completions.create(model="narrow-model", messages=MESSAGES)
+        time.sleep(0.1)  # its place is given back beside its answer
+    with client.chat.completions.with_streaming_response.create(
+        model="narrow-model", messages=MESSAGES, max_tokens=900, extra_body={"script": "ok:tokens=10,ms=60"}, stream=True
+    ) as stream:
+        assert stream.status_code == 200
+        with pytest.raises(openai.RateLimitError) as full:
+            client.chat.completions.create(model="narrow-model", messages=MESSAGES)
+    assert (full.value.code, full.value.body["limit_source"]) == ("rate_limit_exceeded", "provider")  # type: ignore[index]
+    assert 1 <= int(full.value.response.headers["retry-after"]) <= 120

@@ -15,7 +15,8 @@ from gateway.core.units import Usage
 from gateway.db.engines import Databases
 from gateway.db.tables import apps, creators
 from gateway.pricing import catalog as module
-from gateway.pricing.catalog import BOOK_TTL_MS, Catalog, PriceOverride
+from gateway.pricing.catalog import BOOK_TTL_MS, Catalog
+from gateway.pricing.configured import PriceOverride
 from gateway.pricing.rates import Rates, marked_up
 from gateway.trail import store as trail
 
@@ -92,6 +93,31 @@ def test_a_configured_price_that_is_no_price_stops_the_start_and_names_the_deplo
     for prices in ({"input": "abc"}, {"inptu": "1"}, {"input": "-1", "output": "1"}, {"input": "0.0000001"}, {}):
         with pytest.raises(ValueError, match="x/y/0"):
             Catalog(databases.platform, [PriceOverride("x/y/0", "p", "m", prices=prices)])
+
+
+async def test_another_configuration_holds_from_its_time_on_and_what_began_before_keeps_its_prices(
+    catalog: Catalog, clock: Moment
+) -> None:
+    await catalog.load_app("usd")
+    assert usd(catalog.app_cached("usd", USD, "own", OWN, NOW) or None) == (1_000_000, 2_000_000)
+    clock.ms = NOW + 10
+    dearer = PriceOverride(OWN, "vllm", "own", prices={"input": "3", "output": "4"})
+    catalog.configure([dearer], 0)
+    assert usd(catalog.cost(OWN, NOW + 11)) == usd(catalog.platform("own", OWN, NOW + 11)) == (3_000_000, 4_000_000)
+    assert usd(catalog.app_cached("usd", USD, "own", OWN, NOW + 11) or None) == (3_000_000, 4_000_000)
+    assert catalog.cost(MINI, NOW + 11) is None  # it is configured no more
+    # A request that was admitted in that very moment, or before it:
+    for at_ms in (NOW, NOW + 10):
+        assert usd(catalog.cost(OWN, at_ms)) == (1_000_000, 2_000_000)
+        assert usd(catalog.platform("own", OWN, at_ms)) == (5_000_000, 6_500_000)
+        assert catalog.cost(MINI, at_ms) is not None
+    clock.ms = NOW + 20
+    catalog.configure(DEPLOYMENTS, 2_000)
+    assert usd(catalog.cost(OWN, NOW + 15)) == (3_000_000, 4_000_000)
+    assert usd(catalog.cost(OWN, NOW + 5)) == usd(catalog.cost(OWN, NOW + 21)) == (1_000_000, 2_000_000)
+    with pytest.raises(ValueError, match=OWN):
+        catalog.configure([PriceOverride(OWN, "vllm", "own", prices={"input": "x", "output": "1"})], 0)
+    assert usd(catalog.cost(OWN, NOW + 30)) == (1_000_000, 2_000_000)  # what was in force stays
 
 
 async def test_without_a_book_usd_takes_the_cost_tok_one_a_token_and_other_assets_have_no_price(catalog: Catalog) -> None:

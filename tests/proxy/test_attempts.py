@@ -1,5 +1,6 @@
 """What follows when a deployment fails before it answers: who is asked next, on whose money, and when it ends."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,15 @@ from gateway.core.words import HoldPolicy
 from gateway.identity.model import Principal
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import FAILURES, REST_S, REST_S_MAX, TROUBLED_MAX, Health
-from gateway.providers.model import Deployment, Headers, Route, UpstreamFault, UpstreamSilent
+from gateway.providers.model import Deployment, Headers, ModelEntry, Route, UpstreamFault, UpstreamSilent
+from gateway.providers.routing import Routing
 from gateway.proxy.attempts import Attempts
 from tests.proxy.test_exchange import PRINCIPAL, House, Reply, delta
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": 10, "total_tokens": 18}
 ANSWER = msgspec.json.encode({"choices": [{"message": {"content": "hello"}}], "usage": USAGE})
 REFUSED = UpstreamFault("the upstream refused the connection", sent=False)
+UNREACHABLE = UpstreamSilent("connecting to the upstream timed out", sent=False)
 SILENT = UpstreamSilent("the upstream did not answer in time", sent=True)
 Step = Reply | UpstreamFault
 
@@ -112,7 +115,8 @@ async def test_another_deployment_answers_when_the_first_one_fails(failure: Step
     assert second["metadata"] == {"kept": "k"}
     assert (house.header(b"x-mozaiks-model"), house.header(b"x-mozaiks-attempts")) == (b"b", b"2")
     [event] = house.events()
-    assert (event.rest.attempts, event.rest.flags) == (2, ("failed:a",))
+    is_silence = failure is SILENT  # it may have been read, and billed
+    assert (event.rest.attempts, event.rest.flags) == (2, ("cost_estimated", "failed:a") if is_silence else ("failed:a",))
     assert event.rest.served_by == ("m", "openai", "b")
     assert await house.wallet() == (1_000_000 - 8 - 100, 0)
     assert "a" in house.health.troubled
@@ -132,7 +136,7 @@ async def test_what_the_caller_must_mend_is_told_at_once(status: int) -> None:
 
 
 async def test_when_all_fail_the_last_ones_error_is_told_and_nothing_is_held() -> None:
-    house = Many({"a": [REFUSED], "b": [Failing(500)], "c": [SILENT]})
+    house = Many({"a": [REFUSED], "b": [Failing(500)], "c": [UNREACHABLE]})
     with pytest.raises(GatewayError) as failed:
         await house.run()
     assert failed.value.code == "upstream_timeout"
@@ -229,7 +233,8 @@ async def test_an_answer_that_breaks_off_unseen_comes_from_another_deployment(st
     await house.run(stream=streamed)
     assert b"hello" in house.body()
     [event] = house.events()
-    assert (event.rest.attempts, event.rest.flags, event.rest.status) == (2, ("failed:a",), "served")
+    assert (event.rest.attempts, event.rest.status) == (2, "served")
+    assert event.rest.flags == ("cost_estimated", "failed:a")
     assert await house.wallet() == (1_000_000 - 108, 0)
 
 
@@ -307,8 +312,11 @@ def test_a_deployment_rests_after_failures_in_a_row_and_is_then_tried_by_one() -
         assert health.may_try("a")
         health.failed("a")
     assert not health.may_try("a")
+    assert health.resting() == {"a": REST_S}
     clock.now += REST_S + 0.1
     assert health.may_try("a")
+    assert health.may_try("a")  # to ask is not to try
+    health.asked("a")
     assert not health.may_try("a")  # one probe at a time
     health.failed("a")
     clock.now += REST_S + 0.1
@@ -317,7 +325,45 @@ def test_a_deployment_rests_after_failures_in_a_row_and_is_then_tried_by_one() -
     assert health.may_try("a")
     health.served("a")
     assert health.troubled == {}
+    assert health.resting() == {}
     assert health.may_try("a")
+
+
+def test_a_request_that_was_refused_before_it_was_sent_is_no_probe() -> None:
+    clock = Clock()
+    health = Health(clock)
+    health.failed("a", 30.0)
+    clock.now += 31
+    health.chosen("a")
+    assert not health.may_try("a")  # somebody is about to see
+    clock.now += 1  # and was refused
+    assert health.may_try("a")
+    health.asked("a")
+    health.said_nothing("a")  # its request was malformed, say: that tells nothing
+    assert health.may_try("a")
+
+
+def two_deployments(count: int) -> Routing:
+    places = [Deployment(name, "openai", "m", "http://x/v1", "", weight=1) for name in ("a", "b")]
+    return Routing([ModelEntry("m", tuple(places))], random.Random(count))
+
+
+def test_a_deployment_whose_rest_is_over_is_no_longer_left_alone_by_those_that_drew_another() -> None:
+    seed = 5
+    routing = two_deployments(seed)
+    clock = Clock()
+    routing.health = Health(clock)
+    for _ in range(FAILURES):
+        routing.health.failed("a")
+    clock.now += REST_S + 1
+    firsts = []
+    for _ in range(40):  # both are drawn, and nobody is refused or sent: as soon as "a" is, it is asked
+        clock.now += 0.001
+        firsts.append(routing.route("m").deployments[0].id)
+        if firsts[-1] == "a":
+            break
+    assert "b" in firsts, f"seed {seed} draws another one first"
+    assert firsts[-1] == "a", f"seed {seed}: {firsts}"
 
 
 def test_names_that_clients_make_up_fill_no_memory() -> None:
@@ -340,5 +386,7 @@ def test_a_rest_that_a_provider_asks_for_begins_at_once_and_has_an_end() -> None
         health.failed("a", 30.0)
     clock.now += REST_S_MAX + 1
     assert health.may_try("a")
+    health.asked("a")
+    assert not health.may_try("a")
     clock.now += 61  # a probe that never came back is not waited for
     assert health.may_try("a")
