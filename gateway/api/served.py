@@ -30,7 +30,7 @@ def served(routing: Routing, catalog: Catalog, wanted: str = "*", more: Iterable
         if "*" not in pattern:
             continue
         listed: list[str] = []
-        if any(catalog.cost(deployment.id, 0) is None for deployment in deployments):
+        if any(catalog.provided(deployment.id).cost is None for deployment in deployments):
             for provider in dict.fromkeys(deployment.provider for deployment in deployments if deployment.model == "*"):
                 listed += shipped_names(provider, pattern)
         if not listed:
@@ -65,7 +65,7 @@ def unserved(routing: Routing, catalog: Catalog, models: Iterable[str]) -> tuple
         by = placed(routing, model)
         if not by:
             told.append(f"`{model}` is not served here: is the name right?")
-        elif all(catalog.cost(deployment.id, 0) is None for deployment in by):
+        elif all(catalog.provided(deployment.id).cost is None for deployment in by):
             told.append(f"`{model}` falls under a pattern that is served, but is in no price list: is the name right?")
     return tuple(told)
 
