@@ -17,11 +17,13 @@ what had arrived are counted, and go into the provider's cost of the usage event
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from random import SystemRandom
 from time import perf_counter
 from typing import Final
 
+import msgspec
 from msgspec.structs import astuple
 
 from gateway.balance.model import Balance, BalanceUnavailable
@@ -33,6 +35,7 @@ from gateway.core.words import CostPolicy, HoldPolicy, RequestStatus, UsageSourc
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventRest, encode_event
 from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
+from gateway.providers.routing import DEMO
 from gateway.providers.tokenizer import is_own_tokenizer
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.ports import Gate, Prices, Router
@@ -50,6 +53,7 @@ _WAITED_S_MAX: Final = 20.0  # a provider that asks for more patience than that 
 _LEAST_BYTES_A_TOKEN: Final = 2  # of prompts that are worth counting before they are sent
 _COUNTED_BYTES_MAX: Final = 64 * 1024  # of prompts that are counted after a failure, while a client waits
 _BYTES_A_TOKEN: Final = 4  # of longer ones
+_SECRET: Final = re.compile(r"auth|key|secret|token|password|credential", re.IGNORECASE)  # in the name of a header or parameter
 _ARRIVED_BYTES_MAX: Final = 256 * 1024
 
 Pause = Callable[[float], Awaitable[None]]
@@ -131,14 +135,15 @@ class Attempts:
                 await self._given_up(ticket, told)
                 raise told from (failed if isinstance(failed, UpstreamFault) else None)
             _log.info("%s does not serve, %s is asked", ticket.deployment.id, found.id)
-            what = _WHY.get(error.code, "full") if isinstance(failed, PassedOver) else _WHY.get(error.code, "failed")
+            what = _WHY.get(error.code, "full" if isinstance(failed, PassedOver) else "failed")
             ticket.noted += (f"{what}:{ticket.deployment.id}",)
             ticket.attempts += not isinstance(failed, PassedOver)
             ticket.deployment = found
             ticket.sent_at = perf_counter()
             try:
                 await self._begin(ticket)
-                reply = await self._upstream.send(found, ticket.request.surface.path, self._body(ticket), ticket.request.headers)
+                request = ticket.request
+                reply = await self._upstream.send(ticket.deployment, request.surface.path, self._body(ticket), request.headers)
             except UpstreamFault as fault:
                 failed = fault
                 continue
@@ -148,6 +153,8 @@ class Attempts:
 
     async def _begin(self, ticket: Ticket) -> None:
         """The deployment is about to be asked. PassedOver where it is full."""
+        if ticket.front.cost_policy == CostPolicy.OWN_KEYS:
+            await self._take_own_key(ticket)
         deployment = ticket.deployment
         if deployment.capacity is not None and self._places is not None:
             tokens = ticket.input_bound + ticket.output_held
@@ -156,6 +163,22 @@ class Attempts:
                 raise PassedOver(refusals.full(deployment, found.wait_s))
             ticket.place = found
         self._router.health.asked(deployment.id)
+
+    async def _take_own_key(self, ticket: Ticket) -> None:
+        """The deployment is asked with the key that the app brought, and with no secret of the operator's. PassedOver."""
+        deployment = ticket.deployment
+        if deployment.provider == DEMO:
+            return
+        key = (await self._gate.provider_keys(ticket.principal)).get(deployment.provider)
+        if key is None:
+            raise PassedOver(refusals.no_own_key(deployment))
+        ticket.deployment = msgspec.structs.replace(
+            deployment,
+            api_key=key,
+            headers=tuple([pair for pair in deployment.headers if not _SECRET.search(pair[0])]),
+            params=tuple([pair for pair in deployment.params if not _SECRET.search(pair[0])]),
+            capacity=None,  # of the operator's account
+        )
 
     async def _candidates(self, ticket: Ticket, first_was_passed_over: bool) -> AsyncIterator[Deployment]:
         """What to try next, each already paid for; waits where the same one is tried again."""
@@ -184,7 +207,7 @@ class Attempts:
         """Every other deployment that the key may use, under the name of its model, in the order to try."""
         first = ticket.deployment
         for deployment in route.deployments:
-            if deployment is not first:
+            if deployment.id != first.id:
                 yield asked_for, deployment
         for model in route.fallbacks:
             if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
@@ -207,7 +230,7 @@ class Attempts:
             if failed.error.code == refusals.CONTEXT_TOO_LONG:
                 ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
                 health.count(deployment.id, "too_long")
-            else:
+            elif failed.error.code != refusals.NO_OWN_KEY:
                 health.count(deployment.id, "full")
                 ticket.retry_after_s = failed.error.retry_after_s or 0.0
             return failed.error, True
@@ -229,6 +252,12 @@ class Attempts:
             ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
             health.said_nothing(deployment.id)
             return error, True
+        if failed.status < 500 and ticket.front.cost_policy == CostPolicy.OWN_KEYS:
+            # What becomes of one app's key, or its quota, is nobody else's trouble.
+            health.said_nothing(deployment.id)
+            if failed.status in (401, 402, 403):
+                error = refusals.own_key_refused(deployment, failed.status)
+            return error, failed.status not in _CALLERS_TO_MEND
         if failed.status in _OURS_TO_MEND:
             health.failed(deployment.id, _OURS_REST_S)
         elif failed.status in _CALLERS_TO_MEND:
@@ -343,7 +372,7 @@ class Attempts:
         return ticket.request.surface.parse(ticket.call.raw, ticket.call.headers.get(b"content-type", b""))
 
 
-_WHY: Final = {refusals.CONTEXT_TOO_LONG: "too_long"}
+_WHY: Final = {refusals.CONTEXT_TOO_LONG: "too_long", refusals.NO_OWN_KEY: "no_key"}
 
 
 def _sooner(told: GatewayError | None, error: GatewayError) -> GatewayError:
