@@ -6,7 +6,7 @@ Roles here decide who gets in; each handler then confines the actor to what is i
 from functools import cache
 from typing import Final
 
-from gateway.api import apps, keys, money, price_lists, prices, trail, usage
+from gateway.api import apps, keys, money, price_lists, prices, provider_keys, trail, usage
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, PUBLIC, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.openapi import described
 from gateway.api.price_shapes import (
@@ -20,6 +20,7 @@ from gateway.api.price_shapes import (
     PriceListBody,
     PricesQuery,
 )
+from gateway.api.provider_keys import ProviderKeyAnswer, ProviderKeyBody
 from gateway.api.shapes import (
     AccountAnswer,
     ActAnswer,
@@ -106,6 +107,32 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "Mint an end-user token",
         TokenBody,
         status=201,
+    ),
+    # An app's own provider keys
+    Endpoint(
+        "PUT",
+        f"{_APP}/provider-keys/{{provider}}",
+        MANAGERS,
+        provider_keys.put,
+        ProviderKeyAnswer,
+        "Set an app's own key at a provider",
+        ProviderKeyBody,
+    ),
+    Endpoint(
+        "GET",
+        f"{_APP}/provider-keys",
+        MANAGERS,
+        provider_keys.listed,
+        Listing[ProviderKeyAnswer],
+        "List an app's own provider keys, without what they are",
+    ),
+    Endpoint(
+        "DELETE",
+        f"{_APP}/provider-keys/{{provider}}",
+        MANAGERS,
+        provider_keys.delete,
+        ProviderKeyAnswer,
+        "Forget an app's own key at a provider",
     ),
     # Management keys
     Endpoint(

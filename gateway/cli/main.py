@@ -6,7 +6,7 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, doctor, manage, money, prices, reconcile, server, trail
+from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, server, trail
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -28,6 +28,7 @@ for command in (
     manage.apps,
     manage.keys,
     manage.management_keys,
+    provider_keys.provider_keys,
     manage.tokens,
     money.grants,
     money.wallets,

@@ -99,6 +99,18 @@ management_keys: Final = Table(
 # An app's own prices: rows are only added, so the past keeps its price. `rates` (kind -> micro-units
 # per million, in the app's asset) or `markup_bp` (basis points on the provider's price), not both.
 # model "*" is the app's default.
+# Keys of an app's creator at providers, sealed: see identity/sealing.py.
+provider_keys: Final = Table(
+    "provider_keys",
+    PLATFORM,
+    Column("enterprise_id", Text, ForeignKey("apps.enterprise_id"), primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("sealed_by", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
 app_prices: Final = Table(
     "app_prices",
     PLATFORM,

@@ -130,6 +130,19 @@ class Principal(msgspec.Struct, frozen=True):
     token_limits: Limits = Limits()
 
 
+class ProviderKey(msgspec.Struct, frozen=True):
+    """An app's own key at a provider, without the key; `hint` is its last four characters.
+
+    One that is not `readable` was sealed under another key pepper, and must be set again.
+    """
+
+    enterprise_id: str
+    provider: str
+    hint: str
+    created_at_ms: int
+    readable: bool
+
+
 class ManagementKey(msgspec.Struct, frozen=True):
     """A creator's credential for the management plane; only a digest of the secret is kept."""
 

@@ -417,6 +417,10 @@ class Registry:
 
     # ---- confinement ---------------------------------------------------------------------------
 
+    async def managed_app(self, actor: Actor, enterprise_id: str) -> App:
+        """As below, for the rest of this room."""
+        return await self._managed_app(actor, enterprise_id)
+
     async def _managed_app(self, actor: Actor, enterprise_id: str) -> App:
         """An app that the actor may change: its creator's, or any for an operator."""
         if actor.role not in (Role.OPERATOR, Role.CREATOR):

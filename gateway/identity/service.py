@@ -28,6 +28,7 @@ from gateway.core.words import Level
 from gateway.identity import keys, tokens
 from gateway.identity.cache import APP, CREATOR, KEY, PRICES, InvalidationBus
 from gateway.identity.model import ACTIVE, Actor, Limits, Principal, Role
+from gateway.identity.own_keys import OwnKeys
 from gateway.identity.registry import Registry
 from gateway.identity.rules import OUTSIDE_ID_RULE, model_allowed
 from gateway.identity.store import KeyRecord, Store
@@ -85,6 +86,7 @@ class Identity:
         self._tokens: dict[bytes, _Token] = {}  # by digest
         self._generation = 0  # rises with every invalidation: what was read before one is not kept
         self.registry = Registry(self._store, pepper, self.announce, clock)
+        self.own_keys = OwnKeys(self._store, self.registry, pepper, self.announce, clock)
 
     # ---- credentials ---------------------------------------------------------------------------
 
@@ -143,6 +145,10 @@ class Identity:
         patterns = principal.models
         return not patterns or model in patterns or model_allowed(patterns, model)
 
+    async def provider_keys(self, principal: Principal) -> Mapping[str, str]:
+        """The keys that the app of a principal brought, by provider. Unavailable."""
+        return await self.own_keys.of(principal.app.enterprise_id)
+
     # ---- end users -----------------------------------------------------------------------------
 
     def resolve_end_user(self, principal: Principal, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
@@ -178,6 +184,7 @@ class Identity:
         if kind == PRICES:
             return
         self._generation += 1
+        self.own_keys.forget(kind, subject)
         if kind == KEY:
             self._keys.pop(subject[4:], None)
             self._unknown.pop(subject[4:], None)
@@ -191,6 +198,7 @@ class Identity:
     def forget_all(self) -> None:
         """Look up everything afresh: changes may have been missed."""
         self._generation += 1
+        self.own_keys.forget_all()
         self._unknown.clear()
         self._tokens.clear()
         for entry in self._keys.values():

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, and_, insert, select, update
+from sqlalchemy import ColumnElement, Select, Table, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.core.errors import Unavailable
 from gateway.db.faults import SqlDown, SqlRefused, named_faults
-from gateway.db.tables import api_keys, apps, creators, management_keys
+from gateway.db.tables import api_keys, apps, creators, management_keys, provider_keys
 from gateway.identity.model import ApiKey, App, Creator, ManagementKey, Page
 from gateway.trail import model as trail_model
 from gateway.trail import store as trail
@@ -41,6 +41,17 @@ class KeyRecord(msgspec.Struct, frozen=True):
     key: ApiKey
     app: App
     creator_status: str
+
+
+class SealedKey(msgspec.Struct, frozen=True):
+    """An app's own key at a provider, as nobody can read it; `sealed_by` names the key that opens it."""
+
+    enterprise_id: str
+    provider: str
+    sealed: str
+    sealed_by: str
+    hint: str
+    created_at_ms: int
 
 
 _CREATOR = [creators.c.user_id, creators.c.name, creators.c.status, creators.c.created_at]
@@ -218,6 +229,30 @@ class Store:
             await trail.append(connection, _TRAIL, line, new.created_at_ms)
         return True
 
+    async def provider_keys(self, enterprise_id: str) -> list[SealedKey]:
+        """An app's own keys, by provider."""
+        query = select(*provider_keys.c).where(provider_keys.c.enterprise_id == enterprise_id).order_by(provider_keys.c.provider)
+        async with self._connection() as connection:
+            found = (await connection.execute(query)).all()
+        return [_value(SealedKey, [column.name for column in provider_keys.c], row) for row in found]
+
+    async def put_provider_key(self, row: SealedKey, act: Act, at_ms: int) -> None:
+        """Set or replace. The app must exist."""
+        async with self._transaction() as connection:
+            app = select(apps.c.enterprise_id).where(apps.c.enterprise_id == row.enterprise_id)
+            await connection.execute(app.with_for_update())  # two at once take turns
+            await connection.execute(delete(provider_keys).where(_provider_key(row.enterprise_id, row.provider)))
+            await connection.execute(insert(provider_keys).values(**_columns(row)))
+            await trail.append(connection, _TRAIL, act, at_ms)
+
+    async def delete_provider_key(self, enterprise_id: str, provider: str, act: Act, at_ms: int) -> bool:
+        """False, and no line in the trail, when there is none."""
+        async with self._transaction() as connection:
+            gone = await connection.execute(delete(provider_keys).where(_provider_key(enterprise_id, provider)))
+            if gone.rowcount:
+                await trail.append(connection, _TRAIL, act, at_ms)
+            return bool(gone.rowcount)
+
     async def _change(
         self,
         table: Table,
@@ -299,6 +334,10 @@ def _merged(held: Mapping[str, Any], change: Merge) -> dict[str, Any]:
 
 def _unrevoked(table: Table, key_id: str) -> ColumnElement[bool]:
     return and_(table.c.id == key_id, table.c.revoked_at.is_(None))
+
+
+def _provider_key(enterprise_id: str, provider: str) -> ColumnElement[bool]:
+    return and_(provider_keys.c.enterprise_id == enterprise_id, provider_keys.c.provider == provider)
 
 
 def _told(act: Act, fields: Mapping[str, Any]) -> dict[str, Any]:

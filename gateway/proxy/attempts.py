@@ -35,6 +35,7 @@ from gateway.metering.event import EventRest, encode_event
 from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
 from gateway.providers.tokenizer import is_own_tokenizer
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate, Prices, Router
 from gateway.proxy.renewal import input_of
 from gateway.proxy.surface import Request
@@ -131,14 +132,15 @@ class Attempts:
                 await self._given_up(ticket, told)
                 raise told from (failed if isinstance(failed, UpstreamFault) else None)
             _log.info("%s does not serve, %s is asked", ticket.deployment.id, found.id)
-            what = _WHY.get(error.code, "full") if isinstance(failed, PassedOver) else _WHY.get(error.code, "failed")
+            what = _WHY.get(error.code, "full" if isinstance(failed, PassedOver) else "failed")
             ticket.noted += (f"{what}:{ticket.deployment.id}",)
             ticket.attempts += not isinstance(failed, PassedOver)
             ticket.deployment = found
             ticket.sent_at = perf_counter()
             try:
                 await self._begin(ticket)
-                reply = await self._upstream.send(found, ticket.request.surface.path, self._body(ticket), ticket.request.headers)
+                request = ticket.request
+                reply = await self._upstream.send(ticket.deployment, request.surface.path, self._body(ticket), request.headers)
             except UpstreamFault as fault:
                 failed = fault
                 continue
@@ -148,6 +150,10 @@ class Attempts:
 
     async def _begin(self, ticket: Ticket) -> None:
         """The deployment is about to be asked. PassedOver where it is full."""
+        try:
+            ticket.deployment = await as_paid_by(self._gate, ticket.principal, ticket.deployment)
+        except InvalidRequest as without_key:
+            raise PassedOver(without_key) from without_key
         deployment = ticket.deployment
         if deployment.capacity is not None and self._places is not None:
             tokens = ticket.input_bound + ticket.output_held
@@ -184,7 +190,7 @@ class Attempts:
         """Every other deployment that the key may use, under the name of its model, in the order to try."""
         first = ticket.deployment
         for deployment in route.deployments:
-            if deployment is not first:
+            if deployment.id != first.id:
                 yield asked_for, deployment
         for model in route.fallbacks:
             if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
@@ -207,7 +213,7 @@ class Attempts:
             if failed.error.code == refusals.CONTEXT_TOO_LONG:
                 ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
                 health.count(deployment.id, "too_long")
-            else:
+            elif failed.error.code != refusals.NO_OWN_KEY:
                 health.count(deployment.id, "full")
                 ticket.retry_after_s = failed.error.retry_after_s or 0.0
             return failed.error, True
@@ -229,6 +235,12 @@ class Attempts:
             ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
             health.said_nothing(deployment.id)
             return error, True
+        if failed.status < 500 and ticket.front.cost_policy == CostPolicy.OWN_KEYS:
+            # What becomes of one app's key, or its quota, is nobody else's trouble.
+            health.said_nothing(deployment.id)
+            if failed.status in (401, 402, 403):
+                error = refusals.own_key_refused(deployment, failed.status)
+            return error, failed.status not in _CALLERS_TO_MEND
         if failed.status in _OURS_TO_MEND:
             health.failed(deployment.id, _OURS_REST_S)
         elif failed.status in _CALLERS_TO_MEND:
@@ -346,7 +358,7 @@ class Attempts:
         return ticket.request.surface.parse(ticket.call.raw, ticket.call.headers.get(b"content-type", b""))
 
 
-_WHY: Final = {refusals.CONTEXT_TOO_LONG: "too_long"}
+_WHY: Final = {refusals.CONTEXT_TOO_LONG: "too_long", refusals.NO_OWN_KEY: "no_key"}
 
 
 def _sooner(told: GatewayError | None, error: GatewayError) -> GatewayError:

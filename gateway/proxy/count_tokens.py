@@ -20,6 +20,7 @@ from gateway.metering.messages import messages_prompt
 from gateway.providers.model import COUNT_TOKENS, Deployment, Headers, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.messages import check_prompt, surface_of
+from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate, Router
 from gateway.proxy.surface import Surface
 from gateway.proxy.ticket import Call
@@ -76,6 +77,8 @@ class CountTokens:
         )
         hold, admitted = await self._admitted(front, principal)
         try:
+            if COUNT_TOKENS in asked.speaks:
+                asked = await as_paid_by(self._gate, principal, asked)
             counted = await self._count(asked, body, passed_on)
         except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
             self._tasks.spawn(self._balance.release(hold), "release")

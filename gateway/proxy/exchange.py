@@ -129,19 +129,19 @@ class Exchange:
         return ticket
 
     async def _forward(self, ticket: Ticket) -> None:
-        request, deployment = ticket.request, ticket.deployment
-        body = request.surface.outgoing(request, deployment, ticket.cap)
+        request = ticket.request
+        body = request.surface.outgoing(request, ticket.deployment, ticket.cap)
         request.body = {}  # the bytes are enough from here on, and a parsed body takes many times as much
         ticket.sent_at = perf_counter()
         if ticket.call.again is not None and ticket.call.again.hit is not None:
             ticket.noted = _CACHED
             if (broke := await self._delivered(ticket, ticket.call.again.reply())) is not None:
-                raise refusals.fault_error(broke, deployment, 1) from broke
+                raise refusals.fault_error(broke, ticket.deployment, 1) from broke
             return
         try:
-            if ticket.route.several:
+            if ticket.route.several or ticket.front.cost_policy == _OWN_KEYS:
                 await self._attempts.first(ticket)
-            reply = await self._upstream.send(deployment, request.surface.path, body, request.headers)
+            reply = await self._upstream.send(ticket.deployment, request.surface.path, body, request.headers)
         except UpstreamFault as fault:
             reply = await self._attempts.after(ticket, fault)
         if reply.status != 200:

@@ -68,6 +68,10 @@ class Gate(Protocol):
         """Whose wallet pays at level 2; None at level 1. MissingEndUser, InvalidRequest, Forbidden."""
         ...
 
+    async def provider_keys(self, principal: Principal) -> Mapping[str, str]:
+        """The keys that the principal's app brought, by provider; Unavailable."""
+        ...
+
     def may_use(self, principal: Principal, model: str) -> bool:
         """Whether the credential's models include this one."""
         ...

@@ -31,6 +31,7 @@ _SECRETS = re.compile(
     r"\b(?:sk|key|pk|rk|api)[-_][A-Za-z0-9_\-*.]{6,}|\bBearer\s+\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost(?::\d+)?\b"
 )
 CONTEXT_TOO_LONG: Final = "context_length_exceeded"
+NO_OWN_KEY: Final = "missing_provider_key"
 # How servers say it that have no code for it: vLLM and OpenAI; Anthropic; Gemini; llama.cpp; Mistral and others.
 _TOO_LONG = re.compile(
     r"maximum context length|maximum context limit|prompt is too long|exceeds? the maximum number of tokens allowed"
@@ -174,6 +175,19 @@ def full(deployment: Deployment, wait_s: float) -> RateLimited:
     """429: the deployment is asked for as much as the operator lets it be."""
     details = {"deployment": deployment.id, "limit_source": "provider"}
     return RateLimited("This model takes no more requests at the moment.", retry_after_s=wait_s or 1.0, details=details)
+
+
+def no_own_key(deployment: Deployment) -> InvalidRequest:
+    """400: the app's usage runs on keys that it brings, and it brought none for this provider."""
+    text = f"This app runs on provider keys of its own, and has none for {deployment.provider}: its owner can set one."
+    return InvalidRequest(text, code=NO_OWN_KEY, details={"provider": deployment.provider})
+
+
+def own_key_refused(deployment: Deployment, status: int) -> InvalidRequest:
+    """400: the provider does not take the key that the app brought."""
+    text = f"The provider {deployment.provider} refused this app's own key with status {status}: its owner can set another one."
+    details = {"provider": deployment.provider, "deployment": deployment.id, "upstream_status": status}
+    return InvalidRequest(text, code="provider_key_refused", details=details)
 
 
 def too_long(deployment: Deployment, tokens: int) -> InvalidRequest:

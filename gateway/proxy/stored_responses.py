@@ -11,6 +11,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.identity.model import Principal
 from gateway.providers.model import METHOD, RESPONSES, Deployment, Upstream, UpstreamFault
 from gateway.proxy import refusals
+from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate
 from gateway.proxy.response_ids import Owner, OwnNames, ResponseIds
 from gateway.proxy.responses import FindDeployment, not_found, returned
@@ -48,6 +49,7 @@ class StoredResponses:
         deployment = None if stored is None else self._find(stored.deployment_id)
         if stored is None or deployment is None or RESPONSES not in deployment.speaks:
             raise not_found(text, _PARAM)
+        deployment = await as_paid_by(self._gate, principal, deployment)
         path = f"{RESPONSES}/{quote(stored.response_id, safe=_IN_A_PATH)}{below}{_checked(query)}"
         status, body = await self._answer(deployment, method, path)
         if status == 404:

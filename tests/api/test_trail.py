@@ -36,6 +36,12 @@ _ACTS: dict[tuple[str, str], tuple[Any, str, str]] = {
         "grant.create",
         "app",
     ),
+    ("PUT", "/api/v1/apps/{enterprise_id}/provider-keys/{provider}"): (
+        {"key": "sk-made-up-own"},
+        "provider_key.set",
+        "platform",
+    ),
+    ("DELETE", "/api/v1/apps/{enterprise_id}/provider-keys/{provider}"): (None, "provider_key.delete", "platform"),
     ("POST", "/api/v1/apps/{enterprise_id}/price-books"): ({"markup_percent": 5}, "price.create", "platform"),
     ("POST", "/api/v1/price-lists"): ({"prices": _LIST}, "price_list.create", "platform"),
     ("POST", "/api/v1/price-lists/compare"): ({"prices": _LIST}, "", "platform"),
@@ -57,6 +63,7 @@ async def test_every_route_that_changes_something_leaves_one_line_and_every_othe
     for endpoint in TABLE:
         at = await heads(api)
         values = {"enterprise_id": "shop", "user_id": "alice", "platform_user_id": "u1", "key_id": api.key_id}
+        values["provider"] = "openai"
         if endpoint.path.startswith("/api/v1/management-keys/"):
             values["key_id"] = (await api.ok("POST", "/management-keys", {"user_id": "alice", "name": "m"}, 201))["id"]
         elif endpoint.method == "DELETE" or endpoint.path.endswith("/rotate"):

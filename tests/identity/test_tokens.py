@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 import jwt
 import msgspec
@@ -42,7 +43,7 @@ def test_an_audience_must_be_this_app_even_under_its_own_key() -> None:
 @pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("algorithm", ["HS512", "HS384", "none"])
 def test_only_hs256_is_accepted(algorithm: str) -> None:
-    key = None if algorithm == "none" else tokens.signing_key(PEPPER, "shop")
+    key: Any = None if algorithm == "none" else tokens.signing_key(PEPPER, "shop")
     forged = "mzu_" + jwt.encode(msgspec.to_builtins(CLAIMS), key, algorithm, {"kid": "key_1"})
     with pytest.raises(tokens.TokenInvalid):
         tokens.verify(PEPPER, forged, "shop")

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import OpenAI
@@ -21,6 +22,26 @@ def app(stack: Stack) -> str:
 def client(stack: Stack, app: str) -> OpenAI:
     headers = {"X-Platform-User-Id": "ann"}
     return OpenAI(base_url=stack.url + "/v1", api_key=stack.key(app), default_headers=headers, max_retries=0)
+
+
+def test_an_app_with_its_own_provider_keys_runs_on_them_and_on_nothing_else(stack: Stack) -> None:
+    app, key = stack.app(cost_policy="own_keys"), "sk-brought-by-the-app-0815"
+    stack.fund(app, "ann", 1_000_000)
+    headers = {"X-Platform-User-Id": "ann"}
+    client = OpenAI(base_url=stack.url + "/v1", api_key=stack.key(app), default_headers=headers, max_retries=0)
+    with pytest.raises(openai.BadRequestError) as missing:
+        client.chat.completions.create(model="own-key-model", messages=MESSAGES)
+    assert missing.value.code == "missing_provider_key"
+    put = stack.admin.put(f"/apps/{app}/provider-keys/openai", json={"key": key})
+    assert (put.status_code, put.json()["hint"], key in put.text) == (200, "0815", False)
+    told = client.chat.completions.create(model="own-key-model", messages=MESSAGES)
+    assert told.usage is not None
+    journal = httpx.get(stack.upstream_url.removesuffix("/v1") + "/journal").json()["requests"]
+    assert [each["headers"]["authorization"] for each in journal if each["model"] == "own-key-model"] == [f"Bearer {key}"]
+    [event] = stack.events(app, 1)
+    assert (event["provider_cost_micro"], event["amount_micro"] > 0) == (0, True)
+    assert key not in stack.process.log.read_text()
+    assert key not in stack.cli("provider-keys", "list", "--app", app)
 
 
 MESSAGES: Any = [{"role": "user", "content": "one two three"}]

@@ -128,6 +128,9 @@ class House:
     def cached(self, credential: str) -> Principal | None:
         return PRINCIPAL
 
+    async def provider_keys(self, principal: Principal) -> Mapping[str, str]:
+        return {"openai": "sk-own-made-up-key"}
+
     async def authenticate(self, credential: str) -> Principal:
         return PRINCIPAL
 

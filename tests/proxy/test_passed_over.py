@@ -1,5 +1,6 @@
 """Deployments that are passed over: those that are full, and those that cannot read so long a prompt; and what failures cost."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -7,7 +8,9 @@ import pytest
 
 from gateway.balance.places import Full, Place
 from gateway.core.errors import GatewayError
-from gateway.core.words import CostPolicy
+from gateway.core.ids import platform_wallet
+from gateway.core.words import CostPolicy, Level
+from gateway.identity.model import Principal
 from gateway.providers.model import Capacity, Deployment, Headers, UpstreamFault
 from gateway.proxy.attempts import Attempts
 from tests.proxy.test_attempts import SILENT, Failing, Many, good, rates
@@ -236,3 +239,82 @@ async def test_a_probe_counts_when_it_is_sent_and_not_when_the_wallet_refuses_it
     house.health.troubled["a"] = trouble
     await house.run(max_tokens=50)
     assert asked[0] > 0.0
+
+
+# ---- keys that the app brought ---------------------------------------------------------------
+
+
+class Brought(Many):
+    """An app that runs on its own keys: `brought` by provider; `sent` are the deployments as they were asked."""
+
+    def __init__(self, steps: dict[str, list[Any]], **given: Any) -> None:
+        self.brought: dict[str, str] = given.pop("brought")
+        providers: dict[str, str] = given.pop("providers", {})
+        super().__init__(steps, **given)
+        headers = (("X-Api-Key", "sk-operator"), ("X-Region", "eu"))
+        for name, each in self.deployments.items():
+            provider, capacity = providers.get(name, "openai"), Capacity(name, rpm=1)
+            self.deployments[name] = msgspec.structs.replace(each, provider=provider, headers=headers, capacity=capacity)
+        self.own = tuple(self.deployments[each.id] for each in self.own)
+        app = msgspec.structs.replace(PRINCIPAL.app, cost_policy=CostPolicy.OWN_KEYS)
+        self.principal = msgspec.structs.replace(PRINCIPAL, app=app)
+        self.asked_as: list[Deployment] = []
+
+    async def provider_keys(self, principal: Principal) -> Mapping[str, str]:
+        return self.brought
+
+    async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Scripted:
+        self.asked_as.append(deployment)
+        return await super().send(deployment, path, body)
+
+
+async def test_an_apps_own_key_is_used_and_no_secret_of_the_operators_goes_with_it() -> None:
+    house = Brought({"a": [Failing(500)], "b": [good()]}, brought={"openai": "sk-brought-by-the-app"})
+    await house.run(max_tokens=50)
+    assert [each.api_key for each in house.asked_as] == ["sk-brought-by-the-app"] * 2
+    assert {each.headers for each in house.asked_as} == {(("X-Region", "eu"),)}
+    [event] = house.events()
+    assert (event.rest.provider_cost_micro, event.rest.attempts) == (0, 2)
+    assert house.asked_in_turn() == ["a", "b"]
+
+
+async def test_a_deployment_whose_provider_the_app_has_no_key_for_is_passed_over() -> None:
+    house = Brought({"a": [], "b": [good()]}, brought={"groq": "gsk-brought"}, providers={"b": "groq"})
+    await house.run(max_tokens=50)
+    assert house.asked_in_turn() == ["b"]
+    assert house.events()[0].rest.flags == ("no_key:a",)
+    house = Brought({"a": []}, brought={})
+    with pytest.raises(GatewayError) as refused:
+        await house.run(max_tokens=50)
+    assert (refused.value.status, refused.value.code) == (400, "missing_provider_key")
+    assert "none for openai" in refused.value.message
+    assert house.bodies == []
+    assert await house.wallet() == (1_000_000, 0)
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 429])
+async def test_what_becomes_of_one_apps_key_is_no_other_ones_trouble(status: int) -> None:
+    said = msgspec.json.encode({"error": {"message": "Incorrect API key provided: sk-brought-by-the-app"}})
+    house = Brought({"a": [Failing(status, said, retry_after="30")]}, brought={"openai": "sk-brought-by-the-app"})
+    with pytest.raises(GatewayError) as refused:
+        await house.run(max_tokens=50)
+    assert house.health.troubled == {}
+    assert "sk-brought" not in refused.value.message + str(refused.value.details)
+    if status in (401, 402, 403):
+        assert (refused.value.status, refused.value.code) == (400, "provider_key_refused")
+
+
+async def test_a_providers_words_never_carry_the_apps_key() -> None:
+    said = msgspec.json.encode({"error": {"message": "the account of my-odd-secret-0815 is too small", "code": "x"}})
+    house = Brought({"a": [Failing(400, said)]}, brought={"openai": "my-odd-secret-0815"})
+    with pytest.raises(GatewayError) as refused:
+        await house.run(max_tokens=50)
+    assert refused.value.message == "the [removed]ccount of [removed] is too sm[removed]ll"  # its host is called "a"
+
+
+async def test_level_platform_of_such_an_app_runs_on_the_platforms_key() -> None:
+    house = Brought({"a": [good()]}, brought={"openai": "sk-brought-by-the-app"})
+    house.principal = msgspec.structs.replace(house.principal, level=Level.PLATFORM)
+    await house.balance.open(PRINCIPAL.shard, platform_wallet("creator"), 1_000_000)
+    await house.run(max_tokens=50)
+    assert [each.api_key for each in house.asked_as] == ["sk-made-up"]

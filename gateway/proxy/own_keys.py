@@ -1,0 +1,34 @@
+"""Apps that bring their own provider keys: their requests are sent with those, and with no secret of the operator's."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from gateway.core.words import CostPolicy
+from gateway.identity.model import Principal
+from gateway.providers.model import Deployment
+from gateway.providers.routing import DEMO
+from gateway.proxy import refusals
+from gateway.proxy.ports import Gate
+
+_SECRET: Final = re.compile(r"auth|key|secret|token|password|credential", re.IGNORECASE)  # in the name of a header or parameter
+
+
+async def as_paid_by(gate: Gate, principal: Principal, deployment: Deployment) -> Deployment:
+    """The deployment as this principal's app is served by it: on the operator's account, or with the app's own key.
+
+    Raises InvalidRequest where the app has no key for the provider, Unavailable where its keys cannot be read.
+    """
+    if principal.app.cost_policy is not CostPolicy.OWN_KEYS or deployment.provider == DEMO:
+        return deployment
+    key = (await gate.provider_keys(principal)).get(deployment.provider)
+    if key is None:
+        raise refusals.no_own_key(deployment)
+    return msgspec.structs.replace(
+        deployment,
+        api_key=key,
+        headers=tuple([pair for pair in deployment.headers if not _SECRET.search(pair[0])]),
+        params=tuple([pair for pair in deployment.params if not _SECRET.search(pair[0])]),
+        capacity=None,  # of the operator's account
+    )
