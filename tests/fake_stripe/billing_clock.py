@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from . import checkout, invoices, payouts
+from . import checkout, invoices, payouts, refunds
 from .errors import bad
 from .spec import Obj
 from .subscriptions import bill, cancel, cancel_at_end, change, items_of, period_end, set_period
@@ -38,6 +38,9 @@ def _due(world: World) -> Iterator[Work]:
         for session in account.of("checkout.session").values():
             if session["status"] == "open":
                 yield session["expires_at"], lambda a=account, s=session: checkout.expire(world, a, s)  # type: ignore[misc]
+        for refund in account.of("refund").values():
+            if account.hidden[refund["id"]]["fails"] and refund["status"] == "succeeded":
+                yield refund["created"] + DAY, lambda a=account, r=refund: refunds.finish(world, a, r, "failed")  # type: ignore[misc]
         for payout in account.of("payout").values():
             if payout["status"] == "pending":
                 yield payout["arrival_date"], lambda a=account, p=payout: payouts.finish(world, a, p, True)  # type: ignore[misc]

@@ -198,8 +198,11 @@ def promotion_list(call: Call) -> Obj:
     return page(call, call.account.of("promotion_code").values(), ("active", "code"))
 
 
-def redeem(world: World, account: Account, given: list[Obj], where: Obj) -> list[str]:
-    """Discount objects for coupons and promotion codes; their ids. Raises where Stripe refuses one."""
+def redeem(world: World, account: Account, given: list[Obj], where: Obj, count: bool = True) -> list[str]:
+    """Discount objects for coupons and promotion codes; their ids. `count` says that they are used now, not only shown.
+
+    Raises where Stripe refuses one.
+    """
     ids = []
     for item in given:
         promo = account.get("promotion_code", item["promotion_code"], "discounts") if item.get("promotion_code") else None
@@ -209,7 +212,7 @@ def redeem(world: World, account: Account, given: list[Obj], where: Obj) -> list
             late = max(limited.get("redeem_by") or 0, limited.get("expires_at") or 0)
             if over or not limited.get("active", True) or (late and late < world.now):
                 raise bad("This promotion code or coupon is not redeemable any more.", "discounts", "coupon_expired")
-            limited["times_redeemed"] += 1
+            limited["times_redeemed"] += count
         months = coupon["duration_in_months"] or 0
         end = world.now + months * 30 * 86_400 if coupon["duration"] == "repeating" else None
         discount: Obj = {

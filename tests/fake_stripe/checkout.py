@@ -94,7 +94,7 @@ def _lines(world: World, account: Account, params: Obj, mode: str) -> tuple[list
 
 
 def _discount(world: World, account: Account, session: Obj, given: list[Obj]) -> None:
-    ids = redeem(world, account, given, {"checkout_session": session["id"]})
+    ids = redeem(world, account, given, {"checkout_session": session["id"]}, count=False)
     off = sum(item["amount"] for item in discounted(account, ids, session["amount_subtotal"], session["currency"]))
     account.hidden[session["id"]]["given"] = given
     session["discounts"] = [{"coupon": item.get("coupon"), "promotion_code": item.get("promotion_code")} for item in given]
@@ -165,10 +165,13 @@ def pay(world: World, account: Account, session: Obj, card: str = "pm_card_visa"
     session["customer_details"] = {"address": None, "business_name": None, "email": mail, "individual_name": None, "name": None,
         "phone": None, "tax_exempt": "none", "tax_ids": []}
     method = make_method(world, account, card)
+    uses = [(kind, c["id"], c["times_redeemed"]) for kind in ("coupon", "promotion_code") for c in account.of(kind).values()]
     act = {"payment": _pay_once, "subscription": _subscribe, "setup": _set_up}[session["mode"]]
     try:
         act(world, account, session, params, method, authenticates)
     except StripeFault as refused:
+        for kind, name, times in uses:
+            account.of(kind)[name]["times_redeemed"] = times
         return {"session": session, "refused": refused.error}
     session |= {"status": "complete", "url": None}
     world.emit(account, "checkout.session.completed", session)
@@ -176,6 +179,7 @@ def pay(world: World, account: Account, session: Obj, card: str = "pm_card_visa"
 
 
 def _pay_once(world: World, account: Account, session: Obj, params: Obj, method: Obj, authenticates: bool) -> None:
+    redeem(world, account, account.hidden[session["id"]].get("given", []), {"checkout_session": session["id"]})
     if session["amount_total"] == 0:
         session["payment_status"] = "no_payment_required"
         return

@@ -170,6 +170,10 @@ class Fake:
                 status, answer = 200, self.act(account, method, path, params, acting)
         except StripeFault as fault:
             status, answer, kept = fault.status, {"error": {**fault.error, "request_log_url": request_id}}, fault.kept
+        except Exception as broken:
+            # A defect of the fake must fail the test that met it, not look like Stripe's own trouble.
+            self.note_shape(f"{method} {path}", [f"the fake broke: {type(broken).__name__}: {broken}"])
+            raise
         if key and kept and method != "GET":
             self.kept[account.id, key] = (self.world.now, what, status, answer)
         return status, answer

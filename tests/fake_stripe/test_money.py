@@ -101,6 +101,16 @@ def test_pending_refunds_succeed_or_fail_later(shop: tuple[Control, Any, str]) -
     assert (charge.amount_refunded, charge.refunded, len(charge.refunds.data)) == (400, False, 2)
 
 
+def test_a_refund_that_the_bank_sends_back_fails_a_day_later(shop: tuple[Control, Any, str]) -> None:
+    control, api, account = shop
+    session, at = bought(control, api, account, card="pm_card_refundFail"), {"stripe_account": account}
+    refund = api.refunds.create({"payment_intent": session.payment_intent.id}, at)
+    control.advance(86_400)
+    failed = api.refunds.retrieve(refund.id, {"expand": ["failure_balance_transaction"]}, at)
+    assert (refund.status, failed.status, failed.failure_balance_transaction.net) == ("succeeded", "failed", 1000)
+    assert not api.charges.retrieve(refund.charge, None, at).refunded
+
+
 def test_refunds_over_the_balance_wait_for_funds(shop: tuple[Control, Any, str]) -> None:
     control, api, account = shop
     session, at = bought(control, api, account), {"stripe_account": account}

@@ -165,7 +165,7 @@ def test_ends_at_the_period_or_now_and_pauses_collection(shop: Shop) -> None:
 
 
 def test_checkout_of_a_plan_with_a_promotion_code_saves_the_card_and_pays(shop: Shop) -> None:
-    coupon = shop.api.coupons.create({"percent_off": 25, "duration": "once"}, shop.at)
+    coupon = shop.api.coupons.create({"percent_off": 25, "duration": "once", "max_redemptions": 1}, shop.at)
     shop.api.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "HELLO"}, shop.at)
     data = {"application_fee_percent": 10, "metadata": {"app": "a"}}
     lines = [{"price": shop.price(2000), "quantity": 1}]
