@@ -243,6 +243,23 @@ def test_webhooks_go_to_the_right_endpoint_doubled_shuffled_and_again_after_a_re
     assert api.v1.events.retrieve(made[0]["id"], None, {"stripe_account": account}).type == made[0]["type"]
 
 
+def test_webhooks_come_in_the_order_that_the_seed_says(control: Control, inboxes: tuple[Inbox, Inbox]) -> None:
+    connect = inboxes[1]
+    connect.refuse = 0
+    orders: list[list[str]] = []
+    for order, seed in (("fifo", 1), ("reverse", 1), ("shuffle", 7), ("shuffle", 7), ("shuffle", 8)):
+        control.drop_waiting()
+        paid(control, control.connected())
+        connect.got.clear()
+        control.deliver(order=order, seed=seed)
+        orders.append([e["type"] for e in connect.got])
+    fifo, back, one, same, other = orders
+    assert back == fifo[::-1]
+    assert one == same
+    assert len({str(order) for order in (fifo, back, one, other)}) == 4
+    assert sorted(one) == sorted(other) == sorted(fifo)
+
+
 def test_webhooks_can_be_lost_or_sent_at_once_and_carry_every_valid_signature(control: Control,
     inboxes: tuple[Inbox, Inbox]) -> None:
     connect = inboxes[1]
