@@ -44,6 +44,10 @@ Fault = Callable[[World, Account], object]
 # What is planted, and a word of the sentence that must tell it.
 FAULTS: dict[str, tuple[Fault, str]] = {
     "a refund that its charge does not know": (lambda w, a: first(a, "charge").update(amount_refunded=0), "refunds 500"),
+    "a refund of more than was paid": (
+        lambda w, a: (first(a, "refund").update(amount=1500), first(a, "charge").update(amount_refunded=1500)),
+        "refunds 1500, of 1000",
+    ),
     "a charge never put on the balance": (lambda w, a: first(a, "charge").update(balance_transaction=None),
         "with balance transaction None"),
     "an intent that received what no charge paid": (lambda w, a: first(a, "payment_intent").update(amount_received=999),
