@@ -180,3 +180,33 @@ def test_checkout_of_a_plan_with_a_promotion_code_saves_the_card_and_pays(shop: 
     assert shop.get(sub.id).latest_invoice.amount_paid == 2000
     portal = shop.api.billing_portal.sessions.create({"customer": sub.customer, "return_url": "https://app.invalid"}, shop.at)
     assert portal.url.startswith("https://")
+
+
+def test_another_interval_begins_a_new_period_and_a_cancellation_gives_the_rest_as_credit(shop: Shop) -> None:
+    sub = shop.subscribe(3000)
+    shop.control.advance((sub["items"].data[0].current_period_end - shop.control.now()) // 2)
+    yearly = {"id": sub["items"].data[0].id, "price": shop.price(30_000, "year")}
+    shop.api.subscriptions.update(sub.id, {"items": [yearly]}, shop.at)
+    assert sorted(line.amount for line in shop.get(sub.id).latest_invoice.lines.data) == [-1500, 30_000]
+    assert shop.api.subscriptions.cancel(sub.id, {"prorate": True, "invoice_now": True}, shop.at).status == "canceled"
+    assert shop.api.customers.retrieve(sub.customer, None, shop.at).balance == -30_000
+
+
+def test_an_invoice_by_hand_collects_what_waits(shop: Shop) -> None:
+    customer = shop.customer()
+    shop.api.invoice_items.create({"customer": customer, "amount": 500, "currency": "usd"}, shop.at)
+    invoice = shop.api.invoices.create({"customer": customer, "pending_invoice_items_behavior": "include"}, shop.at)
+    assert (invoice.status, invoice.total) == ("draft", 500)
+    paid = shop.api.invoices.pay(invoice.id, {"expand": ["payments.data.payment.payment_intent"]}, shop.at)
+    assert (paid.status, paid.payments.data[0].payment.payment_intent.amount_received) == ("paid", 500)
+    with pytest.raises(stripe.InvalidRequestError):
+        shop.api.invoices.pay(invoice.id, None, shop.at)
+
+
+def test_a_trial_that_checkout_began_can_be_ended_now(shop: Shop) -> None:
+    lines, data = [{"price": shop.price(2000), "quantity": 2}], {"trial_period_days": 14}
+    wish = {"mode": "subscription", "line_items": lines, "success_url": "https://app.invalid/ok", "subscription_data": data}
+    done = shop.control.pay(shop.account, shop.api.checkout.sessions.create(wish, shop.at).id)["session"]
+    assert done["payment_status"] == "no_payment_required"
+    assert shop.api.subscriptions.update(done["subscription"], {"trial_end": "now"}, shop.at).status == "active"
+    assert shop.get(done["subscription"]).latest_invoice.amount_paid == 4000
