@@ -440,10 +440,7 @@ class Exchange:
         if variant:
             paying = quote.served(paying, variant)
         amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in paying]
-        provider_cost = 0
-        if ticket.front.cost_policy != _OWN_KEYS and ticket.noted != _CACHED:
-            rates = self._prices.cost(deployment.id, ticket.at_ms)
-            provider_cost = 0 if rates is None else (rates.variant(variant) if variant else rates).price_of(counts)
+        provider_cost = 0 if ticket.noted == _CACHED else self._attempts.cost_micro(ticket, counts)
         started = ticket.call.started
         rest = encode_event(
             EventRest(
@@ -453,7 +450,7 @@ class Exchange:
                 amounts_micro=tuple(amounts),
                 held_micro=ticket.granted,
                 usage=usage,
-                provider_cost_micro=provider_cost + ticket.wasted_micro,
+                provider_cost_micro=provider_cost,
                 latency_ms=round((perf_counter() - started) * 1000),
                 ttft_ms=round((ticket.first_byte_at - started) * 1000),
                 attempts=ticket.attempts,
