@@ -17,8 +17,9 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from gateway.core.limits import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S
-from gateway.providers.http1 import Connection, Invalid, Lost, Origin, Pool, Silent, TooLarge, WireError
+from gateway.providers.http1 import Connection, Origin, Pool
 from gateway.providers.model import METHOD, Deployment, Headers, Reply, UpstreamFault, UpstreamSilent
+from gateway.providers.wire_errors import Invalid, Lost, Silent, TooLarge, WireError
 
 USER_AGENT: Final = "mozaiks-gateway"
 _TARGETS_MAX: Final = 4096

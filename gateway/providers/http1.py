@@ -18,35 +18,15 @@ from typing import Final, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.providers.connecting import Address, first_that_connects, resolved
+from gateway.providers.wire_errors import Invalid, Lost, Silent, TooLarge, WireError
 
 IDLE_S: Final = 30.0  # servers give up an idle connection after 60 s and more
 HEAD_BYTES_MAX: Final = 64 * 1024
 BUFFER_BYTES_MAX: Final = 256 * 1024  # above it nothing more is read until the consumer has taken what there is
+# What one connection may bring in a turn of the loop: a server that sends faster than anybody reads waits for its next turn,
+# so that a hundred such streams do not hold up all others by the time that a socket's whole buffer takes to relay.
+READ_BYTES: Final = 32 * 1024
 _JOINED_BODY_BYTES_MAX: Final = 64 * 1024  # up to here copying a body behind its head is cheaper than a second write
-
-
-class WireError(Exception):
-    """An exchange cannot go on; its connection is gone."""
-
-
-class Lost(WireError):
-    """The connection ended before the answer did."""
-
-
-class Silent(WireError):
-    """Nothing came for too long. `unread`: the server has not even taken the request."""
-
-    def __init__(self, *, unread: bool) -> None:
-        super().__init__()
-        self.unread = unread
-
-
-class Invalid(WireError):
-    """What came is no answer that is accepted here. The text says why, without the server's own words."""
-
-
-class TooLarge(WireError):
-    """The body is larger than the reader accepts."""
 
 
 _HEAD_TOO_LARGE: Final = "the head of the upstream's answer is too large"
@@ -58,7 +38,7 @@ class _Awaits(IntEnum):
     WHOLE = 2
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One connection: `ask`, then `whole` or `relay` until True, then `release`, and so on.
 
     `status` and `head` (names in lower case) are the latest answer's. `answered` says whether any byte
@@ -255,7 +235,22 @@ class Connection(asyncio.Protocol):
         self._unread = False
         self._heard = self._loop.time()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One for all connections: what was read is taken out before anything else is read."""
+        return self._origin.pool.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read; where more may wait, the others come first."""
+        self._received(bytes(self._origin.pool.buffer[:nbytes]))
+        if nbytes == READ_BYTES and not self._paused and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _received(self, data: bytes) -> None:
         """Parse, and wake the caller when it has something to do."""
         if self._complete:  # a byte that nobody asked for: the next answer could not be told from it
             self.drop()
@@ -461,6 +456,7 @@ class Pool:
         self._origins: dict[tuple[bool, str, int], Origin] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: set[Connection] = set()
         self.closed = False
 

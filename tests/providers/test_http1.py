@@ -373,6 +373,37 @@ async def test_a_lagging_consumer_holds_the_server_back_and_is_not_taken_for_sil
         assert len(upstream._target(deployment(raw), CHAT).origin) == 1
 
 
+async def test_a_server_that_sends_all_at_once_gets_its_turn_and_no_more(upstream: DirectUpstream) -> None:
+    served = Served(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % 8_000_000 + b"x" * 8_000_000)
+    loop, got, in_a_turn, most = asyncio.get_running_loop(), 0, 0, 0
+
+    def turn() -> None:
+        nonlocal in_a_turn, most
+        most, in_a_turn = max(most, in_a_turn), 0
+        if not done:
+            loop.call_soon(turn)
+
+    def take(data: bytes) -> bool:
+        nonlocal in_a_turn, got
+        in_a_turn += len(data) if got else 0  # not what had come before anybody read
+        got += len(data)
+        return True
+
+    async with raw_server(served) as raw:
+        reply = await upstream.send(deployment(raw), CHAT, b"{}")
+        await asyncio.sleep(0.05)  # for its buffers to fill
+        done = False
+        turn()
+        try:
+            await reply.relay(take)
+        finally:
+            done = True
+        turn()
+        assert got == 8_000_000
+        assert most == http1.READ_BYTES
+        await reply.close()
+
+
 async def test_a_connection_paused_for_a_lagging_consumer_serves_the_next_request(upstream: DirectUpstream) -> None:
     size = 4 * http1.BUFFER_BYTES_MAX
     served = Served([b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size, b"x" * size], OK)
