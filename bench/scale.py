@@ -30,7 +30,7 @@ from bench.processes import BenchError, Ground, Process, child_environment
 from bench.stalled_readers import StalledLoad
 from bench.stream_load import StreamLoad
 from bench.subject import END_USERS, PAID, Subject
-from bench.upstreams import start_upstreams
+from bench.upstreams import start_large, start_upstreams
 
 _RESULTS: Final = Path(__file__).parent / "results" / "scale.json"
 _CONNECTIONS: Final = 64
@@ -42,7 +42,7 @@ class Scale:
     def __init__(self, ground: Ground, given: argparse.Namespace) -> None:
         self._ground = ground
         self._given = given
-        upstreams = start_upstreams(ground)
+        upstreams = start_large(ground, start_upstreams(ground))
         self._redis, redis_url = rivals.start_redis(ground)
         self.subject = Subject(ground, upstreams, redis_url)
         self.subject.start_web()
@@ -69,10 +69,10 @@ class Scale:
         alone = self._many_streams()
         rss_before = self.subject.web.rss_mb()
         command = [sys.executable, "-m", "bench.stalled_readers", "--port", str(self.subject.port), "--key", self._key]
-        for name, value in (("clients", self._given.stalled), ("chunks", 15_000), ("stall", 20.0)):
+        for name, value in (("clients", self._given.stalled), ("chunks", 3000), ("stall", 45.0)):
             command += [f"--{name}", str(value)]
         with subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, cwd=self._ground.directory) as stalled:
-            time.sleep(3.0)
+            time.sleep(12.0)  # by now their buffers and the kernel's are full
             beside = self._many_streams()
             rss_stalled = self.subject.web.rss_mb()
             out, _ = stalled.communicate(timeout=240)

@@ -11,7 +11,7 @@ import msgspec
 
 from bench.stream_load import request_of
 
-_RATE: Final = 1000  # chunks a second of each stream: some 300 KB/s
+_RATE: Final = 200  # chunks a second of each stream: some 800 KB/s
 
 
 class StalledLoad(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class StalledLoad(msgspec.Struct, frozen=True):
 
 async def _one(port: int, key: str, user: str, chunks: int, stall_s: float) -> tuple[bool, int]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2048)
-    writer.write(request_of(f"stream-{_RATE}x{chunks}", key, user))
+    writer.write(request_of(f"large-{_RATE}x{chunks}", key, user))
     await asyncio.sleep(stall_s)  # its own buffer fills up, then the kernel's, then the gateway must wait
     count, last = 0, b""
     while part := await reader.read(65_536):

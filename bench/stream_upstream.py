@@ -2,7 +2,8 @@
 
 The model's name in the request says what to send: `stream-50x250` is 250 chunks at 50 a second. All
 streams of a rate share one wheel of milliseconds, so that thousands of them cost one timer. The text
-of a chunk is the time it was sent, in microseconds of the monotonic clock, for the load to read.
+of a chunk is the time it was sent, in microseconds of the monotonic clock, for the load to read; `--padding` characters
+more are in a field beside it, where some providers have such ones.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import Final, cast
 
 import uvloop
 
-_MODEL: Final = re.compile(rb'"model"\s*:\s*"stream-(\d+)x(\d+)"')
+_MODEL: Final = re.compile(rb'"model"\s*:\s*"(?:stream|large)-(\d+)x(\d+)"')
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
@@ -54,7 +55,8 @@ def _last(chunks: int) -> bytes:
 class Wheel:
     """The streams of one rate, spread over the milliseconds of their period."""
 
-    def __init__(self, chunks_per_s: int) -> None:
+    def __init__(self, chunks_per_s: int, after_time: bytes) -> None:
+        self._after_time = after_time
         self._slots: list[dict[Stream, None]] = [{} for _ in range(max(1, 1000 // chunks_per_s))]
         self._joined = 0
         self._done = 0
@@ -72,7 +74,7 @@ class Wheel:
             self._done += 1
             slot = self._slots[self._done % len(self._slots)]
             if slot:
-                chunk = _framed(b"%b%d%b" % (_BEFORE_TIME, time.monotonic_ns() // 1000, _AFTER_TIME))
+                chunk = _framed(b"%b%d%b" % (_BEFORE_TIME, time.monotonic_ns() // 1000, self._after_time))
                 for stream in list(slot):
                     if not stream.push(chunk):
                         del slot[stream]
@@ -82,7 +84,8 @@ class Wheel:
 class Stream(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self, wheels: dict[int, Wheel]) -> None:
+    def __init__(self, wheels: dict[int, Wheel], after_time: bytes) -> None:
+        self._after_time = after_time
         self._wheels = wheels
         self._got = b""
         self._left = self._chunks = 0
@@ -107,7 +110,7 @@ class Stream(asyncio.Protocol):
         self._left = self._chunks
         self._transport.write(_HEAD + _framed(_event({"role": "assistant", "content": ""}, None)))
         if rate not in self._wheels:
-            self._wheels[rate] = Wheel(rate)
+            self._wheels[rate] = Wheel(rate, self._after_time)
         self._wheels[rate].join(self)
 
     def push(self, chunk: bytes) -> bool:
@@ -122,9 +125,10 @@ class Stream(asyncio.Protocol):
         return False
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, padding: int) -> None:
     wheels: dict[int, Wheel] = {}
-    server = await asyncio.get_running_loop().create_server(lambda: Stream(wheels), "127.0.0.1", port, backlog=4096)
+    after_time = _AFTER_TIME.replace(b"}\n\n", b',"obfuscation":"%b"}\n\n' % (b"x" * padding)) if padding else _AFTER_TIME
+    server = await asyncio.get_running_loop().create_server(lambda: Stream(wheels, after_time), "127.0.0.1", port, backlog=4096)
     async with server:
         await server.serve_forever()
 
@@ -132,4 +136,6 @@ async def _serve(port: int) -> None:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--port", type=int, required=True)
-    uvloop.run(_serve(arguments.parse_args().port))
+    arguments.add_argument("--padding", type=int, default=0)
+    given = arguments.parse_args()
+    uvloop.run(_serve(given.port, given.padding))

@@ -204,6 +204,7 @@ def _config(upstreams: Upstreams) -> str:
             (EMBEDDING_MODEL, EMBEDDING_MODEL, "plain"),
             (TLS_MODEL, TLS_MODEL, "tls"),
             ("stream-*", "*", "streams"),
+            ("large-*", "*", "large"),
         )
         if door in upstreams.urls
     ]

@@ -14,7 +14,10 @@ from bench.processes import Ground, Process, child_environment, free_port, wait_
 
 
 class Upstreams(msgspec.Struct, frozen=True):
-    """Their processes and ports. `tls_port` None: openssl is not there to make a certificate; `authority` is its certificate."""
+    """Their processes and ports. `tls_port` None: openssl is not there to make a certificate; `authority` is its certificate.
+
+    `large_port`: where `start_large` started another one that streams, so that what it sends costs the others' nothing.
+    """
 
     plain: Process
     plain_port: int
@@ -22,12 +25,13 @@ class Upstreams(msgspec.Struct, frozen=True):
     streaming_port: int
     tls_port: int | None
     authority: Path
+    large_port: int | None = None
 
     @property
     def ports(self) -> dict[str, int]:
         """By door."""
-        ports = {"plain": self.plain_port, "streams": self.streaming_port}
-        return ports if self.tls_port is None else {**ports, "tls": self.tls_port}
+        ports = {"plain": self.plain_port, "streams": self.streaming_port, "tls": self.tls_port, "large": self.large_port}
+        return {door: port for door, port in ports.items() if port is not None}
 
     @property
     def urls(self) -> dict[str, str]:
@@ -68,6 +72,14 @@ def start_upstreams(ground: Ground) -> Upstreams:
     wait_for_port(plain, plain_port)
     wait_for_port(streaming, streaming_port)
     return Upstreams(plain, plain_port, streaming, streaming_port, tls_port, authority)
+
+
+def start_large(ground: Ground, upstreams: Upstreams) -> Upstreams:
+    """With one more that streams, whose chunks have some 4 KB each."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.stream_upstream", "--port", str(port), "--padding", "3840"]
+    wait_for_port(ground.start("large-upstream", command, env=child_environment()), port)
+    return msgspec.structs.replace(upstreams, large_port=port)
 
 
 def _certified(certificate: Path, key: Path) -> bool:
