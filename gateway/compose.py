@@ -28,6 +28,7 @@ from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlDown
 from gateway.identity.cache import PRICE_LISTS, PRICES, InvalidationBus
+from gateway.identity.following import Following
 from gateway.identity.service import Identity
 from gateway.identity.store import Store as IdentityStore
 from gateway.ledger.audit import AuditReport, audit, persisting
@@ -139,14 +140,19 @@ class Services:
 
         def connected() -> None:
             self.identity.forget_all()
-            self.catalog.invalidate_all()
+            self.catalog.forget_all()
             lists.set()
 
-        following = self.tasks.spawn(self._follow_lists(lists), "follow price lists")
+        trail = Following(self.databases.platform, (self.identity, self.catalog), self.clock)
+        beside = [
+            self.tasks.spawn(self._follow_lists(lists), "follow price lists"),
+            self.tasks.spawn(trail.run(), "follow the trail"),
+        ]
         try:
             await self.bus.run(changed, connected)
         finally:
-            following.cancel()
+            for task in beside:
+                task.cancel()
 
     async def _follow_lists(self, changed: asyncio.Event) -> None:
         while True:

@@ -72,7 +72,8 @@ PAGE_ROWS_MAX: Final = 200
 DRAIN_BATCH: Final = 500
 APP_ENGINES_MAX: Final = 64  # app databases that one process keeps open
 KEY_CACHE_MAX: Final = 50_000
-KEY_CACHE_TTL_S: Final = 30.0  # bounds a missed invalidation
+KEY_CACHE_TTL_S: Final = 30.0  # bounds a missed invalidation, from when nothing was known to have changed
+KEY_CACHE_TTL_MAX_S: Final = 600.0  # however often nothing had: bounds what was changed by hand in the database
 UNKNOWN_KEY_TTL_S: Final = 5.0
 END_USER_TOKEN_SECONDS_MAX: Final = 24 * 3600
 

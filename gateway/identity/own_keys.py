@@ -38,12 +38,13 @@ class OwnKeys:
         self._clock = clock
         self._open: dict[str, tuple[int, Mapping[str, str]]] = {}  # by app: until when (ns), and keys by provider
         self._generation = 0
+        self._confirmed_ns = 0
 
     async def of(self, enterprise_id: str) -> Mapping[str, str]:
         """An app's keys by provider; Unavailable when the database is needed and down."""
         found = self._open.get(enterprise_id)
         now_ns = self._clock()
-        if found is not None and now_ns < found[0]:
+        if found is not None and now_ns < max(found[0], self._confirmed_ns + _FRESH_NS):
             return found[1]
         generation = self._generation
         opened = {}
@@ -62,6 +63,10 @@ class OwnKeys:
         if kind == APP:
             self._generation += 1
             self._open.pop(subject, None)
+
+    def confirm(self, at_ns: int) -> None:
+        """What is cached was still so at that time."""
+        self._confirmed_ns = at_ns
 
     def forget_all(self) -> None:
         """Changes may have been missed."""

@@ -2,9 +2,10 @@
 
 A credential that was seen within KEY_CACHE_TTL_S costs one digest and one look-up, no SQL and no
 suspension. The cache is keyed by the id inside the key and holds only digests; a change anywhere
-arrives over the bus within milliseconds, the time to live bounds a message that was lost, and
-expiry is checked at every use. While the platform's database is down, keys that were known go on
-for KEY_STALE_MAX_S: nobody can revoke one through a database that does not answer.
+arrives over the bus within milliseconds, the time to live bounds a message that was lost (it begins
+anew each time that the trail was seen to name no change, see `following`), and expiry is checked at
+every use. While the platform's database is down, keys that were known go on for KEY_STALE_MAX_S:
+nobody can revoke one through a database that does not answer.
 """
 
 import json
@@ -20,6 +21,7 @@ from gateway.core.ids import is_outside_id, may_be_chosen, shard_of
 from gateway.core.limits import (
     CREDENTIAL_CHARS_MAX,
     KEY_CACHE_MAX,
+    KEY_CACHE_TTL_MAX_S,
     KEY_CACHE_TTL_S,
     KEY_STALE_MAX_S,
     UNKNOWN_KEY_TTL_S,
@@ -32,11 +34,13 @@ from gateway.identity.own_keys import OwnKeys
 from gateway.identity.registry import Registry
 from gateway.identity.rules import OUTSIDE_ID_RULE, model_allowed
 from gateway.identity.store import KeyRecord, Store
+from gateway.trail.model import Line
 
 _NS: Final = 1_000_000_000
 _PLATFORM: Final = Level.PLATFORM
 _NEVER_NS: Final = 2**63
 _FRESH_NS: Final = int(KEY_CACHE_TTL_S * _NS)
+_FRESH_MAX_NS: Final = int(KEY_CACHE_TTL_MAX_S * _NS)
 _UNKNOWN_NS: Final = int(UNKNOWN_KEY_TTL_S * _NS)
 _STALE_NS: Final = int(KEY_STALE_MAX_S * _NS)
 _NO_LIMITS: Final = Limits()
@@ -52,7 +56,10 @@ _HEADERS: Final = tuple(
 
 
 class _Entry(msgspec.Struct):
-    """A cached key. `refusal` is the code it is refused with, or empty; times are Unix nanoseconds."""
+    """A cached key. `refusal` is the code it is refused with, or empty; times are Unix nanoseconds.
+
+    `fresh_until_ns` 0: it is doubted, and looked up before it is used again.
+    """
 
     digest: bytes
     principal: Principal
@@ -85,6 +92,7 @@ class Identity:
         self._unknown: dict[str, int] = {}  # the same, until when it needs no second look
         self._tokens: dict[bytes, _Token] = {}  # by digest
         self._generation = 0  # rises with every invalidation: what was read before one is not kept
+        self._confirmed_ns = 0  # what is cached and not doubted was so then
         self.registry = Registry(self._store, pepper, self.announce, clock)
         self.own_keys = OwnKeys(self._store, self.registry, pepper, self.announce, clock)
 
@@ -96,7 +104,9 @@ class Identity:
         if entry is None:
             return self._cached_token(credential) if credential.startswith("mzu_") else None
         now_ns = self._clock()
-        if now_ns >= entry.fresh_until_ns or now_ns >= entry.expires_ns or entry.refusal:
+        if entry.refusal or now_ns >= entry.expires_ns:
+            return None
+        if now_ns >= entry.fresh_until_ns and not self._is_confirmed(entry, now_ns):
             return None
         return entry.principal if compare_digest(self._digest(credential), entry.digest) else None
 
@@ -195,6 +205,27 @@ class Identity:
         else:
             self.forget_all()
 
+    def forget_lines(self, lines: list[Line]) -> None:
+        """Drop what the changes of the trail concern: their keys, else their apps, else their creators."""
+        self._generation += 1
+        apps, users = set(), set()
+        for line in lines:
+            if line.act.startswith("key."):
+                self.forget(KEY, line.subject)
+            elif line.enterprise_id:
+                apps.add(line.enterprise_id)
+                self.own_keys.forget(APP, line.enterprise_id)
+            elif line.user_id:
+                users.add(line.user_id)
+        if apps or users:
+            whose = [(part, entry.principal.app) for part, entry in self._keys.items()]
+            self._drop([part for part, app in whose if app.enterprise_id in apps or app.user_id in users])
+
+    def confirm(self, at_ns: int) -> None:
+        """What is cached, and not doubted, was still so at that time."""
+        self._confirmed_ns = at_ns
+        self.own_keys.confirm(at_ns)
+
     def forget_all(self) -> None:
         """Look up everything afresh: changes may have been missed."""
         self._generation += 1
@@ -210,6 +241,18 @@ class Identity:
         if self._bus is not None:
             await self._bus.publish(kind, subject)
 
+    def _is_confirmed(self, entry: _Entry, now_ns: int) -> bool:
+        """Whether an entry whose time to live is over is fresh all the same."""
+        until_ns = min(self._confirmed_ns + _FRESH_NS, entry.loaded_ns + _FRESH_MAX_NS)
+        if not entry.fresh_until_ns or now_ns >= until_ns:
+            return False
+        entry.fresh_until_ns = until_ns
+        return True
+
+    def _known_ns(self, entry: _Entry) -> int:
+        """When an entry was last known to be so."""
+        return max(entry.loaded_ns, self._confirmed_ns) if entry.fresh_until_ns else entry.loaded_ns
+
     def _drop(self, parts: list[str]) -> None:
         for part in parts:
             del self._keys[part]
@@ -218,7 +261,7 @@ class Identity:
         """A key's entry, fresh; from the database where it must be. None for an unknown key."""
         now_ns = self._clock()
         entry = self._keys.get(part)
-        if entry is not None and now_ns < entry.fresh_until_ns:
+        if entry is not None and (now_ns < entry.fresh_until_ns or self._is_confirmed(entry, now_ns)):
             return entry
         if now_ns < self._unknown.get(part, 0):
             return None
@@ -226,7 +269,7 @@ class Identity:
         try:
             record = await self._store.key_record(f"key_{part}")
         except Unavailable:
-            if entry is not None and self._keys.get(part) is entry and now_ns < entry.loaded_ns + _STALE_NS:
+            if entry is not None and self._keys.get(part) is entry and now_ns < self._known_ns(entry) + _STALE_NS:
                 return entry
             raise
         if record is None:
@@ -253,7 +296,9 @@ class Identity:
         if token is None:
             return None
         parent, now_ns = token.parent, self._clock()
-        if now_ns >= token.expires_ns or now_ns >= parent.fresh_until_ns or now_ns >= parent.expires_ns:
+        if now_ns >= token.expires_ns or now_ns >= parent.expires_ns:
+            return None
+        if now_ns >= parent.fresh_until_ns and not self._is_confirmed(parent, now_ns):
             return None
         # A key that was changed or revoked has another entry by now, or none.
         return token.principal if self._keys.get(token.principal.key_id[4:]) is parent else None

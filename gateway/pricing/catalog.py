@@ -6,7 +6,8 @@ own book; without one an app in TOK takes 1 TOK a token, an app in USD takes the
 app in another asset has no price (so it refuses, rather than serve for free).
 
 Reading is synchronous and from memory; an app's book is loaded once with `load_app` and again after
-`BOOK_TTL_MS`, which bounds how late a process learns of a price that another one added.
+`BOOK_TTL_MS` since nothing about it was known to have changed, which bounds how late a process learns of a price that another
+one added.
 """
 
 import logging
@@ -29,7 +30,7 @@ from gateway.pricing.rates import Rates, marked_up, rates_from
 from gateway.pricing.shipped import PriceList, shipped
 from gateway.pricing.store import PriceRow, SameInstant, Store
 from gateway.pricing.written import check_rates, check_whole, given_of
-from gateway.trail.model import Act
+from gateway.trail.model import Act, Line
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Catalog:
         self._configured = [Configured(self.lists, deployments, platform_markup_bp)]  # the newest first
         self._provided: dict[str, Provided] = {}
         self._books: dict[str, _AppBook] = {}
+        self._confirmed_ms = 0  # the books were still so then
         self._changes = 0
 
     # ---- reading, on the path of a request ------------------------------------------------------
@@ -113,7 +115,7 @@ class Catalog:
     ) -> Rates | Literal[False] | None:
         """What the app takes from its end users, in its asset; None when it has no price; False while `load_app` is due."""
         app = self._books.get(enterprise_id)
-        if app is None or at_ms - app.loaded_at_ms > BOOK_TTL_MS:
+        if app is None or at_ms - max(app.loaded_at_ms, self._confirmed_ms) > BOOK_TTL_MS:
             return False
         found = app.resolved.get((asset, model, deployment_id))
         if found is not None and found[1] <= at_ms < found[2]:
@@ -156,7 +158,7 @@ class Catalog:
     async def app_rates(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> AppRates:
         """As `app`, with where it is from: for people, who ask seldom."""
         book = self._books.get(enterprise_id)
-        if book is None or at_ms - book.loaded_at_ms > BOOK_TTL_MS:
+        if book is None or at_ms - max(book.loaded_at_ms, self._confirmed_ms) > BOOK_TTL_MS:
             await self.load_app(enterprise_id)
             book = self._books.get(enterprise_id)
         return AppRates(None, "none") if book is None else self._found(book.book, asset, model, deployment_id, at_ms)
@@ -197,7 +199,16 @@ class Catalog:
         self._changes += 1
         self._books.pop(enterprise_id, None)
 
-    def invalidate_all(self) -> None:
+    def forget_lines(self, lines: list[Line]) -> None:
+        """Forget the books of the apps that the changes of the trail concern."""
+        for line in lines:
+            self.invalidate(line.enterprise_id)
+
+    def confirm(self, at_ns: int) -> None:
+        """What is in memory was still so at that time (Unix nanoseconds)."""
+        self._confirmed_ms = at_ns // 1_000_000
+
+    def forget_all(self) -> None:
         """Forget every app's book: messages about changes may have been missed."""
         self._changes += 1
         self._books.clear()

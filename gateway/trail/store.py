@@ -81,6 +81,21 @@ async def newest(
     return [_line(row) for row in await conn.execute(query)]
 
 
+async def since(conn: Connection, tables: Tables, seq: int | None, most: int) -> tuple[int, list[Line] | None]:
+    """(the head's number, the lines after line `seq` that moved no money); None where they cannot be told: there are more than
+    `most`, no `seq` is given, or the chain is shorter than it was (an older database took this one's place).
+    """
+    head = await head_of(conn, tables)
+    last = 0 if head is None else head.seq
+    if seq is None or last < seq or last - seq > most:
+        return last, None
+    if last == seq:
+        return last, []
+    trail = tables["trail"]
+    query = sa.select(*[trail.c[name] for name in _COLUMNS]).where(trail.c.seq > seq, trail.c.seq <= last, trail.c.txn_id == "")
+    return last, [_line(row) for row in await conn.execute(query)]
+
+
 async def lines_of_money(conn: Connection, tables: Tables) -> int:
     """How many lines name a transaction."""
     trail = tables["trail"]
