@@ -58,7 +58,7 @@ class Scale:
         many.write_text("".join(f"Bearer {secret}\n" for secret in secrets))
         web = self.subject.web
         found: dict[str, list[float]] = {}
-        first = self._cpu_us(web, many, max(4.0, len(secrets) / 1500))  # each key is looked up in the books once
+        first = self._cpu_us(web, many, max(4.0, len(secrets) / 400))  # each key is looked up in the books once
         for name, path in (("one", one), ("many", many)) * self._given.rounds:
             found.setdefault(name, []).append(self._cpu_us(web, path, 2.0))
         ratio = statistics.median(found["many"]) / statistics.median(found["one"])
