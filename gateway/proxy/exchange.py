@@ -209,9 +209,7 @@ class Exchange:
         total, shard, request_id = (SLICE_TOKENS if rolls else most) * request.choices, principal.shard, call.request_id
         context = encode_event(front)
         counted = quote.limits_of(principal, front.platform_user_id, bool(paying))
-        exact = False
-        least = total
-        opened = False
+        exact, opened, least = False, False, total
         while True:
             asked = quote.charges(paying, bound, least, total, request.units)
             try:
