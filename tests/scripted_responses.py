@@ -9,7 +9,7 @@ The model is a word, then options, as in `tests.scripted_upstream`: "ok:tokens=5
     failed          ends as failed, before anything          error-event      an `error` event after two deltas
     die-midstream   drops the connection after two deltas    half-stream      closes cleanly there
     reject          400 with an OpenAI error                 cached           half of the prompt was cached, a quarter written
-    json            the text is {"query": "x"}
+    json            the text is {"query": "x"}               forgetful        404 for a response that is not stored, not 400
 
 Tokens are a rule: a prompt has 3, and one for each word of its texts, and those of the response that it follows. A cap below 16
 is refused, a lower one than `tokens` makes the answer incomplete. Item ids in the input must be known here, as OpenAI has it.
@@ -33,9 +33,9 @@ SECRET = "sk-made-up-upstream-key at 10.1.2.3"
 
 
 class Refusal(Exception):
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.param = status, param
+        self.status, self.param, self.code = status, param, code
 
 
 class Server:
@@ -110,7 +110,10 @@ class Server:
             raise Refusal(400, "max_output_tokens is below the minimum of 16", "max_output_tokens")
         previous = body.get("previous_response_id")
         if previous is not None and previous not in self.stored:
-            raise Refusal(400, "Previous response not found.", "previous_response_id")
+            words = f"Previous response with id '{previous}' not found."
+            if script.name == "forgetful":
+                raise Refusal(404, words)
+            raise Refusal(400, words, "previous_response_id", "previous_response_not_found")
         given = body.get("input", "")
         for item in given if isinstance(given, list) else ():
             if "id" in item:
@@ -245,7 +248,7 @@ class Server:
 
 
 def refused(wrong: Refusal) -> web.Response:
-    error = {"message": str(wrong), "type": "invalid_request_error", "param": wrong.param, "code": None}
+    error = {"message": str(wrong), "type": "invalid_request_error", "param": wrong.param, "code": wrong.code}
     return web.json_response({"error": error}, status=wrong.status)
 
 

@@ -23,6 +23,7 @@ The script is the request's `model` (or the body field `script`, which wins): a 
     cookie          sets a cookie                        no-length       no content-length, body ends with the connection
     continue        the journal tells `expect`           huge:BYTES      a body of that many bytes
     json            the text is {"query": "x"}
+    mood:NAME       as PUT /mood {"NAME": "<a script>"} said last; "ok" before
 
 Options: tokens=N completion tokens (20), prompt=N prompt tokens, ms=N.
 
@@ -148,6 +149,7 @@ class Server:
     def __init__(self) -> None:
         self.journal: list[dict[str, Any]] = []
         self.count = 0
+        self.moods: dict[str, str] = {}
         self._connections: weakref.WeakKeyDictionary[Any, list[int]] = weakref.WeakKeyDictionary()
         self._connection_count = 0
 
@@ -159,6 +161,7 @@ class Server:
             app.router.add_post(prefix + "/embeddings", self.serve)
         app.router.add_get("/journal", self.read_journal)
         app.router.add_delete("/journal", self.clear_journal)
+        app.router.add_put("/mood", self.set_mood)
         return app
 
     async def read_journal(self, request: web.Request) -> web.Response:
@@ -166,6 +169,10 @@ class Server:
 
     async def clear_journal(self, request: web.Request) -> web.Response:
         self.journal, self.count = [], 0
+        return web.json_response({})
+
+    async def set_mood(self, request: web.Request) -> web.Response:
+        self.moods |= await request.json()
         return web.json_response({})
 
     def _on_connection(self, request: web.Request) -> tuple[int, int]:
@@ -187,6 +194,8 @@ class Server:
             body = {}
         model = str(body.get("model", ""))
         script = Script(str(body.get("script") or model))
+        if script.name == "mood":
+            script = Script(self.moods.get(script.value, "ok"))
         self.count += 1
         if len(self.journal) < JOURNAL_MAX:
             headers = {name.lower(): value for name, value in request.headers.items()}

@@ -4,7 +4,8 @@ Here is counted, too, how those that did not serve did not: failures are seldom,
 
 A deployment that fails `FAILURES` times with no answer in between rests for `REST_S`; one that says how long to wait, or
 refuses our credentials, rests at once. When the rest is over one request is let through to see (half-open); its failure
-doubles the rest, its success ends it. Only a request that is really sent there counts as that one: who chose it and was then
+doubles the rest, its success ends it. An answer that has begun is a success, except for those that broke answers off: of them
+only a whole one is. Only a request that is really sent there counts as that one: who chose it and was then
 refused, for want of money say, keeps the others from it for a moment and no longer.
 """
 
@@ -23,9 +24,10 @@ _CHOSEN_S: Final = 0.5  # between the choice of a deployment and its being asked
 class _Trouble:
     """One deployment's failures since its last answer."""
 
-    __slots__ = ("failures", "probing_until", "rest_s", "until")
+    __slots__ = ("breaks_off", "failures", "probing_until", "rest_s", "until")
 
     def __init__(self) -> None:
+        self.breaks_off = False
         self.failures = 0
         self.rest_s = 0.0
         self.until = 0.0
@@ -40,13 +42,14 @@ class Health:
         self.troubled: dict[str, _Trouble] = {}
         self.counts: dict[tuple[str, str], int] = {}  # of each deployment: see `count`
 
-    def failed(self, deployment_id: str, rest_s: float | None = None) -> None:
-        """It failed; `rest_s` is given when it must rest at once, for at least so long."""
+    def failed(self, deployment_id: str, rest_s: float | None = None, *, began: bool = False) -> None:
+        """It failed; `rest_s` is given when it must rest at once, for at least so long. `began`: it broke its answer off."""
         self.count(deployment_id, "failed")
         if len(self.troubled) >= TROUBLED_MAX and deployment_id not in self.troubled:
             del self.troubled[next(iter(self.troubled))]
         trouble = self.troubled.setdefault(deployment_id, _Trouble())
         trouble.failures += 1
+        trouble.breaks_off = trouble.breaks_off or began
         trouble.probing_until = 0.0
         if rest_s is None and trouble.failures < FAILURES:
             return
@@ -61,10 +64,13 @@ class Health:
             name = "other", what
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def served(self, deployment_id: str) -> None:
-        """It answered."""
-        trouble = self.troubled.pop(deployment_id, None)
-        if trouble is not None and trouble.until:
+    def served(self, deployment_id: str, *, whole: bool = False) -> None:
+        """It answers, or has given a `whole` answer."""
+        trouble = self.troubled.get(deployment_id)
+        if trouble is None or (trouble.breaks_off and not whole):
+            return
+        del self.troubled[deployment_id]
+        if trouble.until:
             self.count(deployment_id, "recoveries")
 
     def forget(self, deployment_id: str) -> None:

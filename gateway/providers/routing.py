@@ -90,6 +90,11 @@ class Routing:
             self._took_s.clear()
         self._took_s[deployment_id] = before + (took_s - before) * _NEWEST
 
+    def ended(self, deployment_id: str) -> None:
+        """A deployment of several has given its whole answer."""
+        if self.health.troubled:
+            self.health.served(deployment_id, whole=True)
+
     def _ordered(self, choice: "_Choice") -> tuple[Deployment, ...]:
         match choice.strategy:
             case Strategy.WEIGHT:

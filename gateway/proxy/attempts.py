@@ -27,7 +27,7 @@ from msgspec.structs import astuple
 from gateway.balance.model import Balance, BalanceUnavailable
 from gateway.balance.places import Full, Places
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
-from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired
+from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired, UpstreamFailed
 from gateway.core.units import Usage
 from gateway.core.words import CostPolicy, HoldPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
@@ -35,6 +35,7 @@ from gateway.metering.event import EventRest, encode_event
 from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
 from gateway.providers.tokenizer import is_own_tokenizer
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.chat import CHAT
 from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate, Prices, Router
 from gateway.proxy.renewal import input_of
@@ -43,7 +44,8 @@ from gateway.proxy.ticket import Ticket
 
 _log = logging.getLogger(__name__)
 _CALLERS_TO_MEND: Final = frozenset((400, 409, 413, 415, 422))
-_OURS_TO_MEND: Final = frozenset((401, 403, 404))  # a key or a name in the configuration
+_OURS_TO_MEND: Final = frozenset((401, 402, 403, 404))  # a key, an account, or a name in the configuration
+_NOT_THERE: Final = frozenset((405, 501))  # it serves other surfaces
 _OURS_REST_S: Final = 60.0
 _PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 8.0
@@ -156,6 +158,18 @@ class Attempts:
                 return reply
             failed = reply
 
+    def broke(self, ticket: Ticket, fault: UpstreamFault) -> UpstreamFailed:
+        """The error that ends a stream which broke off before its client's eyes: nobody else can go on with it."""
+        self._failed(ticket, began=True)
+        return refusals.fault_error(fault, ticket.deployment, ticket.attempts)
+
+    def _failed(self, ticket: Ticket, rest_s: float | None = None, *, began: bool = False) -> None:
+        """Who is the only one to ask is counted, and never left alone."""
+        if ticket.route.several:
+            self._router.health.failed(ticket.deployment.id, rest_s, began=began)
+        else:
+            self._router.health.count(ticket.deployment.id, "failed")
+
     async def _begin(self, ticket: Ticket) -> None:
         """The deployment is about to be asked. PassedOver where it is full."""
         try:
@@ -226,7 +240,7 @@ class Attempts:
                 ticket.retry_after_s = failed.error.retry_after_s or 0.0
             return failed.error, True
         if isinstance(failed, UpstreamFault):
-            health.failed(deployment.id)
+            self._failed(ticket, began=ticket.first_byte_at > ticket.sent_at)
             self.leave(ticket, await self._wasted(ticket, failed) if failed.sent else 0, asked=failed.sent)
             ticket.retry_after_s = 0.0
             return refusals.fault_error(failed, deployment, ticket.attempts), True
@@ -243,19 +257,20 @@ class Attempts:
             ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
             health.said_nothing(deployment.id)
             return error, True
-        if failed.status < 500 and ticket.front.cost_policy == CostPolicy.OWN_KEYS:
+        status = refusals.status_meant(failed.status, body, is_chat=ticket.request.surface.path == CHAT)
+        if status < 500 and ticket.front.cost_policy == CostPolicy.OWN_KEYS:
             # What becomes of one app's key, or its quota, is nobody else's trouble.
             health.said_nothing(deployment.id)
-            if failed.status in (401, 402, 403):
+            if status in (401, 402, 403):
                 error = refusals.own_key_refused(deployment, failed.status)
-            return error, failed.status not in _CALLERS_TO_MEND
-        if failed.status in _OURS_TO_MEND:
-            health.failed(deployment.id, _OURS_REST_S)
-        elif failed.status in _CALLERS_TO_MEND:
+            return error, status not in _CALLERS_TO_MEND
+        if status in _OURS_TO_MEND:
+            self._failed(ticket, _OURS_REST_S)
+        elif status in _CALLERS_TO_MEND or status in _NOT_THERE:
             health.said_nothing(deployment.id)
-            return error, False
+            return error, status in _NOT_THERE
         else:
-            health.failed(deployment.id, ticket.retry_after_s or None)
+            self._failed(ticket, ticket.retry_after_s or None)
         return error, True
 
     async def _wasted(self, ticket: Ticket, fault: UpstreamFault) -> int:

@@ -12,7 +12,7 @@ from gateway.balance.model import Admitted, Balance, BalanceUnavailable, Hold, H
 from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, GatewayError
 from gateway.core.tasks import Tasks
-from gateway.core.words import RequestStatus, UsageSource
+from gateway.core.words import CostPolicy, Level, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventFront, EventRest, encode_event
@@ -73,7 +73,7 @@ class CountTokens:
             tags=tags.tags,
             provider=asked.provider,
             deployment=asked.id,
-            cost_policy=principal.app.cost_policy.value,
+            cost_policy=(principal.app.cost_policy if principal.level is Level.APP_USAGE else CostPolicy.PLATFORM_PAYS).value,
         )
         hold, admitted = await self._admitted(front, principal)
         try:

@@ -53,7 +53,6 @@ from gateway.proxy.surface import Request, Stream, Surface
 from gateway.proxy.ticket import Call, Ticket
 
 _log = logging.getLogger(__name__)
-
 _CACHED: Final = ("cached",)  # flags of an answer that is given again
 _EXHAUSTED: Final = ("wallet_exhausted",)  # flags of a stream that was cut here
 _UNKNOWN_BALANCE: Final = ("balance_unavailable",)
@@ -160,16 +159,18 @@ class Exchange:
             self._router.answered(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at)
         try:
             if request.surface.streams(request, reply):
-                await self._stream(ticket, reply)
-                return None
-            if ticket.rolls and (refused := await uncovered(self._balance, ticket, self._hold_ttl_ms)) is not None:
-                await self._release(ticket)
-                raise refused
-            await self._whole(ticket, reply)
+                is_whole = await self._stream(ticket, reply)
+            else:
+                if ticket.rolls and (refused := await uncovered(self._balance, ticket, self._hold_ttl_ms)) is not None:
+                    await self._release(ticket)
+                    raise refused
+                is_whole = await self._whole(ticket, reply)
         except UpstreamFault as fault:
             return fault
         finally:
             await reply.close()
+        if ticket.route.several and is_whole:
+            self._router.ended(ticket.deployment.id)
         return None
 
     # ---- before the provider: price it and hold the money -------------------------------------
@@ -208,9 +209,7 @@ class Exchange:
         total, shard, request_id = (SLICE_TOKENS if rolls else most) * request.choices, principal.shard, call.request_id
         context = encode_event(front)
         counted = quote.limits_of(principal, front.platform_user_id, bool(paying))
-        exact = False
-        least = total
-        opened = False
+        exact, opened, least = False, False, total
         while True:
             asked = quote.charges(paying, bound, least, total, request.units)
             try:
@@ -259,7 +258,7 @@ class Exchange:
 
     # ---- after the provider's first byte ------------------------------------------------------
 
-    async def _whole(self, ticket: Ticket, reply: Reply) -> None:
+    async def _whole(self, ticket: Ticket, reply: Reply) -> bool:
         body = await reply.read(ticket.deployment.first_byte_timeout_s + ticket.deployment.chunk_timeout_s)
         surface = ticket.request.surface
         try:
@@ -275,8 +274,9 @@ class Exchange:
         answer = ticket.call.answer
         answer.whole(200, headers, surface.returned(ticket.request, body))
         await answer.drained()
+        return True
 
-    async def _stream(self, ticket: Ticket, reply: Reply) -> None:
+    async def _stream(self, ticket: Ticket, reply: Reply) -> bool:
         relay, answer = ticket.request.surface.stream(ticket.request, reply), ticket.call.answer
         ticket.relay, ticket.made = relay, None
         ticket.lease = max(ticket.lease, ticket.call.started + self._hold_ttl_ms / 1000)
@@ -304,7 +304,7 @@ class Exchange:
             raise
         error: GatewayError | None = None
         if trouble is not None:
-            error = refusals.fault_error(trouble, ticket.deployment, ticket.attempts)
+            error = self._attempts.broke(ticket, trouble)
         elif flags and flags != _CUT_UNREAD:
             error = refusals.balance_unavailable()
             if rolling is not None and flags == _EXHAUSTED:
@@ -313,6 +313,7 @@ class Exchange:
             answer.start(200, self._headers(ticket, relay.content_type))
         answer.end(forward + self._last_frames(ticket, relay, trouble is not None, settled, cost, counted, error))
         await answer.drained()
+        return trouble is None
 
     async def _relayed(
         self, ticket: Ticket, reply: Reply, relay: Stream, rolling: RollingHold | None

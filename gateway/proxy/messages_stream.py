@@ -194,7 +194,7 @@ class MessageStream:
             self._keep_all([said.content_block.text, said.content_block.thinking, said.content_block.name])
 
     def _tell(self, usage: Any, *, early: bool) -> None:
-        if type(usage) is not dict or not usage:
+        if type(usage) is not dict or not any(usage.values()):  # at the beginning of a translated one nothing is known
             return
         self.usage = merged_usage(self.usage, usage)
         if not early and usage.get("output_tokens") is not None:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.words import CostPolicy
+from gateway.core.words import CostPolicy, Level
 from gateway.identity.model import Principal
 from gateway.providers.model import Deployment
 from gateway.providers.routing import DEMO
@@ -18,9 +18,11 @@ _SECRET: Final = re.compile(r"auth|key|secret|token|password|credential", re.IGN
 async def as_paid_by(gate: Gate, principal: Principal, deployment: Deployment) -> Deployment:
     """The deployment as this principal's app is served by it: on the operator's account, or with the app's own key.
 
-    Raises InvalidRequest where the app has no key for the provider, Unavailable where its keys cannot be read.
+    What builds the app is paid for at the platform's prices, and is sent on the platform's account. Raises InvalidRequest where
+    the app has no key for the provider, Unavailable where its keys cannot be read.
     """
-    if principal.app.cost_policy is not CostPolicy.OWN_KEYS or deployment.provider == DEMO:
+    own = principal.app.cost_policy is CostPolicy.OWN_KEYS and principal.level is Level.APP_USAGE
+    if not own or deployment.provider == DEMO:
         return deployment
     key = (await gate.provider_keys(principal)).get(deployment.provider)
     if key is None:

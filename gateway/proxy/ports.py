@@ -88,6 +88,10 @@ class Router(Protocol):
         """A deployment of several gave its first byte after so long."""
         ...
 
+    def ended(self, deployment_id: str) -> None:
+        """A deployment of several has given its whole answer."""
+        ...
+
     @property
     def health(self) -> Health:
         """Which deployments rest."""

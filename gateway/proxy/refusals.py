@@ -39,6 +39,8 @@ _TOO_LONG = re.compile(
     r"|exceed context limit",
     re.IGNORECASE,
 )
+_SPENT: Final = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+_NAMES_A_MODEL = re.compile(rb"model|deployment", re.IGNORECASE)  # the latter is Azure's word
 _OWNER = {"k": "key", "t": "token", "u": "end_user"}
 
 
@@ -149,8 +151,7 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
     message = said.get("message")
     if type(message) is str:
         message = without_secrets(message, deployment)
-    if status == 400 and type(message) is str and "credit balance is too low" in message:
-        status = 402  # Anthropic's way to say that the gateway's own account is empty
+    status = 402 if _is_spent(said) else status
     if status in _CALLERS_TO_FIX:
         code, param = said.get("code"), said.get("param")
         if status in (400, 413) and type(message) is str and _TOO_LONG.search(said["message"][:_WORDS_MAX]):
@@ -163,12 +164,28 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
         )
         error.status = status
         return error
-    if status == 429 and said.get("code") != "insufficient_quota":
+    if status == 429:
         text = "The provider is limiting requests to this model."
         return RateLimited(text, retry_after_s=retry_after_s(headers) or 1.0, details={**details, "limit_source": "provider"})
     if status in (408, 504):
         return UpstreamTimeout(f"The provider timed out with status {status}.", details=details)
     return UpstreamFailed(f"The provider failed with status {status}.", retry_after_s=retry_after_s(headers), details=details)
+
+
+def status_meant(status: int, body: bytes, *, is_chat: bool) -> int:
+    """The status that a provider's error answer would have if all said the same alike.
+
+    402: its account with the provider is empty. 404: it has no such model, or does not even chat; 405: it has no such endpoint.
+    """
+    if _is_spent(_error_object(body)):
+        return 402
+    return status if status != 404 or is_chat or _NAMES_A_MODEL.search(body[:_WORDS_MAX]) else 405
+
+
+def _is_spent(said: Mapping[str, Any]) -> bool:
+    """OpenAI has codes for it, on statuses of other meanings; Anthropic has a sentence, on a 400."""
+    message = said.get("message")
+    return said.get("code") in _SPENT or (type(message) is str and "credit balance is too low" in message)
 
 
 def full(deployment: Deployment, wait_s: float) -> RateLimited:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.core import limits
-from gateway.core.errors import InvalidRequest, NotFound, PaymentRequired
+from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired
 from gateway.core.units import Usage
 from gateway.identity.model import Principal
 from gateway.metering.responses_prompt import PROMPT_FIELD, added_bytes, as_chat
@@ -180,6 +180,12 @@ class Responses:
         """Under an id of ours."""
         return returned(body, self._names())
 
+    def unfound(self, refused: InvalidRequest) -> GatewayError:
+        """A provider that has no longer the response that was to be followed says so with an id of its own."""
+        if self._follows is not None and (refused.status == 404 or refused.code == "previous_response_not_found"):
+            return not_found(self._follows[1], PREVIOUS)
+        return refused
+
     def _names(self) -> OwnNames:
         assert self._owner is not None
         assert self._deployment is not None
@@ -225,7 +231,11 @@ class OwnExchange:
 
     async def run(self, call: Call, surface: Surface, principal: Principal) -> Ticket | None:
         """As `Exchange.run`."""
-        return await self._exchange.run(call, self._surface.of(principal, call.headers), principal)
+        own = self._surface.of(principal, call.headers)
+        try:
+            return await self._exchange.run(call, own, principal)
+        except InvalidRequest as refused:
+            raise own.unfound(refused) from refused
 
 
 def returned(body: bytes, names: OwnNames) -> bytes:

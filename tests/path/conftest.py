@@ -22,6 +22,9 @@ PEPPER = "pepper-made-up-for-tests-only"
 # What clients ask for, the prices (USD per million) and the sizes of each scripted model.
 FLAT = {"input": "0", "output": "0", "request": "0.00025"}  # USD a request: 250 micro-units
 PRICED = {"input": "1", "cached_input": "0.5", "output": "10"}
+DEARER = {"input": "2", "output": "20"}
+# Models of three deployments: how the first one is, says the test (`mood` of the scripted provider).
+THREE = [f"{set_of}-{fault}" for set_of in ("three", "other") for fault in ("dies", "throttles", "hangs", "breaks")]
 
 
 def free_port() -> int:
@@ -150,10 +153,17 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
     nine = {**sized, "model": "ok:tokens=9"}
     few = {**nine, "limits": {"rpm": 2}}
     down = {**sized, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1"}
+    hasty = {**sized, "first_byte_timeout_s": 0.3, "chunk_timeout_s": 0.3}
+    stand_ins = [{**nine, "prices": DEARER}, {**nine, "model": "ok:tokens=7"}]
+    three = [
+        {"name": name, "strategy": "order", "deployments": [{**hasty, "model": f"mood:{name}"}, *stand_ins], "prices": PRICED}
+        for name in THREE
+    ]
     config = {
         **settings,
         "models": [
             *more_models,
+            *three,
             {"name": "*", "deployments": [sized], "prices": PRICED},
             {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
             {"name": "unreachable-model", "deployments": [down], "prices": PRICED},

@@ -231,6 +231,12 @@ def test_a_response_is_continued_read_and_deleted_by_its_owner(house: Stack, app
     with pytest.raises(openai.NotFoundError) as gone:
         client.responses.retrieve(first.id)
     assert gone.value.code == "response_not_found"
+    for model in ("native/ok", "native/forgetful", "native/ok"):  # the last one is asked as ever
+        with pytest.raises(openai.NotFoundError) as unfollowed:
+            client.responses.create(model=model, input="x", previous_response_id=first.id)
+        assert (unfollowed.value.code, unfollowed.value.param) == ("response_not_found", "previous_response_id")
+        assert "resp_0000" not in unfollowed.value.message  # the provider's own id
+    assert client.responses.retrieve(second.id).status == "completed"
     assert "/responses/" in journal(native_url)[-1]["path"]
     assert journal(native_url)[-1]["headers"]["authorization"] == "Bearer sk-made-up-upstream-key"
     charged(house, app, 2)  # asking for what is stored is free

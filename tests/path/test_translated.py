@@ -122,13 +122,14 @@ def test_what_fails_costs_nothing_and_says_who_can_mend_it(far: Stack, app: str,
         chat(client, "claude", "do:status:429")
     assert limited.value.response.headers["retry-after"] == "7"
     assert "sk-ant" not in limited.value.response.text
-    with pytest.raises(openai.InternalServerError) as late:
+    with pytest.raises(openai.InternalServerError) as silent:
         chat(client, "hasty-claude", "do:hang")
-    assert late.value.status_code == 504
+    assert silent.value.status_code == 504
     with pytest.raises(openai.APIError):
         list(chat(client, "claude", "do:error-midstream", stream=True))
-    [broken] = far.events(app, 1)  # what was delivered of the stream that broke
-    assert broken["usage_source"] == "counted"
+    broken, late = far.events(app, 2)  # what was delivered of the stream that broke, and what an answer nobody saw may have cost
+    assert (broken["usage_source"], broken["amount_micro"] > 0) == ("counted", True)
+    assert (late["amount_micro"], late["provider_cost_micro"] > 0, late["flags"]) == (0, True, ["cost_estimated"])
     wallet = far.wallet(app, "ann")
     assert (wallet["held_micro"], wallet["available_micro"]) == (0, FUNDS_MICRO - broken["amount_micro"])
 

@@ -15,6 +15,7 @@ from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import FAILURES, REST_S, REST_S_MAX, TROUBLED_MAX, Health
 from gateway.providers.model import Deployment, Headers, ModelEntry, Route, UpstreamFault, UpstreamSilent
 from gateway.providers.routing import Routing
+from gateway.proxy import refusals
 from gateway.proxy.attempts import Attempts
 from tests.proxy.test_exchange import PRINCIPAL, House, Reply, delta
 
@@ -75,6 +76,10 @@ class Many(House):
 
     def answered(self, deployment_id: str, took_s: float) -> None:
         self.took.append(deployment_id)
+        self.health.served(deployment_id)
+
+    def ended(self, deployment_id: str) -> None:
+        self.health.served(deployment_id, whole=True)
 
     def _rates(self, deployment_id: str) -> Rates:
         return self.prices.get(deployment_id, rates())
@@ -244,6 +249,66 @@ async def test_a_stream_that_breaks_off_seen_is_told_as_it_is() -> None:
     assert house.asked_in_turn() == ["a"]
     assert b'"code":"upstream_timeout"' in house.body()
     assert house.events()[0].rest.status == "upstream_broke"
+
+
+def whole_stream() -> Reply:
+    return Reply([delta("hello"), b"data: " + msgspec.json.encode({"choices": [], "usage": USAGE}) + b"\n\ndata: [DONE]\n\n"])
+
+
+async def test_a_deployment_that_begins_answers_and_breaks_them_off_rests_until_it_has_given_a_whole_one() -> None:
+    house = Many({"a": [Reply([delta("hello"), SILENT]) for _ in range(FAILURES)], "b": []})
+    for number in range(FAILURES):
+        assert house.health.may_try("a"), number
+        house.name = f"req_{number}"
+        await house.run(stream=True)
+    assert not house.health.may_try("a")
+    house.health.served("a")  # it begins one more
+    assert not house.health.may_try("a")
+    house.steps["a"] = [whole_stream()]
+    house.name = "req_whole"
+    await house.run(stream=True)
+    assert house.health.troubled == {}
+    assert house.health.counts == {("a", "failed"): FAILURES, ("a", "rests"): 1, ("a", "recoveries"): 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (429, {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}),
+        (400, {"message": "Billing hard limit has been reached", "code": "billing_hard_limit_reached"}),
+        (400, {"type": "invalid_request_error", "message": "Your credit balance is too low to access the Anthropic API."}),
+        (402, {"message": "Insufficient Balance"}),
+    ],
+)
+async def test_where_the_gateways_own_account_is_empty_another_deployment_is_asked(status: int, error: dict[str, Any]) -> None:
+    said = msgspec.json.encode({"error": error})
+    house = Many({"a": [Failing(status, said)], "b": [good()]})
+    await house.run(max_tokens=50)
+    assert house.asked_in_turn() == ["a", "b"]
+    assert not house.health.may_try("a")
+    house = Many({"a": [Failing(status, said)]})
+    with pytest.raises(GatewayError) as empty:
+        await house.run(max_tokens=50)
+    assert (empty.value.status, empty.value.code) == (502, "upstream_error")  # neither waiting nor paying helps
+    assert str(error["message"]) not in empty.value.message
+
+
+def test_a_path_that_is_not_there_says_nothing_about_a_model() -> None:
+    for body in (b"", b'{"detail":"Not Found"}', b"<html>404</html>"):
+        assert refusals.status_meant(404, body, is_chat=False) == 405
+        assert refusals.status_meant(404, body, is_chat=True) == 404  # what does not chat at all is of no use
+    for body in (b'{"error":{"message":"The model `x` does not exist"}}', b'{"error":{"code":"DeploymentNotFound"}}'):
+        assert refusals.status_meant(404, body, is_chat=False) == 404
+
+
+async def test_who_is_the_only_one_to_ask_is_never_left_alone() -> None:
+    house = House(REFUSED)
+    for number in range(FAILURES + 1):
+        house.name = f"req_{number}"
+        with pytest.raises(GatewayError):
+            await house.run(max_tokens=50)
+    assert house.health.troubled == {}
+    assert house.health.counts == {(house.deployment.id, "failed"): FAILURES + 1}
 
 
 async def pauses_of(house: Many, **fields: Any) -> list[float]:

@@ -146,6 +146,9 @@ class House:
     def answered(self, deployment_id: str, took_s: float) -> None:
         raise AssertionError("there is no choice")
 
+    def ended(self, deployment_id: str) -> None:
+        raise AssertionError("there is no choice")
+
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
         return RATES
 
