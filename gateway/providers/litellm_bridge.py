@@ -25,6 +25,7 @@ import httpx
 import litellm
 from litellm._internal_context import is_internal_call
 from litellm.caching.llm_caching_handler import LLMClientCache
+from litellm.exceptions import LiteLLMUnknownProvider
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, HTTPHandler
 from msgspec.structs import replace
 
@@ -32,7 +33,7 @@ from gateway.core.limits import CONNECT_TIMEOUT_S
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.model import Deployment, Reply, UpstreamFault
 from gateway.providers.native import ANTHROPIC
-from gateway.providers.translation import CHAT, EMBEDDINGS, Asked, provider_refusal, refusal_body
+from gateway.providers.translation import CHAT, EMBEDDINGS, EMBEDS_ONLY, Asked, provider_refusal, refusal_body, unserved
 
 _log = logging.getLogger(__name__)
 
@@ -267,6 +268,9 @@ async def ask(wire: Wire, deployment: Deployment, asked: Asked) -> Any:
         with _on(wire):
             answer = await call(**_arguments(deployment, asked))
     except Exception as failed:  # as above
+        if asked.path == EMBEDDINGS and isinstance(failed, LiteLLMUnknownProvider) and not wire.asked:
+            wrong = unserved(asked.path, deployment.provider)
+            raise Refused(400, refusal_body(str(wrong), "unsupported_parameter", param=wrong.param)) from failed
         raise trouble(wire, deployment, failed) from failed
     if hasattr(answer, "__aiter__"):
         answer.logging_obj._on_deferred_stream_complete = True  # else it prices a stream when it ends
@@ -296,6 +300,8 @@ def rehearse(deployment: Deployment) -> None:
     """Translate a request that goes nowhere, in this thread: litellm imports much at the first use. Never raises."""
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     fields: dict[str, Any] = {"messages": [{"role": "user", "content": "?"}], "stream": True, "max_tokens": 1, "tools": [tool]}
+    if deployment.provider in EMBEDS_ONLY:
+        return
     try:
         known = {"messages", "stream", *takes(deployment)}
         asyncio.run(_rehearsed(deployment, Asked(CHAT, {name: value for name, value in fields.items() if name in known})))

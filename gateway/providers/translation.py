@@ -41,6 +41,9 @@ RESERVED: Final = frozenset(
     )
 )  # fmt: skip
 
+EMBEDS_ONLY: Final = frozenset(("jina_ai", "voyage"))
+# litellm 1.106 cannot read their streams: it takes the names of events for answers (cohere/common_utils.py).
+_UNSTREAMED: Final = frozenset(("cohere", "cohere_chat"))
 _ALWAYS: Final = frozenset(("messages", "stream", "stream_options"))
 _TRANSLATED_FIELDS: Final = _ALWAYS | {
     "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens",
@@ -107,6 +110,8 @@ def parse(path: str, body: bytes, provider: str, takes: Collection[str]) -> Aske
     given = {name: value for name, value in given.items() if value is not None and name != "model"}
     if path == EMBEDDINGS:
         return _embedding(given, provider)
+    if provider in EMBEDS_ONLY:
+        raise unserved(path, provider)
     if path == COMPLETIONS:
         given = _as_chat(given)
     elif path != CHAT:
@@ -114,6 +119,8 @@ def parse(path: str, body: bytes, provider: str, takes: Collection[str]) -> Aske
     _check_messages(given.get("messages"))
     fields = _fields(given, provider, takes)
     streamed = fields.get("stream") is True
+    if streamed and provider in _UNSTREAMED:
+        raise Untranslatable("Streams of this model's provider cannot be translated: ask for the whole answer.", "stream")
     if streamed and "n" in fields:
         raise Untranslatable("n cannot be translated in a stream: ask for one choice.", "n")
     options = fields.get("stream_options")
@@ -121,6 +128,11 @@ def parse(path: str, body: bytes, provider: str, takes: Collection[str]) -> Aske
     if streamed:
         fields["stream_options"] = {"include_usage": True}  # without it litellm does not put the parts of its count together
     return Asked(path, fields, streamed, wants_usage)
+
+
+def unserved(path: str, provider: str) -> Untranslatable:
+    """Nobody serves this surface there."""
+    return Untranslatable(f"{path} is not served for models of {provider} here", "model")
 
 
 def _fields(given: dict[str, Any], provider: str, takes: Collection[str]) -> dict[str, Any]:

@@ -111,14 +111,6 @@ class Attempts:
                 raise PassedOver(refusals.too_long(deployment, tokens))
         await self._begin(ticket)
 
-    def cost_micro(self, ticket: Ticket, counts: tuple[int, ...]) -> int:
-        """What providers take of the operator, in micro-USD: for the answer, and for attempts that failed before it."""
-        if ticket.front.cost_policy == CostPolicy.OWN_KEYS:
-            return ticket.wasted_micro
-        rates, variant = self._prices.cost(ticket.deployment.id, ticket.at_ms), ticket.request.variant
-        answer = 0 if rates is None else (rates.variant(variant) if variant else rates).price_of(counts)
-        return answer + ticket.wasted_micro
-
     def leave(self, ticket: Ticket, tokens: int = 0, *, asked: bool = True) -> None:
         """The ticket's place at its deployment, if it has one, is free again."""
         place, ticket.place = ticket.place, None

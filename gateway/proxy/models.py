@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.core.units import KINDS
 from gateway.pricing.rates import PRICED_KINDS, Rates, decimal_from_rate
-from gateway.providers.model import UNTRANSLATED, Deployment
+from gateway.providers.model import OWN_DIALECTS, UNTRANSLATED, Deployment
 from gateway.providers.routing import DEMO
 from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
@@ -20,6 +20,7 @@ from gateway.proxy import wire
 RatesOf = Callable[[str, str], Rates | None]
 _CREATED: Final = 1_767_225_600  # OpenAI's `created` of a model; ours have no birthday but the gateway's own year
 _CHAT: Final = "/chat/completions"
+_OF_DEMO: Final = OWN_DIALECTS | {_CHAT, "/completions", "/embeddings"}
 _OF_MODE: Final = {"embedding": frozenset(("/embeddings",)), "completion": frozenset(("/completions",))}
 _NOT_CHATTED: Final = frozenset(("/embeddings", "/completions"))
 # Kinds of tokens that cost what the kind that they are part of does are not told again.
@@ -44,13 +45,14 @@ def listed(name: str, deployment: Deployment, mode: str, capabilities: tuple[str
     """A model by one of its deployments; `mode` is the price list's word for what it is made for, "" for none."""
     surfaces = deployment.surfaces
     if deployment.provider == DEMO:
-        surfaces = frozenset((_CHAT, "/completions", "/embeddings"))
+        surfaces = _OF_DEMO
     elif surfaces is not None:
         if mode in _OF_MODE:
             surfaces = _OF_MODE[mode]
         elif _CHAT in surfaces:
             surfaces -= _NOT_CHATTED
         if deployment.provider in TRANSLATED:
+            surfaces |= {"/completions"} if _CHAT in surfaces else frozenset()  # as a chat
             nobody = {path for paths in UNTRANSLATED.values() for path in paths}
             surfaces -= nobody - deployment.speaks
     return Listed(

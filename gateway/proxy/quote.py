@@ -29,6 +29,7 @@ _ANALYTICS_ONLY: Final = Enforcement.ANALYTICS_ONLY
 _PLATFORM: Final = Level.PLATFORM
 _CREATOR_PAYS: Final = CostPolicy.CREATOR_PAYS
 _PLATFORM_PAYS: Final = CostPolicy.PLATFORM_PAYS.value
+_OWN_KEYS: Final = CostPolicy.OWN_KEYS.value
 _APP_USAGE: Final = Level.APP_USAGE
 
 
@@ -100,6 +101,12 @@ def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deplo
 def served(paying: tuple[Payer, ...], variant: str) -> tuple[Payer, ...]:
     """The payers at the rates of what the request was served as, where that is known by name only from the answer."""
     return tuple([Payer(payer.wallet, payer.role, payer.rates.variant(variant)) for payer in paying])
+
+
+def cost_micro(prices: Prices, policy: str, deployment_id: str, variant: str, counts: tuple[int, ...], at_ms: int) -> int:
+    """What the provider takes of the operator for an answer, in micro-USD: nothing where the creator's own key paid for it."""
+    rates = None if policy == _OWN_KEYS else prices.cost(deployment_id, at_ms)
+    return 0 if rates is None else (rates.variant(variant) if variant else rates).price_of(counts)
 
 
 def charges(
