@@ -489,10 +489,9 @@ class Exchange:
             _log.warning("release of %s is left to the sweeper", ticket.hold.request_id)
 
     def _headers(self, ticket: Ticket, content_type: bytes) -> list[tuple[bytes, bytes]]:
-        call = ticket.call
+        call, level = ticket.call, ticket.principal.level
         overhead_ms = (perf_counter() - call.started - (ticket.first_byte_at - ticket.sent_at)) * 1000
-        level, model = ticket.principal.level, ticket.deployment.id
-        headers = wire.answer_headers(content_type, call.request_id, level, model, ticket.attempts, overhead_ms)
+        headers = wire.answer_headers(content_type, call.request_id, level, ticket.deployment.id, ticket.attempts, overhead_ms)
         headers += call.extra_headers
         if ticket.is_cut and ticket.cap is not None:
             headers.append((b"x-mozaiks-output-cap", b"%d" % ticket.cap))
