@@ -74,6 +74,18 @@ def test_the_printed_lines_work_as_printed_and_the_books_show_it(demo: Demo) -> 
     assert "VIOLATED" not in demo.cli("audit")
 
 
+def test_what_nobody_configured_is_not_in_memory(demo: Demo) -> None:
+    """Translation is loaded where a deployment needs it: with it the process would have more than the budget allows."""
+    demo.curl()
+    pid = demo.process.child.pid
+    mapped = Path(f"/proc/{pid}/maps").read_text()
+    assert "msgspec" in mapped
+    assert "pydantic_core" not in mapped, "litellm is loaded, which brings it along"
+    resident = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert resident is not None
+    assert int(resident.group(1)) < 120_000
+
+
 def test_it_stops_cleanly_and_a_second_start_finds_everything(demo: Demo) -> None:
     demo.curl()
     key = re.search(r"mzk_live_\w+", demo.banner)
