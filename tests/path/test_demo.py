@@ -76,7 +76,6 @@ def test_the_printed_lines_work_as_printed_and_the_books_show_it(demo: Demo) -> 
 
 def test_what_nobody_configured_is_not_in_memory(demo: Demo) -> None:
     """Translation is loaded where a deployment needs it: with it the process would have more than the budget allows."""
-    demo.curl()
     pid = demo.process.child.pid
     mapped = Path(f"/proc/{pid}/maps").read_text()
     assert "msgspec" in mapped
