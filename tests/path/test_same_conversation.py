@@ -80,7 +80,6 @@ def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, providers
     stack = start_gateway(tmp_path_factory.mktemp("house"), upstream_url, more_models=models)
     try:
         yield stack
-        print(stack.cli("audit"))
     finally:
         stack.admin.close()
         stack.process.stop()
