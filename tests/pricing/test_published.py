@@ -149,6 +149,11 @@ CASES = [
         "messages", "anthropic", "claude-sonnet-5", {"input_tokens": 81, "output_tokens": 1035},
         10_512, CLAUDE_MODELS + "opus-5/overview",  # 2 and 10
     ),
+    # Half of everything where it is a batch: 81 * 2.50 + 1,035 * 12.50
+    Case(
+        "messages", "anthropic", "claude-opus-5", {"input_tokens": 81, "output_tokens": 1035},
+        13_140, CLAUDE_MODELS + "opus-5/overview", "batch",
+    ),
     # ---- Google: by the size of the prompt, sound apart, thoughts as output
     Case("translated", "gemini", "gemini-2.5-pro", FORUM, 113_125, GEMINI),  # 1,500 * 1.25 + 10,000 * 0.125 + 11,000 * 10
     Case("translated", "gemini", "gemini-2.5-pro", chat(200_000, 1000), 260_000, GEMINI),
