@@ -265,7 +265,7 @@ def cohere_embeddings(body: dict[str, Any], turn: str) -> web.Response:
     return told({"id": "e1", "texts": body["texts"], "embeddings": {"float": [[0.6, 0.8]]}, "meta": meta})
 
 
-# ---- Bedrock: the Converse API, and its streams in Amazon's own frames ---------------------------------------------------------
+# ---- Bedrock: the Converse API, and its streams in Amazon's own frames ----------------------------------------
 
 
 def bedrock(body: dict[str, Any], turn: str) -> web.Response:
@@ -298,7 +298,7 @@ def titan_embeddings(body: dict[str, Any], turn: str) -> web.Response:
     return told({"embedding": [0.6, 0.8], "inputTextTokenCount": 5})
 
 
-# ---- images, audio, moderations, rerank ----------------------------------------------------------------------------------------
+# ---- images, audio, moderations, rerank ------------------------------------------------------------
 
 
 def images(body: dict[str, Any], turn: str) -> web.Response:

@@ -441,8 +441,7 @@ class Exchange:
         if variant:
             paying = quote.served(paying, variant)
         amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in paying]
-        asked = (ticket.front.cost_policy, deployment.id, variant, counts, ticket.at_ms)
-        provider_cost = 0 if ticket.noted == _CACHED else quote.cost_micro(self._prices, *asked)
+        provider_cost = quote.cost_micro(self._prices, ticket.front.cost_policy, deployment.id, variant, counts, ticket.at_ms)
         started = ticket.call.started
         rest = encode_event(
             EventRest(
@@ -452,7 +451,7 @@ class Exchange:
                 amounts_micro=tuple(amounts),
                 held_micro=ticket.granted,
                 usage=usage,
-                provider_cost_micro=provider_cost + ticket.wasted_micro,
+                provider_cost_micro=0 if ticket.noted == _CACHED else provider_cost + ticket.wasted_micro,
                 latency_ms=round((perf_counter() - started) * 1000),
                 ttft_ms=round((ticket.first_byte_at - started) * 1000),
                 attempts=ticket.attempts,

@@ -97,17 +97,18 @@ def _model(name: str, base: str, deployment: dict[str, Any]) -> dict[str, Any]:
 async def asked(url: str, headers: dict[str, str]) -> list[list[str]]:
     """A cell for each row and surface."""
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-        rows = []
-        for place, (deployment, embeds) in enumerate(ROWS.values()):
-            cells = []
-            for surface, (body, streams) in SURFACES.items():
-                model = f"row-{place}-embeddings" if embeds is not None and surface == "embeddings" else f"row-{place}"
-                asks = [_post(client, surface, {"model": model, **body}, streamed) for streamed in ((False, True)[: 1 + streams])]
-                answers = await asyncio.gather(*asks)
-                told = [_told(surface, answer, deployment["provider"] == "demo") for answer in answers]
-                cells.append("; ".join(dict.fromkeys(told)))
-            rows.append(cells)
-        return rows
+        return list(await asyncio.gather(*[_row_of(client, place, name) for place, name in enumerate(ROWS)]))
+
+
+async def _row_of(client: httpx.AsyncClient, place: int, name: str) -> list[str]:
+    deployment, embeds = ROWS[name]
+    cells = []
+    for surface, (body, streams) in SURFACES.items():
+        model = f"row-{place}-embeddings" if embeds is not None and surface == "embeddings" else f"row-{place}"
+        asks = [_post(client, surface, {"model": model, **body}, streamed) for streamed in (False, True)[: 1 + streams]]
+        told = [_told(surface, answer, deployment["provider"] == "demo") for answer in await asyncio.gather(*asks)]
+        cells.append("; ".join(dict.fromkeys(told)))
+    return cells
 
 
 async def _post(client: httpx.AsyncClient, surface: str, body: dict[str, Any], streamed: bool) -> httpx.Response:

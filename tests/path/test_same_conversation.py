@@ -80,7 +80,6 @@ def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, providers
     stack = start_gateway(tmp_path_factory.mktemp("house"), upstream_url, more_models=models)
     try:
         yield stack
-        print(stack.cli("audit"))
     finally:
         stack.admin.close()
         stack.process.stop()
@@ -202,7 +201,9 @@ def test_the_table_of_surfaces_by_provider_is_what_they_serve(house: Stack, head
     listed = httpx.get(house.url + "/v1/models", headers=headers).json()["data"]
     surfaces = {model["id"]: model["surfaces"] for model in listed}
     assert surface_table.claimed_too_much(surfaces, rows) == []
-    assert set(surfaces["claude"]) == {"/chat/completions", "/completions", "/messages", "/messages/count_tokens", "/responses"}
+    chats = {"/chat/completions", "/completions", "/messages", "/messages/count_tokens", "/responses"}
+    assert set(surfaces["claude"]) == chats
+    assert set(surfaces[f"row-{len(rows) - 1}"]) == {*chats, "/embeddings"}  # the demo model
     table = surface_table.table(rows)
     document = (ROOT / "docs" / "providers.md").read_text()
     told = document.partition("<!-- the table -->\n")[2].partition("\n<!-- end of the table -->")[0]

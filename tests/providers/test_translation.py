@@ -61,6 +61,21 @@ def test_what_is_no_request_is_refused(body: bytes) -> None:
         parse(CHAT, body, "anthropic", TAKES)
 
 
+@pytest.mark.parametrize(
+    ("path", "provider", "body", "param"),
+    [
+        (CHAT, "voyage", {"messages": [{"role": "user", "content": "hello"}]}, "model"),
+        (COMPLETIONS, "jina_ai", {"prompt": "hello"}, "model"),
+        (CHAT, "cohere_chat", {"messages": [{"role": "user", "content": "hello"}], "stream": True}, "stream"),
+    ],
+)
+def test_what_a_provider_does_not_have_is_refused_by_its_name(path: str, provider: str, body: dict[str, Any], param: str) -> None:
+    with pytest.raises(Untranslatable) as refused:
+        parse(path, json.dumps(body).encode(), provider, TAKES)
+    assert refused.value.param == param
+    assert parse(EMBEDDINGS, b'{"input": "one"}', provider, TAKES).fields == {"input": ["one"]}
+
+
 def test_usage_is_none_where_no_prompt_was_counted() -> None:
     assert usage_of({"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 5}) is None
     assert usage_of({}) is None
