@@ -42,7 +42,7 @@ def _framed(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-_BEFORE_TIME, _AFTER_TIME = _event({"content": "@"}, None).split(b"@")
+_BEFORE_TIME, AFTER_TIME = _event({"content": "@"}, None).split(b"@")
 
 
 def _last(chunks: int) -> bytes:
@@ -127,7 +127,7 @@ class Stream(asyncio.Protocol):
 
 async def _serve(port: int, padding: int) -> None:
     wheels: dict[int, Wheel] = {}
-    after_time = _AFTER_TIME.replace(b"}\n\n", b',"obfuscation":"%b"}\n\n' % (b"x" * padding)) if padding else _AFTER_TIME
+    after_time = AFTER_TIME.replace(b"}\n\n", b',"obfuscation":"%b"}\n\n' % (b"x" * padding)) if padding else AFTER_TIME
     server = await asyncio.get_running_loop().create_server(lambda: Stream(wheels, after_time), "127.0.0.1", port, backlog=4096)
     async with server:
         await server.serve_forever()

@@ -5,13 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from bench.stream_load import FRAMES_AROUND, Client, load
-from bench.stream_upstream import Stream, Wheel
+from bench.stream_upstream import AFTER_TIME, Stream, Wheel
 
 
 @contextlib.asynccontextmanager
 async def upstream() -> AsyncIterator[int]:
     wheels: dict[int, Wheel] = {}
-    server = await asyncio.get_running_loop().create_server(lambda: Stream(wheels), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: Stream(wheels, AFTER_TIME), "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
