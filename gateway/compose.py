@@ -266,9 +266,9 @@ def _overrides(model: ModelConfig, entry: ModelEntry) -> list[PriceOverride]:
 
 
 def _region(config: DeploymentConfig) -> str:
-    """Where a deployment serves, as far as the provider takes more for it: OpenAI's regional hosts, Google's locations."""
+    """Where a deployment serves, as far as that costs more: OpenAI's and xAI's regional hosts, Google's locations."""
     host = urlsplit(config.api_base).hostname or ""
-    if host.endswith(".api.openai.com"):
+    if host.endswith((".api.openai.com", ".api.x.ai")):
         return host.partition(".")[0]
     is_regional = config.provider == "vertex_ai" and config.params.get("vertex_location") != "global"
     return "regional" if is_regional else ""

@@ -39,6 +39,8 @@ _TIERED: Final = "tiered_pricing"
 _SEARCHES: Final = "search_context_cost_per_query"
 # Whose sizes begin at the very number of tokens; elsewhere behind it.
 _INCLUSIVE: Final = frozenset(("xai",))
+# By provider and region, where the list does not say: docs.x.ai, "Regional Endpoints".
+_UPLIFTS_BP: Final = {("xai", "us"): 1_000}
 _OUTPUTS: Final = frozenset(("output", "reasoning", "audio_output", "image_output"))
 _WRITES: Final = frozenset(("cache_write", "cache_write_1h"))
 
@@ -120,7 +122,11 @@ def prices_of(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def uplift_bp(entry: Mapping[str, Any], region: str) -> int:
-    """Basis points that a region adds to every price: `eu`, `us` of OpenAI, `regional` for one of Google's that is not global."""
+    """Basis points that a region adds to every price: `eu`, `us` of OpenAI, `us` of xAI, `regional` for one of Google's that is
+    not global.
+    """
+    if (entry.get("litellm_provider"), region) in _UPLIFTS_BP:
+        return _UPLIFTS_BP[entry["litellm_provider"], region]
     fields = {"regional": "regional_endpoint_uplift_multiplier"}
     factor = entry.get(fields.get(region, f"regional_processing_uplift_multiplier_{region}")) if region else None
     if factor is None:

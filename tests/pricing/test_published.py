@@ -42,6 +42,7 @@ class Case(NamedTuple):
     micro: int
     source: str
     tier: str = ""
+    region: str = ""
 
 
 def chat(prompt: int, made: int, *, cached: int = 0, thought: int = 0, heard: int = 0, spoken: int = 0) -> dict[str, Any]:
@@ -175,6 +176,8 @@ CASES = [
     Case("chat", "xai", "grok-4.3", XAI_THOUGHT, 298, XAI),  # 32 * 1.25 + (9 + 94) * 2.50 = 297.5
     Case("chat", "xai", "grok-4.6", chat(199_999, 1000), 405_998, XAI),
     Case("chat", "xai", "grok-4.6", chat(200_000, 1000), 812_000, XAI),  # 4 and 12
+    # A tenth more at the address of the United States: 391 and 39.1
+    Case("chat", "xai", "grok-4.6", XAI_CACHED, 431, "https://docs.x.ai/developers/advanced-api-usage/regions", region="us"),
     Case("chat", "xai", "grok-4.3", chat(250_000, 1000, cached=200_000), 210_000, XAI),  # 50,000 * 2.50 + 200,000 * 0.40 + 5,000
     # ---- DeepSeek, by day: cache hits in a field of their own
     Case("chat", "deepseek", "deepseek-v4-pro", HIT, 1_296, DEEPSEEK),  # 360 * 1.32 + 640 * 0.044 + 200 * 3.96 = 1,295.36
@@ -211,7 +214,7 @@ def measured(case: Case, rates: Rates) -> Usage:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model}-{case.micro}")
 def test_a_published_price_is_charged_to_the_micro_unit(case: Case) -> None:
-    found = shipped(case.provider, case.model)
+    found = shipped(case.provider, case.model, case.region)
     assert found is not None
     assert found.rates is not None, found.unpriced
     assert not case.tier or found.rates.has_variant(case.tier)
