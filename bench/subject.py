@@ -167,7 +167,7 @@ class Subject:
     def check_books(self, scenario: str) -> list[Books]:
         """Wait for the drain, then compare and audit."""
         self.wait_until_drained()
-        audited = self._ground.run([*self.program, "audit", "--json"], timeout_s=300, env=self.env)
+        audited = self._ground.run([*self.program, "audit", "--json"], timeout_s=1800, env=self.env)  # of millions of rows
         says = " ".join((audited.stdout or audited.stderr).split())[-400:]
         return [
             Books(scenario, app, served, self._in_books(app), audited.returncode, says) for app, served in self._served.items()
@@ -185,7 +185,7 @@ class Subject:
             headers={"Authorization": f"Bearer {_OPERATOR_TOKEN}", "Content-Type": "application/json", **(headers or {})},
         )
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=120) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as refused:
             raise BenchError(f"{method} {path}: {refused.code} {refused.read().decode()}\n{self.web.tail()}") from refused
