@@ -133,7 +133,7 @@ def test_only_who_asks_sees_the_cost_in_a_stream(far: Stack, client: Anthropic) 
         usage: dict[str, Any] = events[-2].usage.to_dict()
         return usage
 
-    assert last_usage() == {"output_tokens": 20}
+    assert {name: count for name, count in last_usage().items() if count is not None} == {"output_tokens": 20}
     told = last_usage(**{"X-Include-Cost": "true"})
     assert told["cost"] == 0.000845
     assert told["balance"] == (FUNDS_MICRO - 2 * CLAUDE_MICRO) / 1e6
