@@ -13,7 +13,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import yaml
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 _SPECS = {"openai": "upstream/openai/official/openapi.yml", "anthropic": "upstream/anthropic/official/openapi.yml"}
@@ -25,8 +25,8 @@ _EVENTS = {"/v1/messages": "MessageStreamEvent", "/completions": "CreateCompleti
 class Judge:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = _one_of_many(spec)
-        resource = Resource(contents=self._spec, specification=DRAFT202012)  # one for all: reading it takes its time
-        self._registry = Registry().with_resource(_BASE, resource)  # type: ignore[var-annotated]
+        # One for all: reading it takes its time.
+        self._registry: Registry[Any] = Registry().with_resource(_BASE, DRAFT202012.create_resource(self._spec))
 
     def request(self, path: str, body: dict[str, Any]) -> list[str]:
         """What is wrong with a request's JSON."""

@@ -41,7 +41,8 @@ class House:
 def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str) -> Iterator[House]:
     names = ("scripted_responses", "scripted_dialects", "scripted_media")
     folder = tmp_path_factory.mktemp("judged")
-    started = {name: Process([sys.executable, "-m", f"tests.{name}", "--port", "0"], plain_env(), folder / name) for name in names}
+    commands = {name: [sys.executable, "-m", f"tests.{name}", "--port", "0"] for name in names}
+    started = {name: Process(command, plain_env(), folder / name) for name, command in commands.items()}
     stack = None
     try:
         urls = {name: "http://127.0.0.1:" + process.wait_for(r"port (\d+)").group(1) for name, process in started.items()}
@@ -113,8 +114,10 @@ def test_responses_are_as_openai_describes_them(house: House, by: str, case: str
     path = "/responses" if by == "native" else "/chat/completions"
     sent = house.sent("scripted_responses" if by == "native" else "scripted_upstream")
     assert sent["path"] == "/v1" + path
-    for item in (each for each in sent["body"].get("input", ()) if isinstance(each, dict) and each.get("role") == "assistant"):
-        assert item.setdefault("id", "msg_1") == "msg_1"  # required there, and taken out here: it names what others may have stored
+    for item in sent["body"].get("input", ()):
+        if isinstance(item, dict) and item.get("role") == "assistant":
+            assert "id" not in item  # required there, and taken out here: it may name what others have stored
+            item["id"] = "msg_1"
     assert openai.request(path, sent["body"]) == []
     assert "workflow_type" not in json.dumps(sent["body"])
     if not streamed:
@@ -152,7 +155,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
     },
     "a tool": {"messages": [{"role": "user", "content": "do:tools"}], "tools": [TOOL], "tool_choice": {"type": "any"}},
     "a tool that must": {
-        "messages": [{"role": "user", "content": "do:tools"}], "tools": [TOOL], "tool_choice": {"type": "tool", "name": "weather"},
+        "messages": [{"role": "user", "content": "do:tools"}], "tools": [TOOL],
+        "tool_choice": {"type": "tool", "name": "weather"},
     },
     "thinking": {
         "messages": [{"role": "user", "content": "do:thinking"}], "thinking": {"type": "enabled", "budget_tokens": 1024},
@@ -160,7 +164,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
     },
     "cut": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},
     "structured": {
-        "messages": [{"role": "user", "content": "do:json"}], "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+        "messages": [{"role": "user", "content": "do:json"}],
+        "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
     },
 }  # fmt: skip
 

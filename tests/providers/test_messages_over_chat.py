@@ -40,8 +40,8 @@ def test_a_whole_answer_has_its_thoughts_texts_and_calls_in_order() -> None:
     made_up = answer["content"][3].pop("id")
     assert made_up.startswith("toolu_")
     assert answer == {
-        "id": "msg_c1", "type": "message", "role": "assistant", "model": "gpt-x", "stop_reason": "tool_use", "stop_sequence": None,
-        "stop_details": None, "container": None,
+        "id": "msg_c1", "type": "message", "role": "assistant", "model": "gpt-x", "stop_reason": "tool_use",
+        "stop_sequence": None, "stop_details": None, "container": None,
         "content": [
             {"type": "thinking", "thinking": "Hm", "signature": ""},
             {"type": "text", "text": "I look.", "citations": None},
