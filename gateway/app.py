@@ -37,10 +37,11 @@ from gateway.ledger import queries
 from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
 from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.providers.azure import AZURE, AzureUpstream, is_translated
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.messages_over_chat import MessagesOverChat
-from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Dialect
+from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Dialect, Upstream
 from gateway.providers.responses_over_chat import ResponsesOverChat
 from gateway.providers.routing import DEMO, AsItIs, Upstreams
 from gateway.providers.translated import TranslatedUpstream
@@ -83,13 +84,13 @@ def application(settings: Settings) -> DataPlane:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with opened(settings) as services:
-            upstream = _upstreams(services)
+            upstream, translated = _upstreams(services)
             traffic = Traffic()
             counter = Counter()
             exchange, hot, routes = _routes(services, upstream, traffic, counter)
             front.posts.update(hot)
             app.router.routes.extend(routes)
-            reloading = Reloading(services, lambda: _warm(services, upstream))
+            reloading = Reloading(services, lambda: _warm(services, translated))
             reloading.on_signal()
             until_it_ends = [
                 services.tasks.spawn(services.follow_changes(), "follow changes"),
@@ -124,22 +125,23 @@ def application(settings: Settings) -> DataPlane:
     return front
 
 
-def _upstreams(services: Services) -> Upstreams:
-    """The adapters of this process. What translates is loaded beside the requests, and only where a deployment needs it."""
+def _upstreams(services: Services) -> tuple[Upstreams, TranslatedUpstream]:
+    """The adapters of this process, and the one that translates: loaded beside the requests, where a deployment needs it."""
     direct = DirectUpstream()
     translated = TranslatedUpstream(direct, translation_environment)
     messages = MessagesOverChat()
     dialects: dict[str, Dialect] = {MESSAGES: messages, COUNT_TOKENS: messages, RESPONSES: ResponsesOverChat()}
     dialects |= dict.fromkeys(chain.from_iterable(UNTRANSLATED.values()), AsItIs())
-    upstreams = Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
-    _warm(services, upstreams)
-    return upstreams
+    by_provider: dict[str, Upstream] = {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}
+    by_provider[AZURE] = AzureUpstream(direct, translated)
+    upstreams = Upstreams(direct, by_provider, dialects)
+    _warm(services, translated)
+    return upstreams, translated
 
 
-def _warm(services: Services, upstreams: Upstreams) -> None:
-    needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
-    translated = upstreams.of(needed[0]) if needed else None
-    if isinstance(translated, TranslatedUpstream):
+def _warm(services: Services, translated: TranslatedUpstream) -> None:
+    needed = [deployment for deployment in services.routing.deployments() if is_translated(deployment)]
+    if needed:
         translated.warm(needed)
 
 

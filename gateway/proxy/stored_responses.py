@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from gateway.core.errors import InvalidRequest
 from gateway.identity.model import Principal
 from gateway.providers.model import METHOD, RESPONSES, Deployment, Upstream, UpstreamFault
+from gateway.providers.native import as_spoken_to
 from gateway.proxy import refusals
 from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate
@@ -60,7 +61,7 @@ class StoredResponses:
 
     async def _answer(self, deployment: Deployment, method: str, path: str) -> tuple[int, bytes]:
         try:
-            reply = await self._upstream.send(deployment, path, b"", ((METHOD, method),))
+            reply = await self._upstream.send(as_spoken_to(deployment, RESPONSES), path, b"", ((METHOD, method),))
             try:
                 return reply.status, await reply.read(deployment.first_byte_timeout_s)
             finally:
