@@ -65,6 +65,7 @@ from gateway.proxy.responses import OwnExchange, Responses
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.proxy.stored_responses import INPUT_ITEMS, StoredResponses
 from gateway.proxy.surface import Surface
+from gateway.proxy.uncharged import Uncharged
 from gateway.reloading import Reloading
 from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
@@ -223,7 +224,7 @@ def _routes(
     ids = ResponseIds(services.settings.key_pepper.encode())
     hot = _hot(services, upstream, traffic, exchange, counter, ids)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
-    data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct), gate)
+    data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct, _uncharged(services)), gate)
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),
         Route("/v1/models/{model:path}", AccountEndpoint(account.model, gate, ("model",)), methods=["GET"]),
@@ -253,9 +254,7 @@ def _hot(
     surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
     hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
     messages = Messages()
-    counting = CountTokens(
-        gate, services.routing, services.balance, upstream, counter, services.tasks, services.clock, services.settings.hold_ttl_s
-    )
+    counting = CountTokens(gate, services.routing, upstream, counter, _uncharged(services))
     hot["/v1" + MESSAGES] = ModelEndpoint(messages, WithAnthropicHeaders(exchange), gate, traffic)
     hot["/v1" + COUNT_TOKENS] = ModelEndpoint(messages, counting, gate, traffic)
     responses = Responses(ids, gate, services.routing.deployment)
@@ -264,6 +263,10 @@ def _hot(
         media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
         hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
     return hot
+
+
+def _uncharged(services: Services) -> Uncharged:
+    return Uncharged(services.balance, services.tasks, services.clock, services.settings.hold_ttl_s)
 
 
 def _stored(stored: StoredResponses, gate: Gate) -> list[BaseRoute]:

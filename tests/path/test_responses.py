@@ -239,7 +239,27 @@ def test_a_response_is_continued_read_and_deleted_by_its_owner(house: Stack, app
     assert client.responses.retrieve(second.id).status == "completed"
     assert "/responses/" in journal(native_url)[-1]["path"]
     assert journal(native_url)[-1]["headers"]["authorization"] == "Bearer sk-made-up-upstream-key"
-    charged(house, app, 2)  # asking for what is stored is free
+    events = house.events(app, 8)
+    free = [event["endpoint"] for event in events if (event["amount_micro"], event["model"]) == (0, "native/ok")]
+    assert sorted(free) == ["/responses/{response_id}"] * 5 + ["/responses/{response_id}/input_items"]
+    wallet = house.wallet(app, "ann")
+    assert wallet["available_micro"] == FUNDS_MICRO - sum(event["amount_micro"] for event in events)
+
+
+def test_asking_for_what_is_stored_counts_against_the_keys_limit_of_requests(house: Stack, app: str) -> None:
+    client: Any = OpenAI(
+        base_url=house.url + "/v1", api_key=house.key(app, limits={"rpm": 3}), max_retries=0,
+        default_headers={"X-Platform-User-Id": "ann"},
+    )  # fmt: skip
+    made = client.responses.create(model="native/ok", input="x")
+    raw = client.responses.with_raw_response.retrieve(made.id)
+    assert raw.headers["x-ratelimit-remaining-requests"] == "1"
+    client.responses.retrieve(made.id)
+    for ask in (client.responses.retrieve, client.responses.delete, client.responses.input_items.list):
+        with pytest.raises(openai.RateLimitError) as limited:
+            ask(made.id)
+        assert limited.value.code == "rate_limit_exceeded"
+    assert client_of(house, app).responses.retrieve(made.id).id == made.id  # it was not deleted
 
 
 def test_nobody_elses_response_exists(house: Stack, app: str, client: Any, native_url: str) -> None:
