@@ -20,6 +20,9 @@ MEDIA_MODELS = ("gpt-image-1", "tts-1", "gpt-4o-mini-tts", "whisper-1", "gpt-4o-
 EVERYTHING = {"input": "1", "cached_input": "0.1", "cache_write": "1", "cache_write_1h": "2", "output": "10"}
 
 
+HTTP = httpx.Client(timeout=20)
+
+
 @dataclass
 class House:
     stack: Stack
@@ -28,11 +31,11 @@ class House:
 
     def post(self, path: str, **given: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.key}", "x-platform-user-id": "ann", "x-include-cost": "true"}
-        return httpx.post(f"{self.stack.url}/v1{path}", headers=headers, timeout=20, **given)
+        return HTTP.post(f"{self.stack.url}/v1{path}", headers=headers, **given)
 
     def sent(self, upstream: str) -> dict[str, Any]:
         """The last request that one of the scripted providers got."""
-        found = httpx.get(self.urls[upstream] + "/journal").json()
+        found = HTTP.get(self.urls[upstream] + "/journal").json()
         last: dict[str, Any] = (found if isinstance(found, list) else found["requests"])[-1]
         return last
 
