@@ -72,7 +72,7 @@ def app(far: Stack) -> str:
 @pytest.fixture
 def client(far: Stack, app: str) -> Anthropic:
     headers = {"X-Platform-User-Id": "ann"}
-    return Anthropic(base_url=far.url, api_key=far.key(app), max_retries=0, default_headers=headers, http_client=HTTP)
+    return Anthropic(base_url=far.url, api_key=far.key(app), max_retries=0, timeout=60, default_headers=headers)
 
 
 @pytest.fixture
