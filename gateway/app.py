@@ -37,10 +37,11 @@ from gateway.ledger import queries
 from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
 from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.providers.azure import AZURE, AzureUpstream, is_translated
 from gateway.providers.demo import DemoUpstream
 from gateway.providers.direct import DirectUpstream
 from gateway.providers.messages_over_chat import MessagesOverChat
-from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Dialect
+from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Dialect, Upstream
 from gateway.providers.responses_over_chat import ResponsesOverChat
 from gateway.providers.routing import DEMO, AsItIs, Upstreams
 from gateway.providers.translated import TranslatedUpstream
@@ -64,6 +65,7 @@ from gateway.proxy.responses import OwnExchange, Responses
 from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traffic
 from gateway.proxy.stored_responses import INPUT_ITEMS, StoredResponses
 from gateway.proxy.surface import Surface
+from gateway.proxy.uncharged import Uncharged
 from gateway.reloading import Reloading
 from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
@@ -83,13 +85,13 @@ def application(settings: Settings) -> DataPlane:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with opened(settings) as services:
-            upstream = _upstreams(services)
+            upstream, translated = _upstreams(services)
             traffic = Traffic()
             counter = Counter()
             exchange, hot, routes = _routes(services, upstream, traffic, counter)
             front.posts.update(hot)
             app.router.routes.extend(routes)
-            reloading = Reloading(services, lambda: _warm(services, upstream))
+            reloading = Reloading(services, lambda: _warm(services, translated))
             reloading.on_signal()
             until_it_ends = [
                 services.tasks.spawn(services.follow_changes(), "follow changes"),
@@ -124,22 +126,23 @@ def application(settings: Settings) -> DataPlane:
     return front
 
 
-def _upstreams(services: Services) -> Upstreams:
-    """The adapters of this process. What translates is loaded beside the requests, and only where a deployment needs it."""
+def _upstreams(services: Services) -> tuple[Upstreams, TranslatedUpstream]:
+    """The adapters of this process, and the one that translates: loaded beside the requests, where a deployment needs it."""
     direct = DirectUpstream()
     translated = TranslatedUpstream(direct, translation_environment)
     messages = MessagesOverChat()
     dialects: dict[str, Dialect] = {MESSAGES: messages, COUNT_TOKENS: messages, RESPONSES: ResponsesOverChat()}
     dialects |= dict.fromkeys(chain.from_iterable(UNTRANSLATED.values()), AsItIs())
-    upstreams = Upstreams(direct, {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}, dialects)
-    _warm(services, upstreams)
-    return upstreams
+    by_provider: dict[str, Upstream] = {DEMO: DemoUpstream(), **dict.fromkeys(TRANSLATED, translated)}
+    by_provider[AZURE] = AzureUpstream(direct, translated)
+    upstreams = Upstreams(direct, by_provider, dialects)
+    _warm(services, translated)
+    return upstreams, translated
 
 
-def _warm(services: Services, upstreams: Upstreams) -> None:
-    needed = [deployment for deployment in services.routing.deployments() if deployment.provider in TRANSLATED]
-    translated = upstreams.of(needed[0]) if needed else None
-    if isinstance(translated, TranslatedUpstream):
+def _warm(services: Services, translated: TranslatedUpstream) -> None:
+    needed = [deployment for deployment in services.routing.deployments() if is_translated(deployment)]
+    if needed:
         translated.warm(needed)
 
 
@@ -221,7 +224,7 @@ def _routes(
     ids = ResponseIds(services.settings.key_pepper.encode())
     hot = _hot(services, upstream, traffic, exchange, counter, ids)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
-    data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct), gate)
+    data_plane += _stored(StoredResponses(ids, gate, services.routing.deployment, upstream.direct, _uncharged(services)), gate)
     data_plane += [
         Route("/v1/models", AccountEndpoint(account.models, gate), methods=["GET"]),
         Route("/v1/models/{model:path}", AccountEndpoint(account.model, gate, ("model",)), methods=["GET"]),
@@ -251,9 +254,7 @@ def _hot(
     surfaces: tuple[Surface, ...] = (Chat(), Completions(), Embeddings())
     hot = {"/v1" + surface.path: ModelEndpoint(surface, exchange, gate, traffic) for surface in surfaces}
     messages = Messages()
-    counting = CountTokens(
-        gate, services.routing, services.balance, upstream, counter, services.tasks, services.clock, services.settings.hold_ttl_s
-    )
+    counting = CountTokens(gate, services.routing, upstream, counter, _uncharged(services))
     hot["/v1" + MESSAGES] = ModelEndpoint(messages, WithAnthropicHeaders(exchange), gate, traffic)
     hot["/v1" + COUNT_TOKENS] = ModelEndpoint(messages, counting, gate, traffic)
     responses = Responses(ids, gate, services.routing.deployment)
@@ -262,6 +263,10 @@ def _hot(
         media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
         hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
     return hot
+
+
+def _uncharged(services: Services) -> Uncharged:
+    return Uncharged(services.balance, services.tasks, services.clock, services.settings.hold_ttl_s)
 
 
 def _stored(stored: StoredResponses, gate: Gate) -> list[BaseRoute]:

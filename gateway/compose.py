@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
@@ -38,6 +39,7 @@ from gateway.metering.event import ABANDONED
 from gateway.pricing.catalog import BOOK_TTL_MS, Catalog
 from gateway.pricing.configured import PriceOverride
 from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
+from gateway.providers.azure import is_azure_itself, is_v1
 from gateway.providers.model import Capacity, Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.proxy.models import Listed, listed
@@ -45,6 +47,7 @@ from gateway.settings import DIALECTS, DeploymentConfig, LimitsConfig, ModelConf
 
 _log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
+_REASONS: Final = re.compile(r"o\d|gpt-5")  # Azure's models that refuse `max_tokens`
 _AUDIT_AGAIN_S: Final = 1.5
 
 DEMO_MODEL: Final = ModelConfig(
@@ -224,8 +227,12 @@ def _entry(model: ModelConfig) -> ModelEntry:
 
 def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Deployment:
     name, limits = f"{model.name}/{config.provider}/{index}", config.limits
-    # OpenAI's own newer models refuse `max_tokens`; other servers of the dialect may not know the new name.
-    own_field = "max_completion_tokens" if urlsplit(config.api_base).hostname == "api.openai.com" else "max_tokens"
+    # OpenAI's own newer models refuse `max_tokens`; other servers of the dialect may not know the new name, nor do older
+    # versions of Azure's API for other models.
+    is_newer = urlsplit(config.api_base).hostname == "api.openai.com"
+    if _is_azure_itself(config):
+        is_newer = is_v1(config.api_base) or bool(_REASONS.match(config.model or model.name))
+    own_field = "max_completion_tokens" if is_newer else "max_tokens"
     return Deployment(
         id=name,
         provider=config.provider,
@@ -243,8 +250,13 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         hidden_reasoning=config.hidden_reasoning,
         params=tuple(config.params.items()),
         speaks=_spoken(config),
+        api_version=config.api_version,
         capacity=None if limits == LimitsConfig() else Capacity(name, limits.rpm, limits.tpm, limits.concurrency),
     )
+
+
+def _is_azure_itself(config: DeploymentConfig) -> bool:
+    return is_azure_itself(config.provider, config.api_base, config.api_version, config.params)
 
 
 def _spoken(config: DeploymentConfig) -> frozenset[str]:
@@ -253,6 +265,8 @@ def _spoken(config: DeploymentConfig) -> frozenset[str]:
         names = ["messages"] if config.provider == "anthropic" else []
         if urlsplit(config.api_base).hostname == "api.openai.com":
             names = ["responses"]
+        elif _is_azure_itself(config):
+            names = ["images", "audio", "responses"] if is_v1(config.api_base) else ["images", "audio"]
     return frozenset(path for name in names for path in DIALECTS[name])
 
 

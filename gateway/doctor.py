@@ -20,14 +20,17 @@ from gateway.compose import Services
 from gateway.core.clock import now_ms
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.metrics import is_fresh, snapshots
+from gateway.providers.azure import is_translated
+from gateway.providers.direct import address_of
 from gateway.providers.model import Deployment
+from gateway.providers.native import as_spoken_to
 from gateway.providers.routing import DEMO
-from gateway.providers.translation import TRANSLATED
 
 _CLOCKS_APART_MS: Final = 2000
 _BACKLOG_MANY: Final = 100_000
 _MEMORY_SHARE: Final = 0.8
 _ASK_S: Final = 10.0
+_MODELS: Final = "/models"
 _AT_ONCE: Final = 8
 
 
@@ -153,11 +156,11 @@ async def _providers(services: Services, ask: AskProvider) -> list[Finding]:
     asked: dict[tuple[str, str], Deployment] = {}
     found = []
     for deployment in services.routing.deployments():
-        if deployment.provider in TRANSLATED:
+        if is_translated(deployment):
             text = "Its key shows with the first request: there is no list of models to ask this provider for."
             found.append(Finding(f"provider of {deployment.id}", Verdict.OK, text))
         elif deployment.provider != DEMO:
-            asked.setdefault((deployment.api_base, deployment.api_key), deployment)
+            asked.setdefault((deployment.api_base, deployment.api_key), as_spoken_to(deployment, _MODELS))
     told = await asyncio.gather(*[ask(deployment) for deployment in asked.values()])
     return found + [_provider(deployment, answer) for deployment, answer in zip(asked.values(), told, strict=True)]
 
@@ -186,7 +189,7 @@ def _asked(deployment: Deployment) -> int | str:
     headers = {"Accept": "application/json", **dict(deployment.headers)}
     if deployment.api_key:
         headers["Authorization"] = f"Bearer {deployment.api_key}"
-    asked = urllib.request.Request(deployment.api_base.rstrip("/") + "/models", headers=headers)  # noqa: S310 - http(s), checked
+    asked = urllib.request.Request(address_of(deployment.api_base, _MODELS), headers=headers)  # noqa: S310 - http(s), checked
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), _NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context())
     )

@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S, RATE_LIMIT_MAX
+from gateway.providers.azure import is_azure_itself
 from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Strategy
 from gateway.providers.translation import RESERVED, TRANSLATED
 
@@ -45,6 +46,7 @@ _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
 _ANSWER_CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARAM: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?|preview|latest|v1")
 _SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -70,6 +72,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str | None = None
     api_base: str = ""
     api_key: str = ""
+    api_version: str = ""  # of Azure OpenAI over the byte path
     weight: int = 1
     headers: dict[str, str] = {}
     output_cap_field: str | None = None
@@ -297,7 +300,7 @@ def _models(given: Any, env: dict[str, str], *, configured: bool) -> tuple[Model
 
 
 def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
-    translated = deployment.provider in TRANSLATED
+    translated = _is_translated(where, deployment)
     needs_base = deployment.provider != "demo" and not (translated and not deployment.api_base)
     if needs_base and urlsplit(deployment.api_base).scheme not in ("http", "https"):
         raise SettingsError(f"{where}: api_base must be an http or https URL.")
@@ -323,6 +326,13 @@ def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
         raise SettingsError(f"{where}: cached_tokens must be inside or beside.")
     if deployment.first_byte_timeout_s <= 0 or deployment.chunk_timeout_s <= 0:
         raise SettingsError(f"{where}: time-outs must be above zero.")
+
+
+def _is_translated(where: str, deployment: DeploymentConfig) -> bool:
+    itself = is_azure_itself(deployment.provider, deployment.api_base, deployment.api_version, deployment.params)
+    if deployment.api_version and not (itself and _VERSION.fullmatch(deployment.api_version)):
+        raise SettingsError(f"{where}: api_version is for azure with an api_base, and is like 2024-10-21 or preview.")
+    return deployment.provider in TRANSLATED and not itself
 
 
 _OPENAI_PATTERNS: Final = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "text-embedding-*")

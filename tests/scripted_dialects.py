@@ -38,7 +38,15 @@ ANTHROPIC_USAGE = {
     "cache_creation_input_tokens": 50,
     "cache_creation": {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 20},
     "output_tokens": 20,
+    "inference_geo": None,
+    "service_tier": "standard",
+    "output_tokens_details": None,
+    "server_tool_use": None,
 }
+# Null is what there is nothing to tell of; every answer has them.
+NOTHING_OF: dict[str, Any] = {"container": None, "stop_details": None, "stop_sequence": None}
+NO_USAGE_OF: dict[str, Any] = {"output_tokens_details": None, "server_tool_use": None}
+DIRECT = {"type": "direct"}
 GEMINI_USAGE = {
     "promptTokenCount": 120,
     "cachedContentTokenCount": 40,
@@ -133,17 +141,18 @@ class Server:
         usage = {} if script == "no-usage" else ANTHROPIC_USAGE
         if body.get("stream"):
             return await self._events(request, self._anthropic_events(body, script, usage), "text/event-stream", script)
-        content: list[dict[str, Any]] = [{"type": "text", "text": "".join(PIECES)}]
+        content: list[dict[str, Any]] = [{"type": "text", "text": "".join(PIECES), "citations": None}]
         stop = "end_turn"
         if script == "tools":
             call = {"type": "tool_use", "id": "toolu_1", "name": body["tools"][0]["name"], "input": json.loads(ARGUMENTS)}
+            call |= {"caller": DIRECT}
             content, stop = [*content, call], "tool_use"
         elif script == "thinking":
             content.insert(0, {"type": "thinking", "thinking": "Hm, well.", "signature": "c2lnbmVk"})
         elif script == "json":
             content, stop = self._anthropic_json(body)
         answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": content}
-        return web.json_response({**answer, "stop_reason": stop, "stop_sequence": None, "usage": usage})
+        return web.json_response({**answer, **NOTHING_OF, "stop_reason": stop, "usage": usage})
 
     async def anthropic_count(self, request: web.Request) -> web.Response:
         body = await self._read(request)
@@ -154,8 +163,9 @@ class Server:
     def _anthropic_json(self, body: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         if body.get("tools"):  # a model that cannot be told a schema is made to call a tool of that shape
             name = body["tools"][0]["name"]
-            return [{"type": "tool_use", "id": "toolu_1", "name": name, "input": json.loads(ARGUMENTS)}], "tool_use"
-        return [{"type": "text", "text": ARGUMENTS}], "end_turn"
+            call = {"type": "tool_use", "id": "toolu_1", "name": name, "input": json.loads(ARGUMENTS), "caller": DIRECT}
+            return [call], "tool_use"
+        return [{"type": "text", "text": ARGUMENTS, "citations": None}], "end_turn"
 
     def _anthropic_events(self, body: dict[str, Any], script: str, usage: dict[str, Any]) -> list[bytes]:
         frames: list[bytes] = []
@@ -175,7 +185,7 @@ class Server:
 
         started = {**usage, "output_tokens": 1} if usage else {}
         message = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": []}
-        add("message_start", message={**message, "stop_reason": None, "stop_sequence": None, "usage": started})
+        add("message_start", message={**message, **NOTHING_OF, "stop_reason": None, "usage": started})
         add("ping")
         if script == "thinking":
             start = {"type": "thinking", "thinking": "", "signature": ""}
@@ -185,7 +195,7 @@ class Server:
         if script == "json" and not body.get("tools"):
             texts = [{"type": "text_delta", "text": ARGUMENTS}]
         if script in ("hang-midstream", "error-midstream", "half", "forever"):
-            add("content_block_start", index=0, content_block={"type": "text", "text": ""})
+            add("content_block_start", index=0, content_block={"type": "text", "text": "", "citations": None})
             add("content_block_delta", index=0, delta=texts[0])
             if script == "hang-midstream":
                 frames.append(b"SILENT")
@@ -193,15 +203,16 @@ class Server:
                 add("error", error={"type": "overloaded_error", "message": "Overloaded, dear sk-ant-made-up-secret"})
             return frames
         if not (script == "json" and body.get("tools")):
-            block({"type": "text", "text": ""}, *texts)
+            block({"type": "text", "text": "", "citations": None}, *texts)
         if script in ("tools", "json") and body.get("tools"):
             name = body["tools"][0]["name"]
-            call: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}
+            call: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}, "caller": DIRECT}
             parts = [{"type": "input_json_delta", "partial_json": part} for part in (ARGUMENTS[:6], ARGUMENTS[6:])]
             block(call, *parts)
         stop = "tool_use" if script in ("tools", "json") and body.get("tools") else "end_turn"
-        told = {"output_tokens": 20} if usage else {}
-        add("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=told)
+        nulls = dict.fromkeys(("cache_creation_input_tokens", "cache_read_input_tokens", "input_tokens"))
+        told = {**nulls, **NO_USAGE_OF, "output_tokens": 20} if usage else {}
+        add("message_delta", delta={**NOTHING_OF, "stop_reason": stop}, usage=told)
         add("message_stop")
         return frames
 

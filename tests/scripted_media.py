@@ -52,6 +52,12 @@ def _riff(hz: int, size: int) -> bytes:
     return struct.pack("<4sI4s4sIHHIIHH4sI", *told)
 
 
+HARMS = (
+    "hate", "hate/threatening", "harassment", "harassment/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+
+
 class Server:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -98,11 +104,12 @@ class Server:
         usage["total_tokens"] = PROMPT_TOKENS + read + made
         if str(body.get("stream", False)).lower() == "true":
             kind = "image_edit" if files else "image_generation"
+            about = {"created_at": 1, "size": "1024x1024", "quality": "low", "background": "opaque", "output_format": "png"}
             events: list[dict[str, Any]] = [
-                {"type": f"{kind}.partial_image", "b64_json": PIXEL * 3000, "partial_image_index": place}
+                {"type": f"{kind}.partial_image", "b64_json": PIXEL * 3000, "partial_image_index": place, **about}
                 for place in range(int(body.get("partial_images") or 0))
             ]
-            events.append({"type": f"{kind}.completed", "b64_json": PIXEL, "usage": usage, "size": "1024x1024"})
+            events.append({"type": f"{kind}.completed", "b64_json": PIXEL, "usage": usage, **about})
             return await self._events(request, events, half=script == "half")
         answer: dict[str, Any] = {"created": 1, "data": [{"b64_json": PIXEL}] * number}
         if not body["model"].startswith("dall-e") and script != "no-usage":
@@ -149,6 +156,7 @@ class Server:
             details = {"text_tokens": 2, "audio_tokens": int(seconds * 10)}
             made = int(seconds * 10) + 2
             usage = {"type": "tokens", "input_tokens": made, "input_token_details": details, "output_tokens": 5}
+            usage["total_tokens"] = made + 5
         if body.get("stream") == "true":
             events: list[dict[str, Any]] = [
                 {"type": "transcript.text.delta", "delta": word} for word in ("one ", "two ", "three")
@@ -172,7 +180,12 @@ class Server:
         if found := await self._scripted(str(body["input"]).split()[0], request):
             return found
         given = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        result = {"flagged": False, "categories": {}, "category_scores": {}}
+        result = {
+            "flagged": False,
+            "categories": dict.fromkeys(HARMS, False),
+            "category_scores": dict.fromkeys(HARMS, 0.01),
+            "category_applied_input_types": {harm: ["text"] for harm in HARMS},
+        }
         return web.json_response({"id": "modr-1", "model": body["model"], "results": [result] * len(given)})
 
     async def rerank(self, request: web.Request) -> web.StreamResponse:

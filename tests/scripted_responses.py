@@ -128,12 +128,15 @@ class Server:
             "output": [],
             "parallel_tool_calls": True,
             "previous_response_id": previous,
+            "instructions": body.get("instructions"),
+            "temperature": 1.0,
+            "top_p": 1.0,
             "tool_choice": "auto",
             "tools": body.get("tools", []),
             "error": None,
             "incomplete_details": None,
             "usage": None,
-            "metadata": {"price": 0.1, "big": 12345678901234567890},
+            "metadata": body.get("metadata") or {"price": 0.1, "big": 12345678901234567890},  # the latter is none of OpenAI's
         }
 
     def _prompt(self, body: dict[str, Any]) -> int:

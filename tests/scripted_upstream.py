@@ -23,6 +23,7 @@ The script is the request's `model` (or the body field `script`, which wins): a 
     cookie          sets a cookie                        no-length       no content-length, body ends with the connection
     continue        the journal tells `expect`           huge:BYTES      a body of that many bytes
     json            the text is {"query": "x"}
+    filtered        400 as Azure's filter of prompts has it
     mood:NAME       as PUT /mood {"NAME": "<a script>"} said last; "ok" before
 
 Options: tokens=N completion tokens (20), prompt=N prompt tokens, ms=N.
@@ -155,7 +156,7 @@ class Server:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        for prefix in ("", "/v1"):
+        for prefix in ("", "/v1", "/openai/v1", "/openai/deployments/{name}"):
             app.router.add_post(prefix + "/chat/completions", self.serve)
             app.router.add_post(prefix + "/completions", self.serve)
             app.router.add_post(prefix + "/embeddings", self.serve)
@@ -200,6 +201,7 @@ class Server:
         if len(self.journal) < JOURNAL_MAX:
             headers = {name.lower(): value for name, value in request.headers.items()}
             entry = {"path": request.path, "model": model, "body": body, "headers": headers, "connection": connection}
+            entry["query"] = request.query_string
             self.journal.append(entry)
         early = await self._before_answer(request, script, carried)
         if early is not None:
@@ -235,6 +237,10 @@ class Server:
             error = {"message": f"scripted {status}", "type": "scripted_error", "param": None, "code": f"scripted_{status}"}
             headers = {"Retry-After": "1"} if status == 429 else {}
             return web.json_response({"error": error}, status=status, headers=headers)
+        if name == "filtered":
+            why = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"hate": {"filtered": True}}}
+            told = {"message": "The response was filtered", "type": None, "param": "prompt", "code": "content_filter"}
+            return web.json_response({"error": {**told, "status": 400, "innererror": why}}, status=400)
         if name == "redirect":
             return web.Response(status=307, headers={"Location": "/journal"})
         if name == "huge":

@@ -45,7 +45,7 @@ class _Target:
     __slots__ = ("head", "origin")
 
     def __init__(self, pool: Pool, deployment: Deployment, path: str, more: Headers) -> None:
-        scheme, host, port, resource = _address(deployment.api_base.rstrip("/") + path)
+        scheme, host, port, resource = _address(address_of(deployment.api_base, path))
         self.origin: Origin = pool.origin(tls=scheme == "https", host=host, port=port)
         name = f"[{host}]" if ":" in host else host.rstrip(".")
         lines = {"host": [("Host", name if port == _PORTS[scheme] else f"{name}:{port}")], "accept": [("Accept", "*/*")]}
@@ -64,6 +64,14 @@ class _Target:
             lines["authorization"] = [("Authorization", f"Bearer {deployment.api_key}")]
         text = "".join(_line(header, value) for several in lines.values() for header, value in several)
         self.head = f"{method} {resource} HTTP/1.1\r\n{text}Content-Length: ".encode()
+
+
+def address_of(api_base: str, path: str) -> str:
+    """Where `path` is below a base; either may have a query."""
+    base, _, always = api_base.partition("?")
+    path, _, asked = path.partition("?")
+    query = "&".join(filter(None, (always, asked)))
+    return base.rstrip("/") + path + (f"?{query}" if query else "")
 
 
 def _address(url: str) -> tuple[str, str, int, str]:

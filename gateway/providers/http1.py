@@ -25,7 +25,7 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 BUFFER_BYTES_MAX: Final = 256 * 1024  # above it nothing more is read until the consumer has taken what there is
 # What one connection may bring in a turn of the loop: a server that sends faster than anybody reads waits for its next turn,
 # so that a hundred such streams do not hold up all others by the time that a socket's whole buffer takes to relay.
-READ_BYTES: Final = 32 * 1024
+READ_BYTES: Final = 64 * 1024
 _JOINED_BODY_BYTES_MAX: Final = 64 * 1024  # up to here copying a body behind its head is cheaper than a second write
 
 
@@ -240,18 +240,11 @@ class Connection(asyncio.BufferedProtocol):
         return self._origin.pool.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read; where more may wait, the others come first."""
-        self._received(bytes(self._origin.pool.buffer[:nbytes]))
-        if nbytes == READ_BYTES and not self._paused and not self._transport.is_closing():
+        """Parse, and wake the caller when it has something to do. Where more may wait to be read, the others come first."""
+        data = bytes(self._origin.pool.buffer[:nbytes])
+        if nbytes == READ_BYTES:
             self._transport.pause_reading()
             self._loop.call_soon(self._read_on)
-
-    def _read_on(self) -> None:
-        if not self._paused and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def _received(self, data: bytes) -> None:
-        """Parse, and wake the caller when it has something to do."""
         if self._complete:  # a byte that nobody asked for: the next answer could not be told from it
             self.drop()
             return
@@ -278,6 +271,10 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(fault)
         elif take is None or self._complete:
             self._go_on()
+
+    def _read_on(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _fault_of(self, error: Exception) -> WireError | None:
         """Why parsing stopped; None when the answer was whole before."""

@@ -18,6 +18,12 @@ _STOPS: Final = {
     "stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use",
     "content_filter": "refusal",
 }  # fmt: skip
+# Anthropic's description has these in every answer: null where there is nothing to tell.
+USAGE_OF_A_DELTA: Final = dict.fromkeys(
+    ("cache_creation_input_tokens", "cache_read_input_tokens", "input_tokens", "output_tokens_details", "server_tool_use")
+)
+_USAGE: Final = {**USAGE_OF_A_DELTA, **dict.fromkeys(("cache_creation", "inference_geo", "service_tier"))}
+ENDS_PLAINLY: Final = {"stop_details": None, "container": None}
 _NOTHING: Final[Mapping[str, Any]] = {}
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
@@ -31,39 +37,51 @@ def message_of(said: Any, model: str, cached_inside: bool) -> bytes:
     message = _dict(choices[0], "message")
     content = [*_thoughts(message)]
     if text := message.get("content"):
-        content.append({"type": "text", "text": text if type(text) is str else "".join(_texts(text))})
+        content.append(_text(text if type(text) is str else "".join(_texts(text))))
     if type(message.get("refusal")) is str and message["refusal"]:
-        content.append({"type": "text", "text": message["refusal"]})
+        content.append(_text(message["refusal"]))
     calls = message.get("tool_calls")
     for call in calls if type(calls) is list else ():
         function = _dict(call, "function")
         asked = _arguments(function.get("arguments"))
-        content.append({"type": "tool_use", "id": _id(call, "toolu"), "name": function.get("name"), "input": asked})
+        content.append({"type": "tool_use", "id": _tool_id(call), "name": function.get("name"), "input": asked})
     reason, sequence = _ended(choices[0], bool(calls), bool(message.get("refusal")))
     told = said.get("usage")
-    usage = usage_of(told, cached_inside) if type(told) is dict else {"input_tokens": 0, "output_tokens": 0}
+    usage = {**_USAGE, **(usage_of(told, cached_inside) if type(told) is dict else {"input_tokens": 0, "output_tokens": 0})}
     return _encode({**_head(said, model, content), "stop_reason": reason, "stop_sequence": sequence, "usage": usage})
 
 
 def _head(said: Mapping[str, Any], model: str, content: list[Any]) -> dict[str, Any]:
     name = said.get("model")
     return {
-        "id": _id(said, "msg"),
+        "id": _message_id(said),
         "type": "message",
         "role": "assistant",
         "model": name if type(name) is str else model,
         "content": content,
+        **ENDS_PLAINLY,
     }
 
 
-def _id(said: Mapping[str, Any], prefix: str) -> str:
+def _message_id(said: Mapping[str, Any]) -> str:
+    """The chat's own with the letters that a message's begins with."""
     found = said.get("id")
-    return found if type(found) is str and found else new_id(prefix)
+    return "msg_" + found.removeprefix("chatcmpl-").removeprefix("msg_") if type(found) is str and found else new_id("msg")
+
+
+def _tool_id(call: Mapping[str, Any]) -> str:
+    """The chat's own: it comes back with the tool's result."""
+    found = call.get("id")
+    return found if type(found) is str and found else new_id("toolu")
 
 
 def _dict(said: Any, name: str) -> Mapping[str, Any]:
     value = said.get(name) if type(said) is dict else None
     return value if type(value) is dict else _NOTHING
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
 
 
 def _texts(parts: Any) -> Iterator[str]:
@@ -170,9 +188,9 @@ class Events:
         if self._failed or not self._begun or not (self._done or self._finish is not None or self._usage is not None):
             return rest
         reason, sequence = _ended(self._finish or _NOTHING, bool(self._calls), self._refused)
-        delta = {"stop_reason": reason, "stop_sequence": sequence}
+        delta = {"stop_reason": reason, "stop_sequence": sequence, **ENDS_PLAINLY}
         # Without a count of the upstream's the zero says that there is none.
-        usage = self._usage or {"output_tokens": 0}
+        usage = {**USAGE_OF_A_DELTA, **(self._usage or {"output_tokens": 0})}
         ending = [*self._stopped(), _event("message_delta", delta=delta, usage=usage), _event("message_stop")]
         return rest + b"".join(ending)
 
@@ -191,7 +209,7 @@ class Events:
             return
         if not self._begun:
             self._begun = True
-            empty = {"stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 0, "output_tokens": 0}}
+            empty = {"stop_reason": None, "stop_sequence": None, "usage": {**_USAGE, "input_tokens": 0, "output_tokens": 0}}
             yield _event("message_start", message={**_head(chunk, self._model, []), **empty})
         told = chunk.get("usage")
         if type(told) is dict and told:
@@ -213,7 +231,7 @@ class Events:
             text = delta.get(name)
             self._refused = self._refused or (name == "refusal" and bool(text))
             if type(text) is str and text:
-                yield from self._in_block("text", text="")
+                yield from self._in_block("text", text="", citations=None)
                 yield self._delta("text_delta", text=text)
         calls = delta.get("tool_calls")
         for call in calls if type(calls) is list else ():
@@ -242,7 +260,7 @@ class Events:
                 raise UpstreamFault("it mixes the calls of its tools", sent=True)
             self._calls.add(number)
             yield from self._stopped()
-            yield from self._in_block("tool_use", id=_id(call, "toolu"), name=function.get("name") or "", input={})
+            yield from self._in_block("tool_use", id=_tool_id(call), name=function.get("name") or "", input={})
             self._call = number
         text = function.get("arguments")
         if type(text) is str and text:

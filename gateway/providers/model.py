@@ -49,6 +49,7 @@ class Deployment(msgspec.Struct, frozen=True):
     (`UNTRANSLATED`), that it serves itself.
     `surfaces` are the paths that the model is known to serve, None where nobody knows; one that chats with nobody has an
     `input_tokens_max` of 0.
+    `api_version` is Azure's; see `azure`.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Deployment(msgspec.Struct, frozen=True):
     speaks: frozenset[str] = frozenset()
     surfaces: frozenset[str] | None = None
     capacity: Capacity | None = None
+    api_version: str = ""
 
 
 class Strategy(StrEnum):

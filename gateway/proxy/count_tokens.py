@@ -8,42 +8,31 @@ user count it, and the books have a record of it, which costs nothing.
 from time import perf_counter
 from typing import Any, Final
 
-from gateway.balance.model import Admitted, Balance, BalanceUnavailable, Hold, HoldRequest, LimitKind, RefusedByLimit
-from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, GatewayError
-from gateway.core.tasks import Tasks
-from gateway.core.words import CostPolicy, Level, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
-from gateway.metering.event import EventFront, EventRest, encode_event
 from gateway.metering.messages import messages_prompt
 from gateway.providers.model import COUNT_TOKENS, Deployment, Headers, Upstream, UpstreamFault
-from gateway.proxy import quote, refusals, wire
+from gateway.proxy import refusals, wire
 from gateway.proxy.messages import check_prompt, surface_of
 from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate, Router
 from gateway.proxy.surface import Surface
 from gateway.proxy.ticket import Call
+from gateway.proxy.uncharged import Uncharged, front_of
 
-_COUNTED: Final = (LimitKind.REQUESTS_PER_MINUTE, LimitKind.CONCURRENCY)
 _NOT_THERE: Final = frozenset((404, 405, 501))  # a server of messages that does not count
 
 
 class CountTokens:
     """Counts the tokens of one prompt after another; see `routes.Line`."""
 
-    def __init__(
-        self, gate: Gate, router: Router, balance: Balance, upstream: Upstream, counter: Counter, tasks: Tasks, clock: Clock,
-        hold_ttl_s: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, gate: Gate, router: Router, upstream: Upstream, counter: Counter, uncharged: Uncharged) -> None:
         self._gate = gate
         self._router = router
-        self._balance = balance
         self._upstream = upstream
         self._counter = counter
-        self._tasks = tasks
-        self._clock = clock
-        self._hold_ttl_ms = 1000 * hold_ttl_s
+        self._uncharged = uncharged
 
     async def run(self, call: Call, surface: Surface, principal: Principal) -> None:
         """As `Line.run`."""
@@ -58,52 +47,22 @@ class CountTokens:
             raise Forbidden(f"this key may not use {model}", code="model_not_allowed", param="model")
         tags = wire.read_tags(call.headers, body)
         asked = next((each for each in deployments if COUNT_TOKENS in each.speaks), deployments[0])
-        front = EventFront(
-            request_id=call.request_id,
-            level=principal.level.value,
-            user_id=principal.app.user_id,
-            enterprise_id=principal.app.enterprise_id,
-            key_id=principal.key_id,
-            endpoint=COUNT_TOKENS,
-            model=model,
-            platform_user_id=end_user or "",
-            workflow_type=tags.workflow_type,
-            session_id=tags.session_id,
-            agent_name=tags.agent_name,
-            tags=tags.tags,
-            provider=asked.provider,
-            deployment=asked.id,
-            cost_policy=(principal.app.cost_policy if principal.level is Level.APP_USAGE else CostPolicy.PLATFORM_PAYS).value,
-        )
-        hold, admitted = await self._admitted(front, principal)
+        front = front_of(call, COUNT_TOKENS, model, principal, end_user, tags, (asked.provider, asked.id))
+        hold, admitted = await self._uncharged.admitted(front, principal)
         try:
             if COUNT_TOKENS in asked.speaks:
                 asked = await as_paid_by(self._gate, principal, asked)
             counted = await self._count(asked, body, passed_on)
         except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
-            self._tasks.spawn(self._balance.release(hold), "release")
+            self._uncharged.given_back(hold)
             raise
-        await self._settle(hold, call)
+        await self._uncharged.served(hold, call)
         overhead_ms = (perf_counter() - call.started) * 1000
         headers = wire.answer_headers(b"application/json", call.request_id, principal.level, asked.id, 1, overhead_ms)
         headers += call.extra_headers
         headers += wire.limit_headers(hold.limits, admitted.remaining)
         call.answer.whole(200, headers, counted)
         await call.answer.drained()
-
-    async def _admitted(self, front: EventFront, principal: Principal) -> tuple[Hold, Admitted]:
-        """Counted by its limits; nothing is held of any wallet. RateLimited, Unavailable."""
-        limits = quote.limits_of(principal, front.platform_user_id, charged=False)
-        limits = tuple([limit for limit in limits if limit.kind in _COUNTED])
-        wanted = HoldRequest(front.request_id, principal.shard, (), limits, self._hold_ttl_ms, encode_event(front))
-        try:
-            outcome = await self._balance.reserve(wanted)
-        except BalanceUnavailable as broken:
-            raise refusals.balance_unavailable() from broken
-        if isinstance(outcome, RefusedByLimit):
-            raise refusals.refusal(outcome, (), (), limits, principal.level)
-        assert isinstance(outcome, Admitted), "it draws on no wallet"
-        return Hold(front.request_id, principal.shard, (), limits), outcome
 
     async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes:
         """The answer's body. GatewayError where the provider does not give one."""
@@ -131,16 +90,3 @@ class CountTokens:
             return None
         error: GatewayError = refusals.answer_error(reply.status, reply.headers, answer, deployment, 1)
         raise error
-
-    async def _settle(self, hold: Hold, call: Call) -> None:
-        rest = EventRest(
-            at_ms=self._clock() // 1_000_000,
-            status=RequestStatus.SERVED.value,
-            usage_source=UsageSource.NONE.value,
-            latency_ms=round((perf_counter() - call.started) * 1000),
-            attempts=1,
-        )
-        try:
-            await self._balance.settle(hold, [], 0, encode_event(rest))
-        except BalanceUnavailable:
-            return  # it is kept, and costs nothing

@@ -13,9 +13,9 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
 from gateway.metering.usage import COUNT_MAX
 from gateway.pricing.rates import Rates
+from gateway.providers.azure import is_translated
 from gateway.providers.model import Deployment, Reply
 from gateway.providers.routing import DEMO
-from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 from gateway.proxy.surface import Measured, Request, Stream
 
@@ -85,7 +85,7 @@ class MediaSurface:
 
 def check_serves(path: str, deployment: Deployment) -> None:
     """InvalidRequest where a deployment is known not to serve a surface."""
-    if (deployment.provider in TRANSLATED and path not in deployment.speaks) or deployment.provider == DEMO:
+    if (is_translated(deployment) and path not in deployment.speaks) or deployment.provider == DEMO:
         raise InvalidRequest(f"{path} is not served for models of {deployment.provider} here", param="model")
     check_listed(path, deployment)
 

@@ -14,6 +14,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
 from gateway.metering.messages import merged_usage
 from gateway.providers.frames import Frames, NotEvents, payload
+from gateway.providers.messages_answers import ENDS_PLAINLY, USAGE_OF_A_DELTA
 from gateway.proxy import wire
 from gateway.proxy.anthropic_errors import error_event
 from gateway.proxy.relay import BrokenStream, text_of
@@ -144,8 +145,9 @@ class MessageStream:
             delta = _with_usage(delta, more)
         elif not delta and (more or not self._stop):
             reason = "end_turn" if self._stop else "max_tokens"
-            usage = {"output_tokens": 0, **(self.usage or {}), **more}
-            delta = event({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": usage})
+            usage = {**USAGE_OF_A_DELTA, "output_tokens": 0, **(self.usage or {}), **more}
+            ended = {"stop_reason": reason, "stop_sequence": None, **ENDS_PLAINLY}
+            delta = event({"type": "message_delta", "delta": ended, "usage": usage})
         return delta + why + (self._stop or event(_STOP))
 
     def ended_by(self, error: GatewayError, request_id: str) -> bytes:

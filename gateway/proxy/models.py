@@ -12,9 +12,9 @@ import msgspec
 
 from gateway.core.units import KINDS
 from gateway.pricing.rates import PRICED_KINDS, Rates, decimal_from_rate
+from gateway.providers.azure import is_translated
 from gateway.providers.model import OWN_DIALECTS, UNTRANSLATED, Deployment
 from gateway.providers.routing import DEMO
-from gateway.providers.translation import TRANSLATED
 from gateway.proxy import wire
 
 RatesOf = Callable[[str, str], Rates | None]
@@ -51,7 +51,7 @@ def listed(name: str, deployment: Deployment, mode: str, capabilities: tuple[str
             surfaces = _OF_MODE[mode]
         elif _CHAT in surfaces:
             surfaces -= _NOT_CHATTED
-        if deployment.provider in TRANSLATED:
+        if is_translated(deployment):
             surfaces |= {"/completions"} if _CHAT in surfaces else frozenset()  # as a chat
             nobody = {path for paths in UNTRANSLATED.values() for path in paths}
             surfaces -= nobody - deployment.speaks

@@ -1,8 +1,5 @@
 """Apps that bring their own provider keys: their requests are sent with those, and with no secret of the operator's."""
 
-import re
-from typing import Final
-
 import msgspec
 
 from gateway.core.words import CostPolicy, Level
@@ -11,8 +8,6 @@ from gateway.providers.model import Deployment
 from gateway.providers.routing import DEMO
 from gateway.proxy import refusals
 from gateway.proxy.ports import Gate
-
-_SECRET: Final = re.compile(r"auth|key|secret|token|password|credential", re.IGNORECASE)  # in the name of a header or parameter
 
 
 async def as_paid_by(gate: Gate, principal: Principal, deployment: Deployment) -> Deployment:
@@ -30,7 +25,7 @@ async def as_paid_by(gate: Gate, principal: Principal, deployment: Deployment) -
     return msgspec.structs.replace(
         deployment,
         api_key=key,
-        headers=tuple([pair for pair in deployment.headers if not _SECRET.search(pair[0])]),
-        params=tuple([pair for pair in deployment.params if not _SECRET.search(pair[0])]),
+        headers=tuple([pair for pair in deployment.headers if not refusals.SECRET_NAME.search(pair[0])]),
+        params=tuple([pair for pair in deployment.params if not refusals.SECRET_NAME.search(pair[0])]),
         capacity=None,  # of the operator's account
     )

@@ -30,6 +30,8 @@ _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SECRETS = re.compile(
     r"\b(?:sk|key|pk|rk|api)[-_][A-Za-z0-9_\-*.]{6,}|\bBearer\s+\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost(?::\d+)?\b"
 )
+SECRET_NAME: Final = re.compile(r"auth|key|secret|token|password|credential|cookie", re.IGNORECASE)  # of a header or parameter
+_SECRET_CHARS_MIN: Final = 6  # of those values: shorter ones are words such as "on"
 CONTEXT_TOO_LONG: Final = "context_length_exceeded"
 NO_OWN_KEY: Final = "missing_provider_key"
 # How servers say it that have no code for it: vLLM and OpenAI; Anthropic; Gemini; llama.cpp; Mistral and others.
@@ -61,10 +63,16 @@ def refusal(
 
 
 def without_secrets(text: str, deployment: Deployment) -> str:
-    """A provider's words less the deployment's key and address, anything that looks like a key, and numeric addresses."""
-    for secret in (deployment.api_key, deployment.api_base, urlsplit(deployment.api_base).netloc):
-        if secret:
-            text = text.replace(secret, "[removed]")
+    """A provider's words less the deployment's secrets and address, anything that looks like a key, and numeric addresses.
+
+    Its secrets are its key, and the values of its headers and params with such names; of `Bearer x` also the x.
+    """
+    found = {deployment.api_key, deployment.api_base, urlsplit(deployment.api_base).netloc}
+    for name, value in (*deployment.headers, *deployment.params):
+        if type(value) is str and SECRET_NAME.search(name):
+            found |= {each for each in (value, value.rpartition(" ")[2]) if len(each) >= _SECRET_CHARS_MIN}
+    for secret in sorted(found - {""}, key=len, reverse=True):
+        text = text.replace(secret, "[removed]")
     return _SECRETS.sub("[removed]", text)[:_WORDS_MAX]
 
 

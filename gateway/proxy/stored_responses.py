@@ -1,6 +1,7 @@
 """`GET` and `DELETE` of `/v1/responses/{id}`, `GET` of its `input_items`: for the owner of a response, free of charge.
 
-They are passed to the deployment that stores it. Somebody else's response looks like one that never was.
+They are passed to the deployment that stores it. Somebody else's response looks like one that never was. They are requests
+for the limits of the key and its end user, and the books have a record of each.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,15 +11,18 @@ from urllib.parse import parse_qsl, quote, urlencode
 from gateway.core.errors import InvalidRequest
 from gateway.identity.model import Principal
 from gateway.providers.model import METHOD, RESPONSES, Deployment, Upstream, UpstreamFault
-from gateway.proxy import refusals
+from gateway.providers.native import as_spoken_to
+from gateway.proxy import refusals, wire
 from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate
 from gateway.proxy.response_ids import Owner, OwnNames, ResponseIds
 from gateway.proxy.responses import FindDeployment, not_found, returned
 from gateway.proxy.ticket import Call
+from gateway.proxy.uncharged import Uncharged, front_of
 
 INPUT_ITEMS: Final = "/input_items"
 _PARAM: Final = "response_id"
+_ENDPOINT: Final = RESPONSES + "/{response_id}"  # as usage records have it
 _QUERY: Final = frozenset(("after", "include", "include[]", "limit", "order"))
 _IN_A_PATH: Final = "-_"  # beside letters and digits
 
@@ -26,8 +30,9 @@ _IN_A_PATH: Final = "-_"  # beside letters and digits
 class StoredResponses:
     """Handlers of `routes.AccountEndpoint`, whose path parameter is the id."""
 
-    def __init__(self, ids: ResponseIds, gate: Gate, find: FindDeployment, upstream: Upstream) -> None:
+    def __init__(self, ids: ResponseIds, gate: Gate, find: FindDeployment, upstream: Upstream, uncharged: Uncharged) -> None:
         """`upstream` is the byte path."""
+        self._uncharged = uncharged
         self._ids = ids
         self._gate = gate
         self._find = find
@@ -44,14 +49,26 @@ class StoredResponses:
     async def _asked(self, call: Call, principal: Principal, method: str, below: str) -> bytes:
         """The provider's answer, under our id. GatewayError."""
         text, _, query = call.raw.decode("latin-1").partition("?")
-        owner = Owner.of(principal, self._gate.resolve_end_user(principal, call.headers, {}))
+        end_user = self._gate.resolve_end_user(principal, call.headers, {})
+        owner = Owner.of(principal, end_user)
         stored = self._ids.opened(owner, text)
         deployment = None if stored is None else self._find(stored.deployment_id)
         if stored is None or deployment is None or RESPONSES not in deployment.speaks:
             raise not_found(text, _PARAM)
         deployment = await as_paid_by(self._gate, principal, deployment)
         path = f"{RESPONSES}/{quote(stored.response_id, safe=_IN_A_PATH)}{below}{_checked(query)}"
-        status, body = await self._answer(deployment, method, path)
+        tags, served_by = wire.read_tags(call.headers, {}), (deployment.provider, stored.deployment_id)
+        model = stored.deployment_id.partition("=")[2] or deployment.model
+        hold, admitted = await self._uncharged.admitted(
+            front_of(call, _ENDPOINT + below, model, principal, end_user, tags, served_by), principal
+        )
+        call.extra_headers += wire.limit_headers(hold.limits, admitted.remaining)
+        try:
+            status, body = await self._answer(deployment, method, path)
+        except BaseException:  # a fault or a cancelled task alike: the request is given back before it goes on
+            self._uncharged.given_back(hold)
+            raise
+        await self._uncharged.served(hold, call)
         if status == 404:
             raise not_found(text, _PARAM)
         if status != 200:
@@ -60,7 +77,7 @@ class StoredResponses:
 
     async def _answer(self, deployment: Deployment, method: str, path: str) -> tuple[int, bytes]:
         try:
-            reply = await self._upstream.send(deployment, path, b"", ((METHOD, method),))
+            reply = await self._upstream.send(as_spoken_to(deployment, RESPONSES), path, b"", ((METHOD, method),))
             try:
                 return reply.status, await reply.read(deployment.first_byte_timeout_s)
             finally:

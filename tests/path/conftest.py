@@ -155,6 +155,10 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
     down = {**sized, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1"}
     hasty = {**sized, "first_byte_timeout_s": 0.3, "chunk_timeout_s": 0.3}
     stand_ins = [{**nine, "prices": DEARER}, {**nine, "model": "ok:tokens=7"}]
+    azure = {**nine, "provider": "azure", "api_base": upstream_url.removesuffix("/v1") + "/openai/deployments/prod"}
+    azure |= {"api_version": "2024-10-21"}
+    del azure["output_tokens_max"]  # both are in the price list
+    newest = {**azure, "api_base": upstream_url.removesuffix("/v1") + "/openai/v1", "api_version": ""}
     three = [
         {"name": name, "strategy": "order", "deployments": [{**hasty, "model": f"mood:{name}"}, *stand_ins], "prices": PRICED}
         for name in THREE
@@ -164,6 +168,9 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
         "models": [
             *more_models,
             *three,
+            {"name": "azure-chat", "deployments": [{**azure, "model": "gpt-4o-mini"}]},
+            {"name": "azure-newest", "deployments": [{**newest, "model": "gpt-4o"}]},
+            {"name": "azure-vectors", "deployments": [{**newest, "model": "text-embedding-3-small"}]},
             {"name": "*", "deployments": [sized], "prices": PRICED},
             {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
             {"name": "unreachable-model", "deployments": [down], "prices": PRICED},

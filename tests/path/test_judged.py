@@ -41,6 +41,9 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+HTTP = httpx.Client(timeout=20)
+
+
 @pytest.fixture(scope="module")
 def key(stack: Stack) -> str:
     app = stack.app(name="judged")
@@ -49,7 +52,7 @@ def key(stack: Stack) -> str:
 
 
 def sent_upstream(stack: Stack) -> tuple[str, dict[str, Any]]:
-    last = httpx.get(stack.upstream_url.removesuffix("/v1") + "/journal").json()["requests"][-1]
+    last = HTTP.get(stack.upstream_url.removesuffix("/v1") + "/journal").json()["requests"][-1]
     return last["path"].removeprefix("/v1"), last["body"]
 
 
@@ -63,7 +66,7 @@ def test_what_goes_upstream_and_what_comes_back_are_as_openai_describes_them(
         pytest.skip("embeddings are not streamed")
     asked = {"model": "tools" if "tools" in fields else "ok", **fields, **({"stream": True} if streamed else {})}
     headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "ann", "x-include-cost": "true"}
-    answer = httpx.post(f"{stack.url}/v1{path}", json=asked, headers=headers, timeout=20)
+    answer = HTTP.post(f"{stack.url}/v1{path}", json=asked, headers=headers)
     assert answer.status_code == 200, answer.text
     openai = judge("openai")
     sent_to, sent = sent_upstream(stack)
@@ -83,7 +86,7 @@ def test_what_goes_upstream_and_what_comes_back_are_as_openai_describes_them(
 def test_refusals_are_as_openai_describes_them(stack: Stack, key: str) -> None:
     headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "ann"}
     for body, status in (({"model": "ok"}, 400), ({"model": "status:500", "messages": [{"role": "user", "content": "x"}]}, 502)):
-        answer = httpx.post(stack.url + "/v1/chat/completions", json=body, headers=headers, timeout=20)
+        answer = HTTP.post(stack.url + "/v1/chat/completions", json=body, headers=headers)
         assert answer.status_code == status
         assert judge("openai").error("ErrorResponse", answer.json()) == []
 

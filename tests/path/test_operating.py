@@ -77,7 +77,8 @@ def test_one_scrape_has_the_numbers_of_all_processes_and_of_one_that_died(two: S
     assert chat(two, key, "status:400").status_code == 400
     assert chat(two, key, "unreachable-model").status_code == 502
     name = requests_of("ok:tokens=3")
-    found = eventually(lambda: (now := scraped(two)).get(name) == 20 and now)
+    # Each tells of itself once a second, also who was asked for nothing.
+    found = eventually(lambda: (now := scraped(two)).get(name) == 20 and now["mozaiks_web_processes"] == 2 and now)
     assert found[requests_of("status:400", 400)] == found[requests_of("unreachable-model", 502)] == 1
     labels = '{surface="chat/completions",model="ok:tokens=3"'
     assert found[f'mozaiks_request_seconds_bucket{labels},le="+Inf"}}'] == 20

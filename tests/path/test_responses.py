@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,40 +60,73 @@ def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, native_ur
         stack.process.stop()
 
 
-@pytest.fixture
-def app(house: Stack) -> str:
+HTTP = httpx.Client(timeout=30)
+
+
+class App(str):
+    """The name of the one app that most tests share, with this test's own end user, and the app's key."""
+
+    user: str
+    key: str
+
+
+@pytest.fixture(scope="module")
+def shared(house: Stack) -> tuple[str, str]:
     enterprise_id = house.app()
-    house.fund(enterprise_id, "ann", FUNDS_MICRO)
-    return enterprise_id
+    return enterprise_id, house.key(enterprise_id)
 
 
 @pytest.fixture
-def client(house: Stack, app: str) -> Any:
+def app(house: Stack, shared: tuple[str, str]) -> App:
+    made = App(shared[0])
+    made.key = shared[1]
+    house.count += 1
+    made.user = f"user-{house.count}"
+    house.fund(made, made.user, FUNDS_MICRO)
+    return made
+
+
+@pytest.fixture
+def client(house: Stack, app: App) -> Any:
     return client_of(house, app)
 
 
-def client_of(house: Stack, app: str, end_user: str = "ann", **more: str) -> Any:
-    headers = {"X-Platform-User-Id": end_user, **more}
-    return OpenAI(base_url=house.url + "/v1", api_key=house.key(app), max_retries=0, default_headers=headers)
+def client_of(house: Stack, app: str, end_user: str = "", **more: str) -> Any:
+    key, user = (app.key, app.user) if isinstance(app, App) else (house.key(app), "ann")
+    headers = {"X-Platform-User-Id": end_user or user, **more}
+    return OpenAI(base_url=house.url + "/v1", api_key=key, max_retries=0, default_headers=headers, http_client=HTTP)
 
 
-def charged(house: Stack, app: str, count: int = 1) -> list[dict[str, Any]]:
-    """The app's events; what they cost is gone from the wallet, and nothing is held."""
-    events = house.events(app, count)
-    wallet = house.wallet(app, "ann")
+def billed(house: Stack, app: App, count: int) -> list[dict[str, Any]]:
+    """So many events of the test's end user; what they cost is gone from the wallet, and nothing is held."""
+    deadline = time.monotonic() + 10
+    while True:
+        rows = house.get(f"/apps/{app}/usage-events", limit=200)["data"]
+        events: list[dict[str, Any]] = [row for row in rows if row["platform_user_id"] == app.user]
+        if len(events) >= count or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    assert len(events) == count, events
+    wallet = house.wallet(app, app.user)
     assert wallet["held_micro"] == 0
     assert wallet["available_micro"] == FUNDS_MICRO - sum(event["amount_micro"] for event in events)
+    return events
+
+
+def charged(house: Stack, app: App, count: int = 1) -> list[dict[str, Any]]:
+    """As `billed`, all of them for responses."""
+    events = billed(house, app, count)
     assert {event["endpoint"] for event in events} == {"/responses"}
     return events
 
 
 def journal(native_url: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.get(native_url + "/journal").json()
+    found: list[dict[str, Any]] = HTTP.get(native_url + "/journal").json()
     return found
 
 
 @pytest.mark.parametrize("model", ["native/ok", "ok"])
-def test_an_answer_is_charged_to_the_micro_unit(house: Stack, app: str, client: Any, model: str) -> None:
+def test_an_answer_is_charged_to_the_micro_unit(house: Stack, app: App, client: Any, model: str) -> None:
     raw = client.responses.with_raw_response.create(model=model, input="one two three", instructions="be brief")
     answer = raw.parse()
     assert answer.output_text == TEXT
@@ -106,7 +140,7 @@ def test_an_answer_is_charged_to_the_micro_unit(house: Stack, app: str, client: 
 
 
 @pytest.mark.parametrize("model", ["native/ok", "ok", "demo"])
-def test_a_stream_has_openais_events_in_order(house: Stack, app: str, client: Any, model: str) -> None:
+def test_a_stream_has_openais_events_in_order(house: Stack, app: App, client: Any, model: str) -> None:
     cap = 20 if model == "demo" else 100  # the demo model takes its time
     events = list(client.responses.create(model=model, input="say it", stream=True, max_output_tokens=cap))
     kinds = [event.type for event in events]
@@ -127,9 +161,9 @@ def test_a_stream_has_openais_events_in_order(house: Stack, app: str, client: An
     assert (charge["usage_source"], charge["output_tokens"]) == ("upstream", last.response.usage.output_tokens)
 
 
-async def test_the_async_client_and_the_streaming_helper_work(house: Stack, app: str) -> None:
-    headers = {"X-Platform-User-Id": "ann"}
-    async with AsyncOpenAI(base_url=house.url + "/v1", api_key=house.key(app), max_retries=0, default_headers=headers) as client:
+async def test_the_async_client_and_the_streaming_helper_work(house: Stack, app: App) -> None:
+    headers = {"X-Platform-User-Id": app.user}
+    async with AsyncOpenAI(base_url=house.url + "/v1", api_key=app.key, max_retries=0, default_headers=headers) as client:
         for model in ("native/ok:tokens=5", "ok:tokens=5"):
             async with client.responses.stream(model=model, input="say it") as stream:
                 async for _ in stream:
@@ -140,7 +174,7 @@ async def test_the_async_client_and_the_streaming_helper_work(house: Stack, app:
 
 
 @pytest.mark.parametrize("model", ["native/ok", "ok"])
-def test_the_last_event_tells_the_cost_to_those_who_ask(house: Stack, app: str, model: str) -> None:
+def test_the_last_event_tells_the_cost_to_those_who_ask(house: Stack, app: App, model: str) -> None:
     asking, plain = client_of(house, app, **{"X-Include-Cost": "true"}), client_of(house, app)
     told: Any = list(asking.responses.create(model=model, input="x", stream=True))[-1].response.usage
     untold: Any = list(plain.responses.create(model=model, input="x", stream=True))[-1].response.usage
@@ -152,7 +186,7 @@ def test_the_last_event_tells_the_cost_to_those_who_ask(house: Stack, app: str, 
 
 @pytest.mark.parametrize("model", ["native/tools", "tools", "demo"])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_loop_with_tools_runs(house: Stack, app: str, client: Any, model: str, streamed: bool) -> None:
+def test_a_loop_with_tools_runs(house: Stack, app: App, client: Any, model: str, streamed: bool) -> None:
     def ask(given: list[Any]) -> Any:
         if not streamed:
             return client.responses.create(model=model, input=given, tools=[TOOL])
@@ -187,7 +221,7 @@ def test_structured_output_is_asked_for_and_parsed(client: Any, native_url: str)
     assert sent["response_format"] == {"type": "json_schema", "json_schema": {"name": "c", "schema": {"type": "object"}}}
 
 
-def test_a_cap_is_sent_and_an_answer_that_reaches_it_is_incomplete(house: Stack, app: str, client: Any) -> None:
+def test_a_cap_is_sent_and_an_answer_that_reaches_it_is_incomplete(house: Stack, app: App, client: Any) -> None:
     for model in ("native/ok:tokens=50", "ok:tokens=50"):
         answer = client.responses.create(model=model, input="x", max_output_tokens=17)
         assert (answer.status, answer.incomplete_details and answer.incomplete_details.reason) == (
@@ -202,7 +236,7 @@ def test_a_cap_is_sent_and_an_answer_that_reaches_it_is_incomplete(house: Stack,
     assert low.value.param == "max_output_tokens"
 
 
-def test_reasoning_and_what_the_provider_cached_have_their_own_prices(house: Stack, app: str, client: Any) -> None:
+def test_reasoning_and_what_the_provider_cached_have_their_own_prices(house: Stack, app: App, client: Any) -> None:
     client.responses.create(model="native/reasoning", input="x")
     reasoned = charged(house, app)[0]
     assert (reasoned["units"]["reasoning"], reasoned["units"]["output"]) == (10, 10)
@@ -214,7 +248,7 @@ def test_reasoning_and_what_the_provider_cached_have_their_own_prices(house: Sta
 # ---- whose a response is -------------------------------------------------------------------------------------------------
 
 
-def test_a_response_is_continued_read_and_deleted_by_its_owner(house: Stack, app: str, client: Any, native_url: str) -> None:
+def test_a_response_is_continued_read_and_deleted_by_its_owner(house: Stack, app: App, client: Any, native_url: str) -> None:
     first = client.responses.create(model="native/ok", input="one two")
     events: list[Any] = list(
         client.responses.create(model="native/ok", input="three", previous_response_id=first.id, stream=True)
@@ -239,20 +273,39 @@ def test_a_response_is_continued_read_and_deleted_by_its_owner(house: Stack, app
     assert client.responses.retrieve(second.id).status == "completed"
     assert "/responses/" in journal(native_url)[-1]["path"]
     assert journal(native_url)[-1]["headers"]["authorization"] == "Bearer sk-made-up-upstream-key"
-    charged(house, app, 2)  # asking for what is stored is free
+    events = billed(house, app, 8)
+    free = [event["endpoint"] for event in events if (event["amount_micro"], event["model"]) == (0, "native/ok")]
+    assert sorted(free) == ["/responses/{response_id}"] * 5 + ["/responses/{response_id}/input_items"]
 
 
-def test_nobody_elses_response_exists(house: Stack, app: str, client: Any, native_url: str) -> None:
+def test_asking_for_what_is_stored_counts_against_the_keys_limit_of_requests(house: Stack, app: App) -> None:
+    client: Any = OpenAI(
+        base_url=house.url + "/v1", api_key=house.key(app, limits={"rpm": 3}), max_retries=0,
+        default_headers={"X-Platform-User-Id": app.user}, http_client=HTTP,
+    )  # fmt: skip
+    made = client.responses.create(model="native/ok", input="x")
+    raw = client.responses.with_raw_response.retrieve(made.id)
+    assert raw.headers["x-ratelimit-remaining-requests"] == "1"
+    client.responses.retrieve(made.id)
+    for ask in (client.responses.retrieve, client.responses.delete, client.responses.input_items.list):
+        with pytest.raises(openai.RateLimitError) as limited:
+            ask(made.id)
+        assert limited.value.code == "rate_limit_exceeded"
+    assert client_of(house, app).responses.retrieve(made.id).id == made.id  # it was not deleted
+
+
+def test_nobody_elses_response_exists(house: Stack, app: App, client: Any, native_url: str) -> None:
     mine = client.responses.create(model="native/ok", input="my secret")
     other = house.app()
-    for end_user in ("ann", "bob"):
+    for end_user in (app.user, "bob"):
         house.fund(other, end_user, FUNDS_MICRO)
     house.fund(app, "bob", FUNDS_MICRO)
     upstream_ids = [f"resp_{number:048x}" for number in range(1, 200)]
-    httpx.delete(native_url + "/journal")
-    platform = OpenAI(base_url=house.url + "/v1", api_key=house.key(app, level="platform"), max_retries=0)
+    HTTP.delete(native_url + "/journal")
+    key = house.key(app, level="platform")
+    platform = OpenAI(base_url=house.url + "/v1", api_key=key, max_retries=0, http_client=HTTP)
     changed = mine.id[:-1] + ("A" if mine.id[-1] != "A" else "E")
-    for stranger in (client_of(house, app, "bob"), client_of(house, other), platform):
+    for stranger in (client_of(house, app, "bob"), client_of(house, other, app.user), platform):
         assert_nothing_there(stranger, mine.id)
     for made_up in (changed, mine.id[:40], upstream_ids[0], upstream_ids[-1], "resp_", "resp_é", "nothing"):
         assert_nothing_there(client, made_up)
@@ -273,7 +326,7 @@ def assert_nothing_there(client: Any, response_id: str) -> None:
         assert nothing.value.code == "response_not_found"
 
 
-def test_a_model_that_keeps_no_responses_says_so(house: Stack, app: str, client: Any) -> None:
+def test_a_model_that_keeps_no_responses_says_so(house: Stack, app: App, client: Any) -> None:
     answer = client.responses.create(model="ok", input="x", store=True)
     assert answer.store is False
     with pytest.raises(openai.NotFoundError):
@@ -343,14 +396,13 @@ NO_PRICE: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("model", ["native/ok", "ok"])
-def test_what_has_no_price_or_no_meaning_is_refused_by_its_name(house: Stack, app: str, model: str) -> None:
-    key = house.key(app)
+def test_what_has_no_price_or_no_meaning_is_refused_by_its_name(house: Stack, app: App, model: str) -> None:
     for param, fields in NO_PRICE:
         body = {"model": model, "input": "x", **fields}
-        headers = {"Authorization": f"Bearer {key}", "X-Platform-User-Id": "ann"}
-        answer = httpx.post(house.url + "/v1/responses", json=body, headers=headers)
+        headers = {"Authorization": f"Bearer {app.key}", "X-Platform-User-Id": app.user}
+        answer = HTTP.post(house.url + "/v1/responses", json=body, headers=headers)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), fields
-    assert house.wallet(app, "ann")["available_micro"] == FUNDS_MICRO
+    assert house.wallet(app, app.user)["available_micro"] == FUNDS_MICRO
 
 
 def test_what_a_chat_cannot_be_asked_is_refused_by_its_name(client: Any) -> None:
@@ -380,7 +432,7 @@ def test_the_providers_refusal_keeps_its_status_and_words(client: Any) -> None:
 @pytest.mark.parametrize("model", ["native/failed", "native/error-event", "native/die-midstream", "native/half-stream",
                                    "error-event-midstream", "die-midstream", "half-stream"])  # fmt: skip
 def test_a_stream_in_trouble_ends_as_the_client_knows_it_and_costs_what_was_seen(
-    house: Stack, app: str, client: Any, model: str
+    house: Stack, app: App, client: Any, model: str
 ) -> None:
     seen: list[Any] = []
 
@@ -409,7 +461,7 @@ def test_a_stream_in_trouble_ends_as_the_client_knows_it_and_costs_what_was_seen
 
 
 @pytest.mark.parametrize("model", ["native/no-usage", "no-usage"])
-def test_what_the_provider_does_not_tell_is_counted_and_told(house: Stack, app: str, client: Any, model: str) -> None:
+def test_what_the_provider_does_not_tell_is_counted_and_told(house: Stack, app: App, client: Any, model: str) -> None:
     [*_, last] = client.responses.create(model=model, input="one two three", stream=True)
     [event] = charged(house, app)
     assert event["usage_source"] == "counted"
@@ -428,7 +480,7 @@ def test_a_stream_whose_wallet_runs_dry_ends_as_incomplete(house: Stack, model: 
     key = house.key(app)
     body = {"model": model, "input": "x", "stream": True}
     headers = {"Authorization": f"Bearer {key}", "X-Platform-User-Id": "ann"}
-    with httpx.stream("POST", house.url + "/v1/responses", json=body, headers=headers, timeout=30) as answer:
+    with HTTP.stream("POST", house.url + "/v1/responses", json=body, headers=headers, timeout=30) as answer:
         assert answer.status_code == 200
         assert int(answer.headers["x-mozaiks-output-cap"]) < 2000  # the provider was told where to end
         events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
@@ -448,7 +500,7 @@ def test_a_stream_whose_wallet_runs_dry_ends_as_incomplete(house: Stack, model: 
         assert events[-1]["response"]["usage"]["output_tokens"] == event["output_tokens"]
 
 
-def test_another_deployment_answers_where_the_first_is_down(house: Stack, app: str, client: Any) -> None:
+def test_another_deployment_answers_where_the_first_is_down(house: Stack, app: App, client: Any) -> None:
     with pytest.raises(openai.BadRequestError):  # the caller's to mend, as every provider would say the same
         client.responses.create(model="either", input="x")
     assert client.responses.create(model="backed-model", input="x").output_text == "".join(f" tok{n}" for n in range(9))

@@ -18,6 +18,7 @@ USAGE = {
     "prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120,
     "prompt_tokens_details": {"cached_tokens": 40}, "completion_tokens_details": {"reasoning_tokens": 5},
 }  # fmt: skip
+NOT_TOLD = {"server_tool_use": None}
 TOLD = {
     "input_tokens": 60, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 40, "output_tokens": 20,
     "output_tokens_details": {"thinking_tokens": 5},
@@ -39,14 +40,15 @@ def test_a_whole_answer_has_its_thoughts_texts_and_calls_in_order() -> None:
     made_up = answer["content"][3].pop("id")
     assert made_up.startswith("toolu_")
     assert answer == {
-        "id": "c1", "type": "message", "role": "assistant", "model": "gpt-x", "stop_reason": "tool_use", "stop_sequence": None,
+        "id": "msg_c1", "type": "message", "role": "assistant", "model": "gpt-x", "stop_reason": "tool_use",
+        "stop_sequence": None, "stop_details": None, "container": None,
         "content": [
             {"type": "thinking", "thinking": "Hm", "signature": ""},
-            {"type": "text", "text": "I look."},
+            {"type": "text", "text": "I look.", "citations": None},
             {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Paris"}},
             {"type": "tool_use", "name": "time", "input": {}},
         ],
-        "usage": TOLD,
+        "usage": {**NOT_TOLD, "cache_creation": None, "inference_geo": None, "service_tier": None, **TOLD},
     }  # fmt: skip
 
 
@@ -128,14 +130,18 @@ def events(pieces: list[bytes]) -> list[dict[str, Any]]:
 def test_a_stream_is_the_events_that_anthropic_documents() -> None:
     expected: list[dict[str, Any]] = [
         {"type": "message_start", "message": {
-            "id": "c1", "type": "message", "role": "assistant", "model": "gpt-x", "content": [], "stop_reason": None,
-            "stop_sequence": None, "usage": {"input_tokens": 0, "output_tokens": 0},
+            "id": "msg_c1", "type": "message", "role": "assistant", "model": "gpt-x", "content": [], "stop_reason": None,
+            "stop_sequence": None, "stop_details": None, "container": None, "usage": {
+                **NOT_TOLD, "cache_creation": None, "inference_geo": None, "service_tier": None,
+                "cache_creation_input_tokens": None, "cache_read_input_tokens": None, "output_tokens_details": None,
+                "input_tokens": 0, "output_tokens": 0,
+            },
         }},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": ", well"}},
         {"type": "content_block_stop", "index": 0},
-        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": "", "citations": None}},
         {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "I lo"}},
         {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "ök"}},
         {"type": "content_block_stop", "index": 1},
@@ -150,7 +156,9 @@ def test_a_stream_is_the_events_that_anthropic_documents() -> None:
         }},
         {"type": "content_block_delta", "index": 3, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
         {"type": "content_block_stop", "index": 3},
-        {"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}, "usage": TOLD},
+        {"type": "message_delta", "usage": {**NOT_TOLD, **TOLD}, "delta": {
+            "stop_reason": "tool_use", "stop_sequence": None, "stop_details": None, "container": None,
+        }},
         {"type": "message_stop"},
     ]  # fmt: skip
     assert events([STREAM]) == expected
@@ -179,7 +187,8 @@ def test_signatures_and_hidden_thoughts_that_litellm_keeps_have_their_places() -
     shown = [event.get("delta") or event.get("content_block") or event["type"] for event in found[2:8]]
     assert shown == [
         {"type": "thinking_delta", "thinking": "Hm"}, {"type": "signature_delta", "signature": "c2ln"}, "content_block_stop",
-        {"type": "redacted_thinking", "data": "xyz"}, "content_block_stop", {"type": "text", "text": ""},
+        {"type": "redacted_thinking", "data": "xyz"}, "content_block_stop",
+        {"type": "text", "text": "", "citations": None},
     ]  # fmt: skip
 
 

@@ -1,0 +1,81 @@
+"""Requests that cost nothing and count all the same: against the limits of the key and its end user, and in the books."""
+
+from time import perf_counter
+
+from gateway.balance.model import Admitted, Balance, BalanceUnavailable, Hold, HoldRequest, LimitKind, RefusedByLimit
+from gateway.core.clock import Clock, now_ms
+from gateway.core.tasks import Tasks
+from gateway.core.words import CostPolicy, Level, RequestStatus, UsageSource
+from gateway.identity.model import Principal
+from gateway.metering.event import EventFront, EventRest, encode_event
+from gateway.proxy import quote, refusals
+from gateway.proxy.ticket import Call
+from gateway.proxy.wire import Tags
+
+_COUNTED = (LimitKind.REQUESTS_PER_MINUTE, LimitKind.CONCURRENCY)
+
+
+class Uncharged:
+    """Admits such requests, and ends them; holds no state of theirs."""
+
+    def __init__(self, balance: Balance, tasks: Tasks, clock: Clock, hold_ttl_s: int) -> None:
+        self._balance = balance
+        self._tasks = tasks
+        self._clock = clock
+        self._hold_ttl_ms = 1000 * hold_ttl_s
+
+    async def admitted(self, front: EventFront, principal: Principal) -> tuple[Hold, Admitted]:
+        """Counted by its limits; nothing is held of any wallet. RateLimited, Unavailable."""
+        limits = quote.limits_of(principal, front.platform_user_id, charged=False)
+        limits = tuple([limit for limit in limits if limit.kind in _COUNTED])
+        wanted = HoldRequest(front.request_id, principal.shard, (), limits, self._hold_ttl_ms, encode_event(front))
+        try:
+            outcome = await self._balance.reserve(wanted)
+        except BalanceUnavailable as broken:
+            raise refusals.balance_unavailable() from broken
+        if isinstance(outcome, RefusedByLimit):
+            raise refusals.refusal(outcome, (), (), limits, principal.level)
+        assert isinstance(outcome, Admitted), "it draws on no wallet"
+        return Hold(front.request_id, principal.shard, (), limits), outcome
+
+    def given_back(self, hold: Hold) -> None:
+        """It came to nothing, and does not count."""
+        self._tasks.spawn(self._balance.release(hold), "release")
+
+    async def served(self, hold: Hold, call: Call) -> None:
+        """It counts, and is in the books."""
+        rest = EventRest(
+            at_ms=now_ms(self._clock),
+            status=RequestStatus.SERVED.value,
+            usage_source=UsageSource.NONE.value,
+            latency_ms=round((perf_counter() - call.started) * 1000),
+            attempts=1,
+        )
+        try:
+            await self._balance.settle(hold, [], 0, encode_event(rest))
+        except BalanceUnavailable:
+            return  # it is kept, and costs nothing
+
+
+def front_of(
+    call: Call, endpoint: str, model: str, principal: Principal, end_user: str | None, tags: Tags, served_by: tuple[str, str]
+) -> EventFront:
+    """What the usage event says of such a request; `served_by` is a provider and the id of its deployment."""
+    app = principal.app
+    return EventFront(
+        request_id=call.request_id,
+        level=principal.level.value,
+        user_id=app.user_id,
+        enterprise_id=app.enterprise_id,
+        key_id=principal.key_id,
+        endpoint=endpoint,
+        model=model,
+        platform_user_id=end_user or "",
+        workflow_type=tags.workflow_type,
+        session_id=tags.session_id,
+        agent_name=tags.agent_name,
+        tags=tags.tags,
+        provider=served_by[0],
+        deployment=served_by[1],
+        cost_policy=(app.cost_policy if principal.level is Level.APP_USAGE else CostPolicy.PLATFORM_PAYS).value,
+    )
