@@ -59,28 +59,40 @@ def is_provider_defined(tool: object) -> bool:
     return isinstance(tool, dict) and tool.get("type") not in (None, "custom")
 
 
-def _blocks_bound(blocks: Any, model: str, tools_bytes: int, depth: int = 0) -> int:
-    """What blocks add to their bytes in the body; an image's own bytes are taken off again."""
+def _blocks_bound(blocks: Any, model: str, tools_bytes: int, depth: int = 0, times: int = 1) -> int:
+    """What blocks add to their bytes in the body; an image's own bytes are taken off again.
+
+    `times`: 2 inside of what is cited from, whose bytes its outermost block has added once more already.
+    """
     if type(blocks) is not list:
         return 0
     added = 0
     for block in blocks:
         kind = block.get("type") if type(block) is dict else "text"
         if type(kind) is not str or depth > JSON_DEPTH_MAX:
-            added += UNBOUNDED_PART_TOKENS
+            added += times * UNBOUNDED_PART_TOKENS
         elif kind in _TEXTS:
             continue
         elif kind == "image":
-            added += image_tokens_max(model) - len(_data(block, "base64"))
-        elif kind in ("tool_result", "search_result"):
-            added += _blocks_bound(block.get("content"), model, tools_bytes, depth + 1) + _cited_bytes(block)
-        elif kind == "document" and (inner := _inner(block)) is not None:
-            added += _blocks_bound(inner, model, tools_bytes, depth + 1) + _cited_bytes(block)
+            added += times * image_tokens_max(model) - len(_data(block, "base64"))
+        elif (inside := _inside(block, kind)) is not None:
+            if block.get("citations") and times == 1:
+                added += len(_encode(block)) + _blocks_bound(inside[0], model, tools_bytes, depth + 1, 2)
+            else:
+                added += _blocks_bound(inside[0], model, tools_bytes, depth + 1, times)
         elif kind == "tool_reference":
-            added += tools_bytes
+            added += times * tools_bytes
         else:
-            added += UNBOUNDED_PART_TOKENS
+            added += times * UNBOUNDED_PART_TOKENS
     return added
+
+
+def _inside(block: Mapping[str, Any], kind: str) -> tuple[Any] | None:
+    """The blocks, or the text, that a block holds; None for a kind that holds none."""
+    if kind in ("tool_result", "search_result"):
+        return (block.get("content"),)
+    inner = _inner(block) if kind == "document" else None
+    return None if inner is None else (inner,)
 
 
 def _data(block: Mapping[str, Any], kind: str) -> str:
@@ -98,10 +110,6 @@ def _inner(document: Mapping[str, Any]) -> Any:
     return source.get("content") if type(source) is dict and kind == "content" else None
 
 
-def _cited_bytes(block: Mapping[str, Any]) -> int:
-    return len(_encode(block)) if block.get("citations") else 0
-
-
 # ---- exact counts ----------------------------------------------------------------------------------------------------------
 
 
@@ -110,12 +118,13 @@ def messages_prompt(body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     told: dict[str, Any] = {name: value for name, value in body.items() if name not in _NOT_PROMPT}
     tools = body.get("tools")
     listed = tools if type(tools) is list else []
+    references = _References(listed)
     chat: list[Any] = []
     if body.get("system"):
-        chat.append({"role": "system", "content": list(_parts(body["system"], listed))})
+        chat.append({"role": "system", "content": list(_parts(body["system"], references))})
     messages = body.get("messages")
     said = [message for message in messages if type(message) is dict] if type(messages) is list else []
-    chat += [{"role": message.get("role"), "content": list(_parts(message.get("content"), listed))} for message in said]
+    chat += [{"role": message.get("role"), "content": list(_parts(message.get("content"), references))} for message in said]
     own = sum(map(is_provider_defined, listed))
     if own:
         chat.append({"role": "system", "content": [_IMAGE] * own})  # an image counts as no less than such a tool
@@ -128,37 +137,47 @@ def messages_prompt(body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return told, "messages"
 
 
+_REFERRED_CHARS_MAX: Final = 4_000_000
 _IMAGE: Final = {"type": "image_url", "image_url": {"url": ""}}
 _UNBOUNDED: Final = {"type": "file"}
 
 
-def _parts(blocks: Any, tools: list[Any], depth: int = 0) -> Iterator[dict[str, Any]]:
+class _References:
+    """What references to tools stand for: their definitions, for as much text as anybody would count."""
+
+    def __init__(self, tools: list[Any]) -> None:
+        self._tools = tools
+        self._told = ""
+        self._left = _REFERRED_CHARS_MAX
+
+    def part(self) -> dict[str, Any]:
+        """All tools for one reference; unbounded beyond the most: a small body could ask for gigabytes."""
+        self._told = self._told or _encode(self._tools).decode()
+        self._left -= len(self._told)
+        return _text(self._told) if self._left >= 0 else _UNBOUNDED
+
+
+def _parts(blocks: Any, references: _References, depth: int = 0, times: int = 1) -> Iterator[dict[str, Any]]:
+    """`times`: 2 inside of what is cited from, which is cut into sentences with a mark each; once, however deep it is cited."""
     if type(blocks) is str:
-        yield _text(blocks)
+        yield from [_text(blocks)] * times
     for block in blocks if type(blocks) is list else ():
         kind = block.get("type") if type(block) is dict else None
-        if type(kind) is not str:
-            yield _UNBOUNDED
+        if type(kind) is not str or depth > JSON_DEPTH_MAX:
+            yield from [_UNBOUNDED] * times
         elif kind == "text" and type(block.get("text")) is str and not block.get("citations"):
-            yield _text(block["text"])
+            yield from [_text(block["text"])] * times
         elif kind in _TEXTS:
-            yield _text(_encode(block).decode())
+            yield from [_text(_encode(block).decode())] * times
         elif kind == "image":
-            yield _IMAGE
-        elif depth > JSON_DEPTH_MAX:
-            yield _UNBOUNDED
-        elif kind in ("tool_result", "search_result"):
-            again = 2 if block.get("citations") else 1
-            yield _text(_encode({**block, "content": None}).decode())
-            yield from list(_parts(block.get("content"), tools, depth + 1)) * again
-        elif kind == "document" and (inner := _inner(block)) is not None:
-            again = 2 if block.get("citations") else 1
-            yield _text(_encode({**block, "source": None}).decode())
-            yield from list(_parts(inner, tools, depth + 1)) * again
+            yield from [_IMAGE] * times
+        elif (inside := _inside(block, kind)) is not None:
+            yield from [_text(_encode({**block, "content": None, "source": None}).decode())] * times
+            yield from _parts(inside[0], references, depth + 1, 2 if block.get("citations") else times)
         elif kind == "tool_reference":
-            yield _text(_encode(tools).decode())
+            yield from [references.part() for _ in range(times)]
         else:
-            yield _UNBOUNDED
+            yield from [_UNBOUNDED] * times
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -58,6 +58,24 @@ def test_what_has_no_bound_counts_as_all_that_a_model_reads(block: dict[str, Any
     assert counted(body(block)) >= UNBOUNDED_PART_TOKENS
 
 
+def test_what_is_cited_from_inside_of_what_is_cited_from_counts_twice_and_not_again() -> None:
+    block: dict[str, Any] = {"type": "text", "text": "one two three"}
+    for _ in range(60):
+        block = {"type": "tool_result", "tool_use_id": "t", "citations": {"enabled": True}, "content": [block]}
+    deep = {"model": "m", "messages": [{"role": "user", "content": [block]}]}
+    assert msgspec.json.encode(messages_prompt(deep)[0]).count(b"one two three") == 2
+    assert counted(deep) <= bound(deep)
+
+
+def test_a_small_body_that_refers_to_its_tools_without_end_is_unbounded_instead_of_written_out() -> None:
+    tools = [{"name": "t", "description": "d" * 100_000, "input_schema": {"type": "object"}}]
+    references = [{"type": "tool_reference", "tool_name": "t"}] * 2_000
+    asked = {"model": "m", "tools": tools, "messages": [{"role": "user", "content": references}]}
+    told = messages_prompt(asked)[0]["messages"][0]["content"]
+    assert sum(len(part.get("text", "")) for part in told) <= 4_000_000
+    assert told[-1] == {"type": "file"}, "counted by rule, as all that a model reads"
+
+
 def test_documents_of_text_count_as_text_and_twice_where_they_are_cited() -> None:
     assert bound(body(NOTE)) == size(body(NOTE))
     cited = {**NOTE, "citations": {"enabled": True}}
