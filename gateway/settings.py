@@ -335,7 +335,9 @@ def _is_translated(where: str, deployment: DeploymentConfig) -> bool:
     return deployment.provider in TRANSLATED and not itself
 
 
-_OPENAI_PATTERNS: Final = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "text-embedding-*")
+_OPENAI_PATTERNS: Final = (
+    "gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "text-embedding-*", "whisper-*", "tts-*", "omni-moderation-*", "dall-e-*",
+)  # fmt: skip
 
 
 def _default_models(env: dict[str, str]) -> tuple[ModelConfig, ...]:
