@@ -78,8 +78,9 @@ def _fate(each: Asked, found: list[tuple[str, str, int]], served: int, victim: s
         assert row[2] > 0, story
         return "broken stream"
     if each.is_whole and each.status in (502, 504):  # 504: on a busy machine a slow provider can be too slow
-        # A release that Redis did not take is the sweeper's.
-        assert row is None or (row[1] == "abandoned" and victim == "redis"), f"a failure was charged: {story}"
+        # A release that Redis did not take is the sweeper's; a provider that fell silent took something for the prompt.
+        is_free = row is None or (row[1] == "upstream_broke" and row[2] == 0)
+        assert is_free or (row is not None and row[1] == "abandoned" and victim == "redis"), f"a failure was charged: {story}"
         return "failed"
     if each.is_whole:
         assert each.status == 503, story
