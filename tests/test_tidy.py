@@ -130,6 +130,7 @@ WALLS = {
         "ledger/store.py",
         "ledger/queries.py",
         "ledger/audit_queries.py",
+        "ledger/payment_queries.py",
         "pricing/store.py",
         "api/queries.py",
     ),
