@@ -35,7 +35,7 @@ API_VERSION: Final = "2026-10-28.endive"
 _ATTEMPT_S: Final = 20.0  # of one request
 _TOTAL_S: Final = 45.0  # with the SDK's repetitions
 _RETRIES: Final = 2
-_PAGE: Final = 100
+_PAGE: Final = 100  # which is the most
 _SIGNATURE_AGE_S: Final = 300
 _KEY: Final = re.compile(r"\b[a-z]{2,5}_(?:test|live)_[A-Za-z0-9*_]+|\bwhsec_\w+")
 _PAYMENT: Final = ("latest_charge.balance_transaction",)
@@ -52,6 +52,7 @@ class Stripe:
         """`webhook_secrets` by endpoint, `platform` and `connect`; an empty `api_base` is Stripe's own."""
         self._is_live = not secret_key.startswith(("sk_test_", "rk_test_"))
         self._secrets = dict(webhook_secrets)
+        self.page_rows = _PAGE
         self._http: Any = stripe.HTTPXClient(timeout=_ATTEMPT_S)
         self._api: Any = StripeClient(
             secret_key,
@@ -343,7 +344,7 @@ class Stripe:
     ) -> AsyncIterator[dict[str, Any]]:
         after: dict[str, str] = {}
         while True:
-            page = await self._ask(call, *ids, account_id=account_id, params={**(params or {}), "limit": _PAGE, **after})
+            page = await self._ask(call, *ids, account_id=account_id, params={**(params or {}), "limit": self.page_rows, **after})
             for each in page["data"]:
                 yield each
             if not page["has_more"]:
