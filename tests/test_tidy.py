@@ -119,6 +119,7 @@ WALLS = {
     "tiktoken": ("providers/tokenizer.py",),
     "litellm": ("providers/litellm_bridge.py",),
     "httpx": ("providers/litellm_bridge.py",),
+    "stripe": ("billing/stripe_client.py",),
     "uvicorn": ("server/",),
     "click": ("cli/",),
     "alembic": ("db/",),
@@ -131,6 +132,7 @@ WALLS = {
         "ledger/queries.py",
         "ledger/audit_queries.py",
         "pricing/store.py",
+        "billing/store.py",
         "api/queries.py",
     ),
 }
