@@ -180,6 +180,7 @@ def _management(services: Services) -> list[BaseRoute]:
         answers=services.answers,
         operator_token=services.settings.operator_token,
         clock=services.clock,
+        billing=services.billing,
     )
     return list(management_routes(context))
 

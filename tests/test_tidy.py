@@ -119,6 +119,7 @@ WALLS = {
     "tiktoken": ("providers/tokenizer.py",),
     "litellm": ("providers/litellm_bridge.py",),
     "httpx": ("providers/litellm_bridge.py",),
+    "stripe": ("billing/stripe_client.py",),
     "uvicorn": ("server/",),
     "click": ("cli/",),
     "alembic": ("db/",),
@@ -132,6 +133,7 @@ WALLS = {
         "ledger/audit_queries.py",
         "ledger/payment_queries.py",
         "pricing/store.py",
+        "billing/store.py",
         "api/queries.py",
     ),
 }

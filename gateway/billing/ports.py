@@ -27,10 +27,11 @@ class PaymentsRefused(Exception):
     parameters, `unexpected_answer` where Stripe's answer is not of the shape that its API version has.
     """
 
-    def __init__(self, message: str, code: str = "", *, is_revoked: bool = False) -> None:
+    def __init__(self, message: str, code: str = "", *, is_revoked: bool = False, is_card: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.is_revoked = is_revoked  # the account does not let us in any more
+        self.is_card = is_card  # the buyer's card or bank says no
 
 
 class Metadata(msgspec.Struct, frozen=True):

@@ -428,7 +428,7 @@ def _told(error: StripeError) -> PaymentsDown | PaymentsRefused:
         return PaymentsDown(f"Stripe cannot be reached, or failed: {text}")
     if error.http_status == 409:  # another request with this key, or on this object, is on its way
         return PaymentsDown(f"Stripe is still at it: {text}")
-    return PaymentsRefused(text, code)
+    return PaymentsRefused(text, code, is_card=isinstance(error, stripe.CardError))
 
 
 def _refused_intent(error: stripe.CardError) -> dict[str, Any] | None:

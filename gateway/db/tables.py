@@ -22,18 +22,18 @@ from sqlalchemy import (
     text,
 )
 
-_NAMES: Final = {
-    "ix": "ix_%(column_0_label)s",
-    "uq": "uq_%(table_name)s_%(column_0_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
-PLATFORM: Final = MetaData(naming_convention=_NAMES)
-APP: Final = MetaData(naming_convention=_NAMES)
-
-# SQLite counts up by itself only in a column of type INTEGER.
-_SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
+# The tables of sales stand in a file of their own, and are found here like the others.
+from gateway.db.billing_tables import APP_SALES as APP_SALES
+from gateway.db.billing_tables import PLATFORM_SALES as PLATFORM_SALES
+from gateway.db.billing_tables import billing_accounts as billing_accounts
+from gateway.db.billing_tables import billing_marks as billing_marks
+from gateway.db.billing_tables import fee_terms as fee_terms
+from gateway.db.billing_tables import plan_prices as plan_prices
+from gateway.db.billing_tables import plans as plans
+from gateway.db.billing_tables import webhooks as webhooks
+from gateway.db.schema import APP as APP
+from gateway.db.schema import PLATFORM as PLATFORM
+from gateway.db.schema import SERIAL
 
 creators: Final = Table(
     "creators",
@@ -166,7 +166,7 @@ def _books(metadata: MetaData) -> dict[str, Table]:
     accounts = Table(
         "accounts",
         metadata,
-        Column("id", _SERIAL, primary_key=True),
+        Column("id", SERIAL, primary_key=True),
         Column("owner", Text, nullable=False),  # user_id, platform_user_id, or "" for the book's own
         Column("kind", Text, nullable=False),  # user.available, revenue.usage, expense.promo, ...
         Column("asset", Text, nullable=False),
@@ -190,7 +190,7 @@ def _books(metadata: MetaData) -> dict[str, Table]:
         "lots",
         metadata,
         Column("id", Text, primary_key=True),
-        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False),
+        Column("account_id", SERIAL, ForeignKey("accounts.id"), nullable=False),
         Column("source", Text, nullable=False),
         Column("priority", BigInteger, nullable=False),
         Column("effective_at", BigInteger, nullable=False),
@@ -223,9 +223,9 @@ def _books(metadata: MetaData) -> dict[str, Table]:
     entries = Table(
         "entries",
         metadata,
-        Column("id", _SERIAL, primary_key=True),
+        Column("id", SERIAL, primary_key=True),
         Column("txn_id", Text, ForeignKey("txns.id"), nullable=False, index=True),
-        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
+        Column("account_id", SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
         Column("lot_id", Text, ForeignKey("lots.id")),
         Column("asset", Text, nullable=False),
         Column("amount_micro", BigInteger, nullable=False),
@@ -239,7 +239,7 @@ def _outbox(metadata: MetaData) -> Table:
         "credits",
         metadata,
         Column("txn_id", Text, ForeignKey("txns.id"), primary_key=True),
-        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
+        Column("account_id", SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
         Column("shard", Integer, nullable=False),
         Column("wallet", Text, nullable=False),
         Column("delta_micro", BigInteger, nullable=False),  # what the transaction moved
@@ -368,156 +368,3 @@ overruns: Final = Table(
     Column("at", BigInteger, nullable=False),
 )
 
-
-# ---- what is sold, and who bought it ------------------------------------------------------------
-
-# Creators' accounts at Stripe.
-billing_accounts: Final = Table(
-    "billing_accounts",
-    PLATFORM,
-    Column("user_id", Text, ForeignKey("creators.user_id"), primary_key=True),
-    Column("account_id", Text, nullable=False, unique=True),
-    Column("state", Text, nullable=False),
-    Column("wanted", JSON, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
-)
-
-# The platform's share of payments; rows are only added. enterprise_id "" is all of the creator's apps.
-fee_terms: Final = Table(
-    "fee_terms",
-    PLATFORM,
-    Column("user_id", Text, ForeignKey("creators.user_id"), primary_key=True),
-    Column("enterprise_id", Text, primary_key=True),
-    Column("effective_at", BigInteger, primary_key=True),
-    Column("fee_bp", BigInteger, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("actor", Text, nullable=False),
-    CheckConstraint("fee_bp BETWEEN 0 AND 10000", name="a_share"),
-)
-
-# What sellers offer; enterprise_id "" is the platform.
-plans: Final = Table(
-    "plans",
-    PLATFORM,
-    Column("id", Text, primary_key=True),
-    Column("enterprise_id", Text, nullable=False, index=True),
-    Column("kind", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("currency", Text, nullable=False),
-    Column("price_minor", BigInteger, nullable=False),
-    Column("grant_micro", BigInteger, nullable=False),
-    Column("interval", Text),
-    Column("interval_count", BigInteger, nullable=False),
-    Column("trial_days", BigInteger, nullable=False),
-    Column("rollover_max_micro", BigInteger, nullable=False),
-    Column("lot_days", BigInteger),
-    Column("created_at", BigInteger, nullable=False),
-    Column("archived_at", BigInteger),
-    CheckConstraint("price_minor > 0 AND grant_micro > 0", name="not_free"),
-)
-
-# A plan's Product and Price on the account that sells it ("": the platform's own), made at its first use.
-plan_prices: Final = Table(
-    "plan_prices",
-    PLATFORM,
-    Column("plan_id", Text, ForeignKey("plans.id"), primary_key=True),
-    Column("account_id", Text, primary_key=True),
-    Column("product_id", Text, nullable=False),
-    Column("price_id", Text, nullable=False),
-)
-Index("ix_plan_prices_price", plan_prices.c.account_id, plan_prices.c.price_id, unique=True)
-
-# Webhooks: what each is about, and what became of it. Nothing of what they say, which names end users.
-webhooks: Final = Table(
-    "webhooks",
-    PLATFORM,
-    Column("id", Text, primary_key=True),
-    Column("endpoint", Text, nullable=False),
-    Column("event_id", Text, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("account_id", Text, nullable=False),
-    Column("object_id", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),  # Stripe's clock
-    Column("received_at", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("attempts", BigInteger, nullable=False),
-    Column("due_at", BigInteger, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("handled_at", BigInteger),
-    UniqueConstraint("endpoint", "event_id"),
-)
-Index("ix_webhooks_due", webhooks.c.state, webhooks.c.due_at)
-
-# How far the reconciler has looked, by account.
-billing_marks: Final = Table(
-    "billing_marks",
-    PLATFORM,
-    Column("account_id", Text, primary_key=True),
-    Column("looked_until", BigInteger, nullable=False),
-)
-
-
-def _sales(metadata: MetaData) -> dict[str, Table]:
-    """Who bought what. `owner` is a platform_user_id in an app's database, a user_id in the platform's."""
-    customers = Table(
-        "customers",
-        metadata,
-        Column("owner", Text, primary_key=True),
-        Column("account_id", Text, primary_key=True),
-        Column("customer_id", Text, nullable=False),
-        Column("method_id", Text),  # the payment method that may be charged without its owner being there
-        Column("created_at", BigInteger, nullable=False),
-    )
-    Index("ix_customers_customer", customers.c.account_id, customers.c.customer_id, unique=True)
-    purchases = Table(
-        "purchases",
-        metadata,
-        Column("id", Text, primary_key=True),
-        Column("owner", Text, nullable=False, index=True),
-        Column("plan_id", Text, nullable=False),
-        Column("account_id", Text, nullable=False),
-        Column("state", Text, nullable=False),
-        Column("amount_minor", BigInteger, nullable=False),
-        Column("currency", Text, nullable=False),
-        Column("fee_minor", BigInteger, nullable=False),
-        Column("grant_micro", BigInteger, nullable=False),
-        Column("session_id", Text, unique=True),
-        Column("payment_id", Text, unique=True),
-        Column("automatic", Integer, nullable=False),
-        Column("created_at", BigInteger, nullable=False),
-        Column("ended_at", BigInteger),
-    )
-    Index("ix_purchases_open", purchases.c.state, purchases.c.created_at)
-    subscriptions = Table(
-        "subscriptions",
-        metadata,
-        Column("id", Text, primary_key=True),
-        Column("owner", Text, nullable=False, index=True),
-        Column("plan_id", Text, nullable=False),
-        Column("account_id", Text, nullable=False),
-        Column("subscription_id", Text, nullable=False, unique=True),
-        Column("state", Text, nullable=False),
-        Column("period_start", BigInteger, nullable=False),
-        Column("period_end", BigInteger, nullable=False),
-        Column("cancel_at_period_end", Integer, nullable=False),
-        Column("created_at", BigInteger, nullable=False),
-        Column("as_of", BigInteger, nullable=False),
-        Column("grace_until", BigInteger),
-    )
-    top_ups = Table(
-        "top_ups",
-        metadata,
-        Column("owner", Text, primary_key=True),
-        Column("plan_id", Text, nullable=False),
-        Column("below_micro", BigInteger, nullable=False),
-        Column("monthly_max_minor", BigInteger, nullable=False),
-        Column("enabled", Integer, nullable=False),
-        Column("reason", Text, nullable=False),  # why it is not, where nobody turned it off
-        Column("updated_at", BigInteger, nullable=False),
-    )
-    return {"customers": customers, "purchases": purchases, "subscriptions": subscriptions, "top_ups": top_ups}
-
-
-PLATFORM_SALES: Final = _sales(PLATFORM)
-APP_SALES: Final = _sales(APP)

@@ -32,7 +32,10 @@ def upgrade() -> None:
         sa.Column("automatic", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("ended_at", sa.BigInteger()),
+        sa.Column("op_id", sa.Text()),
+        sa.Column("fingerprint", sa.Text()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_purchases")),
+        sa.UniqueConstraint("op_id", name=op.f("uq_purchases_op_id")),
         sa.UniqueConstraint("payment_id", name=op.f("uq_purchases_payment_id")),
         sa.UniqueConstraint("session_id", name=op.f("uq_purchases_session_id")),
     )
