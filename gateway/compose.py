@@ -24,6 +24,7 @@ from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
 from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
+from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
@@ -78,6 +79,7 @@ class Services:
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock, self.identity.registry.trial_of)
         self.balance.rebuild_lost = self.wallets.rebuild_lost
         self.billing = _billing(settings, self)
+        self.receiving = _receiving(settings, self)
         self.keeper = Keeper(self.balance)
         self.reconciler = Reconciler(self.balance, self.ledger, self.enterprise_ids, self.wallets.rebuild_lost)
         entries, overrides = _configured(settings)
@@ -212,6 +214,23 @@ def _billing(settings: Settings, services: Services) -> Billing | None:
     secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
     payments = adapter.Stripe(settings.stripe_secret_key, secrets, settings.stripe_api_base)
     return Billing(payments, services.databases, services.identity.registry, services.clock)
+
+
+def _receiving(settings: Settings, services: Services) -> Receiving | None:
+    billing = services.billing
+    if billing is None:
+        return None
+    secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
+    return Receiving(
+        billing.payments,
+        billing.store,
+        services.databases,
+        services.wallets,
+        services.ledger,
+        services.enterprise_ids,
+        frozenset(name for name, secret in secrets.items() if secret),
+        services.clock,
+    )
 
 
 def models_name(settings: Settings) -> str:

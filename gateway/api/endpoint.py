@@ -8,6 +8,7 @@ import msgspec
 from gateway.answers.redis_answers import KeptAnswers
 from gateway.api.shapes import NoQuery
 from gateway.balance.wallets import Wallets
+from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.core.limits import MANAGEMENT_BODY_BYTES_MAX
@@ -37,6 +38,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     operator_token: str
     clock: Clock = SYSTEM_CLOCK
     billing: Billing | None = None
+    receiving: Receiving | None = None  # there where billing is
 
     @property
     def registry(self) -> Registry:

@@ -6,7 +6,7 @@ Roles here decide who gets in; each handler then confines the actor to what is i
 from functools import cache
 from typing import Final
 
-from gateway.api import apps, billing, keys, money, price_lists, prices, provider_keys, trail, usage
+from gateway.api import apps, billing, keys, money, price_lists, prices, provider_keys, trail, usage, webhooks
 from gateway.api.billing_shapes import (
     AccountBody,
     BillingAccountAnswer,
@@ -410,6 +410,25 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         Listing[FeeTermAnswer],
         "List the platform's shares, the latest first",
         query=FeeTermsQuery,
+        sells=True,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/webhooks",
+        OPERATOR,
+        webhooks.events,
+        Listing[webhooks.WebhookAnswer],
+        "List Stripe's webhooks, newest first",
+        query=webhooks.WebhooksQuery,
+        sells=True,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/webhooks/{{webhook_id}}/replay",
+        OPERATOR,
+        webhooks.replay,
+        webhooks.WebhookAnswer,
+        "Act upon a webhook once more",
         sells=True,
     ),
     # Usage

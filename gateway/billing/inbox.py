@@ -62,9 +62,7 @@ class _Event(msgspec.Struct):
 class Inbox:
     """Webhooks of both endpoints. Any number of processes may receive and work beside each other."""
 
-    def __init__(
-        self, rows: InboxStore, payments: Payments, effects: Effects, endpoints: frozenset[str], clock: Clock
-    ) -> None:
+    def __init__(self, rows: InboxStore, payments: Payments, effects: Effects, endpoints: frozenset[str], clock: Clock) -> None:
         """`endpoints`: those that have a secret; the others do not exist."""
         self._rows = rows
         self._payments = payments
@@ -165,7 +163,7 @@ class Inbox:
                 return InboxState.FAILED, reason
         except (PaymentsDown, SqlDown, SqlRefused, BalanceUnavailable, GatewayError) as fault:
             reason = str(fault)
-        except Exception as defect:  # the edge of this process: a defect of ours must not stop the other webhooks
+        except Exception as defect:  # noqa: BLE001 - the edge of this process: a defect of ours must not stop the other webhooks
             _log.exception("webhook %s (%s of %s)", event.id, event.type, event.object_id)
             reason = f"{type(defect).__name__}: {defect}"
         else:

@@ -289,6 +289,10 @@ class Payments(Protocol):
         """Every invoice; a renewal's is made an hour before it is paid."""
         ...
 
+    def invoices_of(self, account_id: str, subscription_id: str) -> AsyncIterator[InvoiceFacts]:
+        """Every invoice of a subscription."""
+        ...
+
     def refunds_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[RefundFacts]:
         """Every refund; one of a day can be of a payment of any day before."""
         ...

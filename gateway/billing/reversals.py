@@ -20,7 +20,15 @@ from weakref import WeakValueDictionary
 from gateway.balance.wallets import Wallets
 from gateway.billing.ports import DisputeFacts, PaymentFacts, Payments, RefundFacts
 from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro
-from gateway.ledger.model import DISPUTE_LOST, CorrectionRequest, DisputeRequest, PaymentStanding, RefundRequest, WalletKey
+from gateway.ledger.model import (
+    DISPUTE_LOST,
+    FEE_EXPENSE,
+    CorrectionRequest,
+    DisputeRequest,
+    PaymentStanding,
+    RefundRequest,
+    WalletKey,
+)
 from gateway.ledger.service import Ledger
 
 _ACTOR: Final = "stripe"
@@ -65,7 +73,7 @@ class Reversals:
             if posted is None:
                 returned = await self._fee(wallet, payment, facts)
             else:
-                returned = sum(entry.amount_micro for entry in posted.entries if entry.account.kind == "expense.platform_fee")
+                returned = sum(entry.amount_micro for entry in posted.entries if entry.account.kind == FEE_EXPENSE)
             request = RefundRequest(
                 wallet=wallet,
                 payment_ref=payment.payment_id,

@@ -322,6 +322,12 @@ class Stripe:
         async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
             yield await self._with_lines(account_id, raw)
 
+    async def invoices_of(self, account_id: str, subscription_id: str) -> AsyncIterator[InvoiceFacts]:
+        """GET /v1/invoices, of one subscription."""
+        wish = {"subscription": subscription_id, "expand": ["data.payments"]}
+        async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
+            yield await self._with_lines(account_id, raw)
+
     async def refunds_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[RefundFacts]:
         """GET /v1/refunds."""
         wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.balance_transaction"]}

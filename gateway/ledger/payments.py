@@ -276,11 +276,12 @@ class Payments(Books):
             return PaymentStanding(owner.asset, lot.granted_micro, lot.refunded_micro + lot.clawback_micro, fee)
         return PaymentStanding(exchanged.asset, exchanged.paid_micro, exchanged.gone_micro, fee)
 
-    async def series(self, enterprise_id: str | None, name: str) -> list[tuple[int, int]]:
-        """(start, end) of every allowance of a series."""
+    async def series(self, enterprise_id: str | None, name: str) -> list[tuple[int, int, str]]:
+        """(start, end, name) of every allowance of a series."""
         async with store.reading(await self.engine(enterprise_id)) as conn:
             ops = await payment_queries.allowances(conn, store.books_of(enterprise_id), name)
-        return sorted((int(op_id.split(":")[2]), int(op_id.split(":")[3])) for op_id in ops)
+        parts = [op_id.split(":", 4) for op_id in ops]
+        return sorted((int(start), int(end), of) for _, _, start, end, of in parts)
 
     async def posted_as(self, enterprise_id: str | None, op_id: str) -> Txn | None:
         """What an operation posted in a book, as `dispute:<dispute>:closed`; None: nothing yet."""
