@@ -332,8 +332,8 @@ class Buying:
             amount,
             return_fee=purchase.fee_minor > 0,
         )
-        after = {"refund_id": facts.refund_id, "amount_minor": amount, "currency": purchase.currency}
-        line = sale_act(actor, "refund.ask", purchase.id, seller, purchase.wallet, reason=reason, after=after)
+        after = {"purchase_id": purchase.id, "amount_minor": amount, "currency": purchase.currency}
+        line = sale_act(actor, "refund.ask", facts.refund_id, seller, purchase.wallet, reason=reason, after=after)
         await self._store.note(enterprise_id, line, now_ms(self._clock))
         return purchase, facts
 

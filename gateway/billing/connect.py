@@ -52,7 +52,7 @@ class Connect:
         if held is not None and held.state != AccountState.DEAUTHORIZED:
             return held
         at_ms = now_ms(self._clock)
-        op_id = op_of("account", user_id, held.account_id if held else "")
+        op_id = op_of("account", user_id, held.account_id if held else "", creator.name, address)
         facts = await self._payments.create_account(op_id, user_id, creator.name, address)
         state = state_after(AccountState.ONBOARDING, facts)
         account = Account(user_id, facts.account_id, state, facts.wanted, at_ms, at_ms)

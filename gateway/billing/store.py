@@ -242,9 +242,12 @@ class Store:
         return [_subscription(enterprise_id, row) for row in await self._rows(enterprise_id, table, owner, after, count)]
 
     async def note(self, enterprise_id: str | None, act: Act, at_ms: int) -> None:
-        """A line in the trail of what was asked of Stripe, and changes something here when Stripe has done it."""
+        """A line in the trail of what was asked of Stripe, and changes something here when Stripe has done it.
+
+        None for a repetition: the latest line of the same act and subject says the same.
+        """
         async with self._writing(enterprise_id) as connection:
-            await trail.append(connection, trail.trail_of(enterprise_id), act, at_ms)
+            await trail.append_if_new(connection, trail.trail_of(enterprise_id), act, at_ms)
 
     async def _rows(
         self, enterprise_id: str | None, table: sa.Table, owner: str | None, after: str | None, count: int

@@ -15,6 +15,8 @@ from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
+from gateway.billing.service import Billing
+from gateway.billing.stripe_client import Stripe
 from gateway.core.words import CostPolicy, Level
 from gateway.db.engines import Databases
 from gateway.identity.model import Actor, NewApp, NewKey, NewToken, Role
@@ -46,7 +48,8 @@ ENTRIES = [
 class Api:
     """The API, and a credential of each role: `alice` has the apps `shop` and `second`, `bob` has `bobs`."""
 
-    def __init__(self, databases: Databases, redis_url: str) -> None:
+    def __init__(self, databases: Databases, redis_url: str, stripe_base: str = "http://127.0.0.1:9") -> None:
+        """By default Stripe does not answer: these tests buy nothing."""
         self.databases = databases
         self.balance = RedisBalance(redis_url)
         self.answers = KeptAnswers(redis_url, 1_000_000)
@@ -55,8 +58,9 @@ class Api:
         self.ledger = Ledger(databases)
         self.wallets = Wallets(self.balance, self.ledger, self.registry.enterprise_ids)
         catalog = Catalog(databases.platform, OVERRIDES, 1000)
+        self.billing = Billing(Stripe("sk_test_made_up", {}, stripe_base), databases, self.registry)
         self.context = ApiContext(
-            self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN
+            self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN, billing=self.billing
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(Router(routes=routes(self.context))), base_url="http://gateway"
@@ -68,6 +72,7 @@ class Api:
         await self.http.aclose()
         await self.balance.close()
         await self.answers.close()
+        await self.billing.close()
         await self.databases.close()
 
     async def populate(self) -> tuple[dict[str, str], str]:

@@ -1,9 +1,14 @@
-"""One fake of Stripe, as a process of its own, for the module; at its end its books add up and nobody asked it wrongly."""
+"""A fake of Stripe, as a process of its own, for each module; at its end its books add up and nobody asked it wrongly."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.api.conftest import Api, Populated, _databases
+from tests.api.conftest import populated as populated
+from tests.api.conftest import redis_server as redis_server
 from tests.fake_stripe.control import Control, running
 
 
@@ -14,3 +19,15 @@ def control() -> Iterator[Control]:
         assert fake.audit() == []
         assert fake.violations() == []
         assert fake.shape_faults() == []
+
+
+@pytest.fixture
+async def api(tmp_path: Path, populated: Populated, redis_server: str, control: Control) -> AsyncIterator[Api]:
+    """The management API, which sells through the fake: `alice` has the apps `shop` and `second`, `bob` has `bobs`."""
+    folder, credentials, key_id = populated
+    for file in folder.iterdir():
+        shutil.copy(file, tmp_path)
+    api = Api(_databases(tmp_path), redis_server, control.base)
+    api.credentials, api.key_id = dict(credentials), key_id
+    yield api
+    await api.close()
