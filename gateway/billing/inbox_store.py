@@ -33,16 +33,21 @@ class InboxStore:
 
     async def add(self, event: InboxEvent) -> bool:
         """Insert, and commit; False when this endpoint was told of this event before."""
+        if await self._has(event):
+            return False
         try:
             async with self._writing(None) as conn:
                 await conn.execute(sa.insert(webhooks).values(**_columns(event)))
         except SqlRefused:
-            rule = sa.and_(webhooks.c.endpoint == event.endpoint, webhooks.c.event_id == event.event_id)
-            async with self._reading(None) as conn:
-                if (await conn.execute(sa.select(webhooks.c.id).where(rule))).first() is None:
-                    raise  # it was something else that was refused
+            if not await self._has(event):
+                raise  # it was something else that was refused
             return False
         return True
+
+    async def _has(self, event: InboxEvent) -> bool:
+        rule = sa.and_(webhooks.c.endpoint == event.endpoint, webhooks.c.event_id == event.event_id)
+        async with self._reading(None) as conn:
+            return (await conn.execute(sa.select(webhooks.c.id).where(rule))).first() is not None
 
     async def claim(self, now_ms: int, lease_ms: int, count: int) -> list[InboxEvent]:
         """Those that wait and are due, oldest first, for this caller alone until the lease ends. `attempts` counts this one."""
