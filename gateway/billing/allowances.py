@@ -16,6 +16,8 @@ else Stripe is asked again; so what one saw earlier never overwrites what anothe
 
 from typing import Final
 
+import msgspec
+
 from gateway.balance.wallets import Wallets
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Plan, Subscription, SubscriptionState
@@ -143,15 +145,19 @@ class Allowances:
         self, account_id: str, subscription_id: str, as_of_ms: int, facts: SubscriptionFacts | None = None
     ) -> None:
         """Where a subscription stands. `facts` as seen just now spare a look at Stripe where they say nothing new."""
-        if facts is None:
-            facts = await self._payments.subscription(account_id, subscription_id)
+        seen = await self._payments.subscription(account_id, subscription_id) if facts is None else facts
         for _ in range(_LOOKS):
-            wallet = await self._sellers.wallet_of(account_id, facts.metadata)
+            wallet = await self._sellers.wallet_of(account_id, seen.metadata)
             held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
-            if held is not None and (held.state in _ENDED or held == await self._row(account_id, wallet, held, facts, as_of_ms)):
+            if held is not None and held.state in _ENDED:
                 return
-            facts = await self._payments.subscription(account_id, subscription_id)
-            if await self._rows.put_subscription(held, await self._row(account_id, wallet, held, facts, as_of_ms)):
+            if held is not None and facts is not None:
+                now = await self._row(account_id, wallet, held, facts, 0)
+                if msgspec.structs.replace(now, as_of_ms=held.as_of_ms) == held:
+                    return
+            facts = None
+            seen = await self._payments.subscription(account_id, subscription_id)
+            if await self._rows.put_subscription(held, await self._row(account_id, wallet, held, seen, as_of_ms)):
                 return
         raise PaymentsDown("the subscription changes faster than it can be followed")
 
@@ -177,7 +183,8 @@ class Allowances:
             period_end_ms=facts.period_end_ms,
             cancel_at_period_end=facts.cancel_at_period_end,
             created_at_ms=facts.created_at_ms,
-            as_of_ms=max(as_of_ms, 0 if held is None else held.as_of_ms),
+            # Each look moves it on, so that one which began before it is told from it.
+            as_of_ms=as_of_ms if held is None else max(as_of_ms, held.as_of_ms + 1),
             grace_until_ms=grace,
         )
 

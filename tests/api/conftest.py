@@ -15,8 +15,10 @@ from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
+from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
 from gateway.billing.stripe_client import Stripe
+from gateway.core.clock import SYSTEM_CLOCK
 from gateway.core.words import CostPolicy, Level
 from gateway.db.engines import Databases
 from gateway.identity.model import Actor, NewApp, NewKey, NewToken, Role
@@ -59,8 +61,14 @@ class Api:
         self.wallets = Wallets(self.balance, self.ledger, self.registry.enterprise_ids)
         catalog = Catalog(databases.platform, OVERRIDES, 1000)
         self.billing = Billing(Stripe("sk_test_made_up", {}, stripe_base), databases, self.registry)
+        of_apps, told = self.registry.enterprise_ids, frozenset[str]()
+        receiving = Receiving(
+            self.billing.payments, self.billing.store, databases, self.wallets, self.ledger, of_apps, told, SYSTEM_CLOCK
+        )
         self.context = ApiContext(
-            self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN, billing=self.billing
+            *(self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN),
+            billing=self.billing,
+            receiving=receiving,
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(Router(routes=routes(self.context))), base_url="http://gateway"

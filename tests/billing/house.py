@@ -44,9 +44,9 @@ class House:
 
     # ---- webhooks ------------------------------------------------------------------------------
 
-    def deliver(self, **how: Any) -> None:
+    def deliver(self, senders: int = 6, **how: Any) -> None:
         """Send what waits, and wait until it has been acted upon."""
-        assert all(each["status"] == 200 for each in self.control.deliver(**how)), self.control.tries()[-5:]
+        assert all(each["status"] == 200 for each in self.control.deliver(senders=senders, **how)), self.control.tries()[-5:]
         self.handled()
 
     def handled(self, timeout_s: float = 15.0) -> None:
