@@ -58,7 +58,7 @@ class Api:
         self.ledger = Ledger(databases)
         self.wallets = Wallets(self.balance, self.ledger, self.registry.enterprise_ids)
         catalog = Catalog(databases.platform, OVERRIDES, 1000)
-        self.billing = Billing(Stripe("sk_test_made_up", {}, stripe_base), databases, self.registry)
+        self.billing = Billing(Stripe("sk_test_made_up", {}, stripe_base, retries=0), databases, self.registry)
         self.context = ApiContext(
             self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN, billing=self.billing
         )
