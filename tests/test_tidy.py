@@ -134,6 +134,7 @@ WALLS = {
         "ledger/payment_queries.py",
         "pricing/store.py",
         "billing/store.py",
+        "billing/inbox_store.py",
         "api/queries.py",
     ),
 }

@@ -133,7 +133,7 @@ async def create_account(context: ApiContext, call: Call) -> BillingAccountAnswe
     user_id = call.body.user_id or call.actor.user_id
     if user_id is None:
         raise InvalidRequest("Say whose account it is to be.", param="user_id")
-    return _account(await context.sales.connect.create(call.actor, user_id, call.body.email))
+    return _account(await context.sales.connect.create(call.actor, user_id, call.body.email, call.body.country))
 
 
 async def get_account(context: ApiContext, call: Call) -> BillingAccountAnswer:

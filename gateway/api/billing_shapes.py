@@ -171,10 +171,14 @@ class RefundAnswer(Answer, frozen=True):
 
 
 class AccountBody(Body, frozen=True):
-    """Whose account; `user_id` may be left out by a creator. `email` is where Stripe writes to."""
+    """Whose account; `user_id` may be left out by a creator. `email` is where Stripe writes to.
 
+    `country` (two letters) is where the creator's business is; without it Stripe asks.
+    """
+
+    email: str
     user_id: str | None = None
-    email: str | None = None
+    country: str | None = None
 
 
 class BillingAccountAnswer(Answer, frozen=True):

@@ -62,7 +62,9 @@ class _Path:
             response = await self._answer(request, headers)
         except GatewayError as error:
             response = wire.error_answer(error, headers)
-        except (SqlDown, SqlRefused, BalanceUnavailable, PaymentsDown, PaymentsRefused) as fault:
+        except (PaymentsDown, PaymentsRefused) as fault:
+            response = wire.error_answer(wire.as_gateway_error(fault), headers)
+        except (SqlDown, SqlRefused, BalanceUnavailable) as fault:
             _log.warning("request %s failed: %s", headers["x-request-id"], fault)
             response = wire.error_answer(wire.as_gateway_error(fault), headers)
         except ClientDisconnect:

@@ -18,15 +18,16 @@ from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subsc
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, RefundFacts, SubscriptionFacts
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.core.ids import new_id
-from gateway.core.limits import REASON_CHARS_MAX
+from gateway.core.limits import OPEN_PURCHASES_MAX, REASON_CHARS_MAX
 from gateway.identity import rules
 from gateway.identity.model import ACTIVE, Actor, App, Page
 from gateway.identity.registry import Registry
 from gateway.ledger.model import WalletKey
 
 _OVER: Final = (SubscriptionState.CANCELED, SubscriptionState.INCOMPLETE_EXPIRED)
+_DAY_MS: Final = 86_400_000  # how long a page is open
 _LIVE_MAX: Final = 50  # of one buyer's subscriptions that are looked through for one that goes on
 
 
@@ -115,6 +116,8 @@ class Buying:
         op_id: str,
     ) -> Checkout:
         at_ms = now_ms(self._clock)
+        if await self._store.open_purchases(wallet, at_ms - _DAY_MS) >= OPEN_PURCHASES_MAX:
+            raise RateLimited(f"This buyer has {OPEN_PURCHASES_MAX} pages open that were not paid on.", retry_after_s=3600)
         purchase = Purchase(
             id=new_id("pur"),
             wallet=wallet,
@@ -160,7 +163,10 @@ class Buying:
         wish: Wish,
         op_id: str,
     ) -> Checkout:
-        for held in await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, _LIVE_MAX):
+        known = await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, _LIVE_MAX)
+        if known:  # one trial with a seller
+            plan = msgspec.structs.replace(plan, trial_days=0)
+        for held in known:
             if held.state not in _OVER:
                 message = "There is a subscription already: change it, or end it first."
                 raise Conflict(message, code="subscription_exists", details={"subscription_id": held.id})

@@ -4,6 +4,9 @@ What Stripe says of an account comes with webhooks; here it is asked as well, wh
 in the way of a sale, so that no sale waits for a webhook.
 """
 
+import re
+from typing import Final
+
 from gateway.billing.acts import act, op_of, url
 from gateway.billing.model import PLATFORM_ACCOUNT, Account, AccountState
 from gateway.billing.ports import AccountFacts, Payments, PaymentsRefused
@@ -14,7 +17,8 @@ from gateway.identity.model import Actor, App, Role
 from gateway.identity.registry import Registry
 from gateway.trail.model import Act
 
-_EMAIL_CHARS_MAX = 254
+_EMAIL_CHARS_MAX: Final = 254
+_COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 
 def state_after(state: str, facts: AccountFacts | None) -> AccountState:
@@ -44,16 +48,20 @@ class Connect:
         self._payments = payments
         self._clock = clock
 
-    async def create(self, actor: Actor, user_id: str, given_email: str | None) -> Account:
-        """A creator's account; the one that it has, unless its owner took our access to it away. NotFound."""
+    async def create(self, actor: Actor, user_id: str, given_email: str, country: str | None) -> Account:
+        """A creator's account; the one that it has, unless its owner took our access to it away. InvalidRequest, NotFound."""
         creator = await self._registry.creator(actor, user_id)
         address = email(given_email)
+        if not address:
+            raise InvalidRequest("`email` must be an address", param="email")
+        if country is not None and not _COUNTRY.fullmatch(country):
+            raise InvalidRequest("`country` must be a country's two capital letters", param="country")
         held = await self._store.account(user_id)
         if held is not None and held.state != AccountState.DEAUTHORIZED:
             return held
         at_ms = now_ms(self._clock)
-        op_id = op_of("account", user_id, held.account_id if held else "", creator.name, address)
-        facts = await self._payments.create_account(op_id, user_id, creator.name, address)
+        op_id = op_of("account", user_id, held.account_id if held else "", creator.name, address, country or "")
+        facts = await self._payments.create_account(op_id, user_id, creator.name, address, country or "")
         state = state_after(AccountState.ONBOARDING, facts)
         account = Account(user_id, facts.account_id, state, facts.wanted, at_ms, at_ms)
         made = act(actor, "billing_account.create", facts.account_id, None, user_id=user_id, after={"state": state.value})

@@ -17,7 +17,7 @@ from gateway.billing.model import Plan
 
 
 class PaymentsDown(Exception):
-    """Stripe cannot be reached, or failed in a way that passes; what was asked may have happened."""
+    """Stripe cannot be reached, fails in a way that passes, or takes not our key; what was asked may have happened."""
 
 
 class PaymentsRefused(Exception):
@@ -160,8 +160,11 @@ class Payments(Protocol):
 
     # ---- accounts ------------------------------------------------------------------------------
 
-    async def create_account(self, op_id: str, user_id: str, name: str, email: str) -> AccountFacts:
-        """A connected account of a creator, that pays its own fees and losses, with a dashboard of its own at Stripe."""
+    async def create_account(self, op_id: str, user_id: str, name: str, email: str, country: str = "") -> AccountFacts:
+        """A connected account of a creator, that pays its own fees and losses, with a dashboard of its own at Stripe.
+
+        `country` is two letters; without it Stripe asks.
+        """
         ...
 
     async def account(self, account_id: str) -> AccountFacts:

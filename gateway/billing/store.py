@@ -200,6 +200,13 @@ class Store:
             return Asked(_purchase(enterprise_id, row), row["fingerprint"])
         return Asked(purchase, fingerprint)
 
+    async def open_purchases(self, wallet: WalletKey, since_ms: int) -> int:
+        """How many of a buyer's are open that were opened since."""
+        of = _sales(wallet.enterprise_id)["purchases"].c
+        rule = sa.and_(of.owner == wallet.owner, of.state == PurchaseState.OPEN.value, of.created_at >= since_ms)
+        async with self._reading(wallet.enterprise_id) as connection:
+            return int(await connection.scalar(sa.select(sa.func.count()).where(rule)) or 0)
+
     async def set_session(self, enterprise_id: str | None, purchase_id: str, session_id: str) -> None:
         """The checkout session of a purchase; the first stays."""
         table = _sales(enterprise_id)["purchases"]

@@ -48,7 +48,9 @@ stripe.enable_telemetry = False  # it would tell Stripe how long our requests to
 class Stripe:
     """`ports.Payments`, by Stripe."""
 
-    def __init__(self, secret_key: str, webhook_secrets: Mapping[str, str], api_base: str = "") -> None:
+    def __init__(
+        self, secret_key: str, webhook_secrets: Mapping[str, str], api_base: str = "", *, retries: int = _RETRIES
+    ) -> None:
         """`webhook_secrets` by endpoint, `platform` and `connect`; an empty `api_base` is Stripe's own."""
         self._is_live = not secret_key.startswith(("sk_test_", "rk_test_"))
         self._secrets = dict(webhook_secrets)
@@ -58,7 +60,7 @@ class Stripe:
             secret_key,
             stripe_version=API_VERSION,
             base_addresses={"api": api_base} if api_base else {},
-            max_network_retries=_RETRIES,
+            max_network_retries=retries,
             http_client=self._http,
         )
 
@@ -73,18 +75,19 @@ class Stripe:
 
     # ---- accounts ------------------------------------------------------------------------------
 
-    async def create_account(self, op_id: str, user_id: str, name: str, email: str) -> AccountFacts:
+    async def create_account(self, op_id: str, user_id: str, name: str, email: str, country: str = "") -> AccountFacts:
         """POST /v2/core/accounts."""
         wish: dict[str, Any] = {
             "display_name": name,
+            "contact_email": email,
             "dashboard": "full",
             "configuration": {"merchant": {"capabilities": {"card_payments": {"requested": True}}}},
             "defaults": {"responsibilities": {"fees_collector": "stripe", "losses_collector": "stripe"}},
             "metadata": {"mozaiks_creator": user_id},
             "include": list(_ACCOUNT),
         }
-        if email:
-            wish["contact_email"] = email
+        if country:
+            wish["identity"] = {"country": country.lower()}
         return shapes.account(await self._ask(self._api.v2.core.accounts.create_async, params=wish, op_id=op_id))
 
     async def account(self, account_id: str) -> AccountFacts:
@@ -415,19 +418,29 @@ def _named_faults() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise PaymentsDown(f"Stripe did not answer within {_TOTAL_S:.0f} seconds.") from None
+        raise _noted(PaymentsDown(f"Stripe did not answer within {_TOTAL_S:.0f} seconds.")) from None
     except StripeError as error:
-        raise _told(error) from None
+        raise _noted(_told(error)) from None
+
+
+def _noted(fault: PaymentsDown | PaymentsRefused) -> PaymentsDown | PaymentsRefused:
+    """In the log as well; of a refusal not the sentence, which may name a buyer."""
+    if isinstance(fault, PaymentsDown):
+        _log.warning("%s", fault)
+    else:
+        _log.info("Stripe refuses: %s", fault.code or "for another reason")
+    return fault
 
 
 def _told(error: StripeError) -> PaymentsDown | PaymentsRefused:
     code = str(getattr(error.error, "code", None) or error.code or "")
     text = _without_keys(error.user_message or type(error).__name__)
-    _log.info("Stripe refused or failed: %s %s %s request %s", error.http_status, code, text, error.request_id)
     if isinstance(error, stripe.AuthenticationError):
         return PaymentsDown(f"Stripe does not accept this gateway's key: {text}")
-    if isinstance(error, stripe.PermissionError):
-        return PaymentsRefused(text, code, is_revoked=code == "account_invalid")
+    if isinstance(error, stripe.PermissionError) and code == "account_invalid":
+        return PaymentsRefused(text, code, is_revoked=True)
+    if isinstance(error, stripe.PermissionError):  # of a restricted key, which the operator can give more
+        return PaymentsDown(f"Stripe does not allow this to this gateway's key: {text}")
     if isinstance(error, stripe.IdempotencyError):
         return PaymentsRefused(text, "idempotency_error")
     if isinstance(error, stripe.RateLimitError) or error.http_status is None or error.http_status >= 500:

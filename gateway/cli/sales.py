@@ -146,18 +146,20 @@ def refund(as_json: bool, idempotency_key: str | None, **body: Any) -> None:
 
 @sales.command("account")
 @click.argument("user_id")
-@click.option("--create", is_flag=True, help="Make it, where there is none.")
-@click.option("--email", help="Where Stripe writes to (with --create).")
 @json_option
-def account(user_id: str, create: bool, email: str | None, as_json: bool) -> None:
+def account(user_id: str, as_json: bool) -> None:
     """Show a creator's account at Stripe, as it is now."""
-    if email and not create:
-        raise click.UsageError("--email goes with --create.")
-    if create:
-        answer = request("POST", "/api/v1/billing-accounts", {"user_id": user_id, "email": email})
-    else:
-        answer = request("GET", f"/api/v1/billing-accounts/{user_id}")
-    show(answer, as_json=as_json)
+    show(request("GET", f"/api/v1/billing-accounts/{user_id}"), as_json=as_json)
+
+
+@sales.command("connect")
+@click.argument("user_id")
+@click.option("--email", required=True, help="Where Stripe writes to.")
+@click.option("--country", help="Two letters: where the creator's business is; default: Stripe asks.")
+@json_option
+def connect(as_json: bool, **body: Any) -> None:
+    """Make a creator's account at Stripe, where there is none."""
+    show(request("POST", "/api/v1/billing-accounts", body), as_json=as_json)
 
 
 @sales.command("onboard")

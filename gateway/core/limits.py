@@ -88,6 +88,9 @@ TRIAL_DAYS_MAX: Final = 3650
 ANSWER_TTL_S_MAX: Final = 30 * 24 * 3600
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
+# Billing
+OPEN_PURCHASES_MAX: Final = 50  # of one buyer, of those that were opened within a day
+
 # Hot balances
 EVENT_BACKLOG_MAX: Final = 1_000_000  # undrained usage events of one shard; beyond it reserving fails closed
 EVENT_BLOCK_S_MAX: Final = 5.0  # longest blocking read of the event streams: bounds how late a dead connection is seen

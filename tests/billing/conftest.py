@@ -1,4 +1,4 @@
-"""A fake of Stripe, as a process of its own, for each module; at its end its books add up and nobody asked it wrongly."""
+"""One fake of Stripe, as a process of its own; at its end its books add up and nobody asked it wrongly."""
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +12,7 @@ from tests.api.conftest import redis_server as redis_server
 from tests.fake_stripe.control import Control, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def control() -> Iterator[Control]:
     with running() as fake:
         yield fake

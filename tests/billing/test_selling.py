@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from gateway.billing.connect import state_after
 from gateway.billing.fees import fee_minor
 from gateway.billing.model import AccountState
 from gateway.billing.ports import AccountFacts
+from gateway.core.limits import OPEN_PURCHASES_MAX
 from gateway.db.tables import APP_SALES, PLATFORM_SALES
 from gateway.identity.model import NewApp, Role
 from gateway.trail.service import Trail
@@ -119,9 +121,13 @@ async def test_nothing_is_sold_until_the_creators_account_takes_charges(api: Api
     wish = {"plan_id": plan_id, **URLS}
     assert await market.refused("GET", "/billing-accounts/alice") == (404, "not_found", "user_id")
     assert (await market.refused("POST", "/checkout-sessions", wish, role=Role.END_USER))[:2] == (409, "selling_blocked")
-    made = await market.ok("POST", "/billing-accounts", {"email": "alice@example.com"}, 201, role=Role.CREATOR)
+    wish_account = {"email": "alice@example.com", "country": "DE"}
+    for fields, param in (({"email": " "}, "email"), ({"country": "de"}, "country")):
+        found = await market.refused("POST", "/billing-accounts", {**wish_account, **fields}, role=Role.CREATOR)
+        assert found == (400, "invalid_request", param)
+    made = await market.ok("POST", "/billing-accounts", wish_account, 201, role=Role.CREATOR)
     assert made["status"] == "onboarding"
-    assert await market.ok("POST", "/billing-accounts", {}, 201, role=Role.CREATOR) == made
+    assert await market.ok("POST", "/billing-accounts", wish_account, 201, role=Role.CREATOR) == made
     links = "/billing-accounts/alice/onboarding-links"
     assert (await market.ok("POST", links, {"return_url": URLS["success_url"]}, 201))["url"].startswith("https://")
     assert (await market.refused("POST", links, {"return_url": "javascript:alert(1)"}))[2] == "return_url"
@@ -135,13 +141,13 @@ async def test_nothing_is_sold_until_the_creators_account_takes_charges(api: Api
     control.deauthorize(made["account_id"])
     assert (await market.ok("GET", "/billing-accounts/alice"))["status"] == "deauthorized"
     assert (await market.refused("POST", links, {"return_url": URLS["success_url"]}))[:2] == (409, "account_deauthorized")
-    again = await market.ok("POST", "/billing-accounts", {}, 201, role=Role.CREATOR)
+    again = await market.ok("POST", "/billing-accounts", wish_account, 201, role=Role.CREATOR)
     assert (again["status"], again["account_id"] != made["account_id"]) == ("onboarding", True)
     for method, path in (("GET", "/billing-accounts/alice"), ("POST", links)):
         assert (
             await market.refused(method, path, {"return_url": URLS["success_url"]} if method == "POST" else None, role="bob")
         )[0] == 404
-    assert (await market.refused("POST", "/billing-accounts", {"user_id": "alice"}, role="bob"))[0] == 404
+    assert (await market.refused("POST", "/billing-accounts", {**wish_account, "user_id": "alice"}, role="bob"))[0] == 404
     assert [act for act in await market.acts(None) if act.startswith("billing_account")] == [
         "billing_account.create", "billing_account.update", "billing_account.update", "billing_account.update",
         "billing_account.create",
@@ -336,7 +342,7 @@ async def test_the_same_key_gives_the_same_page_and_another_body_is_a_conflict(m
 
 async def test_a_purchase_is_there_before_stripe_is_asked_and_is_the_same_after_trouble(market: Market) -> None:
     plan_id = await market.plan(PACKAGE)
-    market.control.fault("drop_after", times=3, path="/v1/checkout/sessions")
+    market.control.fault("drop_after", path="/v1/checkout/sessions")
     answer = await market.call("POST", "/checkout-sessions", {"plan_id": plan_id, **URLS}, role=Role.END_USER, key="k")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "payments_unavailable")
     [row] = (await market.ok("GET", "/purchases", enterprise_id="shop"))["data"]
@@ -395,6 +401,29 @@ async def test_everybody_buys_only_for_those_whom_they_act_for(market: Market) -
     assert (await market.refused("GET", "/purchases", platform_user_id="u2", role=Role.END_USER))[0] == 403
 
 
+async def test_a_buyer_who_opens_pages_and_never_pays_is_slowed_down(market: Market) -> None:
+    plan_id = await market.plan(PACKAGE)
+    now_ms = time.time_ns() // 1_000_000
+    row = {"plan_id": plan_id, "account_id": "acct_1", "state": "open", "amount_minor": 1, "currency": "USD", "fee_minor": 0}
+    rows = [
+        {**row, "id": f"pur_{number}", "owner": "u1", "grant_micro": 1, "automatic": 0, "created_at": now_ms - number * 1_740_000}
+        for number in range(OPEN_PURCHASES_MAX)
+    ]  # the last of them a day ago, all but a few minutes
+    await market.write(sa.insert(APP_SALES["purchases"]).values(rows))
+    wish = {"plan_id": plan_id, **URLS}
+    assert (await market.refused("POST", "/checkout-sessions", wish, role=Role.END_USER))[:2] == (429, "rate_limit_exceeded")
+    assert (await market.checkout(plan_id, role=Role.APP_SERVER, platform_user_id="u2"))["status"] == "open"
+    last = APP_SALES["purchases"].c.id == f"pur_{OPEN_PURCHASES_MAX - 1}"
+    await market.write(sa.update(APP_SALES["purchases"]).where(last).values(created_at=now_ms - 86_400_001))
+    assert (await market.checkout(plan_id))["status"] == "open"
+
+
+async def test_a_page_of_the_apps_own_may_ask_with_a_key(api: Api) -> None:
+    asked = await api.http.options("/api/v1/checkout-sessions", headers={"origin": "https://shop.example"})
+    assert "idempotency-key" in asked.headers["access-control-allow-headers"]
+    assert asked.headers["access-control-allow-methods"] == "POST"
+
+
 # ---- subscriptions -----------------------------------------------------------------------------
 
 
@@ -442,6 +471,16 @@ async def test_a_subscription_is_sold_with_its_share_changed_and_ended(market: M
     assert (await market.refused("PATCH", f"/subscriptions/{ours}", {"plan_id": dearer}, enterprise_id="shop"))[0] == 409
     assert (await market.checkout(plan_id, role=Role.APP_SERVER, platform_user_id="u2"))["status"] == "open"
     assert (await market.acts()).count("subscription.change") == 3
+
+
+async def test_a_trial_is_given_once(market: Market) -> None:
+    plan_id = await market.plan(MONTHLY, trial_days=7)
+    await market.subscribed(plan_id, "u2")
+    await market.write(sa.update(APP_SALES["subscriptions"]).values(state="canceled"))
+    for owner, status in (("u2", "active"), ("u3", "trialing")):
+        made = await market.checkout(plan_id, role=Role.APP_SERVER, platform_user_id=owner)
+        done = market.control.pay(market.account, made["id"])["session"]
+        assert market.at_stripe("subscriptions", done["subscription"]).status == status
 
 
 async def test_a_creator_subscribes_at_the_platform_without_any_share(market: Market) -> None:

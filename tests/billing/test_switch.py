@@ -46,10 +46,11 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         off.text("apps", "create", "desk", "--user-id", "acme")
         assert "Nothing is sold here" in off.refused("plans", "list")
         on = Cli({**env, "MOZAIKS_STRIPE_SECRET_KEY": "sk_test_fake", "MOZAIKS_STRIPE_API_BASE": control.base})
-        account = on.json("sales", "account", "acme", "--create", "--email", "acme@example.com")
+        account = on.json("sales", "connect", "acme", "--email", "acme@example.com")
         assert account["status"] == "onboarding"
         assert "https://" in on.text("sales", "onboard", "acme", "--return-url", "https://app.invalid")
         control.onboard(account["account_id"])
+        assert on.json("sales", "account", "acme")["status"] == "active"
         on.text("sales", "set-fee", "acme", "12.5", "--app", "desk")
         assert "12.5" in on.text("sales", "fees", "--user-id", "acme")
         plan = ("plans", "create", "--app", "desk", "--name", "Ten", "--price", "9.99", "--currency", "USD", "--grant", "10")
