@@ -127,7 +127,7 @@ async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_sa
         owner = f"u{fatal}"
         intent = await house.buy(plan, owner)
         house.control.refund_in_dashboard(house.market.account, intent, 500)
-        assert await house.told("payment_intent.succeeded", "refund.created") == 2
+        assert await house.told("refund.created") == 1  # which brings its payment with it
         try:
             await house.born(fatal).work()
             died = False
@@ -140,7 +140,7 @@ async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_sa
         if not died:
             break
     assert {state for state, _ in await house.states()} == {"done"}
-    assert fatal > 12
+    assert fatal > 15
     fees = house.control.state()["acct_1FakePlatform00"]["application_fee"]
     theirs = [row for row in fees if row["account"] == house.market.account]
     assert {(row["amount"], row["amount_refunded"]) for row in theirs} == {(100, 50)}
