@@ -249,14 +249,17 @@ class _Late:
         return facts
 
 
-async def test_two_refunds_at_once_return_no_more_of_the_fee_than_there_is(house: House) -> None:
+@pytest.mark.parametrize("amounts", [(500, 500), (333, 333, 334)], ids=["rounded up", "rounded down"])
+async def test_refunds_at_once_return_all_of_the_fee_and_no_more(house: House, amounts: tuple[int, ...]) -> None:
     await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "0.1"}, 201)
-    intent = await house.buy(await house.market.plan(PACKAGE), "fee")  # a fee of one cent
-    for amount in (499, 500):
+    plan = await house.market.plan(PACKAGE, price_micro=10_000_000)
+    owner = f"fee{len(amounts)}"
+    intent = await house.buy(plan, owner)  # a fee of one cent
+    for amount in amounts:
         house.control.refund_in_dashboard(house.market.account, intent, amount)
     await house.told("refund.created")
     await house.inbox.work()
-    assert await house.available("fee") == 0
+    assert await house.available(owner) == 0
     (fee,) = [
         row for row in house.control.state()["acct_1FakePlatform00"]["application_fee"] if row["account"] == house.market.account
     ]
