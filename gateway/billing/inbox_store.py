@@ -103,6 +103,12 @@ class InboxStore:
         async with self._reading(None) as conn:
             return [_event(row) for row in (await conn.execute(query)).mappings()]
 
+    async def forget(self, before_ms: int) -> int:
+        """Drop what was done, or ignored, and due before then; how many it were. What failed stays for an operator."""
+        over = webhooks.c.state.in_((InboxState.DONE.value, InboxState.IGNORED.value))
+        async with self._writing(None) as conn:
+            return int((await conn.execute(sa.delete(webhooks).where(over, webhooks.c.due_at < before_ms))).rowcount)
+
     # ---- the reconciler's marks ----------------------------------------------------------------
 
     async def mark(self, account_id: str) -> int | None:

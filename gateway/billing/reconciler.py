@@ -29,6 +29,7 @@ _AHEAD_MS: Final = _DAY_MS  # Stripe's clock is not ours
 _OPEN_FOR_MS: Final = 2 * _DAY_MS  # a checkout page is there for a day
 _OPEN_MAX: Final = 200
 _SHOWN: Final = 50
+_KEPT_MS: Final = 90 * _DAY_MS  # webhooks that were handled; Stripe repeats one for three days
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -96,6 +97,7 @@ class BillingReconciler:
             except PaymentsDown as down:
                 run.fail(where, down)
         await self._abandoned(run)
+        await self._rows.forget(now_ms(self._clock) - _KEPT_MS)
         return run.done()
 
     async def _account(self, account_id: str, since_ms: int | None, run: _Run) -> None:
