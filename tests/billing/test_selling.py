@@ -215,6 +215,12 @@ async def test_an_app_of_tokens_sells_for_any_currency_at_its_own_scale(api: Api
         assert (session.amount_total, session.currency) == (minor, currency.lower())
         [row] = (await market.ok("GET", "/purchases", enterprise_id="tok", limit=1))["data"]
         assert (row["amount_micro"], row["currency"], row["grant_micro"]) == (micro, currency, 10_000_000)
+    euros, yen = [
+        await market.plan(MONTHLY, enterprise_id="tok", currency=currency, price_micro=990_000_000) for currency in ("EUR", "JPY")
+    ]
+    ours = await market.subscribed(euros, "u1", "tok")
+    found = await market.refused("PATCH", f"/subscriptions/{ours}", {"plan_id": yen}, enterprise_id="tok")
+    assert found == (400, "invalid_request", "plan_id")
 
 
 async def test_plans_are_listed_for_those_who_may_buy_and_archived_ones_are_not_sold(market: Market) -> None:
@@ -504,7 +510,9 @@ async def test_a_refund_gives_back_the_share_with_it_once_for_each_key(market: M
     assert (await market.refused("POST", "/refunds", wish))[:2] == (409, "conflict")
     payment = market.control.pay(market.account, made["id"])["session"]["payment_intent"]
     table = APP_SALES["purchases"]
-    await market.write(sa.update(table).where(table.c.id == made["purchase_id"]).values(state="paid", payment_id=payment))
+    await market.write(sa.update(table).where(table.c.id == made["purchase_id"]).values(payment_id=payment))
+    assert (await market.refused("POST", "/refunds", wish))[:2] == (409, "conflict")
+    await market.write(sa.update(table).where(table.c.id == made["purchase_id"]).values(state="paid"))
     part = {**wish, "amount_micro": 4_000_000, "reason": "half was not needed"}
     first = await market.ok("POST", "/refunds", part, 201, role=Role.CREATOR, key="one")
     assert (first["amount_micro"], first["fee_returned_micro"], first["status"]) == (4_000_000, 400_000, "succeeded")
