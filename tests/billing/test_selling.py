@@ -94,7 +94,13 @@ async def test_a_purchase_that_stripe_refuses_has_failed(market: Market) -> None
     wish = {"plan_id": plan_id, **URLS}
     assert (await market.refused("POST", "/checkout-sessions", wish, role=Role.END_USER, key="k"))[:2] == (400, "payment_refused")
     assert (await market.ok("GET", "/purchases", enterprise_id="shop"))["data"][0]["status"] == "failed"
+    assert (await market.refused("POST", "/checkout-sessions", wish, role=Role.END_USER))[:2] == (409, "selling_blocked")
+    market.control.onboard(market.account)
+    assert (await market.checkout(plan_id))["status"] == "open"
     assert (await market.refused("POST", "/checkout-sessions", wish, role=Role.END_USER, key="k"))[:2] == (409, "conflict")
+    market.control.deauthorize(market.account)
+    assert (await market.refused("POST", "/checkout-sessions", wish, role=Role.END_USER))[:2] == (409, "account_deauthorized")
+    assert (await market.refused("POST", "/checkout-sessions", wish, role=Role.END_USER))[:2] == (409, "selling_blocked")
 
 
 async def test_everybody_buys_only_for_those_whom_they_act_for(market: Market) -> None:
