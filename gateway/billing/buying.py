@@ -100,9 +100,12 @@ class Buying:
         account_id = await self._connect.selling_account(seller)
         op_id = op_of("checkout", actor.role, plan.enterprise_id or "", wallet.owner, key)
         fee_bp = 0 if seller is None else await self._fees.in_force(seller.user_id, seller.enterprise_id)
-        if plan.kind == PlanKind.PACKAGE:
-            return await self._package(actor, seller, wallet, plan, account_id, fee_bp, wish, op_id)
-        return await self._subscription(actor, seller, wallet, plan, account_id, fee_bp, wish, op_id)
+        sell = self._package if plan.kind == PlanKind.PACKAGE else self._subscription
+        try:
+            return await sell(actor, seller, wallet, plan, account_id, fee_bp, wish, op_id)
+        except PaymentsRefused:
+            await self._connect.look_again(seller)
+            raise
 
     async def _package(
         self,

@@ -100,6 +100,12 @@ class Connect:
             raise Conflict(f"The creator's account cannot take charges now{wanted}.", code="selling_blocked", details=details)
         return held.account_id
 
+    async def look_again(self, seller: App | None) -> None:
+        """Stripe refused to sell: perhaps of a change of the account that we were not told of."""
+        held = None if seller is None else await self._store.account(seller.user_id)
+        if held is not None:
+            await self._refreshed(held, Role.OPERATOR, "stripe")
+
     async def existing_account(self, seller: App | None) -> str:
         """The account of what was sold, whether or not it can take charges now. NotFound."""
         if seller is None:

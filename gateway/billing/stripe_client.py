@@ -40,6 +40,14 @@ _SIGNATURE_AGE_S: Final = 300
 _KEY: Final = re.compile(r"\b[a-z]{2,5}_(?:test|live)_[A-Za-z0-9*_]+|\bwhsec_\w+")
 _PAYMENT: Final = ("latest_charge.balance_transaction",)
 _ACCOUNT: Final = ("configuration.merchant", "requirements")
+_PORTAL: Final[Mapping[str, Any]] = {
+    "features": {
+        "invoice_history": {"enabled": True},
+        "payment_method_update": {"enabled": True},
+        "subscription_cancel": {"enabled": True, "mode": "at_period_end"},
+    },
+    "metadata": {"mozaiks_portal": "1"},
+}
 _log = logging.getLogger(__name__)
 
 stripe.enable_telemetry = False  # it would tell Stripe how long our requests took
@@ -177,8 +185,26 @@ class Stripe:
     async def portal_link(self, account_id: str, customer_id: str, return_url: str) -> str:
         """POST /v1/billing_portal/sessions."""
         wish = {"customer": customer_id, "return_url": return_url}
+        configuration = await self._portal(account_id)
+        if configuration:
+            wish["configuration"] = configuration
         made = await self._ask(self._api.v1.billing_portal.sessions.create_async, account_id=account_id, params=wish)
         return str(made["url"])
+
+    async def _portal(self, account_id: str) -> str:
+        """What the portal offers: as the account's owner has set it ("": their default), or what we make where nothing is set.
+
+        Stripe opens no portal without. Changes of plans are not in ours: they go through us, which have them by their plan.
+        """
+        configurations = self._api.v1.billing_portal.configurations
+        known = await self._ask(configurations.list_async, account_id=account_id, params={"active": True, "limit": _PAGE})
+        if any(each["is_default"] for each in known["data"]):
+            return ""
+        for each in known["data"]:
+            if each["metadata"] == _PORTAL["metadata"]:
+                return str(each["id"])
+        made = await self._ask(configurations.create_async, account_id=account_id, params=_PORTAL, op_id="portal-1")
+        return str(made["id"])
 
     async def charge_saved(
         self,

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.trail.service import Trail
 from tests.api.conftest import Api, Populated, _databases
 from tests.api.conftest import populated as populated
 from tests.api.conftest import redis_server as redis_server
+from tests.billing.market import Market
 from tests.fake_stripe.control import Control, running
 
 
@@ -31,3 +33,12 @@ async def api(tmp_path: Path, populated: Populated, redis_server: str, control: 
     api.credentials, api.key_id = dict(credentials), key_id
     yield api
     await api.close()
+
+
+@pytest.fixture
+async def market(api: Api, control: Control) -> AsyncIterator[Market]:
+    market = Market(api, control)
+    await market.connect()
+    yield market
+    for enterprise_id in ("shop", "second", None):
+        assert (await Trail(api.databases).verify(enterprise_id)).broken is None

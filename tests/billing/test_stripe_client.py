@@ -151,6 +151,29 @@ async def test_a_subscription_is_invoiced_with_its_share_changed_and_ended(shop:
     assert (await shop.payments.portal_link(shop.account, found.customer_id, "https://app.invalid")).startswith("https://")
 
 
+async def test_a_portal_offers_what_its_account_set_or_else_what_we_do(shop: Shop) -> None:
+    account = shop.control.connected()
+    api: Any = shop.control.client().v1.billing_portal.configurations
+    customer = await shop.payments.create_customer(shop.op(), account, BUYER, "")
+    for _ in range(2):
+        assert (await shop.payments.portal_link(account, customer, "https://app.invalid")).startswith("https://")
+    [made] = api.list(None, {"stripe_account": account}).data
+    assert made.features.subscription_cancel.mode == "at_period_end"
+    assert (made.features.subscription_update.enabled, made.is_default) == (False, False)
+    asked = [
+        row["body"]
+        for row in shop.control.requests()
+        if row["path"] == "/v1/billing_portal/sessions" and row["account"] == account
+    ]
+    assert [f"configuration={made.id}" in body for body in asked] == [True, True]
+    other = shop.control.connected()
+    customer = await shop.payments.create_customer(shop.op(), other, BUYER, "")
+    sessions: Any = shop.control.client().v1.billing_portal.sessions
+    sessions.create({"customer": customer}, {"stripe_account": other})  # by which the fake makes a default
+    await shop.payments.portal_link(other, customer, "https://app.invalid")
+    assert [each.is_default for each in api.list(None, {"stripe_account": other}).data] == [True]
+
+
 async def test_the_platforms_own_sales_have_no_account_and_no_share(shop: Shop) -> None:
     own = Shop(shop.control, shop.payments, PLATFORM_ACCOUNT)
     shop.control.onboard("")

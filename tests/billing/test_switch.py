@@ -69,3 +69,9 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         assert on.json("sales", "subscriptions", "--app", "desk")["data"] == []
         assert "no such subscription" in on.refused("sales", "change", "sub_1", "--app", "desk", "--cancel")
         assert on.json("plans", "archive", made["id"])["archived_at"]
+        told = on.run("doctor").output
+        assert "Stripe answers, in test mode." in told
+        assert "MOZAIKS_STRIPE_CONNECT_WEBHOOK_SECRET is not set" in told
+        wrong = Cli({**env, "MOZAIKS_STRIPE_SECRET_KEY": "sk_test_invalid", "MOZAIKS_STRIPE_API_BASE": control.base})
+        assert "Nothing can be bought: Stripe does not accept this gateway's key" in wrong.run("doctor").output
+        assert "payments" not in off.run("doctor").output

@@ -152,6 +152,11 @@ async def test_a_dispute_of_other_money_freezes_loses_and_gives_back_its_part(le
     await ledger.payments.reinstate(dispute)
     assert (await ledger.wallet(ANN)).available_micro == 50
     assert (await balances(databases, "chat"))["/disputes/USD"] == 0
+    await bought(ledger, 100, 1000, "pi_2")
+    whole = DisputeRequest(ANN, "pi_2", "dp_2", 1000, "tester")
+    await ledger.payments.dispute_opened(whole)
+    await ledger.payments.dispute_closed(whole, won=False)
+    assert (await ledger.wallet(ANN)).available_micro == 50
     await clean(databases)
 
 
