@@ -21,7 +21,7 @@ from gateway.ledger.audit import audit
 from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act
 from tests.api.conftest import Api
-from tests.billing.test_selling import MONTHLY, PACKAGE, Market
+from tests.billing.market import MONTHLY, PACKAGE, Market
 from tests.fake_stripe.control import KEY, Control
 from tests.fake_stripe.delivery import signature
 

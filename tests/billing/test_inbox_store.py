@@ -26,7 +26,7 @@ def webhook(number: int, **changed: object) -> InboxEvent:
 
 async def test_a_webhook_is_there_once_and_claimed_by_one_until_its_lease_ends(databases: Databases) -> None:
     rows = InboxStore(databases)
-    added = await asyncio.gather(*[rows.add(webhook(0, id=f"whk_0{copy}")) for copy in range(5)])
+    added = await asyncio.gather(*[rows.add(webhook(0, id=f"whk_copy{copy}")) for copy in range(5)])
     assert sorted(added) == [False] * 4 + [True]
     assert await rows.add(webhook(0, id="whk_other", endpoint="platform"))
     for number in range(1, 4):

@@ -11,6 +11,8 @@ from starlette.routing import Router
 
 from gateway.api.routes import routes
 from gateway.api.table import TABLE
+from gateway.billing.inbox_store import InboxStore
+from gateway.billing.model import InboxEvent
 from gateway.core.limits import OPEN_PURCHASES_MAX
 from gateway.db.tables import APP_SALES
 from gateway.identity.model import Role
@@ -299,7 +301,10 @@ async def test_every_route_that_changes_something_leaves_one_line(market: Market
         ("POST", "/billing-accounts", bob, "billing_account.create", "platform"),
         ("POST", "/billing-accounts/bob/onboarding-links", back, "", "platform"),
         ("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "5"}, "fee_term.create", "platform"),
+        ("POST", "/webhooks/whk_1/replay", None, "webhook.replay", "platform"),
     ]
+    told = InboxEvent("whk_1", "connect", "evt_1", "refund.created", market.account, "re_1", 1, 1, "failed")
+    assert await InboxStore(market.api.databases).add(told)
     patterns = {(e.method, e.path.removeprefix("/api/v1").partition("{")[0]) for e in TABLE if e.sells and e.method != "GET"}
     assert {
         next(p for p in sorted(patterns, reverse=True) if p[0] == m and path.startswith(p[1])) for m, path, *_ in made
