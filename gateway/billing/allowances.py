@@ -14,6 +14,7 @@ A subscription's row only follows what Stripe says now: it is written where it s
 else Stripe is asked again; so what one saw earlier never overwrites what another saw later.
 """
 
+import contextlib
 from typing import Final
 
 import msgspec
@@ -84,7 +85,8 @@ class Allowances:
             if each.status == "paid" and _in_order(each) < _in_order(facts):
                 earlier.append(each)
         for each in sorted(earlier, key=_in_order):
-            await self._grant(account_id, await self._sellers.wallet_of(account_id, each.metadata), each)
+            with contextlib.suppress(NotOurs):  # one that grants nothing, as of a change to a cheaper plan
+                await self._grant(account_id, await self._sellers.wallet_of(account_id, each.metadata), each)
 
     async def _grant(self, account_id: str, wallet: WalletKey, facts: InvoiceFacts) -> None:
         assert facts.subscription_id is not None

@@ -241,6 +241,21 @@ def test_a_subscription_renews_rolls_over_is_upgraded_fails_recovers_and_ends(ho
     shop.check()
 
 
+def test_a_change_to_a_cheaper_plan_takes_nothing_back_and_its_credit_pays_the_next_periods(house: House) -> None:
+    shop = house.shop()
+    basic, better = shop.monthly(10_000_000, 1000), shop.monthly(60_000_000, 5000)
+    shop.buy(better, "ann")
+    house.deliver()
+    shop.change("ann", plan_id=basic)
+    house.deliver()
+    assert shop.lots("ann") == [("paid", 5000)]
+    for _ in range(2):
+        house.control.advance(31 * DAY + 7200)
+        house.deliver()
+        assert shop.lots("ann") == [("promo", 1000)]  # paid by what was left over, which Stripe has as the buyer's credit
+    shop.check()
+
+
 def test_a_trial_grants_as_a_trial_and_a_refund_of_a_renewal_takes_its_allowance(house: House) -> None:
     shop = house.shop()
     shop.buy(shop.monthly(10_000_000, 1000, trial_days=7), "ann")
