@@ -265,6 +265,28 @@ async def test_a_refund_gives_back_the_share_with_it_once_for_each_key(market: M
     assert (await market.acts()).count("refund.ask") == 1
 
 
+async def test_a_subscriptions_payment_is_given_back_by_the_seller_it_was_made_to(market: Market) -> None:
+    await market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "10"}, 201)
+    made = await market.checkout(await market.plan(MONTHLY))
+    market.control.pay(market.account, made["id"])
+    api: Any = market.control.client().v1
+    at = {"stripe_account": market.account}
+    payment = api.payment_intents.list(None, at).data[0].id
+    wish = {"enterprise_id": "shop", "payment_id": payment, "amount_micro": 15_000_000}
+    # An account of a creator's takes the payments of all its apps, and others that are none of ours.
+    assert (await market.refused("POST", "/refunds", {**wish, "enterprise_id": "second"}))[0] == 404
+    card = {"amount": 500, "currency": "usd", "confirm": True, "payment_method": "pm_card_visa"}
+    alien = api.payment_intents.create(card, at).id
+    for payment_id in (alien, "pi_none"):
+        found = await market.refused("POST", "/refunds", {**wish, "payment_id": payment_id})
+        assert found == (404, "not_found", "payment_id")
+    for fields in ({"purchase_id": "pur_1"}, {"payment_id": None}):
+        assert (await market.refused("POST", "/refunds", {**wish, **fields}))[:2] == (400, "invalid_request")
+    back = await market.ok("POST", "/refunds", wish, 201, role=Role.CREATOR)
+    assert (back["amount_micro"], back["fee_returned_micro"], back["purchase_id"]) == (15_000_000, 1_500_000, None)
+    assert api.payment_intents.retrieve(payment, {"expand": ["latest_charge"]}, at).latest_charge.amount_refunded == 1500
+
+
 # ---- the switch, and the whole table -----------------------------------------------------------
 
 
