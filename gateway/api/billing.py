@@ -115,12 +115,19 @@ async def create_refund(context: ApiContext, call: Call) -> RefundAnswer:
     """POST refunds."""
     body = call.body
     assert call.idempotency_key is not None
-    purchase, made = await context.sales.buying.refund(
-        call.actor, body.enterprise_id, body.purchase_id, body.amount_micro, body.reason, call.idempotency_key
+    paid, made = await context.sales.refunding.refund(
+        call.actor,
+        body.enterprise_id,
+        call.idempotency_key,
+        purchase_id=body.purchase_id,
+        payment_id=body.payment_id,
+        amount_micro=body.amount_micro,
+        reason=body.reason,
     )
     return RefundAnswer(
         id=made.refund_id,
-        purchase_id=purchase.id,
+        payment_id=paid.payment_id,
+        purchase_id=paid.purchase_id,
         status=made.status,
         currency=made.currency,
         amount_micro=micro_from_minor(made.amount_minor, made.currency),

@@ -151,9 +151,10 @@ class PurchaseAnswer(Answer, frozen=True, omit_defaults=True):
 
 
 class RefundBody(Body, frozen=True):
-    """What to give back of a purchase: without `amount_micro`, all of it."""
+    """What to give back: a purchase, or any payment by Stripe's id, such as a subscription's; all, or `amount_micro` of it."""
 
-    purchase_id: str
+    purchase_id: str | None = None
+    payment_id: str | None = None
     enterprise_id: str | None = None
     amount_micro: Micro | None = None
     reason: str = ""
@@ -163,7 +164,8 @@ class RefundAnswer(Answer, frozen=True):
     """A refund as Stripe has it: `pending` can stay so for days. The wallet's part follows when Stripe tells of it."""
 
     id: str
-    purchase_id: str
+    payment_id: str
+    purchase_id: str | None
     status: str
     currency: str
     amount_micro: Micro

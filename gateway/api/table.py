@@ -354,7 +354,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         MANAGERS,
         billing.create_refund,
         RefundAnswer,
-        "Give back what was paid for a package",
+        "Give back what was paid",
         RefundBody,
         status=201,
         idempotent=True,

@@ -1,4 +1,4 @@
-"""Buying: the pages at Stripe on which a buyer pays, changes and cancels, and the refunds that a seller asks for.
+"""Buying: the pages at Stripe on which a buyer pays, changes and cancels.
 
 Nothing is credited here: what a buyer did, and what Stripe did of what was asked, comes back as a webhook, or is found by the
 reconciler. A purchase's row is there before Stripe is asked, so that no payment can come for which there is none.
@@ -9,18 +9,17 @@ from typing import Final
 
 import msgspec
 
-from gateway.billing import minor_units
-from gateway.billing.acts import Named, buyer_of, check_own, managed_seller, op_of, owner_seen, sale_act, seller_of, told, url
+from gateway.billing.acts import Named, buyer_of, check_own, op_of, owner_seen, sale_act, seller_of, told, url
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect, email
 from gateway.billing.fees import Fees, fee_minor
 from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subscription, SubscriptionState
-from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, RefundFacts, SubscriptionFacts
+from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.core.ids import new_id
-from gateway.core.limits import OPEN_PURCHASES_MAX, REASON_CHARS_MAX
+from gateway.core.limits import OPEN_PURCHASES_MAX
 from gateway.identity import rules
 from gateway.identity.model import ACTIVE, Actor, App, Page
 from gateway.identity.registry import Registry
@@ -310,41 +309,6 @@ class Buying:
         count = rules.page(after, count)
         found = await self._store.purchases(seller.enterprise_id if seller else None, owner, after, count + 1)
         return Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
-
-    async def refund(
-        self, actor: Actor, enterprise_id: str | None, purchase_id: str, amount_micro: int | None, reason: str, key: str
-    ) -> tuple[Purchase, RefundFacts]:
-        """Ask Stripe to give a purchase's money back, all of it or a part, with the platform's share of it.
-
-        The wallet gives its part when the refund comes back to us. InvalidRequest, NotFound, Forbidden, Conflict.
-        """
-        seller = await managed_seller(self._registry, actor, enterprise_id)
-        purchase = await self._store.purchase(enterprise_id, purchase_id)
-        if purchase is None:
-            raise NotFound("There is no such purchase.", param="purchase_id")
-        if purchase.state != PurchaseState.PAID or purchase.payment_id is None:
-            raise Conflict(f"This purchase is {purchase.state}: there is nothing to refund.", param="purchase_id")
-        if len(reason) > REASON_CHARS_MAX:
-            raise InvalidRequest(f"`reason` may have at most {REASON_CHARS_MAX} characters", param="reason")
-        try:
-            amount = (
-                purchase.amount_minor if amount_micro is None else minor_units.minor_from_micro(amount_micro, purchase.currency)
-            )
-        except ValueError as wrong:
-            raise InvalidRequest(f"`amount_micro` is no amount of {purchase.currency}: {wrong}", param="amount_micro") from wrong
-        if not 0 < amount <= purchase.amount_minor:
-            raise InvalidRequest("A refund is above 0 and at most what was paid.", param="amount_micro")
-        facts = await self._payments.refund(
-            op_of("refund", actor.role, purchase.id, key),
-            purchase.account_id,
-            purchase.payment_id,
-            amount,
-            return_fee=purchase.fee_minor > 0,
-        )
-        after = {"purchase_id": purchase.id, "amount_minor": amount, "currency": purchase.currency}
-        line = sale_act(actor, "refund.ask", facts.refund_id, seller, purchase.wallet, reason=reason, after=after)
-        await self._store.note(enterprise_id, line, now_ms(self._clock))
-        return purchase, facts
 
 
 def _as_told(held: Subscription, facts: SubscriptionFacts) -> Subscription:

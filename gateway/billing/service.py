@@ -5,6 +5,7 @@ from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect
 from gateway.billing.fees import Fees
 from gateway.billing.ports import Payments
+from gateway.billing.refunding import Refunding
 from gateway.billing.store import Store
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.db.engines import Databases
@@ -21,6 +22,7 @@ class Billing:
         self.connect = Connect(self.store, registry, payments, clock)
         self.fees = Fees(self.store, registry, clock)
         self.buying = Buying(self.store, registry, payments, self.catalogue, self.connect, self.fees, clock)
+        self.refunding = Refunding(self.store, registry, payments, self.connect, clock)
 
     async def close(self) -> None:
         """Let go of Stripe's connections."""

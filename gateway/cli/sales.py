@@ -133,14 +133,15 @@ def purchases(as_json: bool, **query: Any) -> None:
 
 
 @sales.command("refund")
-@click.argument("purchase_id")
+@click.argument("purchase_id", required=False)
+@click.option("--payment", "payment_id", help="Instead of a purchase: any payment by Stripe's id, such as a subscription's.")
 @seller_option
 @click.option("--amount", "amount_micro", type=AMOUNT, help="In the currency that was paid; default: all of it.")
 @click.option("--reason", help="Why; it stands in the trail.")
 @key_option
 @json_option
 def refund(as_json: bool, idempotency_key: str | None, **body: Any) -> None:
-    """Give back what was paid for a package."""
+    """Give back what was paid for a package, or a period of a subscription."""
     show(request("POST", "/api/v1/refunds", body, idempotency_key=idempotency_key), as_json=as_json)
 
 

@@ -186,6 +186,7 @@ async def test_what_stripe_does_not_answer_is_put_off_longer_each_time_and_fails
     assert "no answer" in row.reason
     replayed = await house.inbox.replay(row.id, Act("webhook.replay", "operator", "operator", row.id))
     assert (replayed.state, replayed.attempts) == ("waiting", 0)
+    assert (await house.market.acts(None))[0] == "webhook.replay"
     await house.inbox.work()
     assert await house.available("late") == 10_000_000
 

@@ -157,6 +157,7 @@ async def test_a_portal_offers_what_its_account_set_or_else_what_we_do(shop: Sho
     customer = await shop.payments.create_customer(shop.op(), account, BUYER, "")
     for _ in range(2):
         assert (await shop.payments.portal_link(account, customer, "https://app.invalid")).startswith("https://")
+        shop.control.advance(86_401)  # Stripe has forgotten the operation
     [made] = api.list(None, {"stripe_account": account}).data
     assert made.features.subscription_cancel.mode == "at_period_end"
     assert (made.features.subscription_update.enabled, made.is_default) == (False, False)
