@@ -27,6 +27,7 @@ from gateway import background, logs
 from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
+from gateway.api.webhooks import receivers
 from gateway.balance.model import BalanceUnavailable, WalletState
 from gateway.compose import Services, opened
 from gateway.core.clock import now_ms
@@ -183,8 +184,10 @@ def _management(services: Services) -> list[BaseRoute]:
         answers=services.answers,
         operator_token=services.settings.operator_token,
         clock=services.clock,
+        billing=services.billing,
+        receiving=services.receiving,
     )
-    return list(management_routes(context))
+    return [*receivers(services.receiving.inbox if services.receiving else None), *management_routes(context)]
 
 
 def _routes(

@@ -2,7 +2,8 @@
 
 It drains usage events into the books, ends abandoned holds, applies credits that a crash left
 between the books and the hot balances, ends lots whose time has passed, and looks for hot balances that are not
-those of the books: lost wallets are rebuilt, other differences are logged, for `gateway reconcile --fix`.
+those of the books: lost wallets are rebuilt, other differences are logged, for `gateway reconcile --fix`. Where Stripe's key
+is given it acts upon what Stripe told, and looks at Stripe for what it never told.
 Any number of processes may run these loops beside each other.
 """
 
@@ -13,6 +14,7 @@ import socket
 from typing import Final
 
 from gateway.balance.model import BalanceUnavailable
+from gateway.billing.reconciler import BillingReconciler
 from gateway.compose import Services
 from gateway.core.ids import SHARDS
 from gateway.db.faults import SqlDown
@@ -21,6 +23,7 @@ _log = logging.getLogger(__name__)
 _SWEEP_EVERY_S: Final = 5.0
 _BOOKS_EVERY_S: Final = 60.0
 _RECONCILE_EVERY_S: Final = 300.0
+_BILLING_EVERY_S: Final = 3600.0
 
 
 async def run(services: Services, stop: asyncio.Event) -> None:
@@ -32,6 +35,9 @@ async def run(services: Services, stop: asyncio.Event) -> None:
         services.tasks.spawn(_look_after_books(services, stop), "look after books"),
         services.tasks.spawn(_reconcile(services, stop), "reconcile"),
     ]
+    if services.receiving is not None:
+        loops.append(services.tasks.spawn(services.receiving.inbox.run(stop), "webhooks"))
+        loops.append(services.tasks.spawn(_look_at_stripe(services.receiving.reconciler, stop), "look at Stripe"))
     await asyncio.gather(*loops)
 
 
@@ -72,6 +78,15 @@ async def _reconcile(services: Services, stop: asyncio.Event) -> None:
             await services.reconciler.run(rebuild=True, repair=False, actor="worker")
         except (BalanceUnavailable, SqlDown) as down:
             _log.warning("reconciling waits: %s", down)
+
+
+async def _look_at_stripe(reconciler: BillingReconciler, stop: asyncio.Event) -> None:
+    """What is found wrong is logged by who finds it."""
+    while not await _stopped(stop, _BILLING_EVERY_S):
+        try:
+            await reconciler.run()
+        except (BalanceUnavailable, SqlDown) as down:
+            _log.warning("looking at Stripe waits: %s", down)
 
 
 async def _stopped(stop: asyncio.Event, timeout_s: float) -> bool:

@@ -7,6 +7,7 @@ services on them, the upstreams. Closing is the reverse, so the last settle stil
 import asyncio
 import hashlib
 import hmac
+import importlib
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -24,6 +25,8 @@ from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
 from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
+from gateway.billing.receiving import Receiving
+from gateway.billing.service import Billing
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
@@ -79,6 +82,8 @@ class Services:
         self.ledger = Ledger(self.databases, self.clock)
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock, self.identity.registry.trial_of)
         self.balance.rebuild_lost = self.wallets.rebuild_lost
+        self.billing = _billing(settings, self)
+        self.receiving = _receiving(settings, self)
         self.keeper = Keeper(self.balance)
         self.reconciler = Reconciler(self.balance, self.ledger, self.enterprise_ids, self.wallets.rebuild_lost)
         entries, overrides = _configured(settings)
@@ -203,9 +208,38 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(services.events.close)
         stack.push_async_callback(services.bus.close)
         stack.push_async_callback(services.answers.close)
+        if services.billing is not None:
+            stack.push_async_callback(services.billing.close)
         await services.databases.migrate()
         await services.catalog.load_lists()
         yield services
+
+
+def _billing(settings: Settings, services: Services) -> Billing | None:
+    """None without Stripe's key: then its SDK, which takes 14 MB, is not imported."""
+    if not settings.stripe_secret_key:
+        return None
+    adapter = importlib.import_module("gateway.billing.stripe_client")
+    secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
+    payments = adapter.Stripe(settings.stripe_secret_key, secrets, settings.stripe_api_base)
+    return Billing(payments, services.databases, services.identity.registry, services.clock)
+
+
+def _receiving(settings: Settings, services: Services) -> Receiving | None:
+    billing = services.billing
+    if billing is None:
+        return None
+    secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
+    return Receiving(
+        billing.payments,
+        billing.store,
+        services.databases,
+        services.wallets,
+        services.ledger,
+        services.enterprise_ids,
+        frozenset(name for name, secret in secrets.items() if secret),
+        services.clock,
+    )
 
 
 def models_name(settings: Settings) -> str:

@@ -16,6 +16,8 @@ import msgspec
 
 from gateway.balance.condition import Condition, condition
 from gateway.balance.model import BalanceUnavailable
+from gateway.billing.model import PLATFORM_ACCOUNT
+from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.compose import Services
 from gateway.core.clock import now_ms
 from gateway.db.faults import SqlDown, SqlRefused
@@ -25,6 +27,7 @@ from gateway.providers.direct import address_of
 from gateway.providers.model import Deployment
 from gateway.providers.native import as_spoken_to
 from gateway.providers.routing import DEMO
+from gateway.settings import PREFIX
 
 _CLOCKS_APART_MS: Final = 2000
 _BACKLOG_MANY: Final = 100_000
@@ -56,7 +59,7 @@ AskProvider = Callable[[Deployment], Awaitable[int | str]]
 async def examine(services: Services, ask: AskProvider | None = None) -> list[Finding]:
     """Everything, in the order in which a request needs it. `ask` gives a provider's HTTP status, or what went wrong."""
     found = [*await _store(services), *await _databases(services), *_configuration(services), *_prices(services)]
-    return found + await _providers(services, ask or ask_for_models)
+    return [*found, *await _providers(services, ask or ask_for_models), *await _payments(services)]
 
 
 async def _store(services: Services) -> list[Finding]:
@@ -118,6 +121,25 @@ async def _databases(services: Services) -> list[Finding]:
     if names and not broken:
         found.append(Finding("app databases", Verdict.OK, "It serves." if len(names) == 1 else f"{len(names)} serve."))
     return found + broken
+
+
+async def _payments(services: Services) -> list[Finding]:
+    """Nothing where nothing is sold. One GET of the platform's latest payments."""
+    about, settings = "payments", services.settings
+    if services.billing is None:
+        return []
+    payments, at_ms = services.billing.payments, now_ms(services.clock)
+    try:
+        async for _ in payments.payments_between(PLATFORM_ACCOUNT, at_ms - 1000, at_ms):
+            break
+    except (PaymentsDown, PaymentsRefused) as failed:
+        return [Finding(about, Verdict.PROBLEM, f"Nothing can be bought: {failed}")]
+    found = [Finding(about, Verdict.OK, f"Stripe answers, in {'live' if payments.is_live else 'test'} mode.")]
+    for name in ("stripe_webhook_secret", "stripe_connect_webhook_secret"):
+        if not getattr(settings, name):
+            text = f"{PREFIX}{name.upper()} is not set: what Stripe tells that endpoint is not taken."
+            found.append(Finding(about, Verdict.WARNING, text))
+    return found
 
 
 def _configuration(services: Services) -> list[Finding]:
@@ -210,5 +232,3 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
         """Never."""
         return
-
-

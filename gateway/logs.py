@@ -13,4 +13,6 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.setLevel(level.upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("stripe", "httpx", "httpcore"):  # a line for each request; what is worth telling, `billing` tells
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))

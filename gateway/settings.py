@@ -33,6 +33,10 @@ NAMES: Final = {
     "operator_token": "bearer token of the management API; empty: generated and kept under the data directory",
     "key_pepper": "secret under which keys are hashed and end-user tokens signed; empty: generated, as above",
     "public_url": "the URL clients reach the gateway at; default http://host:port",
+    "stripe_secret_key": "Stripe's secret or restricted key; empty: nothing is sold, and the routes of billing are not there",
+    "stripe_webhook_secret": "signing secret of the webhook endpoint for the platform's own account; empty: it takes none",
+    "stripe_connect_webhook_secret": "signing secret of the webhook endpoint for connected accounts; empty: it takes none",
+    "stripe_api_base": "address of Stripe's API; empty: Stripe's own",
     "mode": "hosted",
     "demo": "true: a demo model, app, key and funded end user; default: true without a config file and database URL",
     "inline_worker": "true: one web process also drains usage into the books; default true",
@@ -126,6 +130,10 @@ class Settings(msgspec.Struct, frozen=True):
     answer_cache_bytes_max: int
     log_level: str
     metrics_token: str
+    stripe_secret_key: str
+    stripe_webhook_secret: str
+    stripe_connect_webhook_secret: str
+    stripe_api_base: str
     config: Path | None  # the file, where there is one
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
@@ -220,10 +228,26 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         answer_cache_bytes_max=_whole("answer_cache_bytes_max", given["answer_cache_bytes_max"] or _ANSWER_CACHE_BYTES, 0, 2**40),
         log_level=log_level,
         metrics_token=metrics_token,
+        **_stripe(given),
         config=config,
         models=models,
         platform_markup_bp=markup_bp,
     )
+
+
+def _stripe(given: dict[str, Any]) -> dict[str, str]:
+    """What billing needs to be told."""
+    found = {name: str(given[name]) for name in NAMES if name.startswith("stripe_")}
+    key = found["stripe_secret_key"]
+    if key and not key.startswith(("sk_", "rk_")):
+        raise SettingsError(f"{PREFIX}STRIPE_SECRET_KEY must be a secret or restricted key of Stripe: sk_... or rk_....")
+    for name, value in found.items():
+        if value and not key:
+            raise SettingsError(f"{PREFIX}{name.upper()} is of no use without {PREFIX}STRIPE_SECRET_KEY.")
+    base = found["stripe_api_base"]
+    if base and urlsplit(base).scheme not in ("http", "https"):
+        raise SettingsError(f"{PREFIX}STRIPE_API_BASE must be an http or https URL.")
+    return found | {"stripe_api_base": base.rstrip("/")}
 
 
 def kept_secrets(data_dir: Path) -> dict[str, str]:

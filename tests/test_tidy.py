@@ -119,6 +119,7 @@ WALLS = {
     "tiktoken": ("providers/tokenizer.py",),
     "litellm": ("providers/litellm_bridge.py",),
     "httpx": ("providers/litellm_bridge.py",),
+    "stripe": ("billing/stripe_client.py",),
     "uvicorn": ("server/",),
     "click": ("cli/",),
     "alembic": ("db/",),
@@ -130,7 +131,10 @@ WALLS = {
         "ledger/store.py",
         "ledger/queries.py",
         "ledger/audit_queries.py",
+        "ledger/payment_queries.py",
         "pricing/store.py",
+        "billing/store.py",
+        "billing/inbox_store.py",
         "api/queries.py",
     ),
 }

@@ -51,7 +51,7 @@ UNION ALL
 SELECT '1 every transaction moves something', 'transaction ' || t.id || ' of ' || t.op_id, 'no entry', 'entries'
 FROM txns t
 LEFT JOIN entries e ON e.txn_id = t.id
-WHERE e.id IS NULL AND t.kind NOT IN ('usage', 'expiry', 'dispute_opened', 'dispute_won')
+WHERE e.id IS NULL AND t.kind NOT IN ('usage', 'expiry', 'dispute_opened', 'dispute_won', 'rollover')
 
 UNION ALL
 SELECT '2 every balance is the sum of its entries',
@@ -205,6 +205,30 @@ FROM lots l
 WHERE l.external_ref IS NOT NULL
 GROUP BY l.external_ref
 HAVING COUNT(*) > 1
+
+UNION ALL
+-- In the payment's own money, which an exchange may have made into something else. All of it takes all of the lot.
+SELECT '7 what went back of a payment took its part of the lot', 'lot ' || s.id || ' of ' || s.external_ref,
+       s.taken || ' of ' || s.granted, s.gone || ' of ' || s.paid || ' went back'
+FROM (
+    SELECT l.id, l.external_ref, l.granted_micro AS granted, l.refunded_micro + l.clawback_micro AS taken,
+           SUM(CASE WHEN t.kind = 'grant' THEN -e.amount_micro ELSE 0 END) AS paid,
+           SUM(CASE WHEN t.kind = 'grant' THEN 0 ELSE e.amount_micro END) AS gone, COUNT(DISTINCT t.id) AS moves
+    FROM lots l
+    JOIN (SELECT DISTINCT lot_id, txn_id FROM entries WHERE lot_id IS NOT NULL) n ON n.lot_id = l.id
+    JOIN txns t ON t.id = n.txn_id AND t.kind IN ('grant', 'refund', 'dispute_lost', 'reinstate', 'correction')
+    JOIN entries e ON e.txn_id = t.id
+    JOIN accounts a ON a.id = e.account_id AND a.kind IN ('stripe_clearing', 'expense.processing', 'disputes')
+    WHERE l.external_ref IS NOT NULL
+    GROUP BY l.id, l.external_ref, l.granted_micro, l.refunded_micro, l.clawback_micro
+) s
+WHERE s.gone < 0 OR s.gone > s.paid OR s.gone = 0 AND s.taken <> 0 OR s.gone = s.paid AND s.taken <> s.granted
+   OR ABS(1.0 * s.taken * s.paid - 1.0 * s.granted * s.gone) > (s.moves + 1.0) * s.paid  -- each transaction rounds
+
+UNION ALL
+SELECT '7 an exchange is of a payment', 'transaction ' || t.id || ' of ' || t.op_id, t.kind, 'a grant, or what takes it back'
+FROM txns t JOIN entries e ON e.txn_id = t.id JOIN accounts a ON a.id = e.account_id
+WHERE a.kind = 'exchange' AND t.kind NOT IN ('grant', 'refund', 'dispute_lost', 'reinstate', 'correction')
 
 UNION ALL
 -- Or made, as its first entry, of money that came back.

@@ -8,6 +8,8 @@ import msgspec
 from gateway.answers.redis_answers import KeptAnswers
 from gateway.api.shapes import NoQuery
 from gateway.balance.wallets import Wallets
+from gateway.billing.receiving import Receiving
+from gateway.billing.service import Billing
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.core.limits import MANAGEMENT_BODY_BYTES_MAX
 from gateway.db.engines import Databases
@@ -25,7 +27,7 @@ PUBLIC: Final = frozenset({Role.PUBLIC})
 
 
 class ApiContext(msgspec.Struct, frozen=True):
-    """The services behind the handlers. An empty `operator_token` lets no operator in."""
+    """The services behind the handlers. An empty `operator_token` lets no operator in; without `billing` nothing is sold."""
 
     identity: Identity
     wallets: Wallets
@@ -35,11 +37,19 @@ class ApiContext(msgspec.Struct, frozen=True):
     answers: KeptAnswers
     operator_token: str
     clock: Clock = SYSTEM_CLOCK
+    billing: Billing | None = None
+    receiving: Receiving | None = None  # there where billing is
 
     @property
     def registry(self) -> Registry:
         """Creators, apps and keys."""
         return self.identity.registry
+
+    @property
+    def sales(self) -> Billing:
+        """Billing, for endpoints that are not there without it."""
+        assert self.billing is not None
+        return self.billing
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -71,4 +81,5 @@ class Endpoint(msgspec.Struct, frozen=True):
     query: Any = NoQuery
     status: int = 200
     idempotent: bool = False  # an Idempotency-Key is required
+    sells: bool = False  # it is not there without billing
     body_bytes_max: int = MANAGEMENT_BODY_BYTES_MAX

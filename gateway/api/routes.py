@@ -11,8 +11,9 @@ from starlette.types import Receive, Scope, Send
 from gateway.api import wire
 from gateway.api.auth import Caller, identify
 from gateway.api.endpoint import ApiContext, Call, Endpoint
-from gateway.api.table import TABLE
+from gateway.api.table import TABLE, offered
 from gateway.balance.model import BalanceUnavailable
+from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.core.errors import Forbidden, GatewayError, NotFound
 from gateway.core.ids import new_id
 from gateway.db.faults import SqlDown, SqlRefused
@@ -33,17 +34,22 @@ class MethodNotAllowed(GatewayError):
 def routes(context: ApiContext) -> list[Route]:
     """The routes of the management API, and at the end one that answers 404 for everything else under /api."""
     paths: dict[str, dict[str, Endpoint]] = {}
-    for endpoint in TABLE:
+    for endpoint in offered(context):
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     made = [Route(path, _Path(context, methods), name=path) for path, methods in paths.items()]
+    made += [Route(path, _Path(context, {}, _NOT_SOLD), name=path) for path in {each.path for each in TABLE} - set(paths)]
     return [*made, Route("/api/{rest:path}", _Path(context, {}), name="api")]
+
+
+_NOT_SOLD = "Nothing is sold here: this gateway was not given a key of Stripe."
 
 
 class _Path:
     """One path with its methods, as an ASGI application."""
 
-    def __init__(self, context: ApiContext, methods: dict[str, Endpoint]) -> None:
+    def __init__(self, context: ApiContext, methods: dict[str, Endpoint], absent: str = "There is no such path.") -> None:
         self._context = context
+        self._absent = absent
         self._methods = methods
         if "GET" in methods:
             self._methods = {"HEAD": methods["GET"], **methods}
@@ -56,6 +62,8 @@ class _Path:
             response = await self._answer(request, headers)
         except GatewayError as error:
             response = wire.error_answer(error, headers)
+        except (PaymentsDown, PaymentsRefused) as fault:
+            response = wire.error_answer(wire.as_gateway_error(fault), headers)
         except (SqlDown, SqlRefused, BalanceUnavailable) as fault:
             _log.warning("request %s failed: %s", headers["x-request-id"], fault)
             response = wire.error_answer(wire.as_gateway_error(fault), headers)
@@ -69,7 +77,7 @@ class _Path:
 
     async def _answer(self, request: Request, headers: dict[str, str]) -> Response:
         if not self._methods:
-            raise NotFound("There is no such path.")
+            raise NotFound(self._absent)
         if request.method == "OPTIONS" and "origin" in request.headers:
             return self._preflight(request, headers)
         endpoint = self._methods.get(request.method)
@@ -98,7 +106,7 @@ class _Path:
         if open_to:
             headers["access-control-allow-origin"] = request.headers["origin"]
             headers["access-control-allow-methods"] = ", ".join(sorted(open_to))
-            headers["access-control-allow-headers"] = "authorization, content-type"
+            headers["access-control-allow-headers"] = "authorization, content-type, idempotency-key"
             headers["access-control-max-age"] = "600"
             headers["vary"] = "origin"
         return Response(status_code=204, headers=headers)

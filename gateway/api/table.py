@@ -6,7 +6,30 @@ Roles here decide who gets in; each handler then confines the actor to what is i
 from functools import cache
 from typing import Final
 
-from gateway.api import apps, keys, money, price_lists, prices, provider_keys, trail, usage
+from gateway.api import apps, billing, keys, money, price_lists, prices, provider_keys, trail, usage, webhooks
+from gateway.api.billing_shapes import (
+    AccountBody,
+    BillingAccountAnswer,
+    CheckoutAnswer,
+    CheckoutBody,
+    FeeTermAnswer,
+    FeeTermBody,
+    FeeTermsQuery,
+    OnboardingAnswer,
+    OnboardingBody,
+    PlanAnswer,
+    PlanBody,
+    PlansQuery,
+    PortalAnswer,
+    PortalBody,
+    PurchaseAnswer,
+    RefundAnswer,
+    RefundBody,
+    SalesQuery,
+    SellerQuery,
+    SubscriptionAnswer,
+    SubscriptionPatch,
+)
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, PUBLIC, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.openapi import described
 from gateway.api.price_shapes import (
@@ -58,12 +81,21 @@ from gateway.core.limits import PRICE_LIST_BYTES_MAX
 
 async def openapi(context: ApiContext, call: Call) -> OpenApi:
     """GET /api/openapi.json."""
-    return _description()
+    return _description(context.billing is not None)
+
+
+def offered(context: ApiContext) -> tuple[Endpoint, ...]:
+    """What is there: without billing, nothing that sells."""
+    return _offered(context.billing is not None)
 
 
 @cache
-def _description() -> OpenApi:
-    return described(TABLE)
+def _description(sells: bool) -> OpenApi:
+    return described(_offered(sells))
+
+
+def _offered(sells: bool) -> tuple[Endpoint, ...]:
+    return tuple(endpoint for endpoint in TABLE if sells or not endpoint.sells)
 
 
 _V1: Final = "/api/v1"
@@ -245,6 +277,159 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         Listing[PriceDifference],
         "Say where the configuration differs from the price list",
         query=PriceDifferencesQuery,
+    ),
+    # What is sold, by apps to their end users, and by the platform to creators
+    Endpoint("POST", f"{_V1}/plans", MANAGERS, billing.create_plan, PlanAnswer, "Offer a plan", PlanBody, status=201, sells=True),
+    Endpoint(
+        "GET",
+        f"{_V1}/plans",
+        ANYONE_KNOWN,
+        billing.list_plans,
+        Listing[PlanAnswer],
+        "List plans, newest first",
+        query=PlansQuery,
+        sells=True,
+    ),
+    Endpoint(
+        "DELETE", f"{_V1}/plans/{{plan_id}}", MANAGERS, billing.archive_plan, PlanAnswer, "Offer a plan no more", sells=True
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/checkout-sessions",
+        ANYONE_KNOWN,
+        billing.create_checkout,
+        CheckoutAnswer,
+        "Open a page on which to pay for a plan",
+        CheckoutBody,
+        status=201,
+        idempotent=True,
+        sells=True,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/portal-sessions",
+        ANYONE_KNOWN,
+        billing.create_portal,
+        PortalAnswer,
+        "Open a page with a buyer's invoices, payment method and subscription",
+        PortalBody,
+        status=201,
+        sells=True,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/subscriptions",
+        ANYONE_KNOWN,
+        billing.list_subscriptions,
+        Listing[SubscriptionAnswer],
+        "List subscriptions, newest first",
+        query=SalesQuery,
+        sells=True,
+    ),
+    Endpoint(
+        "PATCH",
+        f"{_V1}/subscriptions/{{subscription_id}}",
+        ANYONE_KNOWN,
+        billing.update_subscription,
+        SubscriptionAnswer,
+        "Change a subscription's plan, or end it with its period",
+        SubscriptionPatch,
+        query=SellerQuery,
+        idempotent=True,
+        sells=True,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/purchases",
+        ANYONE_KNOWN,
+        billing.list_purchases,
+        Listing[PurchaseAnswer],
+        "List purchases of packages, newest first",
+        query=SalesQuery,
+        sells=True,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/refunds",
+        MANAGERS,
+        billing.create_refund,
+        RefundAnswer,
+        "Give back what was paid",
+        RefundBody,
+        status=201,
+        idempotent=True,
+        sells=True,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/billing-accounts",
+        MANAGERS,
+        billing.create_account,
+        BillingAccountAnswer,
+        "Make a creator's account at Stripe",
+        AccountBody,
+        status=201,
+        sells=True,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/billing-accounts/{{user_id}}",
+        MANAGERS,
+        billing.get_account,
+        BillingAccountAnswer,
+        "Show a creator's account at Stripe",
+        sells=True,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/billing-accounts/{{user_id}}/onboarding-links",
+        MANAGERS,
+        billing.create_onboarding_link,
+        OnboardingAnswer,
+        "Open a page with what Stripe wants of a creator",
+        OnboardingBody,
+        status=201,
+        sells=True,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/fee-terms",
+        OPERATOR,
+        billing.create_fee_term,
+        FeeTermAnswer,
+        "Set the platform's share",
+        FeeTermBody,
+        status=201,
+        sells=True,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/fee-terms",
+        OPERATOR,
+        billing.list_fee_terms,
+        Listing[FeeTermAnswer],
+        "List the platform's shares, the latest first",
+        query=FeeTermsQuery,
+        sells=True,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/webhooks",
+        OPERATOR,
+        webhooks.events,
+        Listing[webhooks.WebhookAnswer],
+        "List Stripe's webhooks, newest first",
+        query=webhooks.WebhooksQuery,
+        sells=True,
+    ),
+    Endpoint(
+        "POST",
+        f"{_V1}/webhooks/{{webhook_id}}/replay",
+        OPERATOR,
+        webhooks.replay,
+        webhooks.WebhookAnswer,
+        "Act upon a webhook once more",
+        sells=True,
     ),
     # Usage
     Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),

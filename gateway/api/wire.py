@@ -10,7 +10,16 @@ from starlette.responses import Response
 
 from gateway.api.shapes import Listing
 from gateway.balance.model import BalanceUnavailable
-from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unavailable, UnsupportedMedia
+from gateway.billing.ports import PaymentsDown, PaymentsRefused
+from gateway.core.errors import (
+    BodyTooLarge,
+    Conflict,
+    GatewayError,
+    InvalidRequest,
+    PaymentRequired,
+    Unavailable,
+    UnsupportedMedia,
+)
 from gateway.core.limits import IDEMPOTENCY_KEY_CHARS_MAX
 from gateway.db.faults import SqlDown, SqlRefused
 
@@ -95,13 +104,26 @@ def error_answer(error: GatewayError, headers: dict[str, str]) -> Response:
     return answered({"error": shown}, error.status, headers)
 
 
-def as_gateway_error(fault: SqlDown | SqlRefused | BalanceUnavailable) -> GatewayError:
-    """What the stores' own failures mean to a caller."""
+def as_gateway_error(fault: SqlDown | SqlRefused | BalanceUnavailable | PaymentsDown | PaymentsRefused) -> GatewayError:
+    """What the failures of the stores, and of Stripe, mean to a caller."""
+    if isinstance(fault, PaymentsDown):
+        return Unavailable("Payments are not available just now.", code="payments_unavailable", retry_after_s=5)
+    if isinstance(fault, PaymentsRefused):
+        return _refused_payment(fault)
     if isinstance(fault, BalanceUnavailable):
         return Unavailable("Balances are not available just now.", code="balance_unavailable", retry_after_s=1)
     if isinstance(fault, SqlDown):
         return Unavailable("The database does not answer. Try again shortly.", retry_after_s=1)
     return InvalidRequest("The database takes one of the values for none that it can hold.")
+
+
+def _refused_payment(refused: PaymentsRefused) -> GatewayError:
+    details = {"stripe_code": refused.code} if refused.code else {}
+    if refused.is_revoked:
+        return Conflict("The account's owner has disconnected it.", code="account_deauthorized", details=details)
+    if refused.is_card:
+        return PaymentRequired(f"The payment was refused: {refused}", code="payment_refused", details=details)
+    return InvalidRequest(f"Stripe refuses this: {refused}", code="payment_refused", details=details)
 
 
 def listing(rows: Iterable[U], next_cursor: str | None, shown: Callable[[U], T]) -> Listing[T]:

@@ -6,7 +6,7 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, server, trail
+from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, sales, server, trail, webhooks
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -35,6 +35,9 @@ for command in (
     money.usage,
     money.ledger,
     prices.prices,
+    sales.plans,
+    sales.sales,
+    webhooks.webhooks,
 ):
     gateway.add_command(command)
 

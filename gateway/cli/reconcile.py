@@ -1,26 +1,35 @@
-"""`gateway reconcile`: the hot balances held against the books, and repaired where an operator says so.
+"""`gateway reconcile`: the hot balances held against the books, and repaired where an operator says so; the books against Stripe.
 
 Status 0: no difference is left. 1: one was found, or is left. 2: not everything could be looked at.
 """
 
 import sys
+from datetime import datetime
 
 import click
 import msgspec
 
+from gateway.api.shapes import ms_of
 from gateway.balance.reconcile import Outcome
-from gateway.cli.local import looking, run, settings
+from gateway.billing.reconciler import Looked
+from gateway.cli.local import CouldNotLook, looking, run, settings
+from gateway.cli.values import AGO, AGO_HELP
 from gateway.compose import opened
 
 
 @click.command()
 @click.option("--fix", is_flag=True, help="Rebuild lost wallets, put right what differs; each repair has its line in the trail.")
+@click.option("--billing", is_flag=True, help="Look at Stripe instead, and post what webhooks never told.")
+@click.option("--since", "since", type=AGO, help=f"With --billing, look back to then: {AGO_HELP}.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def reconcile(fix: bool, as_json: bool) -> None:
-    """Find hot balances that are not those of the books.
+def reconcile(fix: bool, billing: bool, since: str | None, as_json: bool) -> None:
+    """Find hot balances that are not those of the books, or with --billing what Stripe has and the books have not.
 
     Exit status 0: no difference is left. 1: one was found, or is left. 2: not everything could be looked at.
     """
+    if billing:
+        _billing(since, as_json)
+        return
     with looking():
         outcomes = run(_reconciled(fix))
     left = [each for each in outcomes if each.repaired_micro is None]
@@ -34,6 +43,25 @@ def reconcile(fix: bool, as_json: bool) -> None:
         if not outcomes:
             click.echo("The hot balances are those of the books.")
     sys.exit(1 if left else 0)
+
+
+def _billing(since: str | None, as_json: bool) -> None:
+    with looking():
+        looked = run(_looked(None if since is None else ms_of(msgspec.convert(since, datetime))))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode({"ok": looked.ok, **msgspec.to_builtins(looked)}), indent=2).decode())
+    else:
+        for reason in looked.reasons:
+            click.echo(reason)
+        click.echo(f"{looked.objects} objects of {looked.accounts} accounts at Stripe, {looked.wrong} wrong.")
+    sys.exit(0 if looked.ok else 1)
+
+
+async def _looked(since_ms: int | None) -> Looked:
+    async with opened(settings(make_data=False)) as services:
+        if services.receiving is None:
+            raise CouldNotLook("this gateway was not given a key of Stripe")
+        return await services.receiving.reconciler.run(since_ms)
 
 
 async def _reconciled(fix: bool) -> list[Outcome]:

@@ -6,6 +6,7 @@ from typing import Final
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024  # a 1M-token prompt is about 5 MB; images travel as base64
 MANAGEMENT_BODY_BYTES_MAX: Final = 1024 * 1024
 PRICE_LIST_BYTES_MAX: Final = 16 * 1024 * 1024  # the shipped list has 3 MB
+WEBHOOK_BYTES_MAX: Final = 1024 * 1024  # Stripe's events have some kilobytes
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024  # a non-streamed upstream answer held in memory
 SSE_FRAME_BYTES_MAX: Final = 8 * 1024 * 1024  # one event of a stream; beyond it the upstream is broken
 IMAGE_EVENT_BYTES_MAX: Final = 32 * 1024 * 1024  # one event that carries an image: 3840 x 2160 as PNG is 20 MB, in base64
@@ -87,6 +88,9 @@ CORS_ORIGINS_MAX: Final = 50
 TRIAL_DAYS_MAX: Final = 3650
 ANSWER_TTL_S_MAX: Final = 30 * 24 * 3600
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+
+# Billing
+OPEN_PURCHASES_MAX: Final = 50  # of one buyer, of those that were opened within a day
 
 # Hot balances
 EVENT_BACKLOG_MAX: Final = 1_000_000  # undrained usage events of one shard; beyond it reserving fails closed

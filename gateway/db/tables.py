@@ -22,18 +22,18 @@ from sqlalchemy import (
     text,
 )
 
-_NAMES: Final = {
-    "ix": "ix_%(column_0_label)s",
-    "uq": "uq_%(table_name)s_%(column_0_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
-PLATFORM: Final = MetaData(naming_convention=_NAMES)
-APP: Final = MetaData(naming_convention=_NAMES)
-
-# SQLite counts up by itself only in a column of type INTEGER.
-_SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
+# The tables of sales stand in a file of their own, and are found here like the others.
+from gateway.db.billing_tables import APP_SALES as APP_SALES
+from gateway.db.billing_tables import PLATFORM_SALES as PLATFORM_SALES
+from gateway.db.billing_tables import billing_accounts as billing_accounts
+from gateway.db.billing_tables import billing_marks as billing_marks
+from gateway.db.billing_tables import fee_terms as fee_terms
+from gateway.db.billing_tables import plan_prices as plan_prices
+from gateway.db.billing_tables import plans as plans
+from gateway.db.billing_tables import webhooks as webhooks
+from gateway.db.schema import APP as APP
+from gateway.db.schema import PLATFORM as PLATFORM
+from gateway.db.schema import SERIAL
 
 creators: Final = Table(
     "creators",
@@ -96,9 +96,6 @@ management_keys: Final = Table(
     Column("revoked_at", BigInteger),
 )
 
-# An app's own prices: rows are only added, so the past keeps its price. `rates` (kind -> micro-units
-# per million, in the app's asset) or `markup_bp` (basis points on the provider's price), not both.
-# model "*" is the app's default.
 # Keys of an app's creator at providers, sealed: see identity/sealing.py.
 provider_keys: Final = Table(
     "provider_keys",
@@ -111,6 +108,9 @@ provider_keys: Final = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
+# An app's own prices: rows are only added, so the past keeps its price. `rates` (kind -> micro-units
+# per million, in the app's asset) or `markup_bp` (basis points on the provider's price), not both.
+# model "*" is the app's default.
 app_prices: Final = Table(
     "app_prices",
     PLATFORM,
@@ -166,7 +166,7 @@ def _books(metadata: MetaData) -> dict[str, Table]:
     accounts = Table(
         "accounts",
         metadata,
-        Column("id", _SERIAL, primary_key=True),
+        Column("id", SERIAL, primary_key=True),
         Column("owner", Text, nullable=False),  # user_id, platform_user_id, or "" for the book's own
         Column("kind", Text, nullable=False),  # user.available, revenue.usage, expense.promo, ...
         Column("asset", Text, nullable=False),
@@ -190,7 +190,7 @@ def _books(metadata: MetaData) -> dict[str, Table]:
         "lots",
         metadata,
         Column("id", Text, primary_key=True),
-        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False),
+        Column("account_id", SERIAL, ForeignKey("accounts.id"), nullable=False),
         Column("source", Text, nullable=False),
         Column("priority", BigInteger, nullable=False),
         Column("effective_at", BigInteger, nullable=False),
@@ -223,9 +223,9 @@ def _books(metadata: MetaData) -> dict[str, Table]:
     entries = Table(
         "entries",
         metadata,
-        Column("id", _SERIAL, primary_key=True),
+        Column("id", SERIAL, primary_key=True),
         Column("txn_id", Text, ForeignKey("txns.id"), nullable=False, index=True),
-        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
+        Column("account_id", SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
         Column("lot_id", Text, ForeignKey("lots.id")),
         Column("asset", Text, nullable=False),
         Column("amount_micro", BigInteger, nullable=False),
@@ -239,7 +239,7 @@ def _outbox(metadata: MetaData) -> Table:
         "credits",
         metadata,
         Column("txn_id", Text, ForeignKey("txns.id"), primary_key=True),
-        Column("account_id", _SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
+        Column("account_id", SERIAL, ForeignKey("accounts.id"), nullable=False, index=True),
         Column("shard", Integer, nullable=False),
         Column("wallet", Text, nullable=False),
         Column("delta_micro", BigInteger, nullable=False),  # what the transaction moved
@@ -367,3 +367,4 @@ overruns: Final = Table(
     Column("amount_micro", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
 )
+

@@ -133,6 +133,7 @@ class _Tallies:
         self.captures = _Tally("5 every request is captured once")
         self.overruns = _Tally("6 a charge beyond its hold is a recorded over-run")
         self.payments = _Tally("7 every payment is granted once")
+        self.gone = _Tally("7 what went back of a payment took its part of the lot")
         self.reversals = _Tally("7 every reversal is of one transaction, once")
         self.clawback = _Tally("8 no more of a lot is clawed back than was spent or expired")
         self.thawed = _Tally("8 the end of a dispute frees what its opening froze")
@@ -210,6 +211,8 @@ async def _book(conn: store.Connection, enterprise_id: str | None, tallies: _Tal
         tallies.frozen.see(invariants.lots_make_frozen(f"{owner}/{asset}", int(balance), int(lots)), where)
     async for external_ref, lots in queries.payments(conn, books):
         tallies.payments.see(invariants.one_grant_a_payment(external_ref, lots), where)
+    async for external_ref, *sums in queries.payments_gone(conn, books):
+        tallies.gone.see(invariants.went_back_in_step(external_ref, *map(int, sums)), where)
     async for txn_id, times in queries.times_reversed(conn, books):
         tallies.reversals.see(invariants.reversed_once(txn_id, times), where)
     async for txn_id, kind, reversed_kind, frozen, thawed in queries.reversals(conn, books):

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from gateway.db import bulk
 from gateway.db.tables import PLATFORM_BOOKS, apps, creators, overruns, usage
 from gateway.ledger import store
-from gateway.ledger.model import AVAILABLE, DEBT, DUE_FROM_APP, FEE, FEE_INCOME, FROZEN, REVERSING, USAGE
+from gateway.ledger.model import AVAILABLE, DEBT, DUE_FROM_APP, FEE, FEE_INCOME, FROZEN, GRANT, REVERSING, USAGE
+from gateway.ledger.payment_queries import MONEY, PAYING
 
 
 async def txn_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
@@ -72,6 +73,28 @@ async def payments(conn: store.Connection, books: store.Books) -> AsyncIterator[
     lots = books["lots"]
     query = sa.select(lots.c.external_ref, sa.func.count()).where(lots.c.external_ref.is_not(None))
     async for row in await conn.stream(query.group_by(lots.c.external_ref)):
+        yield row
+
+
+async def payments_gone(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
+    """(external_ref, paid, gone, granted, taken, transactions) of every payment; the first two in what was paid."""
+    lots, entries, txns, accounts = (books[name] for name in ("lots", "entries", "txns", "accounts"))
+    lines = entries.alias()
+    naming = sa.select(entries.c.lot_id, entries.c.txn_id).where(entries.c.lot_id.is_not(None)).distinct().subquery()
+    is_grant = txns.c.kind == GRANT
+    paid = sa.func.sum(sa.case((is_grant, -lines.c.amount_micro), else_=0))
+    gone = sa.func.sum(sa.case((is_grant, 0), else_=lines.c.amount_micro))
+    taken = lots.c.refunded_micro + lots.c.clawback_micro
+    query = (
+        sa.select(lots.c.external_ref, paid, gone, lots.c.granted_micro, taken, sa.func.count(sa.distinct(txns.c.id)))
+        .join_from(lots, naming, naming.c.lot_id == lots.c.id)
+        .join(txns, sa.and_(txns.c.id == naming.c.txn_id, txns.c.kind.in_(PAYING)))
+        .join(lines, lines.c.txn_id == txns.c.id)
+        .join(accounts, sa.and_(accounts.c.id == lines.c.account_id, accounts.c.kind.in_(MONEY)))
+        .where(lots.c.external_ref.is_not(None))
+        .group_by(lots.c.id)
+    )
+    async for row in await conn.stream(query):
         yield row
 
 

@@ -16,6 +16,7 @@ from gateway.ledger.endings import Posting
 from gateway.ledger.model import AVAILABLE, DEBT, PLATFORM_ASSET, AccountKey, AppFacts, Credit, Posted, WalletKey
 
 _TEXT_CHARS_MAX: Final = 300
+_LATER_FIELDS: Final = {"paid": None, "fee_stays": False}
 _PRIORITY_MAX: Final = 1_000_000
 _TIME_MAX_MS: Final = 253_402_300_800_000  # the year 10000: beyond it RFC 3339 has no name for it
 
@@ -98,7 +99,11 @@ async def debt_of(conn: store.Connection, wallet: WalletKey, asset: str) -> int:
 
 def fingerprint_of(request: msgspec.Struct) -> str:
     """A digest of a whole request, by which a repeat is told from another one."""
-    return hashlib.sha256(msgspec.json.encode(request)).hexdigest()
+    told = msgspec.to_builtins(request)
+    for name, default in _LATER_FIELDS.items():  # requests from before there was such a field keep their digest
+        if told.get(name, ...) == default:
+            del told[name]
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
 def check_amount(amount_micro: int, param: str = "amount_micro", minimum: int = 1) -> None:

@@ -3,7 +3,7 @@
     expiry, paid          user.available (the lot) -> revenue.breakage
     expiry, the others    user.available (the lot) -> expense.promo
       owner in debt       user.available (the lot) -> receivable.clawback: what would be lost pays the debt first
-    rollover              user.available (the lot) -> user.available (a new lot)
+    rollover              user.available (the lots) -> user.available (a new lot)
     refund                user.available (what is left of the lot), receivable.clawback (the rest) -> stripe_clearing
       fee returned        due_to_platform -> expense.platform_fee
     dispute opened        user.available (what is left of the lot) -> user.frozen
@@ -11,10 +11,14 @@
     dispute won           user.frozen -> user.available (the lot: exactly what was frozen)
     dispute lost          user.frozen, what is left by now, receivable.clawback (the rest) -> disputes
     reinstated            disputes -> user.available (the lot), receivable.clawback: the loss, reversed
+      of exchanged money  each of the four: the money's side -> exchange, of what was paid; exchange -> the wallet's side
     correction            the reverse of a grant, a refund, an expiry or a usage
     fee (platform's book) due_from_app -> revenue.platform_fee
     settled, app          due_to_platform -> stripe_clearing
     settled, platform     stripe_clearing -> due_from_app
+
+Where what was granted is not what was paid, the amounts of refunds and disputes are of the money, and the lot loses its
+share of it: rounded down, of all that went back so far, so that the whole of the money takes exactly the whole of the lot.
 
 Nothing is erased: a lot's parts are its history, and what comes back after it was spent is a new lot. Money
 that comes back pays the owner's debt first. A usage that is given back goes against `revenue.corrections`, so that
@@ -42,6 +46,7 @@ from gateway.ledger.model import (
     DISPUTES,
     DUE_FROM_APP,
     DUE_TO_PLATFORM,
+    EXCHANGE,
     EXPIRY,
     FEE,
     FEE_EXPENSE,
@@ -49,6 +54,7 @@ from gateway.ledger.model import (
     FROZEN,
     GRANT,
     NETTING,
+    PROCESSING,
     PROMO,
     REFUND,
     REINSTATE,
@@ -58,6 +64,7 @@ from gateway.ledger.model import (
     USAGE,
     AccountKey,
     Entry,
+    Exchanged,
     Lot,
     Txn,
 )
@@ -138,21 +145,60 @@ def rollover(head: Head, lot: Lot, lot_id: str, *, amount_micro: int, expires_at
     return Posting(_txn(head, ROLLOVER, entries), (left,), made)
 
 
-def refund(head: Head, lot: Lot, amount_micro: int, fee_returned_micro: int = 0) -> Posting:
+def renewal(head: Head, lots: Iterable[Lot], lot_id: str, amount_max_micro: int, expires_at_ms: int | None) -> Posting:
+    """Lots of a series end now, and what is left of them, `amount_max_micro` in all, goes on in a new one.
+
+    What does not go on stays in its lot, which has expired: the next expiry takes it.
+    """
+    entries: list[Entry] = []
+    ended, rest, priority = [], amount_max_micro, 0
+    for lot in sorted(lots, key=burn_order):
+        part = min(lot.left_micro, rest)
+        rest -= part
+        priority = lot.priority
+        if part:
+            entries.append(_available(head, -part, lot.id))
+        ends_at = head.at_ms if lot.expires_at_ms is None else min(lot.expires_at_ms, head.at_ms)
+        left, expired = lot.left_micro - part, lot.expired_micro + part
+        ended.append(_change(lot, left_micro=left, expired_micro=expired, expires_at_ms=ends_at))
+    made = None
+    if rest < amount_max_micro:
+        made = _lot(head, lot_id, LotSource.ROLLOVER, priority, amount_max_micro - rest, expires_at_ms)
+        entries.append(_available(head, amount_max_micro - rest, lot_id))
+    return Posting(_txn(head, ROLLOVER, entries), tuple(ended), made)
+
+
+def processing(head: Head, money: str, amount_micro: int) -> Txn:
+    """What the payment processor kept of a payment, in the money that was paid."""
+    return _txn(head, FEE, moved(money, PROCESSING, STRIPE, amount_micro))
+
+
+def share(lot: Lot, amount_micro: int, exchanged: Exchanged | None, what: str) -> int:
+    """What of a lot goes with `amount_micro` of what was paid for it. InvalidRequest beyond what can still go back."""
+    most = lot.refundable_micro if exchanged is None else exchanged.paid_micro - exchanged.gone_micro
+    if amount_micro > most:
+        raise InvalidRequest(f"of this payment {most} can be {what}", param="amount_micro")
+    if exchanged is None:
+        return amount_micro
+    went = lot.refunded_micro + lot.clawback_micro
+    part = max(lot.granted_micro * (exchanged.gone_micro + amount_micro) // exchanged.paid_micro - went, 0)
+    if part > lot.refundable_micro:
+        raise InvalidRequest(f"of this payment's lot {lot.refundable_micro} can be {what}", param="amount_micro")
+    return part
+
+
+def refund(head: Head, lot: Lot, amount_micro: int, fee_returned_micro: int = 0, exchanged: Exchanged | None = None) -> Posting:
     """Money of a payment went back to the payer. InvalidRequest beyond what the payment has left to give back."""
-    if amount_micro > lot.refundable_micro:
-        raise InvalidRequest(f"of this payment {lot.refundable_micro} can be refunded", param="amount_micro")
-    entries, after = _taken_back(head, lot, amount_micro)
-    entries.append(Entry(AccountKey(BOOK, STRIPE, head.asset), amount_micro))
-    entries += moved(head.asset, FEE_EXPENSE, DUE_TO_PLATFORM, -fee_returned_micro)
+    part = share(lot, amount_micro, exchanged, "refunded")
+    entries, after = _taken_back(head, lot, part)
+    entries += _went(head, STRIPE, amount_micro, part, exchanged)
+    entries += moved(_money(head, exchanged), FEE_EXPENSE, DUE_TO_PLATFORM, -fee_returned_micro)
     return Posting(_txn(head, REFUND, entries), (after,))
 
 
-def dispute_opened(head: Head, lot: Lot, amount_micro: int) -> Posting:
+def dispute_opened(head: Head, lot: Lot, amount_micro: int, exchanged: Exchanged | None = None) -> Posting:
     """Of the disputed amount, what is left of the lot is frozen. InvalidRequest beyond what can still go back."""
-    if amount_micro > lot.refundable_micro:
-        raise InvalidRequest(f"of this payment {lot.refundable_micro} can be disputed", param="amount_micro")
-    frozen = min(amount_micro, lot.left_micro)
+    frozen = min(share(lot, amount_micro, exchanged, "disputed"), lot.left_micro)
     entries = [_available(head, -frozen, lot.id), _frozen(head, frozen, lot.id)] if frozen else []
     after = _change(lot, left_micro=lot.left_micro - frozen, frozen_micro=lot.frozen_micro + frozen)
     return Posting(_txn(head, DISPUTE_OPENED, entries), (after,))
@@ -171,35 +217,35 @@ def dispute_won(head: Head, lot: Lot, opened: Txn) -> Posting:
     return Posting(_txn(head, DISPUTE_WON, entries, opened.id), (after,))
 
 
-def dispute_lost(head: Head, lot: Lot, opened: Txn, amount_micro: int) -> Posting:
+def dispute_lost(head: Head, lot: Lot, opened: Txn, amount_micro: int, exchanged: Exchanged | None = None) -> Posting:
     """The disputed amount is gone: first what was frozen for it, then what is left, the rest a debt.
 
     What was frozen beyond the amount is available again. InvalidRequest beyond what can still go back.
     """
     frozen = _sum(opened, FROZEN)
     free = _change(lot, left_micro=lot.left_micro + frozen, frozen_micro=lot.frozen_micro - frozen)
-    if amount_micro > free.refundable_micro:
-        raise InvalidRequest(f"of this payment {free.refundable_micro} can be lost", param="amount_micro")
+    part = share(free, amount_micro, exchanged, "lost")
     entries = [_frozen(head, -frozen, lot.id)] if frozen else []
-    taken, after = _taken_back(head, free, amount_micro)
+    taken, after = _taken_back(head, free, part)
     left = after.left_micro - lot.left_micro  # what was thawed less what was lost
     if left:
         entries.append(_available(head, left, lot.id))
     entries += [entry for entry in taken if entry.account.kind == DEBT]
-    entries.append(Entry(AccountKey(BOOK, DISPUTES, head.asset), amount_micro))
+    entries += _went(head, DISPUTES, amount_micro, part, exchanged)
     return Posting(_txn(head, DISPUTE_LOST, entries, opened.id), (after,))
 
 
 def reinstated(head: Head, lot: Lot, lost: Txn, lot_id: str, debt_micro: int) -> Posting:
     """A loss that the payer's bank took back. `lot_id` is for what paid a debt by now: it becomes a new lot."""
-    amount = _sum(lost, DISPUTES)
-    entries, after, made = _given_back(head, lot, amount, -_lot_debt(lost, lot.id), lot_id, debt_micro)
-    entries.append(Entry(AccountKey(BOOK, DISPUTES, head.asset), -amount))
+    entries, after, made = _given_back(head, lot, _taken(lost), -_lot_debt(lost, lot.id), lot_id, debt_micro)
+    entries += _undone(lost)
     return Posting(_txn(head, REINSTATE, entries, lost.id), (after,), made)
 
 
-def correction(head: Head, wrong: Txn, lots: dict[str, Lot], lot_id: str, debt_micro: int) -> Posting:
+def correction(head: Head, wrong: Txn, lots: dict[str, Lot], lot_id: str, debt_micro: int, *, fee_stays: bool = False) -> Posting:
     """The reverse of a transaction. `lots` are those it names, as they stand; `lot_id` is for a lot that comes of it.
+
+    `fee_stays`: what it returned of a fee stays returned.
 
     InvalidRequest for a kind that is corrected by other means, or when nothing is left to correct.
     """
@@ -207,10 +253,9 @@ def correction(head: Head, wrong: Txn, lots: dict[str, Lot], lot_id: str, debt_m
         return _grant_corrected(head, wrong, lots)
     if wrong.kind == REFUND:
         (lot,) = lots.values()
-        amount = _sum(wrong, STRIPE)
-        entries, after, made = _given_back(head, lot, amount, -_lot_debt(wrong, lot.id), lot_id, debt_micro)
-        entries.append(Entry(AccountKey(BOOK, STRIPE, head.asset), -amount))
-        entries += moved(head.asset, FEE_EXPENSE, DUE_TO_PLATFORM, -_sum(wrong, DUE_TO_PLATFORM))
+        entries, after, made = _given_back(head, lot, _taken(wrong), -_lot_debt(wrong, lot.id), lot_id, debt_micro)
+        kept = (FEE_EXPENSE, DUE_TO_PLATFORM) if fee_stays else ()
+        entries += [entry for entry in _undone(wrong) if entry.account.kind not in kept]
         return Posting(_txn(head, CORRECTION, entries, wrong.id), (after,), made)
     if wrong.kind not in (USAGE, EXPIRY):
         raise InvalidRequest(f"a transaction of kind {wrong.kind} is not corrected by a reverse", param="txn_id")
@@ -263,7 +308,7 @@ def settled(head: Head, amount_micro: int, enterprise_id: str | None) -> Txn:
 
 def _taken_back(head: Head, lot: Lot, amount_micro: int) -> tuple[list[Entry], Lot]:
     """Take from what is left of a lot, the rest as a debt that names it: (the owner's entries, the lot afterwards)."""
-    assert 0 < amount_micro <= lot.refundable_micro
+    assert 0 <= amount_micro <= lot.refundable_micro
     left = min(amount_micro, lot.left_micro)
     rest = amount_micro - left
     entries = [_available(head, -left, lot.id)] if left else []
@@ -300,6 +345,28 @@ def _given_back(
         clawback_micro=lot.clawback_micro - clawback_micro,
     )
     return entries, after, made
+
+
+def _money(head: Head, exchanged: Exchanged | None) -> str:
+    return head.asset if exchanged is None else exchanged.asset
+
+
+def _went(head: Head, book: str, amount_micro: int, part_micro: int, exchanged: Exchanged | None) -> list[Entry]:
+    """The money's side of what went back: `part_micro` of the wallet's asset was taken for it."""
+    if exchanged is None:
+        return [Entry(AccountKey(BOOK, book, head.asset), amount_micro)]
+    entries = moved(exchanged.asset, EXCHANGE, book, amount_micro)
+    return [*entries, Entry(AccountKey(BOOK, EXCHANGE, head.asset), part_micro)] if part_micro else entries
+
+
+def _undone(wrong: Txn) -> list[Entry]:
+    """The reverse of what a transaction moved on the book's own accounts."""
+    return [Entry(entry.account, -entry.amount_micro) for entry in wrong.entries if entry.account.owner == BOOK]
+
+
+def _taken(wrong: Txn) -> int:
+    """What a refund or a loss took of its owner."""
+    return -sum(entry.amount_micro for entry in wrong.entries if entry.account.owner != BOOK)
 
 
 def _lot(head: Head, lot_id: str, source: str, priority: int, amount_micro: int, expires_at_ms: int | None) -> Lot:

@@ -104,6 +104,18 @@ def one_grant_a_payment(external_ref: str, lots: int) -> str | None:
     return None if lots == 1 else f"payment {external_ref} has {lots} lots"
 
 
+def went_back_in_step(external_ref: str, paid: int, gone: int, granted: int, taken: int, moves: int) -> str | None:
+    """7: of a payment no more goes back than was paid, and the lot loses that part of it: all of it for all of the money.
+
+    `moves` transactions rounded it, each by less than one.
+    """
+    in_step = 0 <= gone <= paid and abs(taken * paid - granted * gone) < moves * max(paid, 1)
+    at_ends = (gone != 0 or taken == 0) and (gone != paid or taken == granted)
+    if in_step and at_ends:
+        return None
+    return f"of payment {external_ref} {gone} of {paid} went back, and {taken} of the {granted} that were granted for it"
+
+
 def reversed_once(txn_id: str, times: int) -> str | None:
     """7: a transaction is reversed, and a dispute closed, at most once."""
     return None if times == 1 else f"transaction {txn_id} is reversed {times} times"

@@ -1,6 +1,7 @@
 """Rules that build balanced transactions. Pure: values in, values out; nothing here reads or writes.
 
     grant, paid         stripe_clearing -> user.available (a lot)
+      of other money    stripe_clearing -> exchange, of what was paid; exchange -> user.available (a lot), of what is granted
     grant, the others   expense.promo -> user.available (a lot)
       owner in debt     user.available (that lot) -> receivable.clawback, up to the debt
       the app's fees    expense.platform_fee -> due_to_platform, expense.processing -> stripe_clearing
@@ -26,6 +27,7 @@ from gateway.ledger.model import (
     COST,
     DEBT,
     DUE_TO_PLATFORM,
+    EXCHANGE,
     FEE_EXPENSE,
     GRANT,
     PAYABLE,
@@ -122,13 +124,18 @@ def grant(txn_id: str, lot_id: str, request: GrantRequest, fingerprint: str, deb
     effective_at = now_ms if request.effective_at_ms is None else request.effective_at_ms
     repaid = min(debt_micro, request.amount_micro) if effective_at <= now_ms else 0
     source = AccountKey(BOOK, STRIPE if request.source == LotSource.PAID else PROMO, asset)
-    fees = request.fees or Fees()
+    fees, paid = request.fees or Fees(), request.paid
     available = AccountKey(owner, AVAILABLE, asset)
-    entries = [Entry(source, -request.amount_micro), Entry(available, request.amount_micro, lot_id)]
+    entries = []
+    if paid is not None:
+        entries = moved(paid.asset, STRIPE, EXCHANGE, paid.amount_micro)
+        source = AccountKey(BOOK, EXCHANGE, asset)
+    entries += [Entry(source, -request.amount_micro), Entry(available, request.amount_micro, lot_id)]
     if repaid:
         entries += [Entry(available, -repaid, lot_id), Entry(AccountKey(owner, DEBT, asset), repaid)]
-    entries += moved(asset, FEE_EXPENSE, DUE_TO_PLATFORM, fees.platform_micro)
-    entries += moved(asset, PROCESSING, STRIPE, fees.processing_micro)
+    money = asset if paid is None else paid.asset
+    entries += moved(money, FEE_EXPENSE, DUE_TO_PLATFORM, fees.platform_micro)
+    entries += moved(money, PROCESSING, STRIPE, fees.processing_micro)
     lot = Lot(
         id=lot_id,
         source=request.source,

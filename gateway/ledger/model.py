@@ -22,6 +22,7 @@ COST: Final = "expense.llm_cost"
 PAYABLE: Final = "provider_payable"
 STRIPE: Final = "stripe_clearing"
 DISPUTES: Final = "disputes"
+EXCHANGE: Final = "exchange"  # between what was paid and what was granted for it, where the two differ
 DUE_TO_PLATFORM: Final = "due_to_platform"  # in an app's book: what the app owes the platform
 DUE_FROM_APP: Final = "due_from_app"  # in the platform's book, by app: the same, seen from the other side
 BOOK: Final = ""  # owner of the book's own accounts
@@ -155,10 +156,35 @@ class Fees(msgspec.Struct, frozen=True):
     processing_micro: int = 0
 
 
+class Paid(msgspec.Struct, frozen=True):
+    """What was paid for a grant, where that is another amount or another asset than what was granted."""
+
+    asset: str
+    amount_micro: int
+
+
+class Exchanged(msgspec.Struct, frozen=True):
+    """A payment of such a grant as it stands: `gone_micro` of what was paid went back, by refunds and lost disputes."""
+
+    asset: str
+    paid_micro: int
+    gone_micro: int
+
+
+class PaymentStanding(msgspec.Struct, frozen=True):
+    """A payment that was granted, as it stands: amounts of what was paid. `fee_micro`: what of the platform's fee is borne."""
+
+    asset: str
+    paid_micro: int
+    gone_micro: int
+    fee_micro: int
+
+
 class GrantRequest(msgspec.Struct, frozen=True):
     """Money into a wallet. The wallet's asset must be `asset`. Lots of the lowest `priority` burn first.
 
-    A grant that takes effect later is in the books at once and reaches the hot wallet at its time.
+    A grant that takes effect later is in the books at once and reaches the hot wallet at its time. `paid` says what the
+    payment behind it was, where that is not what is granted; fees are in what was paid.
     """
 
     wallet: WalletKey
@@ -174,12 +200,14 @@ class GrantRequest(msgspec.Struct, frozen=True):
     external_ref: str | None = None  # the payment behind it; one grant each
     role: str = "operator"  # of the actor, for the trail
     fees: Fees | None = None  # of that payment
+    paid: Paid | None = None  # None: what is granted
 
 
 class RefundRequest(msgspec.Struct, frozen=True):
     """Money of a payment that went back to its payer; once per `refund_ref` (the processor's id of the refund).
 
-    `payment_ref` is the `external_ref` of the payment's grant. `fee_returned_micro`: of the platform's fee.
+    `payment_ref` is the `external_ref` of the payment's grant. `fee_returned_micro`: of the platform's fee. Both amounts are
+    of what was paid: where that was exchanged, the lot loses its share.
     """
 
     wallet: WalletKey
@@ -194,7 +222,7 @@ class RefundRequest(msgspec.Struct, frozen=True):
 class DisputeRequest(msgspec.Struct, frozen=True):
     """A payer's dispute of a payment, in one of its states; once per `dispute_ref` and state.
 
-    `amount_micro` is what is disputed (opened), or what the processor took for it (closed, lost).
+    `amount_micro` is what is disputed (opened), or what the processor took for it (closed, lost), of what was paid.
     """
 
     wallet: WalletKey
@@ -206,13 +234,17 @@ class DisputeRequest(msgspec.Struct, frozen=True):
 
 
 class CorrectionRequest(msgspec.Struct, frozen=True):
-    """A transaction of one book that was wrong, to be reversed by another one."""
+    """A transaction of one book that was wrong, to be reversed by another one.
+
+    `fee_stays`: a refund's fee was returned, and stays so though the refund failed.
+    """
 
     enterprise_id: str | None
     txn_id: str
     op_id: str
     actor: str
     reason: str = ""
+    fee_stays: bool = False
 
 
 class RolloverRequest(msgspec.Struct, frozen=True):
@@ -226,6 +258,21 @@ class RolloverRequest(msgspec.Struct, frozen=True):
     amount_max_micro: int | None = None
     expires_at_ms: int | None = None
     priority: int = 0
+
+
+class RenewalRequest(msgspec.Struct, frozen=True):
+    """The end of what a series of allowances granted before `starts_at_ms`: of what is left, `amount_max_micro` goes on.
+
+    It is one series of grants whose operations are `allowance_op` of the same `series`; once per series and start.
+    """
+
+    wallet: WalletKey
+    series: str
+    starts_at_ms: int
+    amount_max_micro: int
+    expires_at_ms: int | None
+    actor: str
+    reason: str = ""
 
 
 class SettlementRequest(msgspec.Struct, frozen=True):

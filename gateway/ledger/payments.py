@@ -1,8 +1,8 @@
 """What happens to a payment, or to any grant, after it was granted: refunds, disputes, corrections, roll-overs, fees.
 
 Each operation is posted once, by its own name: `refund:<refund>`, `dispute:<dispute>:opened`, `:closed` (won or lost),
-`:reinstated`, or the caller's `op_id`. The same request again returns the first result, another one under the same name
-is a Conflict. A refused operation changes nothing.
+`:reinstated`, `processing:<payment>`, `rollover:<series>:<start>`, or the caller's `op_id`. The same request again returns
+the first result, another one under the same name is a Conflict. A refused operation changes nothing.
 
 What a payment processor says of a dispute may arrive in any order. A closing that finds no opening posts one that froze
 nothing, so that both are there and the end is the same; the opening that arrives after it does nothing.
@@ -22,7 +22,7 @@ import msgspec
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
-from gateway.ledger import endings, journal, store
+from gateway.ledger import endings, journal, payment_queries, store
 from gateway.ledger.books import (
     Books,
     check_amount,
@@ -44,9 +44,12 @@ from gateway.ledger.model import (
     AppFacts,
     CorrectionRequest,
     DisputeRequest,
+    Exchanged,
     Lot,
+    PaymentStanding,
     Posted,
     RefundRequest,
+    RenewalRequest,
     RolloverRequest,
     SettlementRequest,
     Txn,
@@ -67,25 +70,27 @@ class Payments(Books):
         check_amount(request.fee_returned_micro, "fee_returned_micro", 0)
         check_texts(request.reason, refund_ref=request.refund_ref, payment_ref=request.payment_ref, actor=request.actor)
         op_id = f"refund:{request.refund_ref}"
-        posted = await self._refund(request, op_id)
+        posted, asset = await self._refund(request, op_id)
         if request.fee_returned_micro:
             assert request.wallet.enterprise_id is not None, "a creator's payment bears no fee"
-            asset = (await self.owner_of(request.wallet)).asset
             await self.post_fee(request.wallet.enterprise_id, op_id, asset, -request.fee_returned_micro)
         return posted
 
-    async def _refund(self, request: RefundRequest, op_id: str) -> Posted:
+    async def _refund(self, request: RefundRequest, op_id: str) -> tuple[Posted, str]:
+        """(the result, the asset that was paid)."""
         wallet, print_ = request.wallet, fingerprint_of(request)
         owner = await self.owner_of(wallet)
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
+            asset = owner.asset if exchanged is None else exchanged.asset
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
-                return done
-            lot = await _lot_paid(conn, wallet, request.payment_ref)
+                return done, asset
             borne = -await store.fees_of_lot(conn, store.books_of(wallet.enterprise_id), lot.id, FEE_EXPENSE)
             if request.fee_returned_micro > borne:
                 raise InvalidRequest(f"of this payment's fee {borne} can be returned", param="fee_returned_micro")
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
-            return await commit(conn, wallet, owner, endings.refund(head, lot, request.amount_micro, request.fee_returned_micro))
+            posting = endings.refund(head, lot, request.amount_micro, request.fee_returned_micro, exchanged)
+            return await commit(conn, wallet, owner, posting), asset
 
     async def dispute_opened(self, request: DisputeRequest) -> Posted:
         """A payer disputes a payment: what is left of the lot, up to the amount, cannot be spent until it is closed.
@@ -98,9 +103,9 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_, _implied(request)):
                 return done
-            lot = await _lot_paid(conn, wallet, request.payment_ref)
+            lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
-            return await commit(conn, wallet, owner, endings.dispute_opened(head, lot, request.amount_micro))
+            return await commit(conn, wallet, owner, endings.dispute_opened(head, lot, request.amount_micro, exchanged))
 
     async def dispute_closed(self, request: DisputeRequest, *, won: bool) -> Posted:
         """The end of a dispute. Won: exactly what was frozen is available again. Lost: it is gone, and the rest is a debt.
@@ -114,19 +119,17 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
                 return done
-            lot = await _lot_paid(conn, wallet, request.payment_ref)
+            lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
             opened = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "opened"))
             if opened is None:
-                first = self._head(
-                    _dispute_op(request, "opened"), wallet, owner, request.actor, _CLOSED_FIRST, _implied(request)
-                )
+                first = self._head(_dispute_op(request, "opened"), wallet, owner, request.actor, _CLOSED_FIRST, _implied(request))
                 posting = endings.dispute_implied(first)
                 await commit(conn, wallet, owner, posting)
                 opened = posting.txn
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             if won:
                 return await commit(conn, wallet, owner, endings.dispute_won(head, lot, opened))
-            return await commit(conn, wallet, owner, endings.dispute_lost(head, lot, opened, request.amount_micro))
+            return await commit(conn, wallet, owner, endings.dispute_lost(head, lot, opened, request.amount_micro, exchanged))
 
     async def reinstate(self, request: DisputeRequest) -> Posted:
         """The payer's bank took back a dispute that was lost: the loss is reversed, whatever `amount_micro` says.
@@ -139,7 +142,7 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
                 return done
-            lot = await _lot_paid(conn, wallet, request.payment_ref)
+            lot, _ = await _lot_paid(conn, wallet, request.payment_ref)
             lost = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "closed"))
             if lost is None or lost.kind != DISPUTE_LOST:
                 raise NotFound("that dispute was not lost", param="dispute_ref")
@@ -159,7 +162,7 @@ class Payments(Books):
         return posted
 
     async def _correct(self, request: CorrectionRequest) -> tuple[Posted, int, str]:
-        """(the result, the fee that the app bears again, the asset of both)."""
+        """(the result, the fee that the app bears again, its asset)."""
         books, print_ = store.books_of(request.enterprise_id), fingerprint_of(request)
         async with store.reading(await self.engine(request.enterprise_id)) as conn:
             wrong = await store.txn_by_id(conn, books, request.txn_id)
@@ -168,18 +171,21 @@ class Payments(Books):
             raise NotFound("there is no such transaction of a wallet in this book", param="txn_id")
         wallet = WalletKey(account.owner, request.enterprise_id)
         owner = await self.owner_of(wallet)
-        returned = -sum(entry.amount_micro for entry in wrong.entries if entry.account.kind == DUE_TO_PLATFORM)
+        dues = [entry for entry in wrong.entries if entry.account.kind == DUE_TO_PLATFORM]
+        if request.fee_stays:
+            dues = []
+        returned, money = -sum(entry.amount_micro for entry in dues), dues[0].account.asset if dues else account.asset
         async with store.writing(await self.engine(request.enterprise_id)) as conn:
             if done := await repeated(conn, request.enterprise_id, request.op_id, print_):
-                return done, returned, account.asset
+                return done, returned, money
             if await store.reversed_by(conn, books, wrong.id) is not None:
                 raise Conflict("that transaction was reversed already", param="txn_id")
             named = sorted({entry.lot_id for entry in wrong.entries if entry.lot_id is not None})
             lots = {lot_id: lot for lot_id, (lot, _) in (await store.lots_of(conn, books, named)).items()}
             head = self._head(request.op_id, wallet, owner, request.actor, request.reason, print_)
             debt = await debt_of(conn, wallet, account.asset)
-            posting = endings.correction(head, wrong, lots, new_id("lot"), debt)
-            return await commit(conn, wallet, owner, posting), returned, account.asset
+            posting = endings.correction(head, wrong, lots, new_id("lot"), debt, fee_stays=request.fee_stays)
+            return await commit(conn, wallet, owner, posting), returned, money
 
     async def rollover(self, request: RolloverRequest) -> Posted | None:
         """What is left of a lot goes on in a new one with an expiry of its own; None when nothing is left.
@@ -220,6 +226,67 @@ class Payments(Books):
                 priority=request.priority,
             )
             return await commit(conn, wallet, owner, posting)
+
+    async def renew(self, request: RenewalRequest) -> Posted:
+        """End what a series of allowances granted before, and let what is left of it go on, up to the cap.
+
+        The wallet's balance stays: what does not go on is expired as any lot is. Once per series and start, also when
+        nothing was left.
+        """
+        check_texts(request.reason, series=request.series, actor=request.actor)
+        check_amount(request.amount_max_micro, "amount_max_micro", 0)
+        wallet, op_id = request.wallet, f"rollover:{request.series}:{request.starts_at_ms:015d}"
+        owner = await self.owner_of(wallet)
+        books = store.books_of(wallet.enterprise_id)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            if done := await repeated(conn, wallet.enterprise_id, op_id, request.series):
+                return done
+            lots = [
+                lot
+                for starts_at_ms, lot in await payment_queries.lots_of_series(conn, books, wallet.owner, request.series)
+                if starts_at_ms < request.starts_at_ms and lot.expiring is None
+            ]
+            head = self._head(op_id, wallet, owner, request.actor, request.reason, request.series)
+            posting = endings.renewal(head, lots, new_id("lot"), request.amount_max_micro, request.expires_at_ms)
+            return await commit(conn, wallet, owner, posting)
+
+    async def processing_fee(self, wallet: WalletKey, payment_ref: str, amount_micro: int, actor: str) -> Posted:
+        """What the processor kept of a payment, once it is known; in what was paid, once per payment."""
+        check_amount(amount_micro)
+        op_id, owner = f"processing:{payment_ref}", await self.owner_of(wallet)
+        async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
+            if done := await repeated(conn, wallet.enterprise_id, op_id, payment_ref):
+                return done
+            _, exchanged = await _lot_paid(conn, wallet, payment_ref)
+            money = owner.asset if exchanged is None else exchanged.asset
+            txn = endings.processing(self._head(op_id, wallet, owner, actor, "", payment_ref), money, amount_micro)
+            await _post(conn, wallet.enterprise_id, txn)
+            return Posted(txn.id, wallet.enterprise_id, None, first=True)
+
+    async def standing(self, wallet: WalletKey, payment_ref: str) -> PaymentStanding | None:
+        """How a payment stands; None for one that was not granted into this wallet."""
+        owner = await self.owner_of(wallet)
+        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
+            try:
+                lot, exchanged = await _lot_paid(conn, wallet, payment_ref)
+            except NotFound:
+                return None
+            fee = -await store.fees_of_lot(conn, store.books_of(wallet.enterprise_id), lot.id, FEE_EXPENSE)
+        if exchanged is None:
+            return PaymentStanding(owner.asset, lot.granted_micro, lot.refunded_micro + lot.clawback_micro, fee)
+        return PaymentStanding(exchanged.asset, exchanged.paid_micro, exchanged.gone_micro, fee)
+
+    async def series(self, enterprise_id: str | None, name: str) -> list[tuple[int, int, str]]:
+        """(start, end, name) of every allowance of a series."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            ops = await payment_queries.allowances(conn, store.books_of(enterprise_id), name)
+        parts = [op_id.split(":", 4) for op_id in ops]
+        return sorted((int(start), int(end), of) for _, _, start, end, of in parts)
+
+    async def posted_as(self, enterprise_id: str | None, op_id: str) -> Txn | None:
+        """What an operation posted in a book, as `dispute:<dispute>:closed`; None: nothing yet."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await _txn_of(conn, enterprise_id, op_id)
 
     async def settle_due(self, request: SettlementRequest) -> Posted:
         """Money passed from an app to the platform for what was due (the processor withheld the fee), in both books."""
@@ -274,12 +341,17 @@ def _implied(request: DisputeRequest) -> str:
     return f"implied:{whose}"
 
 
-async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str) -> Lot:
-    """The lot that a payment made in this wallet."""
+def allowance_op(series: str, starts_at_ms: int, ends_at_ms: int, name: str) -> str:
+    """`op_id` of a grant that is one of a series: what `name` granted for a time."""
+    return f"allowance:{series}:{starts_at_ms:015d}:{ends_at_ms:015d}:{name}"
+
+
+async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str) -> tuple[Lot, Exchanged | None]:
+    """The lot that a payment made in this wallet; where something else was granted than paid, how the payment stands."""
     found = await store.lot_of_payment(conn, store.books_of(wallet.enterprise_id), payment_ref)
     if found is None or found[1].owner != wallet.owner or found[0].source != LotSource.PAID:
         raise NotFound("that payment was not granted into this wallet", param="payment_ref")
-    return found[0]
+    return found[0], await payment_queries.exchanged(conn, store.books_of(wallet.enterprise_id), found[0].id)
 
 
 async def _txn_of(conn: store.Connection, enterprise_id: str | None, op_id: str) -> Txn | None:

@@ -15,7 +15,7 @@ from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest
 from gateway.core.ids import new_id, shard_of
 from gateway.core.limits import DRAIN_BATCH
-from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.money import AMOUNT_MICRO_MAX, is_asset
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused
@@ -67,7 +67,8 @@ class Ledger(Books):
         """
         granted = await self._grant(request, fingerprint or fingerprint_of(request))
         if request.fees is not None and request.wallet.enterprise_id is not None:
-            await self.payments.post_fee(request.wallet.enterprise_id, request.op_id, request.asset, request.fees.platform_micro)
+            money = request.asset if request.paid is None else request.paid.asset
+            await self.payments.post_fee(request.wallet.enterprise_id, request.op_id, money, request.fees.platform_micro)
         return granted
 
     async def _grant(self, request: GrantRequest, fingerprint: str) -> Granted:
@@ -336,6 +337,8 @@ def _granted_act(request: GrantRequest, owner: AppFacts, txn: Txn, lot: Lot, sto
         "expires_at_ms": lot.expires_at_ms,
         "lot_id": lot.id,
     }
+    if request.paid is not None:
+        after |= {"paid_micro": request.paid.amount_micro, "paid_asset": request.paid.asset}
     return Act(
         name="grant.create",
         role=request.role,
@@ -359,13 +362,19 @@ def _check_shape(request: GrantRequest) -> None:
     check_priority(request.priority)
     check_moment(request.effective_at_ms, "effective_at")
     check_moment(request.expires_at_ms, "expires_at")
+    paid_micro = request.amount_micro
+    if request.paid is not None:
+        paid_micro = request.paid.amount_micro
+        check_amount(paid_micro, "paid")
+        if request.external_ref is None or request.source != LotSource.PAID or not is_asset(request.paid.asset):
+            raise InvalidRequest("what was paid is money of a payment", param="paid")
     if request.fees is None:
         return
     if request.external_ref is None:
         raise InvalidRequest("a fee is of a payment", param="fees")
     if request.source != LotSource.PAID or min(request.fees.platform_micro, request.fees.processing_micro) < 0:
         raise InvalidRequest("a fee is of what was paid, and not below zero", param="fees")
-    if request.fees.platform_micro + request.fees.processing_micro > request.amount_micro:
+    if request.fees.platform_micro + request.fees.processing_micro > paid_micro:
         raise InvalidRequest("the fees are more than what was paid", param="fees")
     if request.wallet.enterprise_id is None and request.fees.platform_micro:
         raise InvalidRequest("a creator's own payment bears no platform fee", param="fees")

@@ -206,7 +206,8 @@ async def save_lots(conn: Connection, books: Books, changed: Sequence[Lot]) -> N
     lots = books["lots"]
     for lot in changed:
         parts = {f"{name}_micro": getattr(lot, f"{name}_micro") for name in _LOT_PARTS}
-        await conn.execute(sa.update(lots).where(lots.c.id == lot.id).values(**parts, expiring=lot.expiring))
+        values = {**parts, "expiring": lot.expiring, "expires_at": lot.expires_at_ms}
+        await conn.execute(sa.update(lots).where(lots.c.id == lot.id).values(**values))
 
 
 async def txn_by_id(conn: Connection, books: Books, txn_id: str) -> Txn | None:

@@ -15,6 +15,10 @@ from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
+from gateway.billing.receiving import Receiving
+from gateway.billing.service import Billing
+from gateway.billing.stripe_client import Stripe
+from gateway.core.clock import SYSTEM_CLOCK
 from gateway.core.words import CostPolicy, Level
 from gateway.db.engines import Databases
 from gateway.identity.model import Actor, NewApp, NewKey, NewToken, Role
@@ -46,7 +50,8 @@ ENTRIES = [
 class Api:
     """The API, and a credential of each role: `alice` has the apps `shop` and `second`, `bob` has `bobs`."""
 
-    def __init__(self, databases: Databases, redis_url: str) -> None:
+    def __init__(self, databases: Databases, redis_url: str, stripe_base: str = "http://127.0.0.1:9") -> None:
+        """By default Stripe does not answer: these tests buy nothing."""
         self.databases = databases
         self.balance = RedisBalance(redis_url)
         self.answers = KeptAnswers(redis_url, 1_000_000)
@@ -55,8 +60,15 @@ class Api:
         self.ledger = Ledger(databases)
         self.wallets = Wallets(self.balance, self.ledger, self.registry.enterprise_ids)
         catalog = Catalog(databases.platform, OVERRIDES, 1000)
+        self.billing = Billing(Stripe("sk_test_made_up", {}, stripe_base, retries=0), databases, self.registry)
+        of_apps, told = self.registry.enterprise_ids, frozenset[str]()
+        receiving = Receiving(
+            self.billing.payments, self.billing.store, databases, self.wallets, self.ledger, of_apps, told, SYSTEM_CLOCK
+        )
         self.context = ApiContext(
-            self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN
+            *(self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN),
+            billing=self.billing,
+            receiving=receiving,
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(Router(routes=routes(self.context))), base_url="http://gateway"
@@ -68,6 +80,7 @@ class Api:
         await self.http.aclose()
         await self.balance.close()
         await self.answers.close()
+        await self.billing.close()
         await self.databases.close()
 
     async def populate(self) -> tuple[dict[str, str], str]:

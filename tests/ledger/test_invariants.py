@@ -30,6 +30,17 @@ CASES: list[tuple[Callable[..., str | None], list[tuple[Any, ...]], list[tuple[A
         [("r", "creator", 6, 5, False), ("r", "creator", 5, 5, True)],
     ),
     (rules.one_grant_a_payment, [("pi", 1)], [("pi", 2)]),
+    (
+        rules.went_back_in_step,
+        [("pi", 10, 0, 7, 0, 1), ("pi", 10, 10, 7, 7, 3), ("pi", 10, 5, 7, 3, 2), ("pi", 10, 1, 7, 0, 2)],
+        [
+            ("pi", 10, 11, 7, 7, 3),
+            ("pi", 10, -1, 7, 0, 3),
+            ("pi", 10, 0, 7, 1, 2),
+            ("pi", 10, 10, 7, 6, 3),
+            ("pi", 10, 5, 7, 6, 2),
+        ],
+    ),
     (rules.reversed_once, [("t", 1)], [("t", 2)]),
     (
         rules.reverses_what_it_may,

@@ -30,7 +30,9 @@ from gateway.ledger.model import (
     CorrectionRequest,
     DisputeRequest,
     Fees,
+    Paid,
     RefundRequest,
+    RenewalRequest,
     RolloverRequest,
     SettlementRequest,
     UsagePosting,
@@ -200,6 +202,7 @@ async def _endings(ledger: Ledger, clock: Clock, wallet: WalletKey) -> None:
     for number in range(3, 7):
         paid = grant_request(f"top-up {number}", 1000, wallet, source="paid", external_ref=f"pay_{number}", fees=fees)
         await ledger.grant(paid)
+    await _exchanged(ledger, wallet)
     refund = RefundRequest(wallet, "pay_3", "re_1", 300, "tester", fee_returned_micro=15 if app else 0)
     await payments.refund(refund)
     failed = await payments.refund(RefundRequest(wallet, "pay_3", "re_2", 100, "tester"))
@@ -244,6 +247,22 @@ async def _endings(ledger: Ledger, clock: Clock, wallet: WalletKey) -> None:
     if app:
         await payments.settle_due(SettlementRequest(app, 60, "settled", "tester"))
     assert short.lot.left_micro == 40
+
+
+async def _exchanged(ledger: Ledger, wallet: WalletKey) -> None:
+    """Payments in other money than the wallet's: one that goes back in two parts, one that is lost, reinstated, and open."""
+    app, paid = wallet.enterprise_id, Paid("EUR", 1003)
+    for number in (8, 9):
+        top_up = grant_request(f"top-up {number}", 70, wallet, source="paid", external_ref=f"pay_{number}", paid=paid)
+        fees = Fees(platform_micro=30 if app else 0)
+        await ledger.grant(msgspec.structs.replace(top_up, fees=fees))
+    await ledger.payments.processing_fee(wallet, "pay_8", 11, "tester")
+    await ledger.payments.refund(RefundRequest(wallet, "pay_8", "re_8a", 400, "tester", fee_returned_micro=12 if app else 0))
+    await ledger.payments.refund(RefundRequest(wallet, "pay_8", "re_8b", 603, "tester"))
+    dispute = DisputeRequest(wallet, "pay_9", "dp_9", 600, "tester")
+    await ledger.payments.dispute_closed(dispute, won=False)
+    await ledger.payments.reinstate(dispute)
+    await ledger.payments.renew(RenewalRequest(wallet, "sub_none", 5, 10, None, "tester"))
 
 
 async def _both(ledger: Ledger, row: UsageRow) -> None:
@@ -349,6 +368,15 @@ _IN_BOTH: list[tuple[str, str]] = [
         "7 every transaction is reversed once",
         "UPDATE txns SET reverses = (SELECT reverses FROM txns WHERE op_id = 'correct failed') WHERE op_id = 'correct wrong'",
     ),
+    ("7 what went back", "DELETE FROM txns WHERE op_id = 'refund:re_8a'"),
+    ("7 what went back", "UPDATE txns SET kind = 'netting' WHERE op_id = 'top-up 8'"),
+    ("7 what went back", "UPDATE txns SET kind = 'netting' WHERE op_id = 'dispute:dp_9:reinstated'"),
+    (  # more money goes back than was paid
+        "7 what went back",
+        "UPDATE entries SET amount_micro = amount_micro + 1 WHERE asset = 'EUR' AND amount_micro = 603",
+    ),
+    ("7 what went back", "UPDATE lots SET refunded_micro = refunded_micro - 1, left_micro = 1 WHERE external_ref = 'pay_8'"),
+    ("7 an exchange", "UPDATE txns SET kind = 'netting' WHERE op_id = 'top-up 8'"),
     ("7 every reversal", "UPDATE txns SET reverses = NULL WHERE op_id = 'dispute:dp_won:closed'"),
     ("7 every reversal", f"UPDATE txns SET reverses = {_FIRST} WHERE op_id = 'dispute:dp_lost:closed'"),
     ("7 every reversal", "UPDATE txns SET reverses = NULL WHERE op_id = 'dispute:dp_back:reinstated'"),

@@ -1,0 +1,326 @@
+"""Buying: the pages at Stripe on which a buyer pays, changes and cancels.
+
+Nothing is credited here: what a buyer did, and what Stripe did of what was asked, comes back as a webhook, or is found by the
+reconciler. A purchase's row is there before Stripe is asked, so that no payment can come for which there is none.
+"""
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from gateway.billing.acts import Named, buyer_of, check_own, op_of, owner_seen, sale_act, seller_of, told, url
+from gateway.billing.catalogue import Catalogue
+from gateway.billing.connect import Connect, email
+from gateway.billing.fees import Fees, fee_minor
+from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subscription, SubscriptionState
+from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
+from gateway.billing.store import Store
+from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
+from gateway.core.ids import new_id
+from gateway.core.limits import OPEN_PURCHASES_MAX
+from gateway.identity import rules
+from gateway.identity.model import ACTIVE, Actor, App, Page
+from gateway.identity.registry import Registry
+from gateway.ledger.model import WalletKey
+
+_OVER: Final = (SubscriptionState.CANCELED, SubscriptionState.INCOMPLETE_EXPIRED)
+_DAY_MS: Final = 86_400_000  # how long a page is open
+_LIVE_MAX: Final = 50  # of one buyer's subscriptions that are looked through for one that goes on
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """Who wants to buy what."""
+
+    plan_id: str
+    buyer: Named
+    success_url: str
+    cancel_url: str | None = None
+    email: str | None = None
+
+
+class Checkout(msgspec.Struct, frozen=True):
+    """Where a buyer is to go. `url` is None once the page has been used or has run out (`status`, in Stripe's words).
+
+    A package has a `purchase_id`; a subscription is there when it has been paid for.
+    """
+
+    session_id: str
+    url: str | None
+    status: str
+    plan: Plan
+    wallet: WalletKey
+    purchase_id: str | None
+
+
+class Buying:
+    """Sales as buyers and sellers start them. Raises PaymentsDown and PaymentsRefused besides what each method says."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        payments: Payments,
+        catalogue: Catalogue,
+        connect: Connect,
+        fees: Fees,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._payments = payments
+        self._catalogue = catalogue
+        self._connect = connect
+        self._fees = fees
+        self._clock = clock
+
+    # ---- pages ---------------------------------------------------------------------------------
+
+    async def checkout(self, actor: Actor, wish: Wish, key: str) -> Checkout:
+        """A page to pay on; the same `key` of the same role gives the same page. InvalidRequest, NotFound, Forbidden.
+
+        Conflict: `selling_blocked`, a plan that is archived, a buyer who has a subscription already, or a key used before.
+        """
+        plan = await self._catalogue.plan(actor, wish.plan_id)
+        seller = await seller_of(self._registry, actor, plan.enterprise_id)
+        wallet = await buyer_of(self._registry, actor, seller, wish.buyer)
+        success_url = url(wish.success_url, "success_url")
+        wish = msgspec.structs.replace(
+            wish,
+            buyer=Named(),  # that is the wallet by now
+            cancel_url=success_url if wish.cancel_url is None else url(wish.cancel_url, "cancel_url"),
+            email=email(wish.email),
+        )
+        if plan.archived_at_ms is not None:
+            raise Conflict("This plan is not offered any more.", param="plan_id")
+        if seller is not None and seller.status != ACTIVE:
+            raise Conflict("The app is suspended.", code="selling_blocked")
+        account_id = await self._connect.selling_account(seller)
+        op_id = op_of("checkout", actor.role, plan.enterprise_id or "", wallet.owner, key)
+        fee_bp = 0 if seller is None else await self._fees.in_force(seller.user_id, seller.enterprise_id)
+        sell = self._package if plan.kind == PlanKind.PACKAGE else self._subscription
+        try:
+            return await sell(actor, seller, wallet, plan, account_id, fee_bp, wish, op_id)
+        except PaymentsRefused:
+            await self._connect.look_again(seller)
+            raise
+
+    async def _package(
+        self,
+        actor: Actor,
+        seller: App | None,
+        wallet: WalletKey,
+        plan: Plan,
+        account_id: str,
+        fee_bp: int,
+        wish: Wish,
+        op_id: str,
+    ) -> Checkout:
+        at_ms = now_ms(self._clock)
+        if await self._store.open_purchases(wallet, at_ms - _DAY_MS) >= OPEN_PURCHASES_MAX:
+            raise RateLimited(f"This buyer has {OPEN_PURCHASES_MAX} pages open that were not paid on.", retry_after_s=3600)
+        purchase = Purchase(
+            id=new_id("pur"),
+            wallet=wallet,
+            plan_id=plan.id,
+            account_id=account_id,
+            state=PurchaseState.OPEN,
+            amount_minor=plan.price_minor,
+            currency=plan.currency,
+            fee_minor=fee_minor(plan.price_minor, fee_bp),
+            grant_micro=plan.grant_micro,
+            created_at_ms=at_ms,
+        )
+        after = {"plan_id": plan.id, "owner": wallet.owner, "amount_minor": plan.price_minor, "currency": plan.currency}
+        line = sale_act(
+            actor, "purchase.create", purchase.id, seller, wallet, after=told({**after, "fee_minor": purchase.fee_minor})
+        )
+        fingerprint = _fingerprint(wish)
+        asked = await self._store.add_purchase(purchase, op_id, fingerprint, line)
+        if asked.fingerprint != fingerprint:
+            raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key")
+        purchase = asked.purchase
+        if purchase.session_id is None and purchase.state != PurchaseState.OPEN:
+            raise Conflict("Stripe refused this request: send another Idempotency-Key.", param="Idempotency-Key")
+        if purchase.session_id is not None:
+            facts = await self._payments.checkout_session(purchase.account_id, purchase.session_id)
+        else:
+            try:
+                facts = await self._session(purchase.id, purchase.account_id, wallet, plan, purchase.fee_minor, fee_bp, wish)
+            except PaymentsRefused:
+                await self._store.fail_purchase(wallet.enterprise_id, purchase.id, now_ms(self._clock))
+                raise
+            await self._store.set_session(wallet.enterprise_id, purchase.id, facts.session_id)
+        return Checkout(facts.session_id, facts.url, facts.status, plan, wallet, purchase.id)
+
+    async def _subscription(
+        self,
+        actor: Actor,
+        seller: App | None,
+        wallet: WalletKey,
+        plan: Plan,
+        account_id: str,
+        fee_bp: int,
+        wish: Wish,
+        op_id: str,
+    ) -> Checkout:
+        known = await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, _LIVE_MAX)
+        if known:  # one trial with a seller
+            plan = msgspec.structs.replace(plan, trial_days=0)
+        for held in known:
+            if held.state not in _OVER:
+                message = "There is a subscription already: change it, or end it first."
+                raise Conflict(message, code="subscription_exists", details={"subscription_id": held.id})
+        try:
+            facts = await self._session(op_id, account_id, wallet, plan, 0, fee_bp, wish)
+        except PaymentsRefused as refused:
+            if refused.code == "idempotency_error":
+                raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key") from refused
+            raise
+        after = told({"plan_id": plan.id, "owner": wallet.owner, "fee_bp": fee_bp})
+        line = sale_act(actor, "checkout.create", facts.session_id, seller, wallet, after=after)
+        await self._store.note(wallet.enterprise_id, line, now_ms(self._clock))
+        return Checkout(facts.session_id, facts.url, facts.status, plan, wallet, None)
+
+    async def _session(
+        self, op_id: str, account_id: str, wallet: WalletKey, plan: Plan, fee: int, fee_bp: int, wish: Wish
+    ) -> CheckoutFacts:
+        """`op_id` of a package is the purchase's id."""
+        purchase_id = op_id if plan.kind == PlanKind.PACKAGE else ""
+        return await self._payments.checkout(
+            op_id,
+            account_id,
+            plan=plan,
+            price_id=await self._catalogue.price_id(plan, account_id),
+            customer_id=await self._customer(wallet, account_id, wish.email or ""),
+            metadata=Metadata(wallet.enterprise_id, wallet.owner, plan.id, purchase_id),
+            fee_minor=fee,
+            fee_bp=fee_bp,
+            success_url=wish.success_url,
+            cancel_url=wish.cancel_url or wish.success_url,
+        )
+
+    async def _customer(self, wallet: WalletKey, account_id: str, address: str) -> str:
+        """The buyer at Stripe; made with the address of the first purchase."""
+        customer_id = await self._store.customer(wallet, account_id)
+        if customer_id is None:
+            op_id = op_of("customer", account_id, wallet.name, address)
+            metadata = Metadata(wallet.enterprise_id, wallet.owner, "")
+            customer_id = await self._payments.create_customer(op_id, account_id, metadata, address)
+            await self._store.add_customer(wallet, account_id, customer_id, now_ms(self._clock))
+            customer_id = await self._store.customer(wallet, account_id) or customer_id  # of two at once, the first
+        return customer_id
+
+    async def portal(self, actor: Actor, enterprise_id: str | None, buyer: Named, return_url: str) -> str:
+        """Where a buyer sees invoices, changes the payment method and cancels. NotFound when nothing was bought yet."""
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        wallet = await buyer_of(self._registry, actor, seller, buyer)
+        back = url(return_url, "return_url")
+        account_id = await self._connect.existing_account(seller)
+        customer_id = await self._store.customer(wallet, account_id)
+        if customer_id is None:
+            raise NotFound("This buyer has bought nothing yet.")
+        return await self._payments.portal_link(account_id, customer_id, back)
+
+    # ---- subscriptions -------------------------------------------------------------------------
+
+    async def change(
+        self,
+        actor: Actor,
+        enterprise_id: str | None,
+        subscription_id: str,
+        key: str,
+        *,
+        plan_id: str | None = None,
+        cancel_at_period_end: bool | None = None,
+    ) -> Subscription:
+        """Another plan, which is paid for in proportion at once, or an end with the period (False: no end).
+
+        What comes back is as Stripe has it; ours follows with the webhook. InvalidRequest, NotFound, Conflict.
+        """
+        seller, held = await self._held(actor, enterprise_id, subscription_id)
+        if (plan_id is None) == (cancel_at_period_end is None):
+            raise InvalidRequest("Say either `plan_id` or `cancel_at_period_end`.", param="plan_id")
+        if held.state in _OVER:
+            raise Conflict("This subscription has ended.", param="subscription_id")
+        op_id = op_of("change", actor.role, held.id, key)
+        if plan_id is None:
+            facts = await self._payments.change_subscription(
+                op_id, held.account_id, held.subscription_id, cancel_at_period_end=cancel_at_period_end
+            )
+            changed: dict[str, object] = {"cancel_at_period_end": cancel_at_period_end}
+        else:
+            plan = await self._other_plan(actor, held, plan_id)
+            fee_bp = None if seller is None else await self._fees.in_force(seller.user_id, seller.enterprise_id)
+            facts = await self._payments.change_subscription(
+                op_id,
+                held.account_id,
+                held.subscription_id,
+                price_id=await self._catalogue.price_id(plan, held.account_id),
+                metadata=Metadata(held.wallet.enterprise_id, held.wallet.owner, plan.id),
+                fee_bp=fee_bp,
+            )
+            changed = {"plan_id": plan.id}
+        line = sale_act(
+            actor, "subscription.change", held.id, seller, held.wallet, before={"plan_id": held.plan_id}, after=changed
+        )
+        await self._store.note(held.wallet.enterprise_id, line, now_ms(self._clock))
+        return _as_told(held, facts)
+
+    async def _other_plan(self, actor: Actor, held: Subscription, plan_id: str) -> Plan:
+        plan, now = await self._catalogue.plan(actor, plan_id), await self._catalogue.plan(actor, held.plan_id)
+        if plan.enterprise_id != held.wallet.enterprise_id or plan.kind != PlanKind.SUBSCRIPTION:
+            raise InvalidRequest("A subscription changes to another subscription of the same seller.", param="plan_id")
+        if plan.archived_at_ms is not None:
+            raise Conflict("This plan is not offered any more.", param="plan_id")
+        if plan.currency != now.currency:
+            raise InvalidRequest(f"A subscription keeps its currency, which is {now.currency}.", param="plan_id")
+        if plan.id == held.plan_id:
+            raise Conflict("That is its plan already.", param="plan_id")
+        return plan
+
+    async def _held(self, actor: Actor, enterprise_id: str | None, subscription_id: str) -> tuple[App | None, Subscription]:
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        held = await self._store.subscription(seller.enterprise_id if seller else None, subscription_id)
+        if held is None:
+            raise NotFound("There is no such subscription.", param="subscription_id")
+        check_own(actor, held.wallet, "subscription")
+        return seller, held
+
+    async def subscriptions(
+        self, actor: Actor, enterprise_id: str | None, buyer: Named, after: str | None, count: int
+    ) -> Page[Subscription]:
+        """Newest first: an end user's or a creator's own, or a seller's of one buyer or all."""
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        owner = await owner_seen(self._registry, actor, seller, buyer)
+        count = rules.page(after, count)
+        found = await self._store.subscriptions(seller.enterprise_id if seller else None, owner, after, count + 1)
+        return Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
+
+    # ---- purchases -----------------------------------------------------------------------------
+
+    async def purchases(
+        self, actor: Actor, enterprise_id: str | None, buyer: Named, after: str | None, count: int
+    ) -> Page[Purchase]:
+        """Likewise."""
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        owner = await owner_seen(self._registry, actor, seller, buyer)
+        count = rules.page(after, count)
+        found = await self._store.purchases(seller.enterprise_id if seller else None, owner, after, count + 1)
+        return Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
+
+
+def _as_told(held: Subscription, facts: SubscriptionFacts) -> Subscription:
+    return msgspec.structs.replace(
+        held,
+        plan_id=facts.metadata.plan_id if facts.metadata else held.plan_id,
+        state=facts.status,
+        period_start_ms=facts.period_start_ms,
+        period_end_ms=facts.period_end_ms,
+        cancel_at_period_end=facts.cancel_at_period_end,
+    )
+
+
+def _fingerprint(wish: Wish) -> str:
+    return hashlib.sha256(msgspec.json.encode(wish)).hexdigest()

@@ -1,0 +1,144 @@
+"""Plans: what a seller offers. A plan is never changed, another one takes its place; what was bought goes on as it was bought.
+
+Its Product and Price at Stripe are made on the account that sells it, when it is sold there first.
+"""
+
+from typing import Final
+
+import msgspec
+
+from gateway.billing import minor_units
+from gateway.billing.acts import act, asset_of, currency_fits, managed_seller, op_of, seller_of, told
+from gateway.billing.model import Interval, Plan, PlanKind
+from gateway.billing.ports import Payments
+from gateway.billing.store import Store
+from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import InvalidRequest, NotFound
+from gateway.core.ids import new_id
+from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.identity import rules
+from gateway.identity.model import Actor, Page
+from gateway.identity.registry import Registry
+
+# Three years, which is Stripe's longest period; its longest trial; and how long a lot may last.
+_INTERVALS_MAX: Final = {Interval.DAY: 1095, Interval.WEEK: 156, Interval.MONTH: 36, Interval.YEAR: 3}
+_TRIAL_DAYS_MAX: Final = 730
+_LOT_DAYS_MAX: Final = 3650
+
+
+class NewPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the making of a plan asks for; as `model.Plan`, the price in micro-units of its currency."""
+
+    kind: PlanKind
+    name: str
+    currency: str
+    price_micro: int
+    grant_micro: int
+    enterprise_id: str | None = None
+    interval: Interval | None = None
+    interval_count: int = 1
+    trial_days: int = 0
+    rollover_max_micro: int = 0
+    lot_days: int | None = None
+
+
+class Catalogue:
+    """Makes, lists and archives plans, and gives their prices at Stripe."""
+
+    def __init__(self, store: Store, registry: Registry, payments: Payments, clock: Clock) -> None:
+        self._store = store
+        self._registry = registry
+        self._payments = payments
+        self._clock = clock
+
+    async def create(self, actor: Actor, new: NewPlan) -> Plan:
+        """A new plan of an app, or (operator only) of the platform. InvalidRequest, NotFound, Forbidden."""
+        seller = await managed_seller(self._registry, actor, new.enterprise_id)
+        price_minor = _price(new)
+        if not currency_fits(new.currency, seller):
+            raise InvalidRequest(f"These wallets hold {asset_of(seller)}: sell for that.", param="currency")
+        _check_kind(new)
+        rules.number(new.grant_micro, "grant_micro", AMOUNT_MICRO_MAX, 1)
+        rules.number(new.lot_days, "lot_days", _LOT_DAYS_MAX, 1)
+        plan = Plan(
+            id=new_id("plan"),
+            enterprise_id=new.enterprise_id,
+            kind=new.kind,
+            name=rules.display_name(new.name),
+            currency=new.currency,
+            price_minor=price_minor,
+            grant_micro=new.grant_micro,
+            created_at_ms=now_ms(self._clock),
+            interval=new.interval,
+            interval_count=new.interval_count,
+            trial_days=new.trial_days,
+            rollover_max_micro=new.rollover_max_micro,
+            lot_days=new.lot_days,
+        )
+        await self._store.add_plan(plan, act(actor, "plan.create", plan.id, seller, after=told(msgspec.to_builtins(plan))))
+        return plan
+
+    async def plan(self, actor: Actor, plan_id: str) -> Plan:
+        """One plan that the actor may see, archived or not. NotFound."""
+        plan = await self._store.plan(plan_id)
+        if plan is not None and not (plan.enterprise_id is None and actor.enterprise_id is not None):
+            try:
+                await seller_of(self._registry, actor, plan.enterprise_id)
+            except NotFound:
+                plan = None
+            else:
+                return plan
+        raise NotFound("There is no such plan.", param="plan_id")
+
+    async def listed(
+        self, actor: Actor, enterprise_id: str | None, after: str | None, count: int, *, archived: bool = False
+    ) -> Page[Plan]:
+        """A seller's plans, newest first."""
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        count = rules.page(after, count)
+        found = await self._store.plans(seller.enterprise_id if seller else None, after, count + 1, archived=archived)
+        return Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
+
+    async def archive(self, actor: Actor, plan_id: str) -> Plan:
+        """No longer offered; subscriptions to it go on. NotFound, Forbidden."""
+        plan = await self.plan(actor, plan_id)
+        seller = await managed_seller(self._registry, actor, plan.enterprise_id)
+        await self._store.archive_plan(plan_id, now_ms(self._clock), act(actor, "plan.archive", plan_id, seller))
+        return await self.plan(actor, plan_id)
+
+    async def price_id(self, plan: Plan, account_id: str) -> str:
+        """A plan's price on an account, made there when it has none. PaymentsDown, PaymentsRefused."""
+        price_id = await self._store.price(plan.id, account_id)
+        if price_id is None:
+            product_id, price_id = await self._payments.create_price(op_of("plan", plan.id, account_id), account_id, plan)
+            await self._store.add_price(plan.id, account_id, product_id, price_id)
+        return price_id
+
+
+def _price(new: NewPlan) -> int:
+    try:
+        minor_units.decimals(new.currency)
+    except ValueError as wrong:
+        raise InvalidRequest("`currency` must be a currency's three capital letters, such as USD", param="currency") from wrong
+    if new.price_micro <= 0:
+        raise InvalidRequest("`price_micro` must be above 0: what is free is granted, not sold", param="price_micro")
+    try:
+        return minor_units.check(minor_units.minor_from_micro(new.price_micro, new.currency), new.currency)
+    except ValueError as wrong:
+        raise InvalidRequest(f"`price_micro` is not a price in {new.currency}: {wrong}", param="price_micro") from wrong
+
+
+def _check_kind(new: NewPlan) -> None:
+    if new.kind == PlanKind.PACKAGE:
+        given = {"interval": new.interval, "trial_days": new.trial_days, "rollover_max_micro": new.rollover_max_micro}
+        for name, value in given.items():
+            if value:
+                raise InvalidRequest(f"A package is paid once: it has no `{name}`.", param=name)
+        if new.interval_count != 1:
+            raise InvalidRequest("A package is paid once: it has no `interval_count`.", param="interval_count")
+        return
+    if new.interval is None:
+        raise InvalidRequest("A subscription has an `interval`: day, week, month or year", param="interval")
+    rules.number(new.interval_count, "interval_count", _INTERVALS_MAX[new.interval], 1)
+    rules.number(new.trial_days, "trial_days", _TRIAL_DAYS_MAX)
+    rules.number(new.rollover_max_micro, "rollover_max_micro", AMOUNT_MICRO_MAX)

@@ -1,0 +1,158 @@
+"""What a business fact at Stripe changes here: one function for each, on the object as Stripe has it now.
+
+    a package was paid              a grant by payment, with the platform's share; Stripe's own fee once it is known
+    a checkout failed, expired      its purchase goes forward
+    an invoice, a subscription      see `allowances`
+    a refund, a dispute             see `reversals`
+    an account                      whether it can sell
+
+Each happens once, by the name of the fact in the books, in whatever order and however often it is told; so webhooks, their
+replay and the reconciler all come here. The books first (the app's, then the platform's share of it), then the hot wallet.
+"""
+
+from typing import Final
+
+from gateway.balance.wallets import Wallets
+from gateway.billing.allowances import Allowances
+from gateway.billing.connect import state_after
+from gateway.billing.inbox_store import InboxStore
+from gateway.billing.model import PLATFORM_ACCOUNT, Purchase, PurchaseState
+from gateway.billing.ports import (
+    AccountFacts,
+    CheckoutFacts,
+    DisputeFacts,
+    InvoiceFacts,
+    PaymentFacts,
+    Payments,
+    PaymentsRefused,
+    RefundFacts,
+    SubscriptionFacts,
+)
+from gateway.billing.reversals import Reversals
+from gateway.billing.sellers import NotOurs as NotOurs
+from gateway.billing.sellers import Rejected as Rejected
+from gateway.billing.sellers import Sellers, micro, paid_for
+from gateway.billing.store import Store
+from gateway.core.clock import Clock, now_ms
+from gateway.core.words import LotSource
+from gateway.ledger.model import Fees, GrantRequest, WalletKey
+from gateway.ledger.service import Ledger
+from gateway.trail.model import Act
+
+ACTOR: Final = "stripe"
+_DAY_MS: Final = 86_400_000
+_UNPAID: Final = ("requires_payment_method", "canceled")  # of a payment that was tried and has ended, or waits for another try
+
+
+class Effects:
+    """Every fact. Raises NotOurs, Rejected, PaymentsDown, PaymentsRefused, SqlDown, and the books' InvalidRequest, Conflict."""
+
+    def __init__(
+        self, payments: Payments, store: Store, rows: InboxStore, wallets: Wallets, ledger: Ledger, clock: Clock
+    ) -> None:
+        self.payments = payments
+        self._store = store
+        self._rows = rows
+        self._wallets = wallets
+        self._ledger = ledger
+        self._clock = clock
+        self._sellers = Sellers(payments, store, ledger)
+        self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock)
+        self._reversals = Reversals(payments, wallets, ledger, self._sellers, self.payment)
+
+    async def checkout(self, account_id: str, session_id: str) -> None:
+        """A checkout session ended: with a payment, with a subscription, or with neither."""
+        facts = await self.payments.checkout_session(account_id, session_id)
+        wallet = await self._sellers.wallet_of(account_id, facts.metadata)
+        if facts.subscription_id is not None:
+            await self.subscription(account_id, facts.subscription_id, 0)
+        elif facts.status == "expired":
+            await self._end(wallet, facts, PurchaseState.EXPIRED)
+        elif facts.payment_id is not None:
+            payment = await self.payments.payment(account_id, facts.payment_id)
+            if payment.status in _UNPAID:
+                await self._end(wallet, facts, PurchaseState.FAILED)
+            else:
+                await self.payment(account_id, payment)
+
+    async def payment(self, account_id: str, facts: PaymentFacts) -> None:
+        """A payment, as far as it has come: one that succeeded is granted, by its own id."""
+        if facts.metadata is None and facts.invoice_id is not None:
+            await self.invoice(account_id, await self.payments.invoice(account_id, facts.invoice_id))
+            return
+        wallet = await self._sellers.wallet_of(account_id, facts.metadata)
+        assert facts.metadata is not None
+        purchase = await self._store.purchase(wallet.enterprise_id, facts.metadata.purchase_id)
+        if purchase is None or (purchase.wallet, purchase.account_id) != (wallet, account_id):
+            raise Rejected(f"there is no purchase {facts.metadata.purchase_id or 'behind it'} of that buyer on that account")
+        if facts.status != "succeeded":
+            if purchase.is_automatic and facts.status in _UNPAID:  # in a checkout, the buyer may try another card
+                await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.FAILED, now_ms(self._clock))
+            return
+        await self._grant(wallet, purchase, facts)
+        at_ms = now_ms(self._clock)
+        await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.PAID, at_ms, facts.payment_id)
+
+    async def _grant(self, wallet: WalletKey, purchase: Purchase, facts: PaymentFacts) -> None:
+        asset = await self._sellers.asset_of(wallet)
+        plan = await self._store.plan(purchase.plan_id)
+        expires_at_ms = None
+        if plan is not None and plan.lot_days is not None:
+            # From the payment on; one that is heard of too late lasts a day all the same.
+            expires_at_ms = max(facts.created_at_ms + plan.lot_days * _DAY_MS, now_ms(self._clock) + _DAY_MS)
+        op_id = f"payment:{facts.payment_id}"
+        request = GrantRequest(
+            wallet=wallet,
+            amount_micro=purchase.grant_micro,
+            asset=asset,
+            source=LotSource.PAID,
+            op_id=op_id,
+            actor=ACTOR,
+            reason=f"purchase {purchase.id} of plan {purchase.plan_id}",
+            expires_at_ms=expires_at_ms,
+            external_ref=facts.payment_id,
+            role="system",
+            fees=Fees(platform_micro=micro(facts.fee_minor, facts.currency)),
+            paid=paid_for(facts.amount_minor, facts.currency, asset, purchase.grant_micro),
+        )
+        await self._wallets.grant(request, fingerprint=op_id)
+        if facts.stripe_fee_minor:
+            kept = micro(facts.stripe_fee_minor, facts.currency)
+            await self._ledger.payments.processing_fee(wallet, facts.payment_id, kept, ACTOR)
+
+    async def _end(self, wallet: WalletKey, facts: CheckoutFacts, state: PurchaseState) -> None:
+        assert facts.metadata is not None
+        await self._rows.end_purchase(wallet.enterprise_id, facts.metadata.purchase_id, state, now_ms(self._clock))
+
+    async def invoice(self, account_id: str, facts: InvoiceFacts) -> None:
+        """An invoice, as far as it has come: one that is paid grants its period's allowance."""
+        await self._allowances.invoice(account_id, facts)
+
+    async def subscription(
+        self, account_id: str, subscription_id: str, as_of_ms: int, facts: SubscriptionFacts | None = None
+    ) -> None:
+        """Where a subscription stands. `as_of_ms`: by Stripe's clock. `facts`: as it was seen just now."""
+        await self._allowances.subscription(account_id, subscription_id, as_of_ms, facts)
+
+    async def refund(self, account_id: str, facts: RefundFacts) -> None:
+        """Money that went back, or did not after all."""
+        await self._reversals.refund(account_id, facts)
+
+    async def dispute(self, account_id: str, facts: DisputeFacts) -> None:
+        """A dispute, wherever it stands."""
+        await self._reversals.dispute(account_id, facts)
+
+    async def account(self, account_id: str) -> None:
+        """Whether a creator's account can sell: it cannot once its owner has taken our access away."""
+        held = None if account_id == PLATFORM_ACCOUNT else await self._store.account_by_id(account_id)
+        if held is None:
+            raise Rejected(f"no creator has the account {account_id or 'of the platform'}")
+        facts: AccountFacts | None = None
+        try:
+            facts = await self.payments.account(account_id)
+        except PaymentsRefused as refused:
+            if not refused.is_revoked:
+                raise
+        state, wanted = state_after(held.state, facts), facts.wanted if facts else ()
+        line = Act("billing_account.update", "system", ACTOR, account_id, user_id=held.user_id)
+        await self._store.set_account(account_id, state, wanted, now_ms(self._clock), line)

@@ -1,0 +1,232 @@
+"""Webhooks, how far the reconciler has looked, and what became of sales, as rows. Raises SqlDown, SqlRefused.
+
+The platform's database has the first two, without a word of what a webhook says. Sales are in their seller's database.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.billing.model import AccountState, InboxEvent, InboxState, PurchaseState, Subscription
+from gateway.db.engines import Databases
+from gateway.db.faults import SqlRefused, named_faults
+from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, billing_marks, webhooks
+from gateway.ledger.model import WalletKey
+from gateway.trail import store as trail
+from gateway.trail.model import Act
+
+_REASON_CHARS_MAX: Final = 500
+_TIMES: Final = ("created_at", "received_at", "due_at", "handled_at", "period_start", "period_end", "as_of", "grace_until")
+
+
+class InboxStore:
+    """Reads and writes of the inbox and of what it changes. Stateless."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+
+    # ---- webhooks ------------------------------------------------------------------------------
+
+    async def add(self, event: InboxEvent) -> bool:
+        """Insert, and commit; False when this endpoint was told of this event before."""
+        if await self._has(event):
+            return False
+        try:
+            async with self._writing(None) as conn:
+                await conn.execute(sa.insert(webhooks).values(**_columns(event)))
+        except SqlRefused:
+            if not await self._has(event):
+                raise  # it was something else that was refused
+            return False
+        return True
+
+    async def _has(self, event: InboxEvent) -> bool:
+        rule = sa.and_(webhooks.c.endpoint == event.endpoint, webhooks.c.event_id == event.event_id)
+        async with self._reading(None) as conn:
+            return (await conn.execute(sa.select(webhooks.c.id).where(rule))).first() is not None
+
+    async def claim(self, now_ms: int, lease_ms: int, count: int) -> list[InboxEvent]:
+        """Those that wait and are due, oldest first, for this caller alone until the lease ends. `attempts` counts this one."""
+        waiting = webhooks.c.state == InboxState.WAITING.value
+        query = sa.select(*webhooks.c).where(waiting, webhooks.c.due_at <= now_ms).order_by(webhooks.c.due_at).limit(count)
+        async with self._reading(None) as conn:
+            found = [_event(row) for row in (await conn.execute(query)).mappings()]
+        claimed = []
+        for event in found:
+            taken = msgspec.structs.replace(event, attempts=event.attempts + 1, due_at_ms=now_ms + lease_ms)
+            rule = sa.and_(webhooks.c.id == event.id, waiting, webhooks.c.attempts == event.attempts)
+            values = {"attempts": taken.attempts, "due_at": taken.due_at_ms}
+            async with self._writing(None) as conn:
+                if (await conn.execute(sa.update(webhooks).where(rule).values(**values))).rowcount:
+                    claimed.append(taken)
+        return claimed
+
+    async def finish(self, event: InboxEvent, state: InboxState, reason: str, now_ms: int) -> None:
+        """What became of a claimed one; nothing when another has claimed it since, and it is not done."""
+        rule = sa.and_(webhooks.c.id == event.id, webhooks.c.state == InboxState.WAITING.value)
+        if state != InboxState.DONE:
+            rule = sa.and_(rule, webhooks.c.attempts == event.attempts)
+        values = {"state": state.value, "reason": _short(reason), "handled_at": now_ms}
+        async with self._writing(None) as conn:
+            await conn.execute(sa.update(webhooks).where(rule).values(**values))
+
+    async def put_off(self, event: InboxEvent, due_at_ms: int, reason: str) -> None:
+        """A claimed one is tried again then, unless another has claimed it since."""
+        rule = sa.and_(webhooks.c.id == event.id, webhooks.c.attempts == event.attempts)
+        rule = sa.and_(rule, webhooks.c.state == InboxState.WAITING.value)
+        async with self._writing(None) as conn:
+            await conn.execute(sa.update(webhooks).where(rule).values(due_at=due_at_ms, reason=_short(reason)))
+
+    async def replay(self, event_id: str, now_ms: int, act: Act) -> InboxEvent | None:
+        """Whatever became of it, it is acted upon again; None when there is none."""
+        values = {"state": InboxState.WAITING.value, "attempts": 0, "due_at": now_ms, "reason": "", "handled_at": None}
+        async with self._writing(None) as conn:
+            row = (await conn.execute(sa.select(*webhooks.c).where(webhooks.c.id == event_id))).mappings().first()
+            if row is None:
+                return None
+            await conn.execute(sa.update(webhooks).where(webhooks.c.id == event_id).values(**values))
+            line = msgspec.structs.replace(act, before={"state": row["state"], "reason": row["reason"]})
+            await trail.append(conn, trail.trail_of(None), line, now_ms)
+        return _event({**row, **values})
+
+    async def events(self, state: str | None, after: str | None, count: int) -> list[InboxEvent]:
+        """Newest first, by our id; of one state, or all."""
+        query = sa.select(*webhooks.c).order_by(webhooks.c.id.desc()).limit(count)
+        if state is not None:
+            query = query.where(webhooks.c.state == state)
+        if after is not None:
+            query = query.where(webhooks.c.id < after)
+        async with self._reading(None) as conn:
+            return [_event(row) for row in (await conn.execute(query)).mappings()]
+
+    async def forget(self, before_ms: int) -> int:
+        """Drop what was done, or ignored, and due before then; how many it were. What failed stays for an operator."""
+        over = webhooks.c.state.in_((InboxState.DONE.value, InboxState.IGNORED.value))
+        async with self._writing(None) as conn:
+            return int((await conn.execute(sa.delete(webhooks).where(over, webhooks.c.due_at < before_ms))).rowcount)
+
+    # ---- the reconciler's marks ----------------------------------------------------------------
+
+    async def mark(self, account_id: str) -> int | None:
+        """How far an account was looked at; None: never."""
+        query = sa.select(billing_marks.c.looked_until).where(billing_marks.c.account_id == account_id)
+        async with self._reading(None) as conn:
+            looked: int | None = await conn.scalar(query)
+        return looked
+
+    async def set_mark(self, account_id: str, until_ms: int) -> None:
+        """It was looked at until then; a later mark stays."""
+        of = billing_marks.c
+        async with self._writing(None) as conn:
+            stands = await conn.scalar(sa.select(of.looked_until).where(of.account_id == account_id).with_for_update())
+            if stands is None:
+                await conn.execute(sa.insert(billing_marks).values(account_id=account_id, looked_until=until_ms))
+            elif stands < until_ms:
+                await conn.execute(sa.update(billing_marks).where(of.account_id == account_id).values(looked_until=until_ms))
+
+    async def accounts(self) -> list[str]:
+        """Stripe's ids of the creators' accounts that let us in."""
+        of = billing_accounts.c
+        query = sa.select(of.account_id).where(of.state != AccountState.DEAUTHORIZED.value).order_by(of.account_id)
+        async with self._reading(None) as conn:
+            return list((await conn.execute(query)).scalars())
+
+    # ---- sales ---------------------------------------------------------------------------------
+
+    async def end_purchase(
+        self, enterprise_id: str | None, purchase_id: str, state: PurchaseState, at_ms: int, payment_id: str | None = None
+    ) -> bool:
+        """A purchase goes forward: paid whatever it was, failed or expired only while it is open. False: it stays."""
+        table = _sales(enterprise_id)["purchases"]
+        may = table.c.state != PurchaseState.PAID.value
+        values: dict[str, Any] = {"state": state.value, "ended_at": at_ms}
+        if state == PurchaseState.PAID:
+            values["payment_id"] = payment_id
+        else:
+            may = table.c.state == PurchaseState.OPEN.value
+        async with self._writing(enterprise_id) as conn:
+            done = await conn.execute(sa.update(table).where(table.c.id == purchase_id, may).values(**values))
+            return bool(done.rowcount)
+
+    async def subscription(self, enterprise_id: str | None, subscription_id: str) -> Subscription | None:
+        """One, by Stripe's id."""
+        table = _sales(enterprise_id)["subscriptions"]
+        query = sa.select(*table.c).where(table.c.subscription_id == subscription_id)
+        async with self._reading(enterprise_id) as conn:
+            row = (await conn.execute(query)).mappings().first()
+        return None if row is None else _subscription(enterprise_id, row)
+
+    async def put_subscription(self, held: Subscription | None, now: Subscription) -> bool:
+        """Insert or change; False when the row is not what `held` says: somebody looked at Stripe in between."""
+        table, values = _sales(now.wallet.enterprise_id)["subscriptions"], _columns(now)
+        values["owner"] = values.pop("wallet")["owner"]
+        values["cancel_at_period_end"] = int(now.cancel_at_period_end)
+        if held is None:
+            try:
+                async with self._writing(now.wallet.enterprise_id) as conn:
+                    await conn.execute(sa.insert(table).values(**values))
+            except SqlRefused:
+                if await self.subscription(now.wallet.enterprise_id, now.subscription_id) is None:
+                    raise
+                return False
+            return True
+        known = _columns(held)
+        same = [table.c[name].is_not_distinct_from(known[name]) for name in ("state", "plan_id", "as_of", "period_end")]
+        same.append(table.c.cancel_at_period_end == int(held.cancel_at_period_end))
+        rule = sa.and_(table.c.subscription_id == held.subscription_id, *same)
+        async with self._writing(now.wallet.enterprise_id) as conn:
+            return bool((await conn.execute(sa.update(table).where(rule).values(**values))).rowcount)
+
+    async def open_purchases(self, enterprise_id: str | None, before_ms: int, count: int) -> list[tuple[str, str]]:
+        """(account, checkout session) of purchases that are still open since before then, the latest first."""
+        table = _sales(enterprise_id)["purchases"]
+        query = (
+            sa.select(table.c.account_id, table.c.session_id)
+            .where(table.c.state == PurchaseState.OPEN.value, table.c.created_at < before_ms, table.c.session_id.is_not(None))
+            .order_by(table.c.created_at.desc())
+            .limit(count)
+        )
+        async with self._reading(enterprise_id) as conn:
+            return [(row[0], row[1]) for row in await conn.execute(query)]
+
+    async def _engine(self, enterprise_id: str | None) -> AsyncEngine:
+        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
+
+    @asynccontextmanager
+    async def _reading(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
+        with named_faults():
+            async with (await self._engine(enterprise_id)).connect() as conn:
+                yield conn
+
+    @asynccontextmanager
+    async def _writing(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
+        with named_faults():
+            async with (await self._engine(enterprise_id)).begin() as conn:
+                yield conn
+
+
+def _sales(enterprise_id: str | None) -> Mapping[str, sa.Table]:
+    return PLATFORM_SALES if enterprise_id is None else APP_SALES
+
+
+def _columns(value: msgspec.Struct) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(value)
+    return {name.removesuffix("_ms") if name.removesuffix("_ms") in _TIMES else name: each for name, each in fields.items()}
+
+
+def _event(row: Mapping[Any, Any]) -> InboxEvent:
+    return InboxEvent(**{f"{name}_ms" if name in _TIMES else name: each for name, each in row.items()})
+
+
+def _subscription(enterprise_id: str | None, row: Mapping[Any, Any]) -> Subscription:
+    fields = {f"{name}_ms" if name in _TIMES else name: each for name, each in row.items() if name != "owner"}
+    fields["cancel_at_period_end"] = bool(row["cancel_at_period_end"])
+    return Subscription(**fields, wallet=WalletKey(row["owner"], enterprise_id))
+
+
+def _short(reason: str) -> str:
+    return reason.replace("\0", "")[:_REASON_CHARS_MAX]

@@ -1,0 +1,56 @@
+"""Micro-units of a currency and the minor units in which Stripe counts it: the one table, exact both ways.
+
+Stripe counts in the smallest unit of a currency: cents, but whole yen, and thousandths of a dinar. Its list
+(docs.stripe.com/currencies) is not ISO 4217's in every line: it counts ISK and UGX with two decimals, for the sake of old
+callers, where they have none; such amounts must be whole, which `check` holds to.
+"""
+
+from typing import Final
+
+from gateway.core.money import AMOUNT_MICRO_MAX, MICRO, TOK, is_asset
+
+_NONE: Final = frozenset(
+    ["BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"]
+)
+_THREE: Final = frozenset(("BHD", "JOD", "KWD", "OMR", "TND"))
+# Counted in hundredths, though there are none; and in thousandths, of which the last must be 0.
+_WHOLE: Final = frozenset(("ISK", "UGX"))
+_STEP: Final = dict.fromkeys(_WHOLE, 100) | dict.fromkeys(_THREE, 10)
+AMOUNT_MINOR_MAX: Final = 99_999_999  # eight digits, which is what Stripe takes of most currencies
+
+
+def decimals(currency: str) -> int:
+    """How many decimals Stripe's amounts in a currency have. ValueError for what is no currency, such as TOK."""
+    if not is_asset(currency) or currency == TOK:
+        raise ValueError(f"{currency!r} is no currency")
+    if currency in _NONE:
+        return 0
+    return 3 if currency in _THREE else 2
+
+
+def check(amount_minor: int, currency: str) -> int:
+    """An amount that can be asked of a buyer: above 0, at most AMOUNT_MINOR_MAX, in the currency's steps. ValueError."""
+    decimals(currency)
+    if not 0 < amount_minor <= AMOUNT_MINOR_MAX:
+        raise ValueError(f"an amount is 1 to {AMOUNT_MINOR_MAX} minor units")
+    step = _STEP.get(currency, 1)
+    if amount_minor % step:
+        raise ValueError(f"amounts in {currency} are multiples of {step} minor units")
+    return amount_minor
+
+
+def micro_from_minor(amount_minor: int, currency: str) -> int:
+    """Micro-units of an amount of minor units; exact, as no currency has more than six decimals."""
+    return amount_minor * _micro_per_minor(currency)
+
+
+def minor_from_micro(amount_micro: int, currency: str) -> int:
+    """Minor units of an amount of micro-units. ValueError when it is not a whole number of them."""
+    amount_minor, rest = divmod(amount_micro, _micro_per_minor(currency))
+    if rest or abs(amount_micro) > AMOUNT_MICRO_MAX:
+        raise ValueError(f"{amount_micro} micro-units are not a whole number of minor units of {currency}")
+    return amount_minor
+
+
+def _micro_per_minor(currency: str) -> int:
+    return MICRO // int(10 ** decimals(currency))

@@ -1,0 +1,171 @@
+"""Values of this room. Amounts of money are integer minor units of a currency (`minor_units`) where they are Stripe's
+(`_minor`), micro-units of a wallet's asset where they are ours (`_micro`); times are Unix milliseconds.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from gateway.ledger.model import WalletKey
+
+PLATFORM_ACCOUNT: Final = ""  # where an account's id is wanted: the platform's own
+
+
+class PlanKind(StrEnum):
+    """What a buyer pays for: once, or again each period."""
+
+    PACKAGE = "package"
+    SUBSCRIPTION = "subscription"
+
+
+class PurchaseState(StrEnum):
+    """Of one payment that a buyer was sent to, or that was taken from a saved method. It only goes forward."""
+
+    OPEN = "open"
+    PAID = "paid"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class SubscriptionState(StrEnum):
+    """Stripe's words for where a subscription stands."""
+
+    INCOMPLETE = "incomplete"
+    INCOMPLETE_EXPIRED = "incomplete_expired"
+    TRIALING = "trialing"
+    ACTIVE = "active"
+    PAST_DUE = "past_due"
+    UNPAID = "unpaid"
+    PAUSED = "paused"
+    CANCELED = "canceled"
+
+
+class AccountState(StrEnum):
+    """Of a creator's account at Stripe."""
+
+    ONBOARDING = "onboarding"  # Stripe still wants something
+    ACTIVE = "active"  # charges can be taken
+    RESTRICTED = "restricted"  # they could, and cannot now
+    DEAUTHORIZED = "deauthorized"  # the creator took our access away
+
+
+class InboxState(StrEnum):
+    """Of one webhook."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    IGNORED = "ignored"  # of a type, or about an object, that concerns us not
+    FAILED = "failed"  # after the last attempt, or refused for a reason that stays
+
+
+class Interval(StrEnum):
+    """The unit of a subscription's period, as Stripe names it."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a seller offers. Its money is never changed in place: a changed plan is another one, and this one is archived.
+
+    `grant_micro` is what a payment puts into the buyer's wallet, in the wallet's asset. `lot_days`: how long that lasts
+    (None: for ever; a subscription's allowance without it ends with its period). `rollover_max_micro` of a subscription is
+    what of an allowance goes on into the next period at most (0: nothing).
+    """
+
+    id: str
+    enterprise_id: str | None
+    kind: str
+    name: str
+    currency: str
+    price_minor: int
+    grant_micro: int
+    created_at_ms: int
+    interval: str | None = None
+    interval_count: int = 1
+    trial_days: int = 0
+    rollover_max_micro: int = 0
+    lot_days: int | None = None
+    archived_at_ms: int | None = None
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A creator's account at Stripe. `wanted`: what Stripe still asks for, in its words."""
+
+    user_id: str
+    account_id: str
+    state: str
+    wanted: tuple[str, ...]
+    created_at_ms: int
+    updated_at_ms: int
+
+
+class FeeTerm(msgspec.Struct, frozen=True):
+    """The platform's share of each payment in basis points, from a moment on; of one app, or of all of a creator's (None)."""
+
+    user_id: str
+    enterprise_id: str | None
+    effective_at_ms: int
+    fee_bp: int
+    created_at_ms: int
+    actor: str
+
+
+class Purchase(msgspec.Struct, frozen=True):
+    """One payment for a package: of a checkout, or taken from a saved method by automatic top-up.
+
+    `payment_id` is Stripe's payment intent, known once there is one; the lot that it grants has it as `external_ref`.
+    """
+
+    id: str
+    wallet: WalletKey
+    plan_id: str
+    account_id: str
+    state: str
+    amount_minor: int
+    currency: str
+    fee_minor: int
+    grant_micro: int
+    created_at_ms: int
+    session_id: str | None = None
+    payment_id: str | None = None
+    is_automatic: bool = False
+    ended_at_ms: int | None = None
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """A buyer's subscription, as Stripe told of it last (`as_of_ms`, Stripe's clock)."""
+
+    id: str  # ours, `sub_`
+    wallet: WalletKey
+    plan_id: str
+    account_id: str
+    subscription_id: str  # Stripe's
+    state: str
+    period_start_ms: int
+    period_end_ms: int
+    cancel_at_period_end: bool
+    created_at_ms: int
+    as_of_ms: int
+    grace_until_ms: int | None = None
+
+
+class InboxEvent(msgspec.Struct, frozen=True):
+    """A webhook as it is kept: what it is about, nothing of what it says."""
+
+    id: str  # ours, `whk_`
+    endpoint: str  # `platform` or `connect`
+    event_id: str
+    type: str
+    account_id: str  # "": the platform's own
+    object_id: str
+    created_at_ms: int  # Stripe's clock
+    received_at_ms: int
+    state: str
+    attempts: int = 0
+    due_at_ms: int = 0
+    reason: str = ""
+    handled_at_ms: int | None = None

@@ -1,0 +1,35 @@
+"""What Stripe tells, as the worker, the API and the commands find it."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from gateway.balance.wallets import Wallets
+from gateway.billing.effects import Effects
+from gateway.billing.inbox import Inbox
+from gateway.billing.inbox_store import InboxStore
+from gateway.billing.ports import Payments
+from gateway.billing.reconciler import BillingReconciler
+from gateway.billing.store import Store
+from gateway.core.clock import Clock
+from gateway.db.engines import Databases
+from gateway.ledger.service import Ledger
+
+
+class Receiving:
+    """The inbox, the effects and the reconciler."""
+
+    def __init__(
+        self,
+        payments: Payments,
+        store: Store,
+        databases: Databases,
+        wallets: Wallets,
+        ledger: Ledger,
+        enterprise_ids: Callable[[], Awaitable[Sequence[str]]],
+        endpoints: frozenset[str],
+        clock: Clock,
+    ) -> None:
+        """`endpoints` are those of `inbox.ENDPOINTS` that have a secret."""
+        rows = InboxStore(databases)
+        self.effects = Effects(payments, store, rows, wallets, ledger, clock)
+        self.inbox = Inbox(rows, payments, self.effects, endpoints, clock)
+        self.reconciler = BillingReconciler(payments, rows, self.effects, enterprise_ids, clock)

@@ -1,0 +1,115 @@
+"""Refunds that a seller asks for. Stripe makes them; what they take from the wallet is posted when Stripe tells of them."""
+
+import msgspec
+
+from gateway.billing import minor_units
+from gateway.billing.acts import managed_seller, op_of, sale_act
+from gateway.billing.connect import Connect
+from gateway.billing.model import PurchaseState
+from gateway.billing.ports import Payments, PaymentsRefused, RefundFacts
+from gateway.billing.store import Store
+from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.limits import REASON_CHARS_MAX
+from gateway.identity.model import Actor, App
+from gateway.identity.registry import Registry
+from gateway.ledger.model import WalletKey
+
+
+class Paid(msgspec.Struct, frozen=True):
+    """A payment that can be given back: of a purchase, or of a subscription's invoice."""
+
+    wallet: WalletKey
+    account_id: str
+    payment_id: str
+    amount_minor: int
+    currency: str
+    has_fee: bool
+    purchase_id: str | None = None
+
+
+class Refunding:
+    """Raises PaymentsDown and PaymentsRefused besides what each method says."""
+
+    def __init__(self, store: Store, registry: Registry, payments: Payments, connect: Connect, clock: Clock) -> None:
+        self._store = store
+        self._registry = registry
+        self._payments = payments
+        self._connect = connect
+        self._clock = clock
+
+    async def refund(
+        self,
+        actor: Actor,
+        enterprise_id: str | None,
+        key: str,
+        *,
+        purchase_id: str | None = None,
+        payment_id: str | None = None,
+        amount_micro: int | None = None,
+        reason: str = "",
+    ) -> tuple[Paid, RefundFacts]:
+        """Ask Stripe to give back a purchase or, by Stripe's id, any payment to this seller: all of it or a part, with the
+        platform's share of it. InvalidRequest, NotFound, Forbidden, Conflict.
+        """
+        seller = await managed_seller(self._registry, actor, enterprise_id)
+        if len(reason) > REASON_CHARS_MAX:
+            raise InvalidRequest(f"`reason` may have at most {REASON_CHARS_MAX} characters", param="reason")
+        if purchase_id is not None and payment_id is None:
+            paid = await self._purchase(enterprise_id, purchase_id)
+        elif payment_id is not None and purchase_id is None:
+            paid = await self._payment(seller, payment_id)
+        else:
+            raise InvalidRequest("Name either `purchase_id` or `payment_id`.", param="purchase_id")
+        amount_minor = _amount(paid, amount_micro)
+        op_id = op_of("refund", actor.role, paid.payment_id, key)
+        facts = await self._payments.refund(op_id, paid.account_id, paid.payment_id, amount_minor, return_fee=paid.has_fee)
+        after = {"payment_id": paid.payment_id, "amount_minor": amount_minor, "currency": paid.currency}
+        line = sale_act(actor, "refund.ask", facts.refund_id, seller, paid.wallet, reason=reason, after=after)
+        await self._store.note(enterprise_id, line, now_ms(self._clock))
+        return paid, facts
+
+    async def _purchase(self, enterprise_id: str | None, purchase_id: str) -> Paid:
+        found = await self._store.purchase(enterprise_id, purchase_id)
+        if found is None:
+            raise NotFound("There is no such purchase.", param="purchase_id")
+        if found.state != PurchaseState.PAID or found.payment_id is None:
+            raise Conflict(f"This purchase is {found.state}: there is nothing to refund.", param="purchase_id")
+        has_fee = found.fee_minor > 0
+        amount = found.amount_minor
+        return Paid(found.wallet, found.account_id, found.payment_id, amount, found.currency, has_fee, found.id)
+
+    async def _payment(self, seller: App | None, payment_id: str) -> Paid:
+        """A creator's account takes the payments of all its apps, and of whatever else it sells: what we wrote on each tells."""
+        missing = NotFound("There is no such payment.", param="payment_id")
+        account_id = await self._connect.existing_account(seller)
+        try:
+            found = await self._payments.payment(account_id, payment_id)
+        except PaymentsRefused as refused:
+            if refused.code == "resource_missing":
+                raise missing from refused
+            raise
+        metadata = found.metadata
+        if found.invoice_id is not None:
+            metadata = (await self._payments.invoice(account_id, found.invoice_id)).metadata
+        if metadata is None or metadata.enterprise_id != (seller.enterprise_id if seller else None):
+            raise missing
+        if found.status != "succeeded":
+            raise Conflict("This payment has not succeeded: there is nothing to refund.", param="payment_id")
+        wallet = WalletKey(metadata.owner, metadata.enterprise_id)
+        has_fee = found.fee_minor > 0
+        return Paid(
+            wallet, account_id, found.payment_id, found.amount_minor, found.currency, has_fee, metadata.purchase_id or None
+        )
+
+
+def _amount(paid: Paid, amount_micro: int | None) -> int:
+    if amount_micro is None:
+        return paid.amount_minor
+    try:
+        amount_minor = minor_units.minor_from_micro(amount_micro, paid.currency)
+    except ValueError as wrong:
+        raise InvalidRequest(f"`amount_micro` is no amount of {paid.currency}: {wrong}", param="amount_micro") from wrong
+    if not 0 < amount_minor <= paid.amount_minor:
+        raise InvalidRequest("A refund is above 0 and at most what was paid.", param="amount_micro")
+    return amount_minor

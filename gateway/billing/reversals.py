@@ -1,0 +1,149 @@
+"""Money that goes back: refunds, whoever made them, and disputes, in whatever order they are told.
+
+Each first makes sure that the payment behind it is in the books, so that one which is told before its payment finds it.
+
+A refund counts once its money has moved (`succeeded`): a pending one may still fail, and is told again when it is decided. Stripe
+returns the platform's share only with refunds that were asked for so; with any other, as from a creator's own dashboard,
+we return the same part of it. A refund that failed after all is corrected; what was returned of the share stays returned,
+as Stripe takes none of it back.
+
+A dispute is followed by its state as it is now, not by what was told: while it is open what is left is frozen, a lost one takes
+the money that Stripe withdrew, a won one frees it, and one that was lost and won by the bank's change of mind is
+reinstated. An inquiry (`warning_...`) has taken no money, and changes nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+from weakref import WeakValueDictionary
+
+from gateway.balance.wallets import Wallets
+from gateway.billing.ports import DisputeFacts, PaymentFacts, Payments, RefundFacts
+from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro
+from gateway.ledger.model import (
+    DISPUTE_LOST,
+    FEE_EXPENSE,
+    CorrectionRequest,
+    DisputeRequest,
+    PaymentStanding,
+    RefundRequest,
+    WalletKey,
+)
+from gateway.ledger.service import Ledger
+
+_ACTOR: Final = "stripe"
+_FAILED: Final = ("failed", "canceled")
+_OPEN: Final = ("needs_response", "under_review")
+
+
+class Reversals:
+    """Refunds and disputes. Raises as `Effects`."""
+
+    def __init__(
+        self,
+        payments: Payments,
+        wallets: Wallets,
+        ledger: Ledger,
+        sellers: Sellers,
+        granted: Callable[[str, PaymentFacts], Awaitable[None]],
+    ) -> None:
+        """`granted` makes sure that a payment is in the books."""
+        self._payments = payments
+        self._wallets = wallets
+        self._ledger = ledger
+        self._sellers = sellers
+        self._granted = granted
+        # Two refunds of one payment share what is left of its fee.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def refund(self, account_id: str, facts: RefundFacts) -> None:
+        """A refund, as far as it has come."""
+        if not facts.payment_id:
+            raise NotOurs("it is of no payment intent")
+        if facts.status in _FAILED:
+            await self._failed(account_id, facts)
+            return
+        if facts.status != "succeeded":
+            raise NotOurs(f"the refund is {facts.status}: it counts once it has succeeded")
+        lock = self._locks.setdefault(facts.payment_id, asyncio.Lock())
+        async with lock:
+            wallet, payment = await self._payment(account_id, facts.payment_id)
+            posted = await self._ledger.payments.posted_as(wallet.enterprise_id, f"refund:{facts.refund_id}")
+            returned = 0
+            if posted is None:
+                returned = await self._fee(wallet, payment, facts)
+            else:
+                returned = sum(entry.amount_micro for entry in posted.entries if entry.account.kind == FEE_EXPENSE)
+            request = RefundRequest(
+                wallet=wallet,
+                payment_ref=payment.payment_id,
+                refund_ref=facts.refund_id,
+                amount_micro=micro(facts.amount_minor, facts.currency),
+                actor=_ACTOR,
+                fee_returned_micro=returned,
+            )
+            await self._wallets.deliver(await self._ledger.payments.refund(request))
+
+    async def _fee(self, wallet: WalletKey, payment: PaymentFacts, facts: RefundFacts) -> int:
+        """What of the platform's share went back with a refund: what Stripe returned, or else what we return now."""
+        if facts.fee_returned_minor:
+            return micro(facts.fee_returned_minor, facts.currency)
+        standing = await self._ledger.payments.standing(wallet, payment.payment_id)
+        if standing is None or payment.fee_id is None or not standing.fee_micro:
+            return 0
+        share = _share(standing, payment, facts)
+        if share:
+            # Before the books have it: a crash in between is repeated under the same name within Stripe's day.
+            await self._payments.return_fee(f"fee of {facts.refund_id}", payment.fee_id, share)
+        return micro(share, facts.currency)
+
+    async def _failed(self, account_id: str, facts: RefundFacts) -> None:
+        wallet, _ = await self._payment(account_id, facts.payment_id)
+        posted = await self._ledger.payments.posted_as(wallet.enterprise_id, f"refund:{facts.refund_id}")
+        if posted is None:
+            raise NotOurs("the refund failed, and was never counted")
+        request = CorrectionRequest(
+            wallet.enterprise_id, posted.id, f"refund:{facts.refund_id}:failed", _ACTOR, "the refund failed", fee_stays=True
+        )
+        await self._wallets.deliver(await self._ledger.payments.correct(request))
+
+    async def dispute(self, account_id: str, facts: DisputeFacts) -> None:
+        """A dispute, wherever it stands."""
+        if not facts.payment_id:
+            raise NotOurs("it is of no payment intent")
+        wallet, payment = await self._payment(account_id, facts.payment_id)
+        amount = micro(facts.amount_minor, facts.currency)
+        request = DisputeRequest(wallet, payment.payment_id, facts.dispute_id, amount, _ACTOR)
+        books, name = self._ledger.payments, f"dispute:{facts.dispute_id}"
+        opened = await books.posted_as(wallet.enterprise_id, f"{name}:opened")
+        closed = await books.posted_as(wallet.enterprise_id, f"{name}:closed")
+        if facts.status in _OPEN:
+            if closed is None:
+                await self._wallets.deliver(await books.dispute_opened(request))
+        elif facts.status == "lost" and facts.withdrawn_minor:
+            if closed is not None and closed.kind != DISPUTE_LOST:
+                raise Rejected("it was won, and is lost now: this takes a person to see to it")
+            await self._wallets.deliver(await books.dispute_closed(request, won=False))
+        elif closed is not None and closed.kind == DISPUTE_LOST:
+            await self._wallets.deliver(await books.reinstate(request))
+        elif opened is not None or facts.status == "won":
+            await self._wallets.deliver(await books.dispute_closed(request, won=True))
+        else:
+            raise NotOurs(f"a dispute that is {facts.status} has taken nothing")
+
+    async def _payment(self, account_id: str, payment_id: str) -> tuple[WalletKey, PaymentFacts]:
+        """The payment behind it, which is in the books when this returns."""
+        payment = await self._payments.payment(account_id, payment_id)
+        wallet = await self._sellers.payer_of(account_id, payment)
+        if await self._ledger.payments.standing(wallet, payment_id) is None:
+            await self._granted(account_id, payment)
+        return wallet, payment
+
+
+def _share(standing: PaymentStanding, payment: PaymentFacts, facts: RefundFacts) -> int:
+    """Minor units of the platform's share that go with a refund: its part, rounded half up; with the last, all that is left."""
+    unit = micro(1, facts.currency)
+    left = standing.fee_micro // unit
+    if standing.gone_micro + micro(facts.amount_minor, facts.currency) >= standing.paid_micro:
+        return left
+    return min(left, (2 * payment.fee_minor * facts.amount_minor + payment.amount_minor) // (2 * payment.amount_minor))

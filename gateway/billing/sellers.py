@@ -1,0 +1,78 @@
+"""Whose an object at Stripe is: what its metadata says, believed only where the account that it lies in bears it out."""
+
+from gateway.billing.minor_units import micro_from_minor
+from gateway.billing.model import PLATFORM_ACCOUNT
+from gateway.billing.ports import Metadata, PaymentFacts, Payments
+from gateway.billing.store import Store
+from gateway.core.errors import InvalidRequest
+from gateway.ledger.model import Paid, WalletKey
+from gateway.ledger.service import Ledger
+
+
+class NotOurs(Exception):
+    """It concerns us not; the text says why."""
+
+
+class Rejected(Exception):
+    """It would concern us, and is wrong in a way that stays; the text says how."""
+
+
+class Sellers:
+    """Finds wallets. Raises NotOurs, Rejected, SqlDown."""
+
+    def __init__(self, payments: Payments, store: Store, ledger: Ledger) -> None:
+        self._payments = payments
+        self._store = store
+        self._ledger = ledger
+
+    async def wallet_of(self, account_id: str, metadata: Metadata | None) -> WalletKey:
+        """The wallet of an object's buyer.
+
+        A creator writes on the own account whatever it likes; so an app must be that creator's, and level 1 is sold on the
+        platform's own account alone.
+        """
+        if metadata is None:
+            raise NotOurs("it does not carry our metadata")
+        wallet = WalletKey(metadata.owner, metadata.enterprise_id)
+        if not wallet.is_valid:
+            raise Rejected("its metadata names nobody that could be")
+        if account_id == PLATFORM_ACCOUNT:
+            if metadata.enterprise_id is not None:
+                raise Rejected(f"a sale of app {metadata.enterprise_id} on the platform's own account")
+            return wallet
+        account = await self._store.account_by_id(account_id)
+        if account is None:
+            raise Rejected(f"no creator has the account {account_id}")
+        if metadata.enterprise_id is None:
+            raise Rejected(f"a sale of the platform's on the account of creator {account.user_id}")
+        app = (await self._ledger.apps([metadata.enterprise_id])).get(metadata.enterprise_id)
+        if app is None:
+            raise Rejected(f"there is no app {metadata.enterprise_id}")
+        if app.user_id != account.user_id:
+            raise Rejected(f"app {metadata.enterprise_id} is not of creator {account.user_id}, whose account it is")
+        return wallet
+
+    async def payer_of(self, account_id: str, payment: PaymentFacts) -> WalletKey:
+        """The wallet that a payment was for, be it of a purchase or of an invoice."""
+        metadata = payment.metadata
+        if metadata is None and payment.invoice_id is not None:
+            metadata = (await self._payments.invoice(account_id, payment.invoice_id)).metadata
+        return await self.wallet_of(account_id, metadata)
+
+    async def asset_of(self, wallet: WalletKey) -> str:
+        """The asset that a wallet holds. NotFound for nobody's."""
+        return (await self._ledger.owner_of(wallet)).asset
+
+
+def micro(amount_minor: int, currency: str) -> int:
+    """Micro-units of what Stripe says; InvalidRequest for a currency that is none."""
+    try:
+        return micro_from_minor(amount_minor, currency)
+    except ValueError as odd:
+        raise InvalidRequest(str(odd), param="currency") from odd
+
+
+def paid_for(amount_minor: int, currency: str, asset: str, granted_micro: int) -> Paid | None:
+    """What was paid, where it is not what is granted."""
+    paid = Paid(currency, micro(amount_minor, currency))
+    return None if paid == Paid(asset, granted_micro) else paid

@@ -1,0 +1,29 @@
+"""The room's services, as the API finds them."""
+
+from gateway.billing.buying import Buying
+from gateway.billing.catalogue import Catalogue
+from gateway.billing.connect import Connect
+from gateway.billing.fees import Fees
+from gateway.billing.ports import Payments
+from gateway.billing.refunding import Refunding
+from gateway.billing.store import Store
+from gateway.core.clock import SYSTEM_CLOCK, Clock
+from gateway.db.engines import Databases
+from gateway.identity.registry import Registry
+
+
+class Billing:
+    """What there is where Stripe's key was given."""
+
+    def __init__(self, payments: Payments, databases: Databases, registry: Registry, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.payments = payments
+        self.store = Store(databases)
+        self.catalogue = Catalogue(self.store, registry, payments, clock)
+        self.connect = Connect(self.store, registry, payments, clock)
+        self.fees = Fees(self.store, registry, clock)
+        self.buying = Buying(self.store, registry, payments, self.catalogue, self.connect, self.fees, clock)
+        self.refunding = Refunding(self.store, registry, payments, self.connect, clock)
+
+    async def close(self) -> None:
+        """Let go of Stripe's connections."""
+        await self.payments.close()

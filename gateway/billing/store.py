@@ -1,0 +1,331 @@
+"""What is offered and what was bought, as rows: SQL of the platform's database, and of each app's for its end users.
+
+Raises SqlDown, SqlRefused. Where a method takes an act, its line in the trail is committed with the change, in the database in
+which the change is: end users are named in their app's alone.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.billing.model import Account, FeeTerm, Plan, Purchase, PurchaseState, Subscription
+from gateway.db.engines import Databases
+from gateway.db.faults import SqlRefused, named_faults
+from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, fee_terms, plan_prices, plans
+from gateway.ledger.model import WalletKey
+from gateway.trail import store as trail
+from gateway.trail.model import Act
+
+T = TypeVar("T")
+
+
+class Taken(Exception):
+    """There is such a row already."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A purchase with the request that it was made by."""
+
+    purchase: Purchase
+    fingerprint: str
+
+
+class Store:
+    """Reads and writes of plans, accounts, shares and sales. Stateless."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+
+    # ---- plans ---------------------------------------------------------------------------------
+
+    async def add_plan(self, plan: Plan, act: Act) -> None:
+        """Insert."""
+        values = _columns(plan) | {"enterprise_id": plan.enterprise_id or ""}
+        async with self._writing(None) as connection:
+            await connection.execute(sa.insert(plans).values(**values))
+            await trail.append(connection, trail.trail_of(None), act, plan.created_at_ms)
+
+    async def plan(self, plan_id: str) -> Plan | None:
+        """One plan, archived or not."""
+        async with self._reading(None) as connection:
+            row = (await connection.execute(sa.select(*plans.c).where(plans.c.id == plan_id))).mappings().first()
+        return None if row is None else _plan(row)
+
+    async def plans(self, enterprise_id: str | None, after: str | None, count: int, *, archived: bool) -> list[Plan]:
+        """A seller's plans, newest first; `archived`: those that are not offered any more among them."""
+        query = sa.select(*plans.c).where(plans.c.enterprise_id == (enterprise_id or ""))
+        if not archived:
+            query = query.where(plans.c.archived_at.is_(None))
+        if after is not None:
+            query = query.where(plans.c.id < after)
+        async with self._reading(None) as connection:
+            found = await connection.execute(query.order_by(plans.c.id.desc()).limit(count))
+            return [_plan(row) for row in found.mappings()]
+
+    async def archive_plan(self, plan_id: str, at_ms: int, act: Act) -> None:
+        """No longer offered; the first time stays."""
+        rule = sa.and_(plans.c.id == plan_id, plans.c.archived_at.is_(None))
+        async with self._writing(None) as connection:
+            changed = await connection.execute(sa.update(plans).where(rule).values(archived_at=at_ms))
+            if changed.rowcount:
+                await trail.append(connection, trail.trail_of(None), act, at_ms)
+
+    async def price(self, plan_id: str, account_id: str) -> str | None:
+        """A plan's price on an account, where it has one."""
+        rule = sa.and_(plan_prices.c.plan_id == plan_id, plan_prices.c.account_id == account_id)
+        async with self._reading(None) as connection:
+            price_id: str | None = await connection.scalar(sa.select(plan_prices.c.price_id).where(rule))
+        return price_id
+
+    async def add_price(self, plan_id: str, account_id: str, product_id: str, price_id: str) -> None:
+        """Keep what Stripe made, unless another process has."""
+        values = {"plan_id": plan_id, "account_id": account_id, "product_id": product_id, "price_id": price_id}
+        await self._add_once(None, plan_prices, values)
+
+    async def plan_of_price(self, account_id: str, price_id: str) -> str | None:
+        """The plan that a price on an account is of."""
+        rule = sa.and_(plan_prices.c.account_id == account_id, plan_prices.c.price_id == price_id)
+        async with self._reading(None) as connection:
+            plan_id: str | None = await connection.scalar(sa.select(plan_prices.c.plan_id).where(rule))
+        return plan_id
+
+    # ---- accounts ------------------------------------------------------------------------------
+
+    async def account(self, user_id: str) -> Account | None:
+        """A creator's account."""
+        return await self._account(billing_accounts.c.user_id == user_id)
+
+    async def account_by_id(self, account_id: str) -> Account | None:
+        """The same, by Stripe's id."""
+        return await self._account(billing_accounts.c.account_id == account_id)
+
+    async def put_account(self, account: Account, act: Act) -> None:
+        """Set a creator's account, or replace it by another."""
+        async with self._writing(None) as connection:
+            await connection.execute(sa.delete(billing_accounts).where(billing_accounts.c.user_id == account.user_id))
+            await connection.execute(sa.insert(billing_accounts).values(**_columns(account)))
+            await trail.append(connection, trail.trail_of(None), act, account.updated_at_ms)
+
+    async def set_account(self, account_id: str, state: str, wanted: Sequence[str], at_ms: int, act: Act) -> None:
+        """How an account stands now; a line in the trail where its state is another one."""
+        rule = billing_accounts.c.account_id == account_id
+        async with self._writing(None) as connection:
+            before = (await connection.execute(sa.select(billing_accounts.c.state).where(rule).with_for_update())).scalar()
+            values = {"state": state, "wanted": list(wanted), "updated_at": at_ms}
+            await connection.execute(sa.update(billing_accounts).where(rule).values(**values))
+            if before not in (None, state):
+                line = msgspec.structs.replace(act, before={"state": before}, after={"state": state})
+                await trail.append(connection, trail.trail_of(None), line, at_ms)
+
+    async def _account(self, rule: sa.ColumnElement[bool]) -> Account | None:
+        async with self._reading(None) as connection:
+            row = (await connection.execute(sa.select(*billing_accounts.c).where(rule))).mappings().first()
+        return None if row is None else _value(Account, {**row, "wanted": tuple(row["wanted"])})
+
+    # ---- shares --------------------------------------------------------------------------------
+
+    async def add_fee_term(self, term: FeeTerm, act: Act) -> None:
+        """Insert; raises Taken when there is one from that very moment."""
+        values = _columns(term) | {"enterprise_id": term.enterprise_id or ""}
+        async with self._writing(None) as connection:
+            try:
+                with named_faults():
+                    await connection.execute(sa.insert(fee_terms).values(**values))
+            except SqlRefused as taken:
+                raise Taken from taken
+            await trail.append(connection, trail.trail_of(None), act, term.created_at_ms)
+
+    async def fee_terms(self, user_id: str | None, count: int) -> list[FeeTerm]:
+        """The latest first; of one creator, or all."""
+        query = sa.select(*fee_terms.c).order_by(fee_terms.c.effective_at.desc(), fee_terms.c.user_id, fee_terms.c.enterprise_id)
+        if user_id is not None:
+            query = query.where(fee_terms.c.user_id == user_id)
+        async with self._reading(None) as connection:
+            found = (await connection.execute(query.limit(count))).mappings().all()
+        return [_value(FeeTerm, {**row, "enterprise_id": row["enterprise_id"] or None}) for row in found]
+
+    async def fee_bp(self, user_id: str, enterprise_id: str, at_ms: int) -> int:
+        """The share in force: the app's own before that of all the creator's apps; 0 without one."""
+        of = fee_terms.c
+        query = (
+            sa.select(of.fee_bp)
+            .where(of.user_id == user_id, of.enterprise_id.in_((enterprise_id, "")), of.effective_at <= at_ms)
+            .order_by(sa.case((of.enterprise_id == "", 1), else_=0), of.effective_at.desc())
+        )
+        async with self._reading(None) as connection:
+            fee_bp: int | None = await connection.scalar(query.limit(1))
+        return fee_bp or 0
+
+    # ---- sales ---------------------------------------------------------------------------------
+
+    async def customer(self, wallet: WalletKey, account_id: str) -> str | None:
+        """The buyer's customer on an account."""
+        of = _sales(wallet.enterprise_id)["customers"].c
+        query = sa.select(of.customer_id).where(of.owner == wallet.owner, of.account_id == account_id)
+        async with self._reading(wallet.enterprise_id) as connection:
+            customer_id: str | None = await connection.scalar(query)
+        return customer_id
+
+    async def add_customer(self, wallet: WalletKey, account_id: str, customer_id: str, at_ms: int) -> None:
+        """Keep what Stripe made, unless another process has."""
+        values = {"owner": wallet.owner, "account_id": account_id, "customer_id": customer_id, "created_at": at_ms}
+        await self._add_once(wallet.enterprise_id, _sales(wallet.enterprise_id)["customers"], values)
+
+    async def add_purchase(self, purchase: Purchase, op_id: str, fingerprint: str, act: Act) -> Asked:
+        """Insert, unless there is one of this op_id: that one then."""
+        enterprise_id = purchase.wallet.enterprise_id
+        table = _sales(enterprise_id)["purchases"]
+        values = {
+            **_columns(purchase),
+            "owner": purchase.wallet.owner,
+            "automatic": int(purchase.is_automatic),
+            "op_id": op_id,
+            "fingerprint": fingerprint,
+        }
+        for name in ("wallet", "is_automatic"):
+            del values[name]
+        try:
+            async with self._writing(enterprise_id) as connection:
+                await connection.execute(sa.insert(table).values(**values))
+                await trail.append(connection, trail.trail_of(enterprise_id), act, purchase.created_at_ms)
+        except SqlRefused:
+            async with self._reading(enterprise_id) as connection:
+                row = (await connection.execute(sa.select(*table.c).where(table.c.op_id == op_id))).mappings().first()
+            if row is None:
+                raise
+            return Asked(_purchase(enterprise_id, row), row["fingerprint"])
+        return Asked(purchase, fingerprint)
+
+    async def open_purchases(self, wallet: WalletKey, since_ms: int) -> int:
+        """How many of a buyer's are open that were opened since."""
+        of = _sales(wallet.enterprise_id)["purchases"].c
+        rule = sa.and_(of.owner == wallet.owner, of.state == PurchaseState.OPEN.value, of.created_at >= since_ms)
+        async with self._reading(wallet.enterprise_id) as connection:
+            return int(await connection.scalar(sa.select(sa.func.count()).where(rule)) or 0)
+
+    async def set_session(self, enterprise_id: str | None, purchase_id: str, session_id: str) -> None:
+        """The checkout session of a purchase; the first stays."""
+        table = _sales(enterprise_id)["purchases"]
+        rule = sa.and_(table.c.id == purchase_id, table.c.session_id.is_(None))
+        async with self._writing(enterprise_id) as connection:
+            await connection.execute(sa.update(table).where(rule).values(session_id=session_id))
+
+    async def fail_purchase(self, enterprise_id: str | None, purchase_id: str, at_ms: int) -> None:
+        """An open purchase that Stripe refused to sell."""
+        table = _sales(enterprise_id)["purchases"]
+        rule = sa.and_(table.c.id == purchase_id, table.c.state == PurchaseState.OPEN.value, table.c.session_id.is_(None))
+        values = {"state": PurchaseState.FAILED.value, "ended_at": at_ms}
+        async with self._writing(enterprise_id) as connection:
+            await connection.execute(sa.update(table).where(rule).values(**values))
+
+    async def purchase(self, enterprise_id: str | None, purchase_id: str) -> Purchase | None:
+        """One purchase."""
+        table = _sales(enterprise_id)["purchases"]
+        async with self._reading(enterprise_id) as connection:
+            row = (await connection.execute(sa.select(*table.c).where(table.c.id == purchase_id))).mappings().first()
+        return None if row is None else _purchase(enterprise_id, row)
+
+    async def purchases(self, enterprise_id: str | None, owner: str | None, after: str | None, count: int) -> list[Purchase]:
+        """Newest first; of one buyer, or all."""
+        table = _sales(enterprise_id)["purchases"]
+        return [_purchase(enterprise_id, row) for row in await self._rows(enterprise_id, table, owner, after, count)]
+
+    async def subscription(self, enterprise_id: str | None, subscription_id: str) -> Subscription | None:
+        """One subscription, by our id."""
+        table = _sales(enterprise_id)["subscriptions"]
+        async with self._reading(enterprise_id) as connection:
+            row = (await connection.execute(sa.select(*table.c).where(table.c.id == subscription_id))).mappings().first()
+        return None if row is None else _subscription(enterprise_id, row)
+
+    async def subscriptions(
+        self, enterprise_id: str | None, owner: str | None, after: str | None, count: int
+    ) -> list[Subscription]:
+        """Newest first; of one buyer, or all."""
+        table = _sales(enterprise_id)["subscriptions"]
+        return [_subscription(enterprise_id, row) for row in await self._rows(enterprise_id, table, owner, after, count)]
+
+    async def note(self, enterprise_id: str | None, act: Act, at_ms: int) -> None:
+        """A line in the trail of what was asked of Stripe, and changes something here when Stripe has done it.
+
+        None for a repetition: the latest line of the same act and subject says the same.
+        """
+        async with self._writing(enterprise_id) as connection:
+            await trail.append_if_new(connection, trail.trail_of(enterprise_id), act, at_ms)
+
+    async def _rows(
+        self, enterprise_id: str | None, table: sa.Table, owner: str | None, after: str | None, count: int
+    ) -> Sequence[Mapping[str, Any]]:
+        query = sa.select(*table.c).order_by(table.c.id.desc()).limit(count)
+        if owner is not None:
+            query = query.where(table.c.owner == owner)
+        if after is not None:
+            query = query.where(table.c.id < after)
+        async with self._reading(enterprise_id) as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def _add_once(self, enterprise_id: str | None, table: sa.Table, values: Mapping[str, Any]) -> None:
+        try:
+            async with self._writing(enterprise_id) as connection:
+                await connection.execute(sa.insert(table).values(**values))
+        except SqlRefused:
+            rule = sa.and_(*[table.c[column.name] == values[column.name] for column in table.primary_key])
+            async with self._reading(enterprise_id) as connection:
+                if (await connection.execute(sa.select(sa.literal(1)).select_from(table).where(rule))).first() is None:
+                    raise
+
+    async def _engine(self, enterprise_id: str | None) -> AsyncEngine:
+        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
+
+    @asynccontextmanager
+    async def _reading(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
+        with named_faults():
+            async with (await self._engine(enterprise_id)).connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _writing(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
+        with named_faults():
+            async with (await self._engine(enterprise_id)).begin() as connection:
+                yield connection
+
+
+def _sales(enterprise_id: str | None) -> Mapping[str, sa.Table]:
+    return PLATFORM_SALES if enterprise_id is None else APP_SALES
+
+
+def _plan(row: Mapping[Any, Any]) -> Plan:
+    return _value(Plan, {**row, "enterprise_id": row["enterprise_id"] or None})
+
+
+def _purchase(enterprise_id: str | None, row: Mapping[Any, Any]) -> Purchase:
+    fields = {name: value for name, value in row.items() if name not in ("owner", "automatic", "op_id", "fingerprint")}
+    return _value(Purchase, {**fields, "wallet": WalletKey(row["owner"], enterprise_id), "is_automatic": bool(row["automatic"])})
+
+
+def _subscription(enterprise_id: str | None, row: Mapping[Any, Any]) -> Subscription:
+    fields = {name: value for name, value in row.items() if name != "owner"}
+    fields["cancel_at_period_end"] = bool(row["cancel_at_period_end"])
+    return _value(Subscription, {**fields, "wallet": WalletKey(row["owner"], enterprise_id)})
+
+
+_TIMES: Final = {
+    name: f"{name}_ms"
+    for name in (
+        "created_at", "updated_at", "archived_at", "ended_at", "effective_at", "period_start", "period_end", "as_of",
+        "grace_until",
+    )
+}  # fmt: skip
+_COLUMNS: Final = {field: column for column, field in _TIMES.items()}
+
+
+def _columns(value: msgspec.Struct) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(value)
+    return {_COLUMNS.get(name, name): each for name, each in fields.items()}
+
+
+def _value(kind: type[T], row: Mapping[Any, Any]) -> T:
+    return kind(**{_TIMES.get(name, name): each for name, each in row.items()})

@@ -1,0 +1,500 @@
+"""Stripe, through its SDK: the only file that imports it. What a method promises stands in `ports.Payments`.
+
+Every request goes through `_ask`: there the account, the API version, the time-out and the idempotency key are set, and what
+the SDK raises becomes PaymentsDown or PaymentsRefused. An `op_id` is the idempotency key; where an operation takes several
+requests, each has it with a word of its own behind.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import stripe
+from stripe import StripeClient, StripeError
+
+from gateway.billing import stripe_shapes as shapes
+from gateway.billing.model import Plan, PlanKind
+from gateway.billing.ports import (
+    AccountFacts,
+    CheckoutFacts,
+    DisputeFacts,
+    InvoiceFacts,
+    Metadata,
+    PaymentFacts,
+    PaymentsDown,
+    PaymentsRefused,
+    RefundFacts,
+    SubscriptionFacts,
+)
+
+API_VERSION: Final = "2026-10-28.endive"
+_ATTEMPT_S: Final = 20.0  # of one request
+_TOTAL_S: Final = 45.0  # with the SDK's repetitions
+_RETRIES: Final = 2
+_PAGE: Final = 100  # which is the most
+_SIGNATURE_AGE_S: Final = 300
+_KEY: Final = re.compile(r"\b[a-z]{2,5}_(?:test|live)_[A-Za-z0-9*_]+|\bwhsec_\w+")
+_PAYMENT: Final = ("latest_charge.balance_transaction",)
+_ACCOUNT: Final = ("configuration.merchant", "requirements")
+_PORTAL: Final[Mapping[str, Any]] = {
+    "features": {
+        "invoice_history": {"enabled": True},
+        "payment_method_update": {"enabled": True},
+        "subscription_cancel": {"enabled": True, "mode": "at_period_end"},
+    },
+    "metadata": {"mozaiks_portal": "1"},
+}
+_log = logging.getLogger(__name__)
+
+stripe.enable_telemetry = False  # it would tell Stripe how long our requests took
+
+
+class Stripe:
+    """`ports.Payments`, by Stripe."""
+
+    def __init__(
+        self, secret_key: str, webhook_secrets: Mapping[str, str], api_base: str = "", *, retries: int = _RETRIES
+    ) -> None:
+        """`webhook_secrets` by endpoint, `platform` and `connect`; an empty `api_base` is Stripe's own."""
+        self._is_live = not secret_key.startswith(("sk_test_", "rk_test_"))
+        self._secrets = dict(webhook_secrets)
+        self.page_rows = _PAGE
+        self._http: Any = stripe.HTTPXClient(timeout=_ATTEMPT_S)
+        self._api: Any = StripeClient(
+            secret_key,
+            stripe_version=API_VERSION,
+            base_addresses={"api": api_base} if api_base else {},
+            max_network_retries=retries,
+            http_client=self._http,
+        )
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the key is not a test key."""
+        return self._is_live
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close_async()
+
+    # ---- accounts ------------------------------------------------------------------------------
+
+    async def create_account(self, op_id: str, user_id: str, name: str, email: str, country: str = "") -> AccountFacts:
+        """POST /v2/core/accounts."""
+        wish: dict[str, Any] = {
+            "display_name": name,
+            "contact_email": email,
+            "dashboard": "full",
+            "configuration": {"merchant": {"capabilities": {"card_payments": {"requested": True}}}},
+            "defaults": {"responsibilities": {"fees_collector": "stripe", "losses_collector": "stripe"}},
+            "metadata": {"mozaiks_creator": user_id},
+            "include": list(_ACCOUNT),
+        }
+        if country:
+            wish["identity"] = {"country": country.lower()}
+        return shapes.account(await self._ask(self._api.v2.core.accounts.create_async, params=wish, op_id=op_id))
+
+    async def account(self, account_id: str) -> AccountFacts:
+        """GET /v2/core/accounts/{id}."""
+        accounts = self._api.v2.core.accounts
+        return shapes.account(await self._ask(accounts.retrieve_async, account_id, params={"include": list(_ACCOUNT)}))
+
+    async def onboarding_link(self, account_id: str, return_url: str, refresh_url: str) -> str:
+        """POST /v2/core/account_links."""
+        about = {"configurations": ["merchant"], "return_url": return_url, "refresh_url": refresh_url}
+        wish = {"account": account_id, "use_case": {"type": "account_onboarding", "account_onboarding": about}}
+        link = await self._ask(self._api.v2.core.account_links.create_async, params=wish)
+        return str(link["url"])
+
+    # ---- selling -------------------------------------------------------------------------------
+
+    async def create_price(self, op_id: str, account_id: str, plan: Plan) -> tuple[str, str]:
+        """GET /v1/prices by the plan's id as lookup key, or POST /v1/products and /v1/prices."""
+        prices = self._api.v1.prices
+        known = await self._ask(prices.list_async, account_id=account_id, params={"lookup_keys": [plan.id], "limit": 1})
+        for price in known["data"]:
+            return _id(price["product"]), str(price["id"])
+        tags = {"mozaiks_plan": plan.id} | ({"mozaiks_app": plan.enterprise_id} if plan.enterprise_id else {})
+        product = await self._ask(
+            self._api.v1.products.create_async,
+            account_id=account_id,
+            params={"name": plan.name, "metadata": tags},
+            op_id=f"{op_id}:product",
+        )
+        wish = {
+            "product": product["id"],
+            "currency": plan.currency.lower(),
+            "unit_amount": plan.price_minor,
+            "lookup_key": plan.id,
+            "metadata": tags,
+        }
+        if plan.kind == PlanKind.SUBSCRIPTION:
+            wish["recurring"] = {"interval": plan.interval, "interval_count": plan.interval_count}
+        price = await self._ask(prices.create_async, account_id=account_id, params=wish, op_id=f"{op_id}:price")
+        return str(product["id"]), str(price["id"])
+
+    async def create_customer(self, op_id: str, account_id: str, metadata: Metadata, email: str) -> str:
+        """POST /v1/customers."""
+        wish: dict[str, Any] = {"metadata": shapes.written(metadata)} | ({"email": email} if email else {})
+        made = await self._ask(self._api.v1.customers.create_async, account_id=account_id, params=wish, op_id=op_id)
+        return str(made["id"])
+
+    async def checkout(
+        self,
+        op_id: str,
+        account_id: str,
+        *,
+        plan: Plan,
+        price_id: str,
+        customer_id: str,
+        metadata: Metadata,
+        fee_minor: int,
+        fee_bp: int,
+        success_url: str,
+        cancel_url: str,
+        save_method: bool = False,
+    ) -> CheckoutFacts:
+        """POST /v1/checkout/sessions."""
+        tags = shapes.written(metadata)
+        is_package = plan.kind == PlanKind.PACKAGE
+        inner: dict[str, Any] = {"metadata": tags}
+        if is_package and fee_minor:
+            inner["application_fee_amount"] = fee_minor
+        if is_package and save_method:
+            inner["setup_future_usage"] = "off_session"
+        if not is_package and fee_bp:
+            inner["application_fee_percent"] = _percent(fee_bp)
+        if not is_package and plan.trial_days:
+            inner["trial_period_days"] = plan.trial_days
+        wish = {
+            "mode": "payment" if is_package else "subscription",
+            "customer": customer_id,
+            "line_items": [{"price": price_id, "quantity": 1}],
+            "success_url": success_url,
+            "cancel_url": cancel_url,
+            "metadata": tags,
+            "payment_intent_data" if is_package else "subscription_data": inner,
+        }
+        sessions = self._api.v1.checkout.sessions
+        return shapes.checkout(await self._ask(sessions.create_async, account_id=account_id, params=wish, op_id=op_id))
+
+    async def portal_link(self, account_id: str, customer_id: str, return_url: str) -> str:
+        """POST /v1/billing_portal/sessions."""
+        wish = {"customer": customer_id, "return_url": return_url}
+        configuration = await self._portal(account_id)
+        if configuration:
+            wish["configuration"] = configuration
+        made = await self._ask(self._api.v1.billing_portal.sessions.create_async, account_id=account_id, params=wish)
+        return str(made["url"])
+
+    async def _portal(self, account_id: str) -> str:
+        """What the portal offers: as the account's owner has set it ("": their default), or what we make where nothing is set.
+
+        Stripe opens no portal without. Changes of plans are not in ours: they go through us, which have them by their plan.
+        """
+        configurations = self._api.v1.billing_portal.configurations
+        known = await self._ask(configurations.list_async, account_id=account_id, params={"active": True, "limit": _PAGE})
+        if any(each["is_default"] for each in known["data"]):
+            return ""
+        for each in known["data"]:
+            if each["metadata"] == _PORTAL["metadata"]:
+                return str(each["id"])
+        made = await self._ask(configurations.create_async, account_id=account_id, params=_PORTAL, op_id="portal-1")
+        return str(made["id"])
+
+    async def charge_saved(
+        self,
+        op_id: str,
+        account_id: str,
+        *,
+        customer_id: str,
+        method_id: str,
+        amount_minor: int,
+        currency: str,
+        fee_minor: int,
+        metadata: Metadata,
+    ) -> PaymentFacts:
+        """POST /v1/payment_intents, confirmed off session."""
+        wish: dict[str, Any] = {
+            "amount": amount_minor,
+            "currency": currency.lower(),
+            "customer": customer_id,
+            "payment_method": method_id,
+            "off_session": True,
+            "confirm": True,
+            "metadata": shapes.written(metadata),
+            "expand": list(_PAYMENT),
+        }
+        if fee_minor:
+            wish["application_fee_amount"] = fee_minor
+        intents = self._api.v1.payment_intents
+        return shapes.payment(
+            await self._ask(intents.create_async, account_id=account_id, params=wish, op_id=op_id, refused=_refused_intent)
+        )
+
+    async def change_subscription(
+        self,
+        op_id: str,
+        account_id: str,
+        subscription_id: str,
+        *,
+        price_id: str | None = None,
+        cancel_at_period_end: bool | None = None,
+        metadata: Metadata | None = None,
+        fee_bp: int | None = None,
+    ) -> SubscriptionFacts:
+        """POST /v1/subscriptions/{id}."""
+        subscriptions = self._api.v1.subscriptions
+        wish: dict[str, Any] = {}
+        if price_id is not None:
+            now = await self._ask(subscriptions.retrieve_async, subscription_id, account_id=account_id)
+            wish |= {
+                "items": [{"id": shapes.item_of(now), "price": price_id}],
+                "proration_behavior": "always_invoice",
+                "payment_behavior": "error_if_incomplete",
+            }
+        if cancel_at_period_end is not None:
+            wish["cancel_at_period_end"] = cancel_at_period_end
+        if metadata is not None:
+            wish["metadata"] = shapes.written(metadata)
+        if fee_bp is not None:
+            wish["application_fee_percent"] = _percent(fee_bp) if fee_bp else ""
+        return shapes.subscription(
+            await self._ask(subscriptions.update_async, subscription_id, account_id=account_id, params=wish, op_id=op_id)
+        )
+
+    async def cancel_subscription(self, op_id: str, account_id: str, subscription_id: str) -> SubscriptionFacts:
+        """DELETE /v1/subscriptions/{id}; Stripe keeps no idempotency keys of this method, and calls an ended one missing."""
+        subscriptions = self._api.v1.subscriptions
+        try:
+            return shapes.subscription(await self._ask(subscriptions.cancel_async, subscription_id, account_id=account_id))
+        except PaymentsRefused as refused:
+            if refused.code != "resource_missing":
+                raise
+            return await self.subscription(account_id, subscription_id)
+
+    async def refund(self, op_id: str, account_id: str, payment_id: str, amount_minor: int, *, return_fee: bool) -> RefundFacts:
+        """POST /v1/refunds."""
+        wish: dict[str, Any] = {"payment_intent": payment_id, "amount": amount_minor, "expand": ["balance_transaction"]}
+        if return_fee:
+            wish["refund_application_fee"] = True
+        return shapes.refund(await self._ask(self._api.v1.refunds.create_async, account_id=account_id, params=wish, op_id=op_id))
+
+    async def return_fee(self, op_id: str, fee_id: str, amount_minor: int) -> None:
+        """POST /v1/application_fees/{id}/refunds, on the platform's account."""
+        fees = self._api.v1.application_fees.refunds
+        await self._ask(fees.create_async, fee_id, params={"amount": amount_minor}, op_id=op_id)
+
+    # ---- looking -------------------------------------------------------------------------------
+
+    async def checkout_session(self, account_id: str, session_id: str) -> CheckoutFacts:
+        """GET /v1/checkout/sessions/{id}."""
+        sessions = self._api.v1.checkout.sessions
+        return shapes.checkout(await self._ask(sessions.retrieve_async, session_id, account_id=account_id))
+
+    async def payment(self, account_id: str, payment_id: str) -> PaymentFacts:
+        """GET /v1/payment_intents/{id}, and /v1/invoice_payments where it is not a purchase of ours."""
+        intents = self._api.v1.payment_intents
+        raw = await self._ask(intents.retrieve_async, payment_id, account_id=account_id, params={"expand": list(_PAYMENT)})
+        return await self._with_invoice(account_id, raw)
+
+    async def invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
+        """GET /v1/invoices/{id}, and its lines where there are many."""
+        invoices = self._api.v1.invoices
+        raw = await self._ask(invoices.retrieve_async, invoice_id, account_id=account_id, params={"expand": ["payments"]})
+        return await self._with_lines(account_id, raw)
+
+    async def subscription(self, account_id: str, subscription_id: str) -> SubscriptionFacts:
+        """GET /v1/subscriptions/{id}."""
+        subscriptions = self._api.v1.subscriptions
+        return shapes.subscription(await self._ask(subscriptions.retrieve_async, subscription_id, account_id=account_id))
+
+    async def refund_of(self, account_id: str, refund_id: str) -> RefundFacts:
+        """GET /v1/refunds/{id}."""
+        wish = {"expand": ["balance_transaction"]}
+        return shapes.refund(await self._ask(self._api.v1.refunds.retrieve_async, refund_id, account_id=account_id, params=wish))
+
+    async def dispute(self, account_id: str, dispute_id: str) -> DisputeFacts:
+        """GET /v1/disputes/{id}."""
+        return shapes.dispute(await self._ask(self._api.v1.disputes.retrieve_async, dispute_id, account_id=account_id))
+
+    async def _with_invoice(self, account_id: str, raw: dict[str, Any]) -> PaymentFacts:
+        """A payment does not say what it pays; those of purchases pay for no invoice."""
+        facts = shapes.payment(raw)
+        if facts.metadata is not None:
+            return facts
+        wish = {"payment": {"type": "payment_intent", "payment_intent": facts.payment_id}, "limit": 1}
+        paid = await self._ask(self._api.v1.invoice_payments.list_async, account_id=account_id, params=wish)
+        return shapes.payment(raw, next((shapes.invoice_of(each) for each in paid["data"]), None))
+
+    async def _with_lines(self, account_id: str, raw: dict[str, Any]) -> InvoiceFacts:
+        if not shapes.has_more_lines(raw):
+            return shapes.invoice(raw)
+        listed = self._walk(self._api.v1.invoices.line_items.list_async, raw["id"], account_id=account_id)
+        return shapes.invoice(raw, [line async for line in listed])
+
+    # ---- walking -------------------------------------------------------------------------------
+
+    async def payments_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[PaymentFacts]:
+        """GET /v1/payment_intents."""
+        wish = {"created": _seconds(from_ms, until_ms), "expand": [f"data.{name}" for name in _PAYMENT]}
+        async for raw in self._walk(self._api.v1.payment_intents.list_async, account_id=account_id, params=wish):
+            yield await self._with_invoice(account_id, raw)
+
+    async def invoices_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[InvoiceFacts]:
+        """GET /v1/invoices."""
+        wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.payments"]}
+        async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
+            yield await self._with_lines(account_id, raw)
+
+    async def invoices_of(self, account_id: str, subscription_id: str) -> AsyncIterator[InvoiceFacts]:
+        """GET /v1/invoices, of one subscription."""
+        wish = {"subscription": subscription_id, "expand": ["data.payments"]}
+        async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
+            yield await self._with_lines(account_id, raw)
+
+    async def refunds_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[RefundFacts]:
+        """GET /v1/refunds."""
+        wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.balance_transaction"]}
+        async for raw in self._walk(self._api.v1.refunds.list_async, account_id=account_id, params=wish):
+            yield shapes.refund(raw)
+
+    async def disputes_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[DisputeFacts]:
+        """GET /v1/disputes."""
+        wish = {"created": _seconds(from_ms, until_ms)}
+        async for raw in self._walk(self._api.v1.disputes.list_async, account_id=account_id, params=wish):
+            yield shapes.dispute(raw)
+
+    async def subscriptions_of(self, account_id: str) -> AsyncIterator[SubscriptionFacts]:
+        """GET /v1/subscriptions."""
+        async for raw in self._walk(self._api.v1.subscriptions.list_async, account_id=account_id, params={"status": "all"}):
+            yield shapes.subscription(raw)
+
+    async def _walk(
+        self, call: "Call", *ids: str, account_id: str, params: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        after: dict[str, str] = {}
+        while True:
+            page = await self._ask(call, *ids, account_id=account_id, params={**(params or {}), "limit": self.page_rows, **after})
+            for each in page["data"]:
+                yield each
+            if not page["has_more"]:
+                return
+            after = {"starting_after": page["data"][-1]["id"]}
+
+    # ---- events --------------------------------------------------------------------------------
+
+    def event(self, endpoint: str, body: bytes, signature: str) -> Mapping[str, object]:
+        """The event, once its signature is proven by the SDK, against the clock of this machine."""
+        secret = self._secrets.get(endpoint, "")
+        if not secret:
+            raise PaymentsRefused("This endpoint has no secret.", "bad_signature")
+        try:
+            stripe.WebhookSignature.verify_header(body, signature, secret, _SIGNATURE_AGE_S)
+        except stripe.SignatureVerificationError as forged:
+            raise PaymentsRefused(_without_keys(str(forged.user_message)), "bad_signature") from None
+        except (ValueError, IndexError) as broken:  # of the header's numbers, or of bytes that are no text
+            raise PaymentsRefused("The signature cannot be read.", "bad_signature") from broken
+        try:
+            return msgspec.json.decode(body, type=dict[str, object])
+        except (msgspec.DecodeError, RecursionError) as broken:
+            raise PaymentsRefused("The event is not a JSON object.", "bad_payload") from broken
+
+    # ---- the one way to Stripe -----------------------------------------------------------------
+
+    async def _ask(
+        self,
+        call: "Call",
+        *ids: str,
+        account_id: str = "",
+        params: Mapping[str, Any] | None = None,
+        op_id: str = "",
+        refused: "Refused | None" = None,
+    ) -> dict[str, Any]:
+        """Stripe's answer. `refused` may make an answer of a refusal."""
+        options: dict[str, str] = {}
+        if account_id:
+            options["stripe_account"] = account_id
+        if op_id:
+            options["idempotency_key"] = op_id
+        with _named_faults():
+            try:
+                async with asyncio.timeout(_TOTAL_S):
+                    answer = await call(*ids, dict(params or {}), options)
+            except stripe.CardError as error:
+                found = refused(error) if refused else None
+                if found is None:
+                    raise
+                return found
+        raw: dict[str, Any] = answer.to_dict()
+        return raw
+
+
+Call = Callable[..., Awaitable[Any]]
+Refused = Callable[[stripe.CardError], dict[str, Any] | None]
+
+
+@contextmanager
+def _named_faults() -> Iterator[None]:
+    """What the SDK raises, in our words. What it was caused by is left behind: it has the key in its request's headers."""
+    try:
+        yield
+    except TimeoutError:
+        raise _noted(PaymentsDown(f"Stripe did not answer within {_TOTAL_S:.0f} seconds.")) from None
+    except StripeError as error:
+        raise _noted(_told(error)) from None
+
+
+def _noted(fault: PaymentsDown | PaymentsRefused) -> PaymentsDown | PaymentsRefused:
+    """In the log as well; of a refusal not the sentence, which may name a buyer."""
+    if isinstance(fault, PaymentsDown):
+        _log.warning("%s", fault)
+    else:
+        _log.info("Stripe refuses: %s", fault.code or "for another reason")
+    return fault
+
+
+def _told(error: StripeError) -> PaymentsDown | PaymentsRefused:
+    code = str(getattr(error.error, "code", None) or error.code or "")
+    text = _without_keys(error.user_message or type(error).__name__)
+    if isinstance(error, stripe.AuthenticationError):
+        return PaymentsDown(f"Stripe does not accept this gateway's key: {text}")
+    if isinstance(error, stripe.PermissionError) and code == "account_invalid":
+        return PaymentsRefused(text, code, is_revoked=True)
+    if isinstance(error, stripe.PermissionError):  # of a restricted key, which the operator can give more
+        return PaymentsDown(f"Stripe does not allow this to this gateway's key: {text}")
+    if isinstance(error, stripe.IdempotencyError):
+        return PaymentsRefused(text, "idempotency_error")
+    if isinstance(error, stripe.RateLimitError) or error.http_status is None or error.http_status >= 500:
+        return PaymentsDown(f"Stripe cannot be reached, or failed: {text}")
+    if error.http_status == 409:  # another request with this key, or on this object, is on its way
+        return PaymentsDown(f"Stripe is still at it: {text}")
+    return PaymentsRefused(text, code, is_card=isinstance(error, stripe.CardError))
+
+
+def _refused_intent(error: stripe.CardError) -> dict[str, Any] | None:
+    """The payment intent behind a refused card."""
+    about = error.json_body if isinstance(error.json_body, dict) else {}
+    intent = about.get("error", {}).get("payment_intent")
+    return intent if isinstance(intent, dict) else None
+
+
+def _without_keys(text: str) -> str:
+    return _KEY.sub("[key]", text)
+
+
+def _percent(fee_bp: int) -> str:
+    return f"{fee_bp // 100}.{fee_bp % 100:02d}"
+
+
+def _seconds(from_ms: int, until_ms: int) -> dict[str, int]:
+    """Stripe's times are whole seconds: one within is one whose second begins within."""
+    return {"gte": -(-from_ms // 1000), "lt": -(-until_ms // 1000)}
+
+
+def _id(reference: Any) -> str:
+    return str(reference["id"] if isinstance(reference, Mapping) else reference)

@@ -1,0 +1,471 @@
+"""Stripe's objects, as far as this room reads them, and what becomes of each in our words. It does not know the SDK.
+
+Fields are those of the API version that `stripe_client` pins. What is not named here is passed over; what is named and
+missing or of another type is PaymentsRefused `unexpected_answer`.
+"""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from gateway.billing.ports import (
+    AccountFacts,
+    CheckoutFacts,
+    DisputeFacts,
+    InvoiceFacts,
+    InvoiceLine,
+    Metadata,
+    PaymentFacts,
+    PaymentsRefused,
+    RefundFacts,
+    SubscriptionFacts,
+)
+
+_APP: Final = "mozaiks_app"
+_OWNER: Final = "mozaiks_owner"
+_PLAN: Final = "mozaiks_plan"
+_PURCHASE: Final = "mozaiks_purchase"
+_MS: Final = 1000
+
+T = TypeVar("T")
+
+
+class Object(msgspec.Struct, frozen=True):
+    """Anything that has an id and may be there as its id alone."""
+
+    id: str
+
+
+Reference = str | Object | None
+
+
+class FeeDetail(msgspec.Struct, frozen=True):
+    """A part of what was kept from an amount: `stripe_fee`, `application_fee`, `tax`, ..."""
+
+    type: str
+    amount: int
+
+
+class BalanceTransaction(Object, frozen=True):
+    """A movement of an account's balance."""
+
+    amount: int
+    fee_details: list[FeeDetail] = []
+
+
+class Charge(Object, frozen=True):
+    """An attempt to take money that a payment intent stands for."""
+
+    amount_refunded: int = 0
+    application_fee: Reference = None
+    balance_transaction: BalanceTransaction | str | None = None
+
+
+class PaymentError(msgspec.Struct, frozen=True):
+    """Why the last attempt failed."""
+
+    code: str | None = None
+    decline_code: str | None = None
+
+
+class PaymentIntent(Object, frozen=True):
+    """See docs.stripe.com/api/payment_intents."""
+
+    status: str
+    amount_received: int
+    currency: str
+    created: int
+    metadata: dict[str, str] = {}
+    application_fee_amount: int | None = None
+    latest_charge: Charge | str | None = None
+    customer: Reference = None
+    payment_method: Reference = None
+    last_payment_error: PaymentError | None = None
+
+
+class CheckoutSession(Object, frozen=True):
+    """See docs.stripe.com/api/checkout/sessions."""
+
+    payment_status: str
+    status: str | None = None
+    url: str | None = None
+    payment_intent: Reference = None
+    subscription: Reference = None
+    customer: Reference = None
+    metadata: dict[str, str] | None = None
+
+
+class Period(msgspec.Struct, frozen=True):
+    """Unix seconds."""
+
+    start: int
+    end: int
+
+
+class PriceDetails(msgspec.Struct, frozen=True):
+    """What a line was made of."""
+
+    price: Reference = None
+
+
+class Pricing(msgspec.Struct, frozen=True):
+    """Likewise."""
+
+    price_details: PriceDetails | None = None
+
+
+class ItemDetails(msgspec.Struct, frozen=True):
+    """Where a line comes from."""
+
+    proration: bool = False
+
+
+class LineParent(msgspec.Struct, frozen=True):
+    """Likewise."""
+
+    subscription_item_details: ItemDetails | None = None
+    invoice_item_details: ItemDetails | None = None
+
+
+class Line(Object, frozen=True):
+    """A line of an invoice."""
+
+    amount: int
+    period: Period
+    pricing: Pricing | None = None
+    parent: LineParent | None = None
+
+
+class Lines(msgspec.Struct, frozen=True):
+    """The first of them."""
+
+    data: list[Line]
+    has_more: bool = False
+
+
+class PaidBy(msgspec.Struct, frozen=True):
+    """What an invoice was paid with."""
+
+    payment_intent: Reference = None
+
+
+class InvoicePayment(Object, frozen=True):
+    """A payment of an invoice."""
+
+    invoice: Reference
+    payment: PaidBy
+    is_default: bool = False
+
+
+class InvoicePayments(msgspec.Struct, frozen=True):
+    """Those of one invoice."""
+
+    data: list[InvoicePayment]
+
+
+class SubscriptionDetails(msgspec.Struct, frozen=True):
+    """The subscription that an invoice is of, with its metadata of that time."""
+
+    subscription: Reference = None
+    metadata: dict[str, str] | None = None
+
+
+class InvoiceParent(msgspec.Struct, frozen=True):
+    """Likewise."""
+
+    subscription_details: SubscriptionDetails | None = None
+
+
+class Invoice(Object, frozen=True):
+    """See docs.stripe.com/api/invoices."""
+
+    amount_paid: int
+    currency: str
+    created: int
+    lines: Lines
+    status: str | None = None
+    billing_reason: str | None = None
+    hosted_invoice_url: str | None = None
+    parent: InvoiceParent | None = None
+    payments: InvoicePayments | None = None
+
+
+class SubscriptionItem(Object, frozen=True):
+    """The price of a subscription and its period."""
+
+    price: Object
+    current_period_start: int
+    current_period_end: int
+
+
+class SubscriptionItems(msgspec.Struct, frozen=True):
+    """Of which ours have one."""
+
+    data: list[SubscriptionItem]
+
+
+class Subscription(Object, frozen=True):
+    """See docs.stripe.com/api/subscriptions. An end that is set for the period's may stand in `cancel_at` alone."""
+
+    status: str
+    customer: str | Object
+    created: int
+    items: SubscriptionItems
+    metadata: dict[str, str] = {}
+    cancel_at_period_end: bool = False
+    cancel_at: int | None = None
+    trial_end: int | None = None
+
+
+class Refund(Object, frozen=True):
+    """See docs.stripe.com/api/refunds."""
+
+    amount: int
+    currency: str
+    status: str | None = None
+    payment_intent: Reference = None
+    balance_transaction: BalanceTransaction | str | None = None
+
+
+class Dispute(Object, frozen=True):
+    """See docs.stripe.com/api/disputes."""
+
+    amount: int
+    currency: str
+    status: str
+    payment_intent: Reference = None
+    balance_transactions: list[BalanceTransaction] = []
+
+
+class Capability(msgspec.Struct, frozen=True):
+    """Whether an account can do something."""
+
+    status: str
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """Likewise."""
+
+    card_payments: Capability | None = None
+
+
+class Merchant(msgspec.Struct, frozen=True):
+    """What makes an account one that sells."""
+
+    capabilities: Capabilities | None = None
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """Likewise."""
+
+    merchant: Merchant | None = None
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """Something that is still wanted, from the `user` or from `stripe`."""
+
+    description: str
+    awaiting_action_from: str
+
+
+class Requirements(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    entries: list[Requirement] | None = None
+
+
+class Account(Object, frozen=True):
+    """See docs.stripe.com/api/v2/core/accounts; `configuration` and `requirements` only where they were asked for."""
+
+    configuration: Configuration | None = None
+    requirements: Requirements | None = None
+
+
+# ---- our words ---------------------------------------------------------------------------------
+
+
+def written(metadata: Metadata) -> dict[str, str]:
+    """What stands on Stripe's objects."""
+    fields = {
+        _APP: metadata.enterprise_id or "",
+        _OWNER: metadata.owner,
+        _PLAN: metadata.plan_id,
+        _PURCHASE: metadata.purchase_id,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def read(metadata: dict[str, str] | None) -> Metadata | None:
+    """The same, found again; None on what is not ours."""
+    if not metadata or _OWNER not in metadata:
+        return None
+    return Metadata(
+        enterprise_id=metadata.get(_APP),
+        owner=metadata[_OWNER],
+        plan_id=metadata.get(_PLAN, ""),
+        purchase_id=metadata.get(_PURCHASE, ""),
+    )
+
+
+def id_of(reference: Reference) -> str | None:
+    """The id of what is there whole, or as its id."""
+    return reference.id if isinstance(reference, Object) else reference
+
+
+def account(raw: dict[str, Any]) -> AccountFacts:
+    """An account of API v2."""
+    found = _as(raw, Account)
+    merchant = found.configuration.merchant if found.configuration else None
+    cards = merchant.capabilities.card_payments if merchant and merchant.capabilities else None
+    entries = (found.requirements.entries if found.requirements else None) or []
+    wanted = tuple(dict.fromkeys(entry.description for entry in entries if entry.awaiting_action_from == "user"))
+    return AccountFacts(found.id, cards is not None and cards.status == "active", wanted)
+
+
+def checkout(raw: dict[str, Any]) -> CheckoutFacts:
+    """A checkout session."""
+    found = _as(raw, CheckoutSession)
+    return CheckoutFacts(
+        session_id=found.id,
+        url=found.url,
+        status=found.status or "",
+        payment_status=found.payment_status,
+        payment_id=id_of(found.payment_intent),
+        subscription_id=id_of(found.subscription),
+        customer_id=id_of(found.customer),
+        metadata=read(found.metadata),
+    )
+
+
+def payment(raw: dict[str, Any], invoice_id: str | None = None) -> PaymentFacts:
+    """A payment intent, with its charge and the charge's balance transaction where they were expanded."""
+    found = _as(raw, PaymentIntent)
+    charge = found.latest_charge if isinstance(found.latest_charge, Charge) else None
+    moved = charge.balance_transaction if charge else None
+    error = found.last_payment_error
+    return PaymentFacts(
+        payment_id=found.id,
+        status=found.status,
+        amount_minor=found.amount_received,
+        currency=found.currency.upper(),
+        created_at_ms=found.created * _MS,
+        fee_minor=found.application_fee_amount or 0,
+        fee_id=id_of(charge.application_fee) if charge else None,
+        stripe_fee_minor=_kept(moved, "stripe_fee") if isinstance(moved, BalanceTransaction) else None,
+        refunded_minor=charge.amount_refunded if charge else 0,
+        invoice_id=invoice_id,
+        customer_id=id_of(found.customer),
+        method_id=id_of(found.payment_method),
+        failure=(error.decline_code or error.code or "failed") if error else "",
+        metadata=read(found.metadata),
+    )
+
+
+def invoice_of(raw: dict[str, Any]) -> str | None:
+    """The invoice that a payment of an invoice is of."""
+    return id_of(_as(raw, InvoicePayment).invoice)
+
+
+def has_more_lines(raw: dict[str, Any]) -> bool:
+    """Whether an invoice has lines that did not come with it."""
+    return _as(raw, Invoice).lines.has_more
+
+
+def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> InvoiceFacts:
+    """An invoice with its payments; `more`: all its lines, where not all came with it."""
+    found = _as(raw, Invoice)
+    about = found.parent.subscription_details if found.parent else None
+    payments = found.payments.data if found.payments else []
+    paid_by = next((each for each in payments if each.is_default), payments[0] if payments else None)
+    lines = found.lines.data if more is None else _as(more, list[Line])
+    return InvoiceFacts(
+        invoice_id=found.id,
+        status=found.status or "",
+        reason=found.billing_reason or "",
+        subscription_id=id_of(about.subscription) if about else None,
+        payment_id=id_of(paid_by.payment.payment_intent) if paid_by else None,
+        amount_paid_minor=found.amount_paid,
+        currency=found.currency.upper(),
+        created_at_ms=found.created * _MS,
+        lines=tuple(_line(line) for line in lines),
+        hosted_url=found.hosted_invoice_url,
+        metadata=read(about.metadata) if about else None,
+    )
+
+
+def _line(line: Line) -> InvoiceLine:
+    parent = line.parent
+    details = (parent.subscription_item_details or parent.invoice_item_details) if parent else None
+    price = line.pricing.price_details.price if line.pricing and line.pricing.price_details else None
+    return InvoiceLine(
+        line_id=line.id,
+        price_id=id_of(price),
+        amount_minor=line.amount,
+        period_start_ms=line.period.start * _MS,
+        period_end_ms=line.period.end * _MS,
+        is_proration=details is not None and details.proration,
+    )
+
+
+def subscription(raw: dict[str, Any]) -> SubscriptionFacts:
+    """A subscription of one price."""
+    found = _as(raw, Subscription)
+    item = found.items.data[0]
+    customer_id = id_of(found.customer)
+    assert customer_id is not None
+    return SubscriptionFacts(
+        subscription_id=found.id,
+        status=found.status,
+        price_id=item.price.id,
+        customer_id=customer_id,
+        period_start_ms=item.current_period_start * _MS,
+        period_end_ms=item.current_period_end * _MS,
+        cancel_at_period_end=found.cancel_at_period_end or found.cancel_at is not None,
+        created_at_ms=found.created * _MS,
+        trial_end_ms=None if found.trial_end is None else found.trial_end * _MS,
+        metadata=read(found.metadata),
+    )
+
+
+def item_of(raw: dict[str, Any]) -> str:
+    """The id of a subscription's one item."""
+    return _as(raw, Subscription).items.data[0].id
+
+
+def refund(raw: dict[str, Any]) -> RefundFacts:
+    """A refund, with its balance transaction, from which is read what of the platform's share came back."""
+    found = _as(raw, Refund)
+    moved = found.balance_transaction
+    returned = -_kept(moved, "application_fee") if isinstance(moved, BalanceTransaction) else 0
+    return RefundFacts(
+        refund_id=found.id,
+        payment_id=id_of(found.payment_intent) or "",
+        amount_minor=found.amount,
+        currency=found.currency.upper(),
+        status=found.status or "",
+        fee_returned_minor=returned,
+    )
+
+
+def dispute(raw: dict[str, Any]) -> DisputeFacts:
+    """A dispute; what was withdrawn and given back again counts as nothing."""
+    found = _as(raw, Dispute)
+    return DisputeFacts(
+        dispute_id=found.id,
+        payment_id=id_of(found.payment_intent) or "",
+        amount_minor=found.amount,
+        currency=found.currency.upper(),
+        status=found.status,
+        withdrawn_minor=max(0, -sum(moved.amount for moved in found.balance_transactions)),
+    )
+
+
+def _kept(moved: BalanceTransaction, kind: str) -> int:
+    return sum(detail.amount for detail in moved.fee_details if detail.type == kind)
+
+
+def _as(raw: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as odd:
+        raise PaymentsRefused(f"Stripe's answer is not as expected: {odd}", "unexpected_answer") from odd

@@ -1,0 +1,192 @@
+"""Commands about what is sold: plans, and `sales` with all that comes of them. Each is one call of the REST API."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from gateway.cli.local import request
+from gateway.cli.options import json_option, page_options
+from gateway.cli.output import show
+from gateway.cli.values import AMOUNT, COUNT, MOMENT, MOMENT_HELP
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def plans() -> None:
+    """Plans: what apps sell to end users, and the platform to creators."""
+
+
+def seller_option(command: F) -> F:
+    """Whose sales."""
+    return click.option("--app", "enterprise_id", help="The app that sells; without it, the platform.")(command)
+
+
+def buyer_options(command: F) -> F:
+    """Of whom."""
+    command = click.option("--user-id", help="The creator who buys (of the platform).")(command)
+    return click.option("--end-user", "platform_user_id", help="The end user who buys (of an app).")(command)
+
+
+def key_option(command: F) -> F:
+    """So that a repetition is no second one."""
+    return click.option("--idempotency-key", help="The same key never does it twice; default: a fresh one.")(command)
+
+
+@plans.command("create")
+@seller_option
+@click.option("--kind", type=click.Choice(["package", "subscription"]), default="package", show_default=True)
+@click.option("--name", required=True, help="What buyers read.")
+@click.option("--price", "price_micro", type=AMOUNT, required=True, help="In --currency, such as 9.99.")
+@click.option("--currency", required=True, help="Three letters; the wallet's asset where that is money.")
+@click.option("--grant", "grant_micro", type=AMOUNT, required=True, help="What it puts into the wallet, in the wallet's asset.")
+@click.option("--interval", type=click.Choice(["day", "week", "month", "year"]), help="A subscription's period.")
+@click.option("--interval-count", type=COUNT, help="How many of them make a period; default: 1.")
+@click.option("--trial-days", type=COUNT, help="Days before a subscription is paid for.")
+@click.option("--rollover-max", "rollover_max_micro", type=AMOUNT, help="What of a grant goes on into the next period at most.")
+@click.option("--lot-days", type=COUNT, help="Days after which what was bought expires; default: never.")
+@json_option
+def create_plan(as_json: bool, **body: Any) -> None:
+    """Offer a plan."""
+    show(request("POST", "/api/v1/plans", body), as_json=as_json)
+
+
+@plans.command("list")
+@seller_option
+@click.option("--archived", is_flag=True, help="Also those that are not offered any more.")
+@page_options
+@json_option
+def list_plans(as_json: bool, archived: bool, **query: Any) -> None:
+    """List plans, newest first."""
+    asked = {**query, "archived": "true" if archived else None}
+    show(request("GET", "/api/v1/plans", query=asked), as_json=as_json)
+
+
+@plans.command("archive")
+@click.argument("plan_id")
+@json_option
+def archive_plan(plan_id: str, as_json: bool) -> None:
+    """Offer a plan no more; subscriptions to it go on."""
+    show(request("DELETE", f"/api/v1/plans/{plan_id}"), as_json=as_json)
+
+
+@click.group()
+def sales() -> None:
+    """Sales: pages to pay on, subscriptions, purchases, refunds, creators' accounts at Stripe, the platform's share."""
+
+
+@sales.command("checkout")
+@click.argument("plan_id")
+@buyer_options
+@click.option("--success-url", required=True, help="Where the browser goes when it is paid.")
+@click.option("--cancel-url", help="Where it goes when it is not; default: the same.")
+@click.option("--email", help="The buyer's address, where Stripe is to know it.")
+@key_option
+@json_option
+def checkout(as_json: bool, idempotency_key: str | None, **body: Any) -> None:
+    """Open a page on which to pay for a plan."""
+    show(request("POST", "/api/v1/checkout-sessions", body, idempotency_key=idempotency_key), as_json=as_json)
+
+
+@sales.command("portal")
+@seller_option
+@buyer_options
+@click.option("--return-url", required=True, help="Where the browser goes from there.")
+@json_option
+def portal(as_json: bool, **body: Any) -> None:
+    """Open a page with a buyer's invoices, payment method and subscription."""
+    show(request("POST", "/api/v1/portal-sessions", body), as_json=as_json)
+
+
+@sales.command("subscriptions")
+@seller_option
+@buyer_options
+@page_options
+@json_option
+def subscriptions(as_json: bool, **query: Any) -> None:
+    """List subscriptions, newest first."""
+    show(request("GET", "/api/v1/subscriptions", query=query), as_json=as_json)
+
+
+@sales.command("change")
+@click.argument("subscription_id")
+@seller_option
+@click.option("--plan", "plan_id", help="The plan that takes the place of this one; the difference is paid at once.")
+@click.option("--cancel/--go-on", "cancel_at_period_end", default=None, help="End with the period, or do not.")
+@key_option
+@json_option
+def change(subscription_id: str, enterprise_id: str | None, as_json: bool, idempotency_key: str | None, **body: Any) -> None:
+    """Change a subscription's plan, or end it with its period."""
+    path, query = f"/api/v1/subscriptions/{subscription_id}", {"enterprise_id": enterprise_id}
+    show(request("PATCH", path, body, query, idempotency_key), as_json=as_json)
+
+
+@sales.command("purchases")
+@seller_option
+@buyer_options
+@page_options
+@json_option
+def purchases(as_json: bool, **query: Any) -> None:
+    """List purchases of packages, newest first."""
+    show(request("GET", "/api/v1/purchases", query=query), as_json=as_json)
+
+
+@sales.command("refund")
+@click.argument("purchase_id", required=False)
+@click.option("--payment", "payment_id", help="Instead of a purchase: any payment by Stripe's id, such as a subscription's.")
+@seller_option
+@click.option("--amount", "amount_micro", type=AMOUNT, help="In the currency that was paid; default: all of it.")
+@click.option("--reason", help="Why; it stands in the trail.")
+@key_option
+@json_option
+def refund(as_json: bool, idempotency_key: str | None, **body: Any) -> None:
+    """Give back what was paid for a package, or a period of a subscription."""
+    show(request("POST", "/api/v1/refunds", body, idempotency_key=idempotency_key), as_json=as_json)
+
+
+@sales.command("account")
+@click.argument("user_id")
+@json_option
+def account(user_id: str, as_json: bool) -> None:
+    """Show a creator's account at Stripe, as it is now."""
+    show(request("GET", f"/api/v1/billing-accounts/{user_id}"), as_json=as_json)
+
+
+@sales.command("connect")
+@click.argument("user_id")
+@click.option("--email", required=True, help="Where Stripe writes to.")
+@click.option("--country", help="Two letters: where the creator's business is; default: Stripe asks.")
+@json_option
+def connect(as_json: bool, **body: Any) -> None:
+    """Make a creator's account at Stripe, where there is none."""
+    show(request("POST", "/api/v1/billing-accounts", body), as_json=as_json)
+
+
+@sales.command("onboard")
+@click.argument("user_id")
+@click.option("--return-url", required=True, help="Where the browser goes from Stripe's questions.")
+@click.option("--refresh-url", help="Where it goes when the page has run out; default: the same.")
+@json_option
+def onboard(user_id: str, as_json: bool, **body: Any) -> None:
+    """Open a page with what Stripe wants of a creator."""
+    show(request("POST", f"/api/v1/billing-accounts/{user_id}/onboarding-links", body), as_json=as_json)
+
+
+@sales.command("set-fee")
+@click.argument("user_id")
+@click.argument("percent")
+@click.option("--app", "enterprise_id", help="Of this app's sales; default: of all of the creator's apps.")
+@click.option("--effective-at", type=MOMENT, help=f"From when; default: now. {MOMENT_HELP}.")
+@json_option
+def set_fee(user_id: str, percent: str, as_json: bool, **body: Any) -> None:
+    """Set the platform's share of what a creator's apps sell: PERCENT, with at most two decimals."""
+    show(request("POST", "/api/v1/fee-terms", {"user_id": user_id, "fee_percent": percent, **body}), as_json=as_json)
+
+
+@sales.command("fees")
+@click.option("--user-id", help="Of this creator's apps alone.")
+@json_option
+def fees(user_id: str | None, as_json: bool) -> None:
+    """List the platform's shares, the latest first."""
+    show(request("GET", "/api/v1/fee-terms", query={"user_id": user_id}), as_json=as_json)

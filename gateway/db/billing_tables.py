@@ -1,0 +1,173 @@
+"""What is sold, who bought it and what Stripe told: tables of both databases. Conventions as in `tables`."""
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from gateway.db.schema import APP, PLATFORM
+
+# Creators' accounts at Stripe.
+billing_accounts: Final = Table(
+    "billing_accounts",
+    PLATFORM,
+    Column("user_id", Text, ForeignKey("creators.user_id"), primary_key=True),
+    Column("account_id", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False),
+    Column("wanted", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+# The platform's share of payments; rows are only added. enterprise_id "" is all of the creator's apps.
+fee_terms: Final = Table(
+    "fee_terms",
+    PLATFORM,
+    Column("user_id", Text, ForeignKey("creators.user_id"), primary_key=True),
+    Column("enterprise_id", Text, primary_key=True),
+    Column("effective_at", BigInteger, primary_key=True),
+    Column("fee_bp", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    CheckConstraint("fee_bp BETWEEN 0 AND 10000", name="a_share"),
+)
+
+# What sellers offer; enterprise_id "" is the platform.
+plans: Final = Table(
+    "plans",
+    PLATFORM,
+    Column("id", Text, primary_key=True),
+    Column("enterprise_id", Text, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("price_minor", BigInteger, nullable=False),
+    Column("grant_micro", BigInteger, nullable=False),
+    Column("interval", Text),
+    Column("interval_count", BigInteger, nullable=False),
+    Column("trial_days", BigInteger, nullable=False),
+    Column("rollover_max_micro", BigInteger, nullable=False),
+    Column("lot_days", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("archived_at", BigInteger),
+    CheckConstraint("price_minor > 0 AND grant_micro > 0", name="not_free"),
+)
+
+# A plan's Product and Price on the account that sells it ("": the platform's own), made at its first use.
+plan_prices: Final = Table(
+    "plan_prices",
+    PLATFORM,
+    Column("plan_id", Text, ForeignKey("plans.id"), primary_key=True),
+    Column("account_id", Text, primary_key=True),
+    Column("product_id", Text, nullable=False),
+    Column("price_id", Text, nullable=False),
+)
+Index("ix_plan_prices_price", plan_prices.c.account_id, plan_prices.c.price_id, unique=True)
+
+# Webhooks: what each is about, and what became of it. Nothing of what they say, which names end users.
+webhooks: Final = Table(
+    "webhooks",
+    PLATFORM,
+    Column("id", Text, primary_key=True),
+    Column("endpoint", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),  # Stripe's clock
+    Column("received_at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("handled_at", BigInteger),
+    UniqueConstraint("endpoint", "event_id"),
+)
+Index("ix_webhooks_due", webhooks.c.state, webhooks.c.due_at)
+
+# How far the reconciler has looked, by account.
+billing_marks: Final = Table(
+    "billing_marks",
+    PLATFORM,
+    Column("account_id", Text, primary_key=True),
+    Column("looked_until", BigInteger, nullable=False),
+)
+
+
+def _sales(metadata: MetaData) -> dict[str, Table]:
+    """Who bought what. `owner` is a platform_user_id in an app's database, a user_id in the platform's."""
+    customers = Table(
+        "customers",
+        metadata,
+        Column("owner", Text, primary_key=True),
+        Column("account_id", Text, primary_key=True),
+        Column("customer_id", Text, nullable=False),
+        Column("method_id", Text),  # the payment method that may be charged without its owner being there
+        Column("created_at", BigInteger, nullable=False),
+    )
+    Index("ix_customers_customer", customers.c.account_id, customers.c.customer_id, unique=True)
+    purchases = Table(
+        "purchases",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("owner", Text, nullable=False, index=True),
+        Column("plan_id", Text, nullable=False),
+        Column("account_id", Text, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("amount_minor", BigInteger, nullable=False),
+        Column("currency", Text, nullable=False),
+        Column("fee_minor", BigInteger, nullable=False),
+        Column("grant_micro", BigInteger, nullable=False),
+        Column("session_id", Text, unique=True),
+        Column("payment_id", Text, unique=True),
+        Column("automatic", Integer, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+        Column("ended_at", BigInteger),
+        # Of the request behind it, where there was one: the same op_id with another body is a conflict.
+        Column("op_id", Text, unique=True),
+        Column("fingerprint", Text),
+    )
+    Index("ix_purchases_open", purchases.c.state, purchases.c.created_at)
+    subscriptions = Table(
+        "subscriptions",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("owner", Text, nullable=False, index=True),
+        Column("plan_id", Text, nullable=False),
+        Column("account_id", Text, nullable=False),
+        Column("subscription_id", Text, nullable=False, unique=True),
+        Column("state", Text, nullable=False),
+        Column("period_start", BigInteger, nullable=False),
+        Column("period_end", BigInteger, nullable=False),
+        Column("cancel_at_period_end", Integer, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+        Column("as_of", BigInteger, nullable=False),
+        Column("grace_until", BigInteger),
+    )
+    top_ups = Table(
+        "top_ups",
+        metadata,
+        Column("owner", Text, primary_key=True),
+        Column("plan_id", Text, nullable=False),
+        Column("below_micro", BigInteger, nullable=False),
+        Column("monthly_max_minor", BigInteger, nullable=False),
+        Column("enabled", Integer, nullable=False),
+        Column("reason", Text, nullable=False),  # why it is not, where nobody turned it off
+        Column("updated_at", BigInteger, nullable=False),
+    )
+    return {"customers": customers, "purchases": purchases, "subscriptions": subscriptions, "top_ups": top_ups}
+
+
+PLATFORM_SALES: Final = _sales(PLATFORM)
+APP_SALES: Final = _sales(APP)

@@ -1,0 +1,66 @@
+"""What the books say of payments: how an exchanged one stands, and what a series of allowances granted."""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from gateway.ledger.model import (
+    CORRECTION,
+    DISPUTE_LOST,
+    DISPUTES,
+    EXCHANGE,
+    GRANT,
+    PROCESSING,
+    REFUND,
+    REINSTATE,
+    ROLLOVER,
+    STRIPE,
+    Exchanged,
+    Lot,
+)
+from gateway.ledger.store import LOT_COLUMNS, Books, Connection
+
+PAYING: Final = (GRANT, REFUND, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds in which money of a payment moves
+MONEY: Final = (STRIPE, PROCESSING, DISPUTES)  # together: what was paid (below zero), what went back of it
+
+
+async def exchanged(conn: Connection, books: Books, lot_id: str) -> Exchanged | None:
+    """How the payment of a lot stands, where something else was granted than paid."""
+    txns, entries, accounts = books["txns"], books["entries"], books["accounts"]
+    naming = sa.select(entries.c.txn_id).where(entries.c.lot_id == lot_id)
+    query = (
+        sa.select(txns.c.kind, accounts.c.kind, accounts.c.asset, sa.func.sum(entries.c.amount_micro))
+        .join_from(entries, txns, entries.c.txn_id == txns.c.id)
+        .join(accounts, entries.c.account_id == accounts.c.id)
+        .where(txns.c.id.in_(naming), txns.c.kind.in_(PAYING), accounts.c.kind.in_((*MONEY, EXCHANGE)))
+        .group_by(txns.c.kind, accounts.c.kind, accounts.c.asset)
+    )
+    rows = [(row[0], row[1], row[2], int(row[3])) for row in await conn.execute(query)]
+    if not any(account == EXCHANGE for _, account, _, _ in rows):
+        return None
+    money = [(kind, asset, amount) for kind, account, asset, amount in rows if account in MONEY]
+    paid = -sum(amount for kind, _, amount in money if kind == GRANT)
+    gone = sum(amount for kind, _, amount in money if kind != GRANT)
+    return Exchanged(money[0][1], paid, gone)
+
+
+async def lots_of_series(conn: Connection, books: Books, owner: str, series: str) -> list[tuple[int, Lot]]:
+    """(start of its period, lot) of every lot with something left that allowances of a series made, or their roll-over."""
+    lots, accounts, entries, txns = (books[name] for name in ("lots", "accounts", "entries", "txns"))
+    made = sa.or_(*[txns.c.op_id.startswith(f"{kind}:{series}:", autoescape=True) for kind in ("allowance", "rollover")])
+    query = (
+        sa.select(txns.c.op_id, *[lots.c[name] for name in LOT_COLUMNS])
+        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
+        .join(entries, sa.and_(entries.c.lot_id == lots.c.id, entries.c.amount_micro > 0))
+        .join(txns, sa.and_(entries.c.txn_id == txns.c.id, txns.c.kind.in_((GRANT, ROLLOVER)), made))
+        .where(accounts.c.owner == owner, lots.c.left_micro > 0)
+        .order_by(lots.c.id)
+    )
+    return [(int(row[0].split(":")[2]), Lot(*row[1:])) for row in await conn.execute(query)]
+
+
+async def allowances(conn: Connection, books: Books, series: str) -> list[str]:
+    """`op_id` of every grant of a series."""
+    txns = books["txns"]
+    query = sa.select(txns.c.op_id).where(txns.c.op_id.startswith(f"allowance:{series}:", autoescape=True))
+    return list((await conn.execute(query)).scalars())

@@ -1,0 +1,286 @@
+"""The inbox and its effects in one process: deaths between any two steps, claims, putting off, what was seen too late."""
+
+import asyncio
+import inspect
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.billing.effects import Effects
+from gateway.billing.inbox import ATTEMPTS_MAX, Inbox
+from gateway.billing.inbox_store import InboxStore
+from gateway.billing.model import InboxEvent
+from gateway.billing.ports import PaymentsDown
+from gateway.billing.reconciler import BillingReconciler
+from gateway.billing.stripe_client import Stripe
+from gateway.ledger.audit import audit
+from gateway.ledger.model import WalletKey
+from gateway.trail.model import Act
+from tests.api.conftest import Api
+from tests.billing.market import MONTHLY, PACKAGE, Market
+from tests.fake_stripe.control import KEY, Control
+from tests.fake_stripe.delivery import signature
+
+SECRET = "whsec_made_up"
+HOURS = 3_600_000
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def __call__(self) -> int:
+        return time.time_ns() + self.ahead_ms * 1_000_000
+
+
+class Died(BaseException):
+    """The process was killed."""
+
+
+class Mortal:
+    """Dies before the `fatal`th step of what it stands for, which is after the one before it."""
+
+    def __init__(self, target: Any, steps: "itertools.count[int]", fatal: int) -> None:
+        self._target, self._steps, self._fatal = target, steps, fatal
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if name == "payments":
+            return Mortal(value, self._steps, self._fatal)
+        if not inspect.iscoroutinefunction(value):
+            return value
+
+        async def step(*args: Any, **more: Any) -> Any:
+            if next(self._steps) == self._fatal:
+                raise Died
+            return await value(*args, **more)
+
+        return step
+
+
+class House:
+    """A seller's gateway in this process, with its inbox."""
+
+    def __init__(self, api: Api, control: Control, market: Market) -> None:
+        self.api, self.control, self.market = api, control, market
+        self.clock = Clock()
+        self.payments = Stripe(KEY, {"connect": SECRET}, control.base)
+        self.rows = InboxStore(api.databases)
+        self.inbox = self.born()
+        self.seen = 0
+
+    def born(self, fatal: int = 0, payments: Any = None) -> Inbox:
+        """A process's inbox; it dies at the `fatal`th moment."""
+        steps = itertools.count(1)
+        stripe, rows, wallets, ledger = (
+            Mortal(each, steps, fatal) for each in (payments or self.payments, self.rows, self.api.wallets, self.api.ledger)
+        )
+        made: Any = Effects(stripe, self.api.billing.store, rows, wallets, ledger, self.clock)  # type: ignore[arg-type]
+        return Inbox(rows, stripe, made, frozenset(["connect"]), self.clock)  # type: ignore[arg-type]
+
+    async def told(self, *types: str) -> int:
+        """Receive what the fake has to tell of these types since the last time; how many it were."""
+        events = self.control.events()
+        wanted = [each for each in events[self.seen :] if each["type"] in types]
+        self.seen = len(events)
+        for event in wanted:
+            body = json.dumps(event)
+            signed = signature(body, [SECRET], int(time.time()))
+            assert await self.inbox.receive("connect", body.encode(), signed)
+            assert not await self.inbox.receive("connect", body.encode(), signed)
+        return len(wanted)
+
+    async def buy(self, plan: str, owner: str) -> str:
+        session = await self.market.checkout(plan, role="operator", platform_user_id=owner)
+        done = self.control.pay(self.market.account, session["id"])["session"]
+        return str(done["payment_intent"] or done["subscription"])
+
+    async def available(self, owner: str) -> int:
+        return (await self.api.wallets.view(WalletKey(owner, "shop"))).available_micro
+
+    async def states(self) -> list[tuple[str, int]]:
+        return [(row.state, row.attempts) for row in await self.rows.events(None, None, 50)]
+
+
+@pytest.fixture
+async def house(api: Api, control: Control) -> AsyncIterator[House]:
+    market = Market(api, control)
+    await market.connect()
+    house = House(api, control, market)
+    await house.told()
+    yield house
+    await house.payments.close()
+    report = await audit(api.databases, ["shop", "second", "bobs"], None)
+    assert report.ok, [check.violations for check in report.checks if not check.ok]
+
+
+async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_same_books(house: House) -> None:
+    await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "10"}, 201)
+    plan = await house.market.plan(PACKAGE)
+    for fatal in itertools.count(1):
+        owner = f"u{fatal}"
+        intent = await house.buy(plan, owner)
+        house.control.refund_in_dashboard(house.market.account, intent, 500)
+        assert await house.told("refund.created") == 1  # which brings its payment with it
+        try:
+            await house.born(fatal).work()
+            died = False
+        except Died:
+            died = True
+            await asyncio.sleep(0)
+        house.clock.ahead_ms += HOURS  # the leases of the dead one end
+        await house.inbox.work()
+        assert await house.available(owner) == 10_000_000 - 10_000_000 * 500 // 999
+        if not died:
+            break
+    assert {state for state, _ in await house.states()} == {"done"}
+    assert fatal > 15
+    fees = house.control.state()["acct_1FakePlatform00"]["application_fee"]
+    theirs = [row for row in fees if row["account"] == house.market.account]
+    assert {(row["amount"], row["amount_refunded"]) for row in theirs} == {(100, 50)}
+    (due,) = [row["balance_micro"] for row in await _accounts(house) if row["account"] == "due_to_platform"]
+    assert due == 500_000 * fatal
+
+
+async def _accounts(house: House) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = (await house.market.ok("GET", "/ledger/accounts", enterprise_id="shop", limit=200))["data"]
+    return rows
+
+
+async def test_of_many_workers_each_webhook_is_claimed_by_one(house: House) -> None:
+    now = time.time_ns() // 1_000_000
+    for number in range(12):
+        row = InboxEvent(f"whk_{number:02}", "connect", f"evt_{number}", "refund.created", "acct", "re", 1, now, "waiting")
+        assert await house.rows.add(row)
+        assert not await house.rows.add(row)
+    claims = await asyncio.gather(*[house.rows.claim(now, 60_000, 16) for _ in range(6)])
+    assert sorted(event.id for claim in claims for event in claim) == [f"whk_{number:02}" for number in range(12)]
+    assert await house.rows.claim(now + 59_999, 60_000, 16) == []
+    assert len(await house.rows.claim(now + 60_000, 60_000, 16)) == 12
+
+
+async def test_what_stripe_does_not_answer_is_put_off_longer_each_time_and_fails_after_the_last(house: House) -> None:
+    await house.buy(await house.market.plan(PACKAGE), "late")
+    await house.told("payment_intent.succeeded")
+    down = Stripe(KEY, {"connect": SECRET}, "http://127.0.0.1:9")
+    inbox, pauses = house.born(payments=_Unreachable(down)), []
+    try:
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            assert await inbox.work() == 1
+            (row,) = await house.rows.events(None, None, 5)
+            assert row.attempts == attempt
+            now = house.clock() // 1_000_000
+            pauses.append(row.due_at_ms - now)
+            house.clock.ahead_ms += max(row.due_at_ms - now, 0) + 1
+    finally:
+        await down.close()
+    assert pauses[:-1] == sorted(pauses[:-1])
+    assert pauses[3] > 8 * pauses[1] > 0
+    (row,) = await house.rows.events("failed", None, 5)
+    assert "no answer" in row.reason
+    replayed = await house.inbox.replay(row.id, Act("webhook.replay", "operator", "operator", row.id))
+    assert (replayed.state, replayed.attempts) == ("waiting", 0)
+    assert (await house.market.acts(None))[0] == "webhook.replay"
+    await house.inbox.work()
+    assert await house.available("late") == 10_000_000
+
+
+class _Unreachable:
+    def __init__(self, payments: Stripe) -> None:
+        self._payments = payments
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._payments, name)
+
+    async def payment(self, account_id: str, payment_id: str) -> Any:
+        raise PaymentsDown("no answer")
+
+
+async def test_a_subscription_seen_earlier_never_overwrites_what_was_seen_later(house: House) -> None:
+    subscription = await house.buy(await house.market.plan(MONTHLY), "sub")
+    await house.told("customer.subscription.created", "invoice.paid")
+    await house.inbox.work()
+    assert await house.available("sub") == 10_000_000
+    api: Any = house.control.client().v1
+    at: Any = {"stripe_account": house.market.account}
+    for ends, goes_on in ((True, False), (False, True)):  # to where it was, and away from there
+        api.subscriptions.update(subscription, {"cancel_at_period_end": ends}, at)
+        await house.told("customer.subscription.updated")
+        late = _Late(house.payments, 2)
+        slow = asyncio.ensure_future(house.born(payments=late).work())
+        await late.looked.wait()
+        api.subscriptions.update(subscription, {"cancel_at_period_end": not ends}, at)
+        await house.told("customer.subscription.updated")
+        await house.inbox.work()
+        late.go_on.set()
+        await slow
+        held = await house.rows.subscription("shop", subscription)
+        assert held is not None
+        assert held.cancel_at_period_end is goes_on
+    api.subscriptions.cancel(subscription, None, at)
+    await house.told("customer.subscription.deleted", "customer.subscription.updated")
+    await house.inbox.work()
+    held = await house.rows.subscription("shop", subscription)
+    assert held is not None
+    assert held.state == "canceled"
+
+
+class _Late:
+    """Stripe, whose `nth` answer about a subscription arrives late."""
+
+    def __init__(self, payments: Stripe, nth: int) -> None:
+        self._payments, self._left = payments, nth
+        self.looked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._payments, name)
+
+    async def subscription(self, account_id: str, subscription_id: str) -> Any:
+        facts = await self._payments.subscription(account_id, subscription_id)
+        self._left -= 1
+        if not self._left:
+            self.looked.set()
+            await self.go_on.wait()
+        return facts
+
+
+@pytest.mark.parametrize("amounts", [(500, 500), (333, 333, 334)], ids=["rounded up", "rounded down"])
+async def test_refunds_at_once_return_all_of_the_fee_and_no_more(house: House, amounts: tuple[int, ...]) -> None:
+    await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "0.1"}, 201)
+    plan = await house.market.plan(PACKAGE, price_micro=10_000_000)
+    owner = f"fee{len(amounts)}"
+    intent = await house.buy(plan, owner)  # a fee of one cent
+    for amount in amounts:
+        house.control.refund_in_dashboard(house.market.account, intent, amount)
+    await house.told("refund.created")
+    await house.inbox.work()
+    assert await house.available(owner) == 0
+    (fee,) = [
+        row for row in house.control.state()["acct_1FakePlatform00"]["application_fee"] if row["account"] == house.market.account
+    ]
+    assert (fee["amount"], fee["amount_refunded"]) == (1, 1)
+    assert [row for row in await _accounts(house) if row["account"] == "due_to_platform" and row["balance_micro"]] == []
+
+
+async def test_the_reconciler_marks_how_far_it_looked_and_ends_purchases_that_nobody_paid(house: House) -> None:
+    plan = await house.market.plan(PACKAGE)
+    session = await house.market.checkout(plan)
+    house.control.abandon(house.market.account, session["id"])
+    house.clock.ahead_ms += 49 * HOURS
+    stripe: Any = house.payments
+    effects = Effects(stripe, house.api.billing.store, house.rows, house.api.wallets, house.api.ledger, house.clock)
+    reconciler = BillingReconciler(stripe, house.rows, effects, house.api.registry.enterprise_ids, house.clock)
+    looked = await reconciler.run()
+    assert looked.ok, looked
+    mark = await house.rows.mark(house.market.account)
+    assert mark is not None
+    await house.rows.set_mark(house.market.account, 5)
+    assert await house.rows.mark(house.market.account) == mark
+    (purchase,) = (await house.market.ok("GET", "/purchases", enterprise_id="shop"))["data"]
+    assert purchase["status"] == "expired"

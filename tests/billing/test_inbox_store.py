@@ -1,0 +1,110 @@
+"""Rows of the inbox and of what became of sales, on both kinds of database."""
+
+import asyncio
+
+import msgspec
+
+from gateway.billing.inbox_store import InboxStore
+from gateway.billing.model import InboxEvent, InboxState, Purchase, PurchaseState, Subscription
+from gateway.billing.store import Store
+from gateway.db.engines import Databases
+from gateway.ledger.model import WalletKey
+from gateway.trail.model import Act
+from gateway.trail.service import Trail
+from tests.db.conftest import databases as databases
+from tests.db.conftest import urls as urls
+from tests.ledger.conftest import add_owners
+
+ACT = Act("webhook.replay", "operator", "operator", "whk_00")
+ANN = WalletKey("ann", "shop")
+
+
+def webhook(number: int, **changed: object) -> InboxEvent:
+    row = InboxEvent(f"whk_{number:02}", "connect", f"evt_{number}", "refund.created", "acct_1", "re_1", 1, 2, "waiting")
+    return msgspec.structs.replace(row, **changed)
+
+
+async def test_a_webhook_is_there_once_and_claimed_by_one_until_its_lease_ends(databases: Databases) -> None:
+    rows = InboxStore(databases)
+    added = await asyncio.gather(*[rows.add(webhook(0, id=f"whk_copy{copy}")) for copy in range(5)])
+    assert sorted(added) == [False] * 4 + [True]
+    assert await rows.add(webhook(0, id="whk_other", endpoint="platform"))
+    for number in range(1, 4):
+        await rows.add(webhook(number, due_at_ms=number))
+    claims = await asyncio.gather(*[rows.claim(2, 100, 16) for _ in range(4)])
+    mine = [event for claim in claims for event in claim]
+    assert sorted(event.event_id for event in mine) == ["evt_0", "evt_0", "evt_1", "evt_2"]
+    assert {(event.attempts, event.due_at_ms) for event in mine} == {(1, 102)}
+    (late,) = [event for event in mine if event.event_id == "evt_1"]
+    (again,) = [event for event in await rows.claim(102, 100, 16) if event.event_id == "evt_1"]
+    assert again.attempts == 2
+    await rows.put_off(late, 5, "too late")
+    await rows.finish(late, InboxState.FAILED, "too late", 9)
+    held = {event.event_id: event for event in await rows.events(None, None, 9)}["evt_1"]
+    assert (held.state, held.due_at_ms, held.reason) == ("waiting", 202, "")
+    await rows.finish(late, InboxState.DONE, "", 9)  # what is done is done, whoever did it
+    held = {event.event_id: event for event in await rows.events("done", None, 9)}["evt_1"]
+    assert held.handled_at_ms == 9
+    replayed = await rows.replay(held.id, 300, msgspec.structs.replace(ACT, subject=held.id))
+    assert replayed is not None
+    assert (replayed.state, replayed.attempts, replayed.due_at_ms, replayed.handled_at_ms) == ("waiting", 0, 300, None)
+    assert await rows.replay("whk_none", 1, ACT) is None
+    assert (await Trail(databases).verify(None)).broken is None
+
+
+async def test_what_was_handled_long_ago_is_forgotten_and_what_failed_is_not(databases: Databases) -> None:
+    rows = InboxStore(databases)
+    for number, state in enumerate(InboxState):
+        await rows.add(webhook(number, state=state.value, due_at_ms=10, handled_at_ms=10))
+    await rows.add(webhook(9, state="done", due_at_ms=20))
+    assert await rows.forget(20) == 2
+    assert sorted((row.event_id, row.state) for row in await rows.events(None, None, 9)) == [
+        ("evt_0", "waiting"),
+        ("evt_3", "failed"),
+        ("evt_9", "done"),
+    ]
+
+
+async def test_a_purchase_goes_forward_only(databases: Databases) -> None:
+    await add_owners(databases)
+    rows, store = InboxStore(databases), Store(databases)
+    act = msgspec.structs.replace(ACT, enterprise_id="shop")
+    for number in range(3):
+        sold = Purchase(f"pur_{number}", ANN, "plan_1", "acct_1", PurchaseState.OPEN, 100, "USD", 1, 5, 1)
+        await store.add_purchase(sold, f"op_{number}", "print", act)
+        await store.set_session("shop", sold.id, f"cs_{number}")
+    assert sorted(await rows.open_purchases("shop", 2, 9)) == [("acct_1", f"cs_{number}") for number in range(3)]
+    end = rows.end_purchase
+    assert await end("shop", "pur_0", PurchaseState.PAID, 5, "pi_0")
+    assert not await end("shop", "pur_0", PurchaseState.EXPIRED, 6)
+    assert not await end("shop", "pur_0", PurchaseState.PAID, 7, "pi_other")
+    assert await end("shop", "pur_1", PurchaseState.FAILED, 5)
+    assert not await end("shop", "pur_1", PurchaseState.EXPIRED, 6)
+    assert await end("shop", "pur_1", PurchaseState.PAID, 7, "pi_1")  # money is a fact
+    found = [await store.purchase("shop", f"pur_{number}") for number in range(3)]
+    assert [(row.state, row.payment_id, row.ended_at_ms) for row in found if row] == [
+        ("paid", "pi_0", 5),
+        ("paid", "pi_1", 7),
+        ("open", None, None),
+    ]
+
+
+async def test_a_subscription_is_written_over_what_it_was_seen_to_be(databases: Databases) -> None:
+    await add_owners(databases)
+    rows = InboxStore(databases)
+    first = Subscription("sub_1", ANN, "plan_1", "acct_1", "sub_x", "active", 1, 9, False, 1, 5)
+    assert await rows.put_subscription(None, first)
+    assert not await rows.put_subscription(None, msgspec.structs.replace(first, id="sub_2"))
+    ends = msgspec.structs.replace(first, cancel_at_period_end=True, as_of_ms=6)
+    assert await rows.put_subscription(first, ends)
+    assert not await rows.put_subscription(first, msgspec.structs.replace(first, state="past_due"))
+    assert await rows.subscription("shop", "sub_x") == ends
+    assert await rows.subscription("shop", "sub_none") is None
+
+
+async def test_a_mark_only_goes_on(databases: Databases) -> None:
+    rows = InboxStore(databases)
+    assert await rows.mark("") is None
+    for until in (7, 9, 8):
+        await rows.set_mark("", until)
+    assert await rows.mark("") == 9

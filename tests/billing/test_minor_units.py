@@ -1,0 +1,54 @@
+"""Amounts go to Stripe and come back as what they were, in currencies of every kind."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.billing.minor_units import AMOUNT_MINOR_MAX, check, decimals, micro_from_minor, minor_from_micro
+
+SCALES = {"USD": 10_000, "EUR": 10_000, "JPY": 1_000_000, "KWD": 1_000}
+
+
+@pytest.mark.parametrize(
+    ("currency", "micro"), [("USD", 10_990_000), ("EUR", 10_990_000), ("JPY", 1_099_000_000), ("KWD", 1_099_000)]
+)
+def test_one_thousand_and_ninety_nine_minor_units_are_what_they_are_in_each_currency(currency: str, micro: int) -> None:
+    assert micro_from_minor(1099, currency) == micro
+
+
+@given(st.sampled_from(sorted(SCALES)), st.integers(-AMOUNT_MINOR_MAX, AMOUNT_MINOR_MAX))
+def test_minor_units_come_back_exactly(currency: str, amount_minor: int) -> None:
+    amount_micro = micro_from_minor(amount_minor, currency)
+    assert amount_micro == amount_minor * SCALES[currency]
+    assert minor_from_micro(amount_micro, currency) == amount_minor
+
+
+@given(st.sampled_from(sorted(SCALES)), st.integers(-(10**15), 10**15))
+def test_micro_units_are_whole_minor_units_or_refused(currency: str, amount_micro: int) -> None:
+    whole = amount_micro % SCALES[currency] == 0
+    try:
+        amount_minor = minor_from_micro(amount_micro, currency)
+    except ValueError:
+        assert not whole
+    else:
+        assert whole
+        assert micro_from_minor(amount_minor, currency) == amount_micro
+
+
+@pytest.mark.parametrize("currency", ["TOK", "usd", "US", ""])
+def test_what_is_no_currency_has_no_minor_units(currency: str) -> None:
+    with pytest.raises(ValueError, match="no currency"):
+        decimals(currency)
+
+
+@pytest.mark.parametrize(
+    ("amount_minor", "currency"), [(0, "USD"), (-1, "USD"), (AMOUNT_MINOR_MAX + 1, "USD"), (1055, "ISK"), (1001, "KWD")]
+)
+def test_an_amount_that_stripe_does_not_take_is_refused(amount_minor: int, currency: str) -> None:
+    with pytest.raises(ValueError, match="amount"):
+        check(amount_minor, currency)
+
+
+@pytest.mark.parametrize(("amount_minor", "currency"), [(1, "USD"), (AMOUNT_MINOR_MAX, "JPY"), (1100, "ISK"), (1010, "KWD")])
+def test_an_amount_that_stripe_takes_is_taken(amount_minor: int, currency: str) -> None:
+    assert check(amount_minor, currency) == amount_minor

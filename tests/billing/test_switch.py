@@ -1,0 +1,77 @@
+"""Billing is off until Stripe's key is given, and is then found by the settings, the processes and the commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.settings import SettingsError, load
+from tests.balance.server import running_server
+from tests.cli.conftest import Cli
+from tests.fake_stripe.control import Control
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"STRIPE_SECRET_KEY": "pk_live_x"}, "STRIPE_SECRET_KEY"),
+        ({"STRIPE_WEBHOOK_SECRET": "whsec_x"}, "STRIPE_WEBHOOK_SECRET"),
+        ({"STRIPE_CONNECT_WEBHOOK_SECRET": "whsec_x"}, "STRIPE_CONNECT_WEBHOOK_SECRET"),
+        ({"STRIPE_SECRET_KEY": "sk_test_x", "STRIPE_API_BASE": "here"}, "STRIPE_API_BASE"),
+    ],
+)
+def test_a_setting_of_billing_that_cannot_be_meant_is_named(tmp_path: Path, fields: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsError, match=f"MOZAIKS_{named}"):
+        load({"MOZAIKS_DATA_DIR": str(tmp_path), **{f"MOZAIKS_{name}": value for name, value in fields.items()}})
+
+
+def test_nothing_imports_the_adapter_until_it_is_wanted() -> None:
+    """The SDK takes 14 MB: only a process that sells has it."""
+    for path in (ROOT / "gateway").rglob("*.py"):
+        found = re.findall(r"^\s*(?:from|import)\s.*\bstripe(?:_client)?\b.*", path.read_text(), re.MULTILINE)
+        assert not found or path.name == "stripe_client.py", (path, found)
+
+
+def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, control: Control) -> None:
+    config, data = tmp_path / "gateway.yaml", tmp_path / "data"
+    config.write_text(yaml.safe_dump({"models": []}))
+    data.mkdir()
+    with running_server() as url:
+        env = {"MOZAIKS_CONFIG": str(config), "MOZAIKS_DATA_DIR": str(data), "MOZAIKS_REDIS_URL": url}
+        off = Cli({**env, "MOZAIKS_STRIPE_SECRET_KEY": "", "MOZAIKS_STRIPE_API_BASE": ""})
+        off.text("creators", "create", "acme")
+        off.text("apps", "create", "desk", "--user-id", "acme")
+        assert "Nothing is sold here" in off.refused("plans", "list")
+        on = Cli({**env, "MOZAIKS_STRIPE_SECRET_KEY": "sk_test_fake", "MOZAIKS_STRIPE_API_BASE": control.base})
+        account = on.json("sales", "connect", "acme", "--email", "acme@example.com")
+        assert account["status"] == "onboarding"
+        assert "https://" in on.text("sales", "onboard", "acme", "--return-url", "https://app.invalid")
+        control.onboard(account["account_id"])
+        assert on.json("sales", "account", "acme")["status"] == "active"
+        on.text("sales", "set-fee", "acme", "12.5", "--app", "desk")
+        assert "12.5" in on.text("sales", "fees", "--user-id", "acme")
+        plan = ("plans", "create", "--app", "desk", "--name", "Ten", "--price", "9.99", "--currency", "USD", "--grant", "10")
+        made = on.json(*plan)
+        assert (made["price_micro"], made["grant_micro"]) == (9_990_000, 10_000_000)
+        assert "price_micro" in on.refused(*plan[:7], "0", *plan[8:])
+        assert "9.99" in on.text("plans", "list", "--app", "desk")
+        buy = ("sales", "checkout", made["id"], "--end-user", "u1", "--success-url", "https://app.invalid")
+        assert on.json(*buy, "--idempotency-key", "k") == on.json(*buy, "--idempotency-key", "k")
+        [row] = on.json("sales", "purchases", "--app", "desk", "--end-user", "u1")["data"]
+        assert (row["status"], row["fee_micro"]) == ("open", 1_250_000)
+        assert "there is nothing to refund" in on.refused("sales", "refund", row["id"], "--app", "desk")
+        assert "https://" in on.text(
+            "sales", "portal", "--app", "desk", "--end-user", "u1", "--return-url", "https://app.invalid"
+        )
+        assert on.json("sales", "subscriptions", "--app", "desk")["data"] == []
+        assert "no such subscription" in on.refused("sales", "change", "sub_1", "--app", "desk", "--cancel")
+        assert on.json("plans", "archive", made["id"])["archived_at"]
+        told = on.run("doctor").output
+        assert "Stripe answers, in test mode." in told
+        assert "MOZAIKS_STRIPE_CONNECT_WEBHOOK_SECRET is not set" in told
+        wrong = Cli({**env, "MOZAIKS_STRIPE_SECRET_KEY": "sk_test_invalid", "MOZAIKS_STRIPE_API_BASE": control.base})
+        assert "Nothing can be bought: Stripe does not accept this gateway's key" in wrong.run("doctor").output
+        assert "payments" not in off.run("doctor").output
