@@ -130,7 +130,7 @@ def test_an_answer_that_was_not_whole_is_not_kept(stack: Stack, model: str) -> N
             stack.url + "/v1/chat/completions",
             headers={"authorization": f"Bearer {stack.key(app)}", "x-platform-user-id": "ann"},
             json={"model": model, "messages": MESSAGES, "max_tokens": 20, "stream": True},
-            timeout=20,
+            timeout=60,
         ) as answer:
             answer.read()
             assert answer.headers.get("x-mozaiks-cache") in (None, "miss")
