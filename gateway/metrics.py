@@ -4,6 +4,9 @@ Each web process writes what it has counted into a file of its own every second;
 numbers and the others' files together. So one scrape of any process shows all, whichever the system hands it to. Counts of
 a process that died stay in its file, so that sums never fall; its gauges go with it. `gateway serve` starts with no files.
 
+Why not prometheus_client: its two counters and two histograms of a request, in its mode for several processes, took 15 us of
+CPU, and what is here 2.4 us (100,000 times in a loop, side by side); a request's whole budget is 200 us.
+
 Gauges of deployments are in processes: `mozaiks_deployment_resting` is how many of them leave it alone now.
 """
 

@@ -99,7 +99,7 @@ async def test_the_last_user_stops_it_and_no_other(tmp_path: Path) -> None:
     pid = await server_pid(first.url)
     await first.stop()
     assert is_running(pid)
-    out, _ = other.communicate("leave\n", timeout=10)
+    out, _ = other.communicate("leave\n", timeout=60)
     assert out.strip() == "stopped"
     assert not is_running(pid)
     server = await embedded_redis.start(tmp_path)
@@ -125,7 +125,7 @@ async def test_many_processes_at_once_start_one_server(tmp_path: Path) -> None:
     log = (tmp_path / "redis" / "redis.log").read_text()
     assert log.count("eady to accept connections") == 1
     for owner in owners:
-        owner.communicate("leave\n", timeout=10)
+        owner.communicate("leave\n", timeout=60)
     assert not (tmp_path / "redis" / "redis.sock").exists()
 
 

@@ -87,7 +87,7 @@ async def test_500_holds_at_once_on_a_balance_for_k_admit_exactly_k_five_hundred
     finally:
         for child in children:
             child.terminate()
-            child.join(10)
+            child.join(60)
     asked = 0
     for repeat, k in enumerate(ks):
         admitted = [each for found in by_process for each in found[repeat]]

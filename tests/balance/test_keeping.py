@@ -475,7 +475,7 @@ async def history(house: House, chance: random.Random, losses: int) -> tuple[int
     return wipes, rolls
 
 
-@pytest.mark.timeout(120 + LOSSES)
+@pytest.mark.timeout(300 + LOSSES)
 async def test_random_histories_with_losses_end_in_the_same_books(server_url: str, tmp_path: Path) -> None:
     print(f"KEEPING_SEED={SEED} KEEPING_LOSSES={LOSSES} pytest -s tests/balance/test_keeping.py")
     wipes = rolls = number = requests = replayed = 0

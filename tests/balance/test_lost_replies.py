@@ -26,7 +26,7 @@ LIMITS = (Limit("k/1", LimitKind.CONCURRENCY, 1), Limit("k/1", LimitKind.SPEND_T
 T = TypeVar("T")
 
 
-@pytest.mark.timeout(120 + REPLIES // 20)
+@pytest.mark.timeout(300 + REPLIES // 20)
 async def test_a_lost_reply_never_doubles_an_effect(balance: RedisBalance, proxy: Proxy) -> None:
     seed = int(os.environ.get("LOST_SEED", 20_261_122))
     print(f"LOST_SEED={seed} LOST_REPLIES={REPLIES} pytest -s tests/balance/test_lost_replies.py")

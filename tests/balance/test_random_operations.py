@@ -572,7 +572,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(120 + OPERATIONS // 300)
+@pytest.mark.timeout(300 + OPERATIONS // 300)
 async def test_redis_and_the_reference_agree_on_every_answer_of_random_histories(server_url: str) -> None:
     seed = int(os.environ.get("RANDOM_SEED", 20_261_122))
     one = os.environ.get("RANDOM_HISTORY")

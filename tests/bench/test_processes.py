@@ -24,7 +24,7 @@ def test_a_process_and_its_children_are_gone_after_the_ground_even_when_the_run_
     def fail_once_it_runs() -> None:
         with ground:
             process = ground.start("parent", [sys.executable, "-c", WITH_CHILD])
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while len(pids) < 2 and time.monotonic() < deadline:
                 pids[:] = descendants(process.pid)
             raise KeyboardInterrupt
@@ -39,7 +39,7 @@ def test_a_process_and_its_children_are_gone_after_the_ground_even_when_the_run_
 def test_cpu_of_a_tree_includes_the_child_that_did_the_work() -> None:
     with Ground() as ground:
         process = ground.start("parent", [sys.executable, "-c", WITH_CHILD])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while process.cpu_s() < 0.3 and time.monotonic() < deadline:
             time.sleep(0.02)
         assert process.cpu_s() >= 0.3

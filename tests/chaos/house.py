@@ -87,7 +87,7 @@ class Postgres:
         options = ("-w", "-o", f'-h "" -k {self.folder}', "-l", str(self._data / "log"), "-D", str(self._data), "start")
         for attempt in range(20):  # a process that was born while the others were killed ends a moment later
             try:
-                pgexec("pg_ctl", options, bin_path=self._made.bin_path, user=self._made.system_user, timeout=30)
+                pgexec("pg_ctl", options, bin_path=self._made.bin_path, user=self._made.system_user, timeout=60)
                 break
             except subprocess.CalledProcessError:
                 if attempt == 19:
@@ -130,7 +130,7 @@ def _made_ms(request_id: str) -> int:
 
 def _gone(pid: int) -> None:
     """Wait until a process is dead: gone, or left to be reaped."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -341,7 +341,7 @@ class House:
 
     async def served(self) -> dict[str, int]:
         """How often the provider was asked, by the marker of the request, since the last look."""
-        async with httpx.AsyncClient(timeout=20) as http:
+        async with httpx.AsyncClient(timeout=60) as http:
             journal = (await http.get(self.provider_url + "/journal")).json()["requests"]
             await http.delete(self.provider_url + "/journal")
         found: dict[str, int] = {}

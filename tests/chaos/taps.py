@@ -324,7 +324,7 @@ def client_sides(_: str) -> tuple[Side, Side]:
     return Http("client>gateway", b"POST "), Http("gateway>client", b"HTTP/1.1 200")
 
 
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str, timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str, timeout_s: float = 60.0) -> None:
     """Wait until it holds; the time-out ends a hang and judges nothing."""
     async with asyncio.timeout(timeout_s):
         try:

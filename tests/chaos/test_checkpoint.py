@@ -19,7 +19,7 @@ def settings() -> dict[str, str]:
     return {"MOZAIKS_HOLD_TTL_S": str(HOLD_TTL_S)}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_the_sweeper_settles_a_dead_gateways_stream_at_its_checkpoint(house: House) -> None:
     shard, wallet = shard_of(CREATOR), f"p/{CREATOR}"
     [before] = await house.direct.read(shard, [wallet])
@@ -53,7 +53,7 @@ async def test_the_sweeper_settles_a_dead_gateways_stream_at_its_checkpoint(hous
     print(f"{delivered} events delivered, {tokens} tokens paid")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_gateway_that_stood_still_delivers_nothing_that_is_not_paid(house: House) -> None:
     shard, wallet = shard_of(CREATOR), f"p/{CREATOR}"
     [before] = await house.direct.read(shard, [wallet])

@@ -119,7 +119,7 @@ async def killed_once(house: House, chance: random.Random, number: int, kill: tu
         await asyncio.sleep(chance.uniform(0.01, 0.06))
         house.steps.set(trap)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await trap.sprung.wait()
         finally:
             house.steps.unset()
@@ -142,7 +142,7 @@ async def killed_once(house: House, chance: random.Random, number: int, kill: tu
     log.asked += len(clients.asked)
 
 
-@pytest.mark.timeout(180 + 6 * KILLS)
+@pytest.mark.timeout(300 + 6 * KILLS)
 async def test_no_part_that_is_killed_at_any_step_loses_or_doubles_a_request(house: House) -> None:
     seed = int(os.environ.get("CHAOS_SEED", 20_261_122))
     print(f"CHAOS_SEED={seed} CHAOS_KILLS={KILLS} CHAOS_PART={PART} pytest -s tests/chaos/test_kills.py")

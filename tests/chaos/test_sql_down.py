@@ -36,7 +36,7 @@ async def refused(house: House) -> None:
         assert error["request_id"] == answer.headers["x-request-id"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_while_sql_is_down_usage_waits_up_to_a_bound_then_requests_are_refused_and_nothing_is_lost(house: House) -> None:
     """First the server dies, then it stands still without an answer, which looks different to whoever waits for it."""
     seed = int(os.environ.get("CHAOS_SEED", 20_261_122))

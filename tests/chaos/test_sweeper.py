@@ -22,7 +22,7 @@ def worker_settings() -> dict[str, str]:
     return {"MOZAIKS_HOLD_TTL_S": "5"}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_a_worker_that_dies_while_it_sweeps_ends_each_abandoned_hold_once(house: House) -> None:
     """Holds of a dead gateway are ended by the worker's own sweeper, which dies at it and is started again."""
     chance = random.Random(int(os.environ.get("CHAOS_SEED", 20_261_122)))

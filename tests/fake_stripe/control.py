@@ -37,7 +37,7 @@ class Control:
     def client(self, key: str = KEY, retries: int = 0) -> stripe.StripeClient:
         at: Any = {"api": self.base, "connect": self.base}
         return stripe.StripeClient(key, base_addresses=at, max_network_retries=retries,
-            http_client=stripe.RequestsClient(timeout=10))
+            http_client=stripe.RequestsClient(timeout=60))
 
     def call(self, name: str, **body: Any) -> Any:
         request = urllib.request.Request(f"{self.base}/_control/{name}", json.dumps(body).encode(),
@@ -136,7 +136,7 @@ class Control:
         wish = {"order": order, "seed": seed, "copies": copies, "senders": senders, "drop": drop, "types": list(types)}
         return list(self.call("deliver", **wish)["tries"])
 
-    def settled(self, timeout_s: float = 5.0) -> bool:
+    def settled(self, timeout_s: float = 60.0) -> bool:
         """Waits until all was sent (mode `deliver_at_once`)."""
         return bool(self.call("settled", timeout_s=timeout_s)["settled"])
 
@@ -203,4 +203,4 @@ def running(now: int | None = None, seed: int = 1) -> Iterator[Control]:
         yield Control(f"http://127.0.0.1:{int(port)}")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

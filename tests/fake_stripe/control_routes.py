@@ -92,7 +92,7 @@ class Controls:
     async def deliver(self, **wish: Any) -> Obj:
         return {"tries": await self.fake.delivery.deliver(wish), "waiting": len(self.fake.delivery.waiting)}
 
-    async def settled(self, timeout_s: float = 5.0) -> Obj:
+    async def settled(self, timeout_s: float = 60.0) -> Obj:
         return {"settled": await self.fake.delivery.settled(timeout_s)}
 
     def resend(self, event: str) -> Obj:

@@ -369,7 +369,7 @@ async def test_it_runs_until_stopped_and_waits_out_any_failure_of_its_stores(
             await asyncio.sleep(0.005)
         stop.set()
 
-    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 10)
+    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 60)
     assert drain.counts.posted == 5
     assert sum("gone" in record.message for record in caplog.records) == 2
 
@@ -419,7 +419,7 @@ async def test_one_batch_goes_into_the_platforms_book_while_the_next_goes_into_i
             await asyncio.sleep(0.002)
         stop.set()
 
-    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 20)
+    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 60)
     assert busy.together == {("shop",), ("platform",), ("platform", "shop")}  # no book has two at once
     assert drain.counts == DrainCounts(claimed=40, posted=40)
     await assert_in_order(databases)
@@ -444,7 +444,7 @@ async def test_a_running_drain_waits_for_the_platforms_book_with_two_batches_in_
             await asyncio.sleep(0.002)
         stop.set()
 
-    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 20)
+    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 60)
     assert drain.counts.posted == 40
     await assert_in_order(databases)
 
@@ -460,7 +460,7 @@ async def test_a_drain_that_is_stopped_finishes_what_is_half_way(ledger: Ledger,
             await asyncio.sleep(0.002)
         stop.set()
 
-    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 20)
+    await asyncio.wait_for(asyncio.gather(drain.run(stop), watch()), 60)
     assert source.claimed == []
     assert 0 < drain.counts.posted == len(source.acked) < 40
 

@@ -42,7 +42,7 @@ class Process:
         with log.open("ab") as out:
             self.child = subprocess.Popen(args, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
 
-    def wait_for(self, pattern: str, timeout_s: float = 20.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             found = re.search(pattern, self.log.read_text("utf-8", "replace"))
@@ -53,14 +53,14 @@ class Process:
             time.sleep(0.02)
         raise AssertionError(f"{pattern!r} did not appear:\n{self.log.read_text('utf-8', 'replace')}")
 
-    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout_s: float = 20.0) -> int:
+    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout_s: float = 60.0) -> int:
         if self.child.poll() is None:
             self.child.send_signal(sign)
         try:
             return self.child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.child.kill()
-            self.child.wait(5)
+            self.child.wait(60)
             raise
 
 
@@ -83,7 +83,7 @@ class Stack:
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.admin = httpx.Client(base_url=self.url + "/api/v1", headers={"authorization": f"Bearer {OPERATOR}"}, timeout=20)
+        self.admin = httpx.Client(base_url=self.url + "/api/v1", headers={"authorization": f"Bearer {OPERATOR}"}, timeout=60)
 
     def post(self, path: str, body: dict[str, Any], status: int = 201, idempotency_key: str = "") -> dict[str, Any]:
         answer = self.admin.post(path, json=body, headers={"idempotency-key": idempotency_key} if idempotency_key else {})
@@ -123,7 +123,7 @@ class Stack:
         result: dict[str, Any] = self.get(f"/apps/{enterprise_id}/wallets/{end_user}")
         return result
 
-    def events(self, enterprise_id: str, count: int, timeout_s: float = 10.0) -> list[dict[str, Any]]:
+    def events(self, enterprise_id: str, count: int, timeout_s: float = 60.0) -> list[dict[str, Any]]:
         """The app's usage rows once there are `count` of them."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -149,7 +149,7 @@ class Stack:
 
 def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str, Any]] = (), **settings: Any) -> Path:
     deployment = {"provider": "openai", "model": "*", "api_base": upstream_url, "api_key": "sk-made-up-upstream-key"}
-    sized = {**deployment, "output_tokens_max": 1000, "first_byte_timeout_s": 1.0, "chunk_timeout_s": 1.0}
+    sized = {**deployment, "output_tokens_max": 1000, "first_byte_timeout_s": 10.0, "chunk_timeout_s": 10.0}
     nine = {**sized, "model": "ok:tokens=9"}
     few = {**nine, "limits": {"rpm": 2}}
     down = {**sized, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1"}
@@ -172,6 +172,7 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
             {"name": "azure-newest", "deployments": [{**newest, "model": "gpt-4o"}]},
             {"name": "azure-vectors", "deployments": [{**newest, "model": "text-embedding-3-small"}]},
             {"name": "*", "deployments": [sized], "prices": PRICED},
+            *({"name": name, "deployments": [{**hasty, "model": name}], "prices": PRICED} for name in ("hang", "hang-midstream")),
             {"name": "unpriced-model", "deployments": [{**sized, "model": "ok"}]},
             {"name": "unreachable-model", "deployments": [down], "prices": PRICED},
             # A request costs its hold to the micro-unit, so how many run at once does not matter to how many are paid for.
@@ -205,7 +206,7 @@ def start_gateway(
     )
     process = Process([sys.executable, "-m", "gateway.cli.main", "serve"], full, folder / log)
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             if httpx.get(url + "/readyz", timeout=1).status_code == 200:

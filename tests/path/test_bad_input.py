@@ -73,7 +73,7 @@ def test_bad_input(
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     sent = {"authorization": f"Bearer {key}", "content-type": "application/json", "x-platform-user-id": "ann", **headers}
     raw = [(name.encode(), value.encode("latin-1")) for name, value in sent.items() if value]
-    answer = httpx.post(stack.url + "/v1/chat/completions", content=content, headers=raw, timeout=20)
+    answer = httpx.post(stack.url + "/v1/chat/completions", content=content, headers=raw, timeout=60)
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) >= {"message", "type", "param", "code", "request_id"}
@@ -101,7 +101,7 @@ def test_a_path_or_method_that_is_not_there_is_a_json_error(
     caller: tuple[Stack, str, str], method: str, path: str, status: int
 ) -> None:
     stack, _, key = caller
-    answer = httpx.request(method, stack.url + path, headers={"authorization": f"Bearer {key}"}, timeout=20)
+    answer = httpx.request(method, stack.url + path, headers={"authorization": f"Bearer {key}"}, timeout=60)
     assert answer.status_code == status
     assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
 
@@ -113,7 +113,7 @@ def test_who_is_calling_is_said_once(caller: tuple[Stack, str, str], method: str
     sent = {"authorization": f"Bearer {key}", "content-type": "application/json", "x-platform-user-id": "ann"}
     for other in ("Bearer other", sent.get(name, "")):
         headers = [(name, other), *sent.items(), *([] if name in sent else [(name, "x")])]
-        answer = httpx.request(method, stack.url + path, content=json.dumps(GOOD).encode(), headers=headers, timeout=20)
+        answer = httpx.request(method, stack.url + path, content=json.dumps(GOOD).encode(), headers=headers, timeout=60)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
     assert stack.wallet(app, "ann")["available_micro"] == 1_000_000
 
@@ -123,6 +123,6 @@ def test_a_manager_says_once_who_is_calling_and_which_request_it_is(caller: tupl
     stack, app, _ = caller
     sent = {"authorization": f"Bearer {OPERATOR}", "idempotency-key": "twice"}
     body = {"wallet": {"enterprise_id": app, "platform_user_id": "ann"}, "amount_micro": 5}
-    answer = httpx.post(stack.url + "/api/v1/grants", json=body, headers=[*sent.items(), (name, "other")], timeout=20)
+    answer = httpx.post(stack.url + "/api/v1/grants", json=body, headers=[*sent.items(), (name, "other")], timeout=60)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
     assert stack.wallet(app, "ann")["available_micro"] == 1_000_000

@@ -27,7 +27,7 @@ class Demo:
         self.process = Process([sys.executable, "-m", "gateway.cli.main", "serve"], self.env, log)
         self.process.wait_for(r"--app demo-app --events")
         # What is printed can be tried at once: nothing here waits for the port.
-        socket.create_connection(("127.0.0.1", int(self.env["MOZAIKS_PORT"])), timeout=5).close()
+        socket.create_connection(("127.0.0.1", int(self.env["MOZAIKS_PORT"])), timeout=60).close()
         self.banner = log.read_text()
 
     def curl(self) -> str:
@@ -105,7 +105,7 @@ def test_after_a_crash_the_store_is_reused_and_nothing_is_lost(demo: Demo) -> No
     assert demo.process.stop(signal.SIGKILL) == -9
     demo.start()
     demo.curl()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while demo.cli("usage", "--app", "demo-app", "--events").count("demo-user") < 2:
         assert time.monotonic() < deadline
     assert "VIOLATED" not in demo.cli("audit")

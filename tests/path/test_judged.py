@@ -41,7 +41,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-HTTP = httpx.Client(timeout=20)
+HTTP = httpx.Client(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ MEDIA_MODELS = ("gpt-image-1", "tts-1", "gpt-4o-mini-tts", "whisper-1", "gpt-4o-
 EVERYTHING = {"input": "1", "cached_input": "0.1", "cache_write": "1", "cache_write_1h": "2", "output": "10"}
 
 
-HTTP = httpx.Client(timeout=20)
+HTTP = httpx.Client(timeout=60)
 
 
 @dataclass

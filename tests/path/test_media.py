@@ -98,7 +98,7 @@ class Caller:
 
     def billed(self, count: int = 1) -> dict[str, Any]:
         """The last event of so many; the wallet has what is left, and nothing is held."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             rows = self.stack.get(f"/apps/{self.app}/usage-events", limit=200)["data"]
             events: list[dict[str, Any]] = [row for row in rows if row["platform_user_id"] == self.user]
@@ -117,7 +117,7 @@ class Caller:
 
     def post(self, path: str, **given: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.key}", **self.headers, **given.pop("headers", {})}
-        return HTTP.post(f"{self.stack.url}/v1{path}", headers=headers, timeout=20, **given)
+        return HTTP.post(f"{self.stack.url}/v1{path}", headers=headers, timeout=60, **given)
 
 
 HTTP = httpx.Client()
@@ -140,7 +140,7 @@ def _fresh_journal(media: Stack) -> None:
 
 
 def journal(stack: Stack) -> list[dict[str, Any]]:
-    requests: list[dict[str, Any]] = httpx.get(stack.upstream_url.removesuffix("/v1") + "/journal", timeout=5).json()["requests"]
+    requests: list[dict[str, Any]] = httpx.get(stack.upstream_url.removesuffix("/v1") + "/journal", timeout=60).json()["requests"]
     return requests
 
 

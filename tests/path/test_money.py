@@ -15,7 +15,7 @@ BODY = {"model": "ok:tokens=10", "messages": [{"role": "user", "content": "one t
 
 def post(stack: Stack, key: str, end_user: str | None = "ann", path: str = "/chat/completions", **fields: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"} | ({"x-platform-user-id": end_user} if end_user else {})
-    return httpx.post(stack.url + "/v1" + path, json={**BODY, **fields}, headers=headers, timeout=30)
+    return httpx.post(stack.url + "/v1" + path, json={**BODY, **fields}, headers=headers, timeout=60)
 
 
 def test_level_1_is_paid_by_the_creator_and_has_no_end_user(stack: Stack) -> None:
@@ -80,7 +80,7 @@ def test_own_prices_of_an_app_count_from_their_date(stack: Stack) -> None:
     key = stack.key(app)
     assert post(stack, key).status_code == 200
     stack.post(f"/apps/{app}/price-books", {"model": "*", "prices": {"input": "2", "output": "40"}})
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         answer = post(stack, key)
         micro = round(float(answer.headers["x-mozaiks-cost"]) * 1e6)
@@ -138,7 +138,7 @@ def test_an_end_user_token_spends_for_its_own_user_only(stack: Stack) -> None:
         stack.url + "/v1/chat/completions",
         json={**BODY, "max_tokens": 10},
         headers={"authorization": f"Bearer {token}", "origin": "https://app.example"},
-        timeout=20,
+        timeout=60,
     )
     assert answer.status_code == 200, answer.text
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
@@ -146,7 +146,7 @@ def test_an_end_user_token_spends_for_its_own_user_only(stack: Stack) -> None:
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (403, "end_user_mismatch")
     capped = post(stack, token, None, max_tokens=500)
     assert (capped.status_code, capped.json()["error"]["code"]) == (402, "spend_limit_reached")
-    balance = httpx.get(stack.url + "/v1/balance", headers={"authorization": f"Bearer {token}"}, timeout=20).json()
+    balance = httpx.get(stack.url + "/v1/balance", headers={"authorization": f"Bearer {token}"}, timeout=60).json()
     assert balance["platform_user_id"] == "ann"
     assert balance["wallet"]["available_micro"] == stack.wallet(app, "ann")["available_micro"]
 
@@ -156,10 +156,10 @@ def test_a_request_can_be_looked_up_by_its_own_app_only(stack: Stack) -> None:
     stack.fund(app, "ann", 1_000_000)
     key = stack.key(app)
     request_id = post(stack, key).headers["x-request-id"]
-    found = httpx.get(f"{stack.url}/v1/usage/{request_id}", headers={"authorization": f"Bearer {key}"}, timeout=20)
+    found = httpx.get(f"{stack.url}/v1/usage/{request_id}", headers={"authorization": f"Bearer {key}"}, timeout=60)
     assert found.status_code == 200, found.text
     assert found.json()["request_id"] == request_id
-    hidden = httpx.get(f"{stack.url}/v1/usage/{request_id}", headers={"authorization": f"Bearer {stack.key(other)}"}, timeout=20)
+    hidden = httpx.get(f"{stack.url}/v1/usage/{request_id}", headers={"authorization": f"Bearer {stack.key(other)}"}, timeout=60)
     assert hidden.status_code == 404
 
 
@@ -216,7 +216,7 @@ def test_a_prompt_cannot_hide_from_its_price(stack: Stack, path: str, body: dict
     app = stack.app()
     stack.fund(app, "ann", 1000)
     headers = {"authorization": f"Bearer {stack.key(app)}", "x-platform-user-id": "ann"}
-    answer = httpx.post(stack.url + "/v1" + path, json=body, headers=headers, timeout=20)
+    answer = httpx.post(stack.url + "/v1" + path, json=body, headers=headers, timeout=60)
     assert answer.status_code in (400, 402), answer.text
     wallet = stack.wallet(app, "ann")
     assert (wallet["available_micro"], wallet["held_micro"], wallet["debt_micro"]) == (1000, 0, 0)
@@ -258,7 +258,7 @@ def test_a_balance_says_what_is_left_of_each_limit(stack: Stack) -> None:
     told = [(name, value) for name, value in answer.headers.multi_items() if name.endswith("-requests")]
     assert sorted(told) == [("x-ratelimit-limit-requests", "9"), ("x-ratelimit-remaining-requests", "8")]
     headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "ann"}
-    balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=20).json()
+    balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=60).json()
     spent = 1_000_000 - balance["wallet"]["available_micro"]
     tokens = answer.json()["usage"]["total_tokens"]
     assert balance["remaining"] == {
@@ -286,7 +286,7 @@ def test_asking_for_a_balance_grants_the_trial_of_a_new_end_user(stack: Stack) -
     app = stack.app(cost_policy="creator_pays", trial={"amount_micro": 7000, "days": 3})
     headers = {"authorization": f"Bearer {stack.key(app)}", "x-platform-user-id": "new-here"}
     for _ in range(2):
-        balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=20).json()
+        balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=60).json()
         assert balance["wallet"]["available_micro"] == 7000
     assert [lot["source"] for lot in stack.wallet(app, "new-here")["lots"]] == ["trial"]
 
@@ -295,7 +295,7 @@ def test_asking_for_a_balance_makes_no_wallet(stack: Stack) -> None:
     app = stack.app()
     key = stack.key(app)
     headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "nobody-yet"}
-    balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=20).json()
+    balance = httpx.get(stack.url + "/v1/balance", headers=headers, timeout=60).json()
     assert balance["wallet"]["available_micro"] == 0
     assert stack.get("/ledger/accounts", enterprise_id=app)["data"] == []
 
@@ -308,11 +308,11 @@ def test_what_the_gateway_keeps_is_for_its_user_alone(stack: Stack) -> None:
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/batches"), ("GET", "/v1/"), ("POST", "/v1/chat/completions/")])
 def test_an_unknown_path_is_not_found(stack: Stack, method: str, path: str) -> None:
-    assert httpx.request(method, stack.url + path, timeout=20).status_code == 404
+    assert httpx.request(method, stack.url + path, timeout=60).status_code == 404
 
 
 def test_a_browser_may_ask_first(stack: Stack) -> None:
-    answer = httpx.options(stack.url + "/v1/chat/completions", headers={"origin": "https://app.example"}, timeout=20)
+    answer = httpx.options(stack.url + "/v1/chat/completions", headers={"origin": "https://app.example"}, timeout=60)
     assert answer.status_code == 204
     assert "authorization" in answer.headers["access-control-allow-headers"]
 
@@ -347,7 +347,7 @@ def test_a_newcomer_spends_the_trial_of_the_app_and_no_more(stack: Stack) -> Non
             stack.url + "/v1/chat/completions",
             headers={"authorization": f"Bearer {key}", "x-platform-user-id": "newcomer"},
             json={"model": "flat-model", "messages": [{"role": "user", "content": "hi"}]},
-            timeout=20,
+            timeout=60,
         )
 
     assert [ask().status_code for _ in range(3)] == [200, 200, 402]  # 250 each

@@ -35,7 +35,7 @@ def key(two: Stack) -> str:
 
 
 # Each request has a connection of its own, so either process may get it.
-HTTP = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=20)
+HTTP = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=60)
 
 
 def chat(stack: Stack, key: str, model: str, end_user: str = "ann", **fields: Any) -> httpx.Response:
@@ -53,7 +53,7 @@ def scraped(stack: Stack) -> dict[str, float]:
     return {sample: float(value) for sample, value in (row.rsplit(" ", 1) for row in rows)}
 
 
-def eventually(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+def eventually(holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := holds()):
         assert time.monotonic() < deadline, "it did not come about"

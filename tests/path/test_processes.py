@@ -18,7 +18,7 @@ BODY = {"model": "slow:800", "messages": [{"role": "user", "content": "one"}], "
 
 def ask(stack: Stack, key: str, model: str = "ok") -> httpx.Response:
     headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "ann"}
-    return httpx.post(stack.url + "/v1/chat/completions", json={**BODY, "model": model}, headers=headers, timeout=20)
+    return httpx.post(stack.url + "/v1/chat/completions", json={**BODY, "model": model}, headers=headers, timeout=60)
 
 
 def test_sigterm_lets_the_requests_in_flight_finish_and_be_settled(tmp_path: Path, upstream_url: str) -> None:
@@ -29,7 +29,8 @@ def test_sigterm_lets_the_requests_in_flight_finish_and_be_settled(tmp_path: Pat
     answers: list[httpx.Response] = []
     running = threading.Thread(target=lambda: answers.append(ask(stack, key, "slow:800")))
     running.start()
-    time.sleep(0.3)
+    while stack.wallet(app, "ann")["held_micro"] == 0:
+        time.sleep(0.01)
     assert stack.process.stop() == 0
     running.join()
     assert answers[0].status_code == 200
@@ -45,11 +46,11 @@ def test_two_web_processes_and_a_worker_of_its_own_serve_one_set_of_wallets(tmp_
         stack.fund(app, "ann", 1_000_000)
         made = stack.post(f"/apps/{app}/keys", {"name": "k", "level": "app_usage"})
         for _ in range(12):  # a connection each, so that both processes have the key in their caches
-            assert ask(stack, made["secret"]).status_code == 200
+            assert ask(stack, made["secret"], "ok:tokens=3").status_code == 200
         assert len(stack.events(app, 12)) == 12
         stack.admin.delete(f"/apps/{app}/keys/{made['id']}")
-        deadline = time.monotonic() + 2
-        while any(ask(stack, made["secret"]).status_code == 200 for _ in range(6)):
+        deadline = time.monotonic() + 60
+        while any(ask(stack, made["secret"], "ok:tokens=3").status_code == 200 for _ in range(6)):
             assert time.monotonic() < deadline, "a revoked key is still good in one of the processes"
         assert "VIOLATED" not in stack.cli("audit")
     finally:
@@ -74,7 +75,7 @@ def test_a_gateway_killed_in_mid_request_gives_the_hold_back_and_its_books_stay_
     while stack.wallet(app, "ann")["held_micro"] == 0:
         time.sleep(0.01)
     stack.process.child.kill()
-    stack.process.child.wait(5)
+    stack.process.child.wait(60)
     running.join()
     again = start_gateway(tmp_path, upstream_url, log="again.log")
     try:
@@ -108,7 +109,7 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(tmp_pat
     env = {name: value.replace("TAKEN", str(taken.getsockname()[1])) for name, value in env.items()}
     full = plain_env(**{"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_PORT": str(free_port()), **env})
     done = subprocess.run(
-        [sys.executable, "-m", "gateway.cli.main", "serve"], env=full, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "gateway.cli.main", "serve"], env=full, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
     assert named in done.stderr
@@ -118,7 +119,7 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(tmp_pat
 def test_a_management_command_in_another_directory_makes_no_installation(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gateway.cli.main", "usage"],
-        env=plain_env(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+        env=plain_env(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr

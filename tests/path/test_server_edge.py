@@ -107,7 +107,7 @@ class Server:
 
     def __enter__(self) -> "Server":
         self.thread.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.server.started:
             assert self.thread.is_alive()
             assert time.monotonic() < deadline
@@ -148,7 +148,7 @@ class Peer:
                 sent += len(piece)
         return sent
 
-    async def end(self, timeout_s: float = 5.0) -> bytes:
+    async def end(self, timeout_s: float = 60.0) -> bytes:
         """Everything until the server closes."""
         parts = []
         async with asyncio.timeout(timeout_s):
@@ -195,7 +195,7 @@ def refused(raw: bytes, status: int, code: str) -> None:
     assert f"x-request-id: {error['request_id']}".encode() in head
 
 
-async def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
@@ -592,7 +592,7 @@ async def test_an_endless_header_does_not_hold_up_a_paid_request(tmp_path: Path,
         body = {"model": "ok", "messages": [{"role": "user", "content": "hi"}]}
         port = httpx.URL(stack.url).port
         assert port is not None
-        async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=20) as http, peer(port) as attacker:
+        async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=60) as http, peer(port) as attacker:
             assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
             before = resident_bytes(stack.process.child.pid)
             attacker.writer.write(b"GET /v1/models HTTP/1.1\r\nx: ")
@@ -623,7 +623,7 @@ async def test_a_stream_that_nobody_reads_is_settled_as_one_whose_client_left(tm
     )
     with Server(application(settings), msgspec.structs.replace(SHORT, body_idle_timeout_s=5, body_timeout_s=20)) as server:
         url = f"http://127.0.0.1:{server.port}"
-        async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {OPERATOR}"}, timeout=20) as admin:
+        async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {OPERATOR}"}, timeout=60) as admin:
 
             async def manage(path: str, body: dict[str, Any]) -> Any:
                 made = await admin.post("/api/v1" + path, json=body, headers={"idempotency-key": f"key{path}"})
@@ -645,7 +645,7 @@ async def test_a_stream_that_nobody_reads_is_settled_as_one_whose_client_left(tm
                     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (key.encode(), len(raw), raw)
                 )
                 events: list[dict[str, Any]] = []
-                deadline = time.monotonic() + 10
+                deadline = time.monotonic() + 60
                 while not events:
                     assert time.monotonic() < deadline
                     await asyncio.sleep(0.1)

@@ -91,7 +91,7 @@ def read(surface: str, answer: httpx.Response) -> Seen:
 class Caller:
     def __init__(self, stack: Stack, app: str) -> None:
         headers = {"authorization": f"Bearer {stack.key(app)}", "x-platform-user-id": "ann"}
-        self.http = httpx.Client(base_url=stack.url + "/v1", headers=headers, timeout=20)
+        self.http = httpx.Client(base_url=stack.url + "/v1", headers=headers, timeout=60)
 
     def ask(self, surface: str, model: str, *, stream: bool = False) -> Seen:
         body: dict[str, Any] = {"model": model, "stream": stream}
@@ -106,10 +106,10 @@ def played(stack: Stack, fault: str, together: threading.Barrier) -> Play:
     play, caller, first, other = Play(fault, app), Caller(stack, app), f"three-{fault}", f"other-{fault}"
     play.sick = [caller.ask("chat", first), caller.ask("chat", first, stream=True), caller.ask("chat", first)]
     play.resting = [caller.ask("chat", first, stream=True)]
-    together.wait(20)  # all rest
+    together.wait(60)  # all rest
     play.sick += [caller.ask("messages", other, stream=True), caller.ask("responses", other)]
-    together.wait(20)  # all have been asked enough, and the rest is over
-    together.wait(20)  # they are well again
+    together.wait(60)  # all have been asked enough, and the rest is over
+    together.wait(60)  # they are well again
     with caller.http.stream("POST", PATHS["chat"], json={"model": first, "messages": MESSAGES, "stream": True}) as probe:
         lines = probe.iter_lines()
         next(lines)
@@ -137,12 +137,12 @@ def plays(stack: Stack) -> Plays:
     together = threading.Barrier(len(MOODS) + 1)
     with ThreadPoolExecutor(len(MOODS)) as pool:
         found = {fault: pool.submit(played, stack, fault, together) for fault in MOODS}
-        together.wait(20)
+        together.wait(60)
         metrics.append(scraped(stack))
         time.sleep(REST_S)
-        together.wait(20)
+        together.wait(60)
         httpx.put(mood_url, json={f"{set_of}-{fault}": "ok:tokens=20,ms=20" for set_of, fault in names}).raise_for_status()
-        together.wait(20)
+        together.wait(60)
         by_fault = {fault: play.result() for fault, play in found.items()}
     metrics.append(scraped(stack))
     return Plays(by_fault, metrics)

@@ -156,7 +156,7 @@ async def test_damaged_answers_end_as_an_answer_or_a_fault_and_never_hang(upstre
             )
         async with raw_server(Served(bytes(damaged), close=True)) as raw:
             with contextlib.suppress(UpstreamFault):
-                await asyncio.wait_for(ask(upstream, deployment(raw), b"{}"), 2)
+                await asyncio.wait_for(ask(upstream, deployment(raw), b"{}"), 30)
     await until(lambda: not upstream._pool.connections)
 
 
@@ -262,7 +262,7 @@ async def test_a_byte_on_an_idle_connection_drops_it(upstream: DirectUpstream) -
     async with raw_server(handle) as raw:
         await ask(upstream, deployment(raw), b"{}")
         assert len(upstream._pool.connections) == 1
-        await asyncio.wait_for(ended.wait(), 1)
+        await asyncio.wait_for(ended.wait(), 30)
         assert not upstream._pool.connections
 
 
@@ -430,7 +430,7 @@ async def test_an_answer_before_the_body_is_written_counts_and_its_connection_is
 
     async with raw_server(handle) as raw:
         assert await ask(upstream, deployment(raw), b"x" * 16_000_000) == (413, b"{}")
-        await asyncio.wait_for(ended.wait(), 2)
+        await asyncio.wait_for(ended.wait(), 30)
         assert not upstream._pool.connections
 
 
@@ -443,7 +443,7 @@ async def test_a_head_that_drips_is_cut_by_the_first_byte_limit(upstream: Direct
 
     async with raw_server(handle) as raw:
         with pytest.raises(UpstreamSilent, match="in time"):
-            await asyncio.wait_for(upstream.send(deployment(raw, first_byte_timeout_s=0.15), CHAT, b"{}"), 1)
+            await asyncio.wait_for(upstream.send(deployment(raw, first_byte_timeout_s=0.15), CHAT, b"{}"), 30)
 
 
 @pytest.mark.parametrize("whole", [True, False])
