@@ -127,6 +127,7 @@ def fail(world: World, account: Account, intent: Obj, code: str, decline: str, c
 def succeed(world: World, account: Account, intent: Obj, charge: Obj) -> Obj:
     amount, currency, fee = intent["amount"], intent["currency"], intent["application_fee_amount"]
     charge |= {"status": "succeeded", "paid": True, "captured": True, "amount_captured": amount}
+    charge["receipt_url"] = f"https://pay.stripe.invalid/receipts/payment/{charge['id']}"
     fees = [world.fee_line("stripe_fee", world.fee_of(amount, currency), currency)]
     if fee:
         fees.append(world.fee_line("application_fee", fee, currency, APPLICATION))
