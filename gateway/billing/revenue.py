@@ -61,6 +61,7 @@ class Revenue:
         self._registry = registry
         self._payments = payments
         self._clock = clock
+        self.movements_max = STATEMENT_MOVEMENTS_MAX
 
     # ---- the platform's income -----------------------------------------------------------------
 
@@ -151,8 +152,8 @@ class Revenue:
             found: list[Movement] = []
             async for each in self._payments.movements(account_id, from_ms, None):
                 found.append(each)
-                if len(found) > STATEMENT_MOVEMENTS_MAX:
-                    message = f"More than {STATEMENT_MOVEMENTS_MAX} movements since that month began: take Stripe's own reports."
+                if len(found) > self.movements_max:
+                    message = f"More than {self.movements_max} movements since that month began: take Stripe's own reports."
                     raise InvalidRequest(message, param="month")
             before, balance = balance, dict(await self._payments.balance(account_id))
             if balance == before:
