@@ -41,6 +41,7 @@ class LineKind(StrEnum):
 OF_THE_ACCOUNT: Final = (LineKind.PAYOUT, LineKind.STRIPE_FEE, LineKind.OTHER)
 CHARGES: Final = ("charge", "payment")
 _REFUNDS: Final = ("refund", "payment_refund")
+_STRIPES_OWN: Final = ("stripe_fee", "stripe_fx_fee", "tax_fee")
 _SUCCEEDED: Final = "succeeded"
 _FAILED: Final = ("failed", "canceled")
 
@@ -192,10 +193,12 @@ def _lines(moved: Movement, known: Known) -> list[Line] | str:
             return "the book does not have the dispute"
         kind = LineKind.DISPUTE if moved.amount_minor < 0 else LineKind.DISPUTE_REVERSAL
         made = [line(kind, moved.amount_minor), *_fees(moved, line, LineKind.DISPUTE_FEE)]
+    elif moved.type in _STRIPES_OWN:
+        made = [line(LineKind.STRIPE_FEE, moved.net_minor)]
     elif moved.category == "fee" and moved.net_minor > 0:  # the platform returned a part of its share by itself
         made = [line(LineKind.SHARE_RETURNED, moved.net_minor)]
-    else:
-        made = [line(LineKind.OTHER, moved.net_minor)]
+    else:  # as a debit that its bank took back after it had succeeded
+        return f"the book has no {moved.category} of that payment"
     return [each for each in made if each.amount_minor]
 
 
@@ -230,7 +233,7 @@ def _refund_kind(moved: Movement) -> LineKind:
 def _of_the_account(moved: Movement) -> LineKind:
     if moved.type.startswith("payout"):
         return LineKind.PAYOUT
-    return LineKind.STRIPE_FEE if moved.type in ("stripe_fee", "tax_fee") else LineKind.OTHER
+    return LineKind.STRIPE_FEE if moved.type in _STRIPES_OWN else LineKind.OTHER
 
 
 def _micro(amount_minor: int, currency: str) -> int:

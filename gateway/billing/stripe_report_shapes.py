@@ -8,6 +8,7 @@ from gateway.billing import reports
 from gateway.billing.stripe_shapes import FeeDetail, Object, Reference, as_shape, id_of, read
 
 _MS: Final = 1000
+PAYMENTS: Final = "payments"  # the balance that sales go to and payouts come from
 
 
 class Funds(msgspec.Struct, frozen=True):
@@ -51,6 +52,7 @@ class Movement(Object, frozen=True):
     currency: str
     created: int
     source: Source | str | None = None
+    balance_type: str = PAYMENTS
 
 
 class Payout(Object, frozen=True):
@@ -103,9 +105,11 @@ def balance(raw: dict[str, Any]) -> dict[str, int]:
     return sums
 
 
-def movement(raw: dict[str, Any]) -> reports.Movement:
-    """A balance transaction with its source expanded."""
+def movement(raw: dict[str, Any]) -> reports.Movement | None:
+    """A balance transaction with its source expanded; None for one of another balance, such as that of issued cards."""
     found = as_shape(raw, Movement)
+    if found.balance_type != PAYMENTS:
+        return None
     return reports.Movement(
         movement_id=found.id,
         type=found.type,

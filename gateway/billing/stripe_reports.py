@@ -24,7 +24,9 @@ class StripeReports(Stripe):
         """GET /v1/balance_transactions."""
         wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.source"]}
         async for raw in self._walk(self._api.v1.balance_transactions.list_async, account_id=account_id, params=wish):
-            yield shapes.movement(raw)
+            found = shapes.movement(raw)
+            if found is not None:
+                yield found
 
     async def fee_movements(self, from_ms: int, until_ms: int) -> AsyncIterator[FeeMovement]:
         """GET /v1/balance_transactions, on the platform's account."""

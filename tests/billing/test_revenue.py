@@ -234,6 +234,28 @@ def test_what_no_book_has_is_a_difference_that_is_shown_until_it_is_told(house: 
     shop.check()
 
 
+def test_a_payment_by_bank_debit_and_its_refund_that_takes_days_tie_too(house: House) -> None:
+    shop = house.shop()
+    intent = shop.buy(shop.plan(), "ann", "pm_usBankAccount_success")
+    told(house)
+    this = month_of(house.control.now())
+    assert statement(shop, this) == {}
+    house.control.settle(shop.account, intent)
+    told(house)
+    refund = shop.refund_by_us(intent, 5_000_000)
+    told(house)
+    assert {row["type"] for row in moved(shop, this)["USD"]} == {"payment", "payment_refund"}
+    check(shop, [this])
+    expected = {"payment": 10_000_000, "processing_fee": -590_000, "platform_share": -1_250_000}
+    expected |= {"platform_share_returned": 630_000, "refund_pending": -5_000_000}
+    assert totals(statement(shop, this)["USD"]) == expected
+    house.control.finish_refund(shop.account, refund)
+    told(house)
+    check(shop, [this])
+    assert totals(statement(shop, this)["USD"])["refund"] == -5_000_000
+    shop.check()
+
+
 def test_a_statement_as_csv_adds_up_to_the_cent_and_no_cell_is_a_formula(house: House, shop: Shop) -> None:
     house.stack.admin.patch(f"/apps/{shop.app}", json={"name": '=HYPERLINK("https://evil.invalid","x")'}).raise_for_status()
     for month in MONTHS:

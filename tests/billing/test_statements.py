@@ -99,7 +99,11 @@ def test_what_is_not_sold_here_is_of_the_account() -> None:
     assert unexplained(Known({}, {}, frozenset(("pi_9",))), of("charge", 7)) == ["no book has its payment"]
     returned = Movement("txn_6", "adjustment", "fee", 100, 0, 0, "USD", 6, CHARGE)
     assert lines(KNOWN, returned) == {LineKind.SHARE_RETURNED: 100}
-    assert lines(KNOWN, msgspec.structs.replace(returned, category="other_adjustment")) == {LineKind.OTHER: 100}
+    back = msgspec.structs.replace(returned, type="payment_failure_refund", category="charge_failure", amount_minor=-1000)
+    assert unexplained(KNOWN, back) == ["the book has no charge_failure of that payment"]
+    assert lines(KNOWN, msgspec.structs.replace(returned, type="stripe_fx_fee", category="fee", amount_minor=-9)) == {
+        LineKind.STRIPE_FEE: -9
+    }
 
 
 def test_a_balance_that_did_more_than_its_movements_say_leaves_a_difference() -> None:
