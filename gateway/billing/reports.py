@@ -4,7 +4,7 @@ As in `ports`: every object is of one account, amounts are minor units of a curr
 one adapter is `stripe_reports`.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -118,7 +118,7 @@ class Reports(Payments, Protocol):
         """What an account has by currency, whether it can be paid out yet or not."""
         ...
 
-    def movements(self, account_id: str, from_ms: int, until_ms: int | None) -> AsyncIterator[Movement]:
+    def movements(self, account_id: str, from_ms: int, until_ms: int | None) -> AsyncGenerator[Movement, None]:
         """Every movement of its balance, from <= time < until, with what it is of; newest first."""
         ...
 

@@ -5,8 +5,10 @@ Payouts are as Stripe reports them. A statement is Stripe's balance of a creator
 apps' books (see `statements`): its opening and closing are Stripe's, and what the books do not explain is its difference.
 """
 
+import asyncio
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final
 
@@ -30,6 +32,9 @@ from gateway.identity.registry import Registry
 
 _MONTH: Final = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 _LOOKS: Final = 3
+_LITTLE: Final = 300  # movements that are asked for page by page
+_PARTS: Final = 16
+_AT_ONCE: Final = 4  # parts
 _PAYOUT_STATES: Final = ("pending", "in_transit", "paid", "failed", "canceled")
 
 
@@ -50,6 +55,23 @@ class FeeIncome(msgspec.Struct, frozen=True):
 
     rows: tuple[FeeRow, ...]
     ties: tuple[FeeTie, ...] | None
+
+
+class _Seen:
+    """What moved a balance: of a month one by one, and after it by currency."""
+
+    def __init__(self, until_ms: int) -> None:
+        self._until_ms = until_ms
+        self.inside: list[Movement] = []
+        self.after: dict[str, int] = {}
+        self.count = 0
+
+    def add(self, moved: Movement) -> None:
+        self.count += 1
+        if moved.created_at_ms < self._until_ms:
+            self.inside.append(moved)
+        else:
+            self.after[moved.currency] = self.after.get(moved.currency, 0) + moved.net_minor
 
 
 class Revenue:
@@ -131,34 +153,58 @@ class Revenue:
         account_id = await self._account_id(actor, user_id)
         wanted = self._month(month, "month")
         names = await self._rows.apps_of(user_id)
-        balance, movements = await self._movements(account_id, wanted.from_ms)
-        within = [each for each in movements if each.created_at_ms < wanted.until_ms]
-        known = await self._known(account_id, tuple(names), within)
+        balance, seen = await self._movements(account_id, wanted)
+        known = await self._known(account_id, tuple(names), seen.inside)
         sections: list[Section] = []
-        for currency in sorted({*balance, *(each.currency for each in movements)}):
-            of_it = [each for each in movements if each.currency == currency]
-            inside = [each for each in of_it if each.created_at_ms < wanted.until_ms]
-            closing = balance.get(currency, 0) - sum(each.net_minor for each in of_it if each.created_at_ms >= wanted.until_ms)
+        for currency in sorted({*balance, *seen.after, *(each.currency for each in seen.inside)}):
+            inside = [each for each in seen.inside if each.currency == currency]
+            closing = balance.get(currency, 0) - seen.after.get(currency, 0)
             opening = closing - sum(each.net_minor for each in inside)
             if inside or opening or closing:
                 sections.append(statements.section(currency, opening, closing, inside, known))
         is_over = wanted.until_ms <= now_ms(self._clock)
         return Statement(user_id, account_id, wanted, is_over, tuple(sections), names)
 
-    async def _movements(self, account_id: str, from_ms: int) -> tuple[dict[str, int], list[Movement]]:
-        """(the balance of now, everything that moved it since): of one moment."""
+    async def _movements(self, account_id: str, month: Month) -> tuple[dict[str, int], "_Seen"]:
+        """(the balance of now, what moved it since the month began): of one moment."""
         balance = dict(await self._payments.balance(account_id))
         for _ in range(_LOOKS):
-            found: list[Movement] = []
-            async for each in self._payments.movements(account_id, from_ms, None):
-                found.append(each)
-                if len(found) > self.movements_max:
-                    message = f"More than {self.movements_max} movements since that month began: take Stripe's own reports."
-                    raise InvalidRequest(message, param="month")
+            seen = await self._walk(account_id, month)
+            if seen.count > self.movements_max:
+                message = f"More than {self.movements_max} movements since that month began: take Stripe's own reports."
+                raise InvalidRequest(message, param="month")
             before, balance = balance, dict(await self._payments.balance(account_id))
             if balance == before:
-                return balance, found
+                return balance, seen
         raise PaymentsDown("the account's balance moves faster than it can be read")
+
+    async def _walk(self, account_id: str, month: Month) -> "_Seen":
+        """From the month's beginning until now: in one go where that is little, else several parts of it at once."""
+        seen = _Seen(month.until_ms)
+        await self._look(account_id, month.from_ms, None, seen, min(_LITTLE, self.movements_max))
+        if seen.count <= _LITTLE or seen.count > self.movements_max:
+            return seen
+        step = max((now_ms(self._clock) - month.from_ms) // _PARTS // 1000 * 1000, 1000)  # Stripe's times are whole seconds
+        begins = [month.from_ms + part * step for part in range(_PARTS)]
+        seen, turns = _Seen(month.until_ms), asyncio.Semaphore(_AT_ONCE)
+
+        async def part(from_ms: int, until_ms: int | None) -> None:
+            async with turns:
+                await self._look(account_id, from_ms, until_ms, seen, self.movements_max)
+
+        looked = [part(*both) for both in zip(begins, [*begins[1:], None], strict=True)]
+        for failed in await asyncio.gather(*looked, return_exceptions=True):
+            if failed is not None:
+                raise failed
+        return seen
+
+    async def _look(self, account_id: str, from_ms: int, until_ms: int | None, seen: "_Seen", count_max: int) -> None:
+        """Adds what moved, until there is more than `count_max` of it."""
+        async with aclosing(self._payments.movements(account_id, from_ms, until_ms)) as walk:
+            async for each in walk:
+                seen.add(each)
+                if seen.count > count_max:
+                    return
 
     async def _known(self, account_id: str, apps: Sequence[str], movements: Sequence[Movement]) -> Known:
         """What the creator's apps have in their books of what moved."""

@@ -1,6 +1,6 @@
 """What Stripe reports of money, through the client that also moves it. What a method promises stands in `reports.Reports`."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from gateway.billing import stripe_report_shapes as shapes
@@ -20,7 +20,7 @@ class StripeReports(Stripe):
         """GET /v1/balance."""
         return shapes.balance(await self._ask(self._api.v1.balance.retrieve_async, account_id=account_id))
 
-    async def movements(self, account_id: str, from_ms: int, until_ms: int | None) -> AsyncIterator[Movement]:
+    async def movements(self, account_id: str, from_ms: int, until_ms: int | None) -> AsyncGenerator[Movement, None]:
         """GET /v1/balance_transactions."""
         wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.source"]}
         async for raw in self._walk(self._api.v1.balance_transactions.list_async, account_id=account_id, params=wish):

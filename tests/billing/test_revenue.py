@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from gateway.billing.inbox import _EFFECTS
@@ -295,6 +296,22 @@ def test_fee_income_is_what_stripes_fee_objects_say_by_creator_app_and_currency(
     assert house.stack.get("/fee-income", to=MONTHS[1])["data"] == []
     one = house.stack.get("/fee-income", enterprise_id=shop.app)
     assert (one["ties"], len(one["data"])) == (None, 3)
+
+
+def test_answers_fit_the_schemas_that_describe_them(house: House, shop: Shop) -> None:
+    described = house.stack.get("/../openapi.json")
+    for path, asked in (
+        ("/statements/{user_id}", {"month": MONTHS[0], "lines": True}),
+        ("/fee-income", {"stripe": True, "from": MONTHS[0]}),
+        ("/payouts", {"user_id": shop.user_id}),
+        ("/receipts", {"enterprise_id": shop.app}),
+        ("/invoices", {"enterprise_id": shop.app}),
+    ):
+        value = house.stack.get(path.format(user_id=shop.user_id), **asked)
+        responses = described["paths"][f"/api/v1{path}"]["get"]["responses"]
+        schema = responses["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(value, {**schema, "components": described["components"]})
+    assert set(described["paths"]["/api/v1/statements/{user_id}/csv"]["get"]["responses"]["200"]["content"]) == {"text/csv"}
 
 
 def test_payouts_are_listed_as_stripe_reports_them(house: House, shop: Shop) -> None:

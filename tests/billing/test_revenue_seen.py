@@ -1,17 +1,20 @@
 """Who sees what of the money, and what is refused: payouts, statements, fee income, invoices and receipts over REST."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from gateway.billing.ports import PaymentsDown
+from gateway.billing.reports import Movement, Source
 from gateway.billing.revenue import Revenue
 from gateway.billing.revenue_store import RevenueStore
 from gateway.billing.stripe_reports import StripeReports
-from gateway.core.clock import SYSTEM_CLOCK
+from gateway.core.clock import SYSTEM_CLOCK, now_ms
+from gateway.core.errors import InvalidRequest
 from gateway.core.limits import REPORT_MONTHS_MAX
 from gateway.db.tables import billing_accounts
 from gateway.identity.model import Role
@@ -132,6 +135,51 @@ async def test_a_statement_is_of_one_moment_of_all_pages_or_not_at_all(market: M
     with pytest.raises(PaymentsDown):
         await revenue.statement(OPERATOR, "alice", None)
     await restless.close()
+
+
+HOURS = [now_ms() // 1000 * 1000 - number * 3_600_000 for number in range(960)]
+
+
+class Busy(StripeReports):
+    """Stripe, with an account on which one payout of a cent leaves every hour, for 40 days before now."""
+
+    asked: tuple[tuple[int, int | None], ...] = ()
+    at_once = most = 0
+
+    async def balance(self, account_id: str) -> Mapping[str, int]:
+        return {"USD": -960}
+
+    async def movements(self, account_id: str, from_ms: int, until_ms: int | None) -> AsyncGenerator[Movement, None]:
+        self.asked += ((from_ms, until_ms),)
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        try:
+            await asyncio.sleep(0)
+            for number in range(len(HOURS)):
+                at_ms = HOURS[number]
+                if from_ms <= at_ms and (until_ms is None or at_ms < until_ms):
+                    about = Source("payout", f"po_{number}")
+                    yield Movement(f"txn_{number}", "payout", "payout", -1, 0, 0, "USD", at_ms, about)
+        finally:
+            self.at_once -= 1
+
+
+async def test_a_busy_months_movements_are_asked_for_in_parts_and_each_is_there_once(market: Market) -> None:
+    busy = Busy("sk_test_made_up", {}, market.control.base)
+    billing = market.api.billing
+    revenue = Revenue(billing.store, RevenueStore(market.api.databases), market.api.registry, busy, SYSTEM_CLOCK)
+    before = datetime.now(UTC).replace(day=1) - timedelta(days=1)
+    told = await revenue.statement(OPERATOR, "alice", f"{before:%Y-%m}")
+    begins, ends = told.month.from_ms, told.month.until_ms
+    (part,) = told.sections
+    assert len({line.movement_id for line in part.lines}) == len(part.lines) == sum(begins <= at < ends for at in HOURS)
+    assert (part.opening_minor, part.closing_minor) == (-sum(at < begins for at in HOURS), -sum(at < ends for at in HOURS))
+    assert (part.difference_minor, part.net_minor) == (0, 0)
+    assert (len(busy.asked), busy.most) == (17, 4)
+    revenue.movements_max = 400
+    with pytest.raises(InvalidRequest, match="More than 400 movements"):
+        await revenue.statement(OPERATOR, "alice", f"{before:%Y-%m}")
+    await busy.close()
 
 
 async def test_the_platforms_income_is_the_operators_alone(market: Market) -> None:
