@@ -123,12 +123,15 @@ class Revenue:
 
         for row in rows:
             add(row.user_id, row.currency, row.income_micro - row.returned_micro, 0)
-        moved = [each async for each in self._payments.fee_movements(months[0].from_ms, months[-1].until_ms)]
-        creators = await self._rows.creators_of([each.account_id for each in moved])
-        for each in moved:
-            whose = creators.get(each.account_id, "")
+        moved: dict[tuple[str, str], int] = {}
+        async for each in self._payments.fee_movements(months[0].from_ms, months[-1].until_ms):
+            key = (each.account_id, each.currency)
+            moved[key] = moved.get(key, 0) + each.amount_minor
+        creators = await self._rows.creators_of([account_id for account_id, _ in moved])
+        for (account_id, currency), amount_minor in moved.items():
+            whose = creators.get(account_id, "")
             if user_id in (None, whose):
-                add(whose, each.currency, 0, micro_from_minor(each.amount_minor, each.currency))
+                add(whose, currency, 0, micro_from_minor(amount_minor, currency))
         return tuple(FeeTie(whose or None, currency, *both) for (whose, currency), both in sorted(sums.items()))
 
     # ---- payouts -------------------------------------------------------------------------------
@@ -162,8 +165,8 @@ class Revenue:
             opening = closing - sum(each.net_minor for each in inside)
             if inside or opening or closing:
                 sections.append(statements.section(currency, opening, closing, inside, known))
-        is_over = wanted.until_ms <= now_ms(self._clock)
-        return Statement(user_id, account_id, wanted, is_over, tuple(sections), names)
+        until_ms = min(wanted.until_ms, now_ms(self._clock))
+        return Statement(user_id, account_id, wanted, until_ms, tuple(sections), names)
 
     async def _movements(self, account_id: str, month: Month) -> tuple[dict[str, int], "_Seen"]:
         """(the balance of now, what moved it since the month began): of one moment."""

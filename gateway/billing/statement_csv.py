@@ -29,7 +29,7 @@ def written(statement: Statement) -> str:
 
 
 def _rows(statement: Statement, section: Section) -> list[list[str]]:
-    begins, ends = rfc3339(statement.month.from_ms), rfc3339(statement.month.until_ms)
+    begins, ends = rfc3339(statement.month.from_ms), rfc3339(statement.until_ms)
 
     def row(time: str, kind: str, amount_minor: int, app: str = "", *ids: str) -> list[str]:
         texts = [app, statement.app_names.get(app, "")]

@@ -101,14 +101,19 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """A creator's account in a month. While the month is not over, `closing` is the balance of now."""
+    """A creator's account in a month, until its end, or now while it is not over: `closing` is the balance of then."""
 
     user_id: str
     account_id: str
     month: Month
-    is_over: bool
+    until_ms: int
     sections: tuple[Section, ...]
     app_names: Mapping[str, str]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the month is."""
+        return self.until_ms == self.month.until_ms
 
 
 class Known(msgspec.Struct, frozen=True):

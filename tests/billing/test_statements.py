@@ -129,11 +129,14 @@ def test_no_text_is_a_formula() -> None:
     part: Section = section(
         "USD", 0, PAID.net_minor, [PAID], Known({"pi_1": msgspec.structs.replace(BOOKED, enterprise_id="-1")}, {}, frozenset())
     )
-    text = written(Statement("alice", "acct_1", month, True, (part,), {"-1": '=cmd|"x",\r\n@y'}))
+    text = written(Statement("alice", "acct_1", month, month.until_ms, (part,), {"-1": '=cmd|"x",\r\n@y'}))
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["kind"] for row in rows] == ["opening", "payment", "processing_fee", "platform_share", "closing", "difference"]
     assert {(row["enterprise_id"], row["app"]) for row in rows[1:-2]} == {("'-1", '\'=cmd|"x",\r\n@y')}
     assert [row["amount"] for row in rows] == ["0.00", "11.00", "-0.60", "-1.10", "9.30", "0.00"]
+    statement = Statement("alice", "acct_1", month, month.until_ms - 1000, (part,), {})
+    assert not statement.is_over
+    assert "2026-10-31T23:59:59.000Z,closing" in written(statement)
     assert (rows[0]["time"], rows[-1]["time"]) == ("2026-10-01T00:00:00.000Z", "2026-11-01T00:00:00.000Z")
 
 
