@@ -257,6 +257,25 @@ def test_a_payment_by_bank_debit_and_its_refund_that_takes_days_tie_too(house: H
     shop.check()
 
 
+def test_a_change_of_plans_and_a_trial_tie_too(house: House) -> None:
+    shop = house.shop()
+    basic, better = shop.monthly(10_000_000, 1000), shop.monthly(30_000_000, 5000)
+    shop.buy(basic, "ann")
+    shop.buy(shop.monthly(10_000_000, 1000, trial_days=7), "bob")
+    told(house)
+    shop.change("ann", plan_id=better)
+    told(house)
+    shop.change("ann", plan_id=basic)  # which takes no money
+    told(house)
+    this = month_of(house.control.now())
+    check(shop, [this])
+    assert totals(statement(shop, this)["USD"])["payment"] == 30_000_000
+    invoices = house.stack.get("/invoices", enterprise_id=shop.app)["data"]
+    assert sorted(row["amount_paid_micro"] for row in invoices if row["amount_paid_micro"]) == [10_000_000, 20_000_000]
+    assert len(house.stack.get("/receipts", enterprise_id=shop.app)["data"]) == 2
+    shop.check()
+
+
 def test_a_statement_as_csv_adds_up_to_the_cent_and_no_cell_is_a_formula(house: House, shop: Shop) -> None:
     house.stack.admin.patch(f"/apps/{shop.app}", json={"name": '=HYPERLINK("https://evil.invalid","x")'}).raise_for_status()
     for month in MONTHS:
