@@ -219,9 +219,9 @@ def _billing(settings: Settings, services: Services) -> Billing | None:
     """None without Stripe's key: then its SDK, which takes 14 MB, is not imported."""
     if not settings.stripe_secret_key:
         return None
-    adapter = importlib.import_module("gateway.billing.stripe_client")
+    adapter = importlib.import_module("gateway.billing.stripe_reports")
     secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
-    payments = adapter.Stripe(settings.stripe_secret_key, secrets, settings.stripe_api_base)
+    payments = adapter.StripeReports(settings.stripe_secret_key, secrets, settings.stripe_api_base)
     return Billing(payments, services.databases, services.identity.registry, services.clock)
 
 

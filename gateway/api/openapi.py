@@ -8,7 +8,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.api.endpoint import Endpoint
-from gateway.api.shapes import ErrorAnswer, OpenApi
+from gateway.api.shapes import CsvAnswer, ErrorAnswer, OpenApi
 from gateway.identity.model import Role
 
 _REF = "#/components/schemas/{name}"
@@ -18,7 +18,7 @@ def described(table: Sequence[Endpoint]) -> OpenApi:
     """The description of these endpoints."""
     kinds = [ErrorAnswer]
     for endpoint in table:
-        kinds += [kind for kind in (endpoint.answer, endpoint.body) if kind is not None]
+        kinds += [kind for kind in (endpoint.answer, endpoint.body) if kind not in (None, CsvAnswer)]
     shown, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
     by_kind = dict(zip(map(repr, kinds), shown, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -42,7 +42,7 @@ def _operation(endpoint: Endpoint, by_kind: dict[str, dict[str, Any]]) -> dict[s
         "summary": endpoint.summary,
         "parameters": _parameters(endpoint),
         "responses": {
-            str(endpoint.status): {"description": endpoint.summary, "content": _json(by_kind[repr(endpoint.answer)])},
+            str(endpoint.status): {"description": endpoint.summary, "content": _content(endpoint, by_kind)},
             "default": error,
         },
         "security": [] if Role.PUBLIC in endpoint.roles else [{"credential": []}],
@@ -67,6 +67,10 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     if endpoint.idempotent:
         found.append({"name": "Idempotency-Key", "in": "header", "required": True, "schema": {"type": "string"}})
     return found
+
+
+def _content(endpoint: Endpoint, by_kind: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"text/csv": {"schema": {"type": "string"}}} if endpoint.answer is CsvAnswer else _json(by_kind[repr(endpoint.answer)])
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

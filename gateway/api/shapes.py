@@ -37,6 +37,13 @@ class Answer(msgspec.Struct, frozen=True):
     """Base of everything that goes out."""
 
 
+class CsvAnswer(Answer, frozen=True):
+    """A table that goes out as text/csv instead of JSON."""
+
+    filename: str
+    text: str
+
+
 # ---- queries -----------------------------------------------------------------------------------
 
 

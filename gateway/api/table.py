@@ -6,7 +6,7 @@ Roles here decide who gets in; each handler then confines the actor to what is i
 from functools import cache
 from typing import Final
 
-from gateway.api import apps, billing, keys, money, price_lists, prices, provider_keys, trail, usage, webhooks
+from gateway.api import apps, billing, keys, money, price_lists, prices, provider_keys, revenue, trail, usage, webhooks
 from gateway.api.billing_shapes import (
     AccountBody,
     BillingAccountAnswer,
@@ -431,6 +431,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "Act upon a webhook once more",
         sells=True,
     ),
+    *revenue.ROWS,
     # Usage
     Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),
     Endpoint(

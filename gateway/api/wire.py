@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.shapes import Listing
+from gateway.api.shapes import CsvAnswer, Listing
 from gateway.balance.model import BalanceUnavailable
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.core.errors import (
@@ -81,7 +81,10 @@ def read_idempotency_key(request: Request) -> str:
 
 
 def answered(value: Any, status: int, headers: dict[str, str]) -> Response:
-    """A JSON answer."""
+    """A JSON answer, or a table as a file."""
+    if isinstance(value, CsvAnswer):
+        headers["content-disposition"] = f'attachment; filename="{value.filename}"'
+        return Response(value.text.encode(), status, headers, media_type="text/csv; charset=utf-8")
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 

@@ -4,8 +4,11 @@ from gateway.billing.buying import Buying
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect
 from gateway.billing.fees import Fees
-from gateway.billing.ports import Payments
+from gateway.billing.papers import Papers
 from gateway.billing.refunding import Refunding
+from gateway.billing.reports import Reports
+from gateway.billing.revenue import Revenue
+from gateway.billing.revenue_store import RevenueStore
 from gateway.billing.store import Store
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.db.engines import Databases
@@ -15,7 +18,7 @@ from gateway.identity.registry import Registry
 class Billing:
     """What there is where Stripe's key was given."""
 
-    def __init__(self, payments: Payments, databases: Databases, registry: Registry, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, payments: Reports, databases: Databases, registry: Registry, clock: Clock = SYSTEM_CLOCK) -> None:
         self.payments = payments
         self.store = Store(databases)
         self.catalogue = Catalogue(self.store, registry, payments, clock)
@@ -23,6 +26,9 @@ class Billing:
         self.fees = Fees(self.store, registry, clock)
         self.buying = Buying(self.store, registry, payments, self.catalogue, self.connect, self.fees, clock)
         self.refunding = Refunding(self.store, registry, payments, self.connect, clock)
+        rows = RevenueStore(databases)
+        self.revenue = Revenue(self.store, rows, registry, payments, clock)
+        self.papers = Papers(self.store, rows, registry, payments, self.connect)
 
     async def close(self) -> None:
         """Let go of Stripe's connections."""

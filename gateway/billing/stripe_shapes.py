@@ -469,3 +469,6 @@ def _as(raw: Any, kind: type[T]) -> T:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as odd:
         raise PaymentsRefused(f"Stripe's answer is not as expected: {odd}", "unexpected_answer") from odd
+
+
+as_shape: Final = _as

@@ -6,7 +6,7 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, sales, server, trail, webhooks
+from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, revenue, sales, server, trail, webhooks
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -40,6 +40,8 @@ for command in (
     webhooks.webhooks,
 ):
     gateway.add_command(command)
+for told in revenue.COMMANDS:
+    sales.sales.add_command(told)
 
 
 def main() -> None:

@@ -90,6 +90,8 @@ ANSWER_TTL_S_MAX: Final = 30 * 24 * 3600
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
 # Billing
+STATEMENT_MOVEMENTS_MAX: Final = 50_000  # of a balance at Stripe, asked for a hundred at a time for one statement
+REPORT_MONTHS_MAX: Final = 36
 OPEN_PURCHASES_MAX: Final = 50  # of one buyer, of those that were opened within a day
 
 # Hot balances

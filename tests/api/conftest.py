@@ -17,7 +17,7 @@ from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
 from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
-from gateway.billing.stripe_client import Stripe
+from gateway.billing.stripe_reports import StripeReports
 from gateway.core.clock import SYSTEM_CLOCK
 from gateway.core.words import CostPolicy, Level
 from gateway.db.engines import Databases
@@ -60,7 +60,7 @@ class Api:
         self.ledger = Ledger(databases)
         self.wallets = Wallets(self.balance, self.ledger, self.registry.enterprise_ids)
         catalog = Catalog(databases.platform, OVERRIDES, 1000)
-        self.billing = Billing(Stripe("sk_test_made_up", {}, stripe_base, retries=0), databases, self.registry)
+        self.billing = Billing(StripeReports("sk_test_made_up", {}, stripe_base, retries=0), databases, self.registry)
         of_apps, told = self.registry.enterprise_ids, frozenset[str]()
         receiving = Receiving(
             self.billing.payments, self.billing.store, databases, self.wallets, self.ledger, of_apps, told, SYSTEM_CLOCK

@@ -127,10 +127,12 @@ def fail(world: World, account: Account, intent: Obj, code: str, decline: str, c
 def succeed(world: World, account: Account, intent: Obj, charge: Obj) -> Obj:
     amount, currency, fee = intent["amount"], intent["currency"], intent["application_fee_amount"]
     charge |= {"status": "succeeded", "paid": True, "captured": True, "amount_captured": amount}
+    charge["receipt_url"] = f"https://pay.stripe.invalid/receipts/payment/{charge['id']}"
     fees = [world.fee_line("stripe_fee", world.fee_of(amount, currency), currency)]
     if fee:
         fees.append(world.fee_line("application_fee", fee, currency, APPLICATION))
-    charge["balance_transaction"] = world.move(account, "charge", amount, currency, charge["id"], fees=fees)["id"]
+    charge["balance_transaction"] = world.move(account, kind_of(charge, "charge"), amount, currency, charge["id"], fees=fees,
+        category="charge")["id"]
     intent |= {"status": "succeeded", "amount_received": amount, "next_action": None, "last_payment_error": None}
     if fee:
         charge["application_fee"] = application_fee(world, account, charge, fee)["id"]
@@ -142,6 +144,12 @@ def succeed(world: World, account: Account, intent: Obj, charge: Obj) -> Obj:
     for charged in ON_CHARGED:
         charged(world, account, charge, account.hidden[charge["payment_method"]]["card"])
     return intent
+
+
+def kind_of(charge: Obj, of_cards: str) -> str:
+    """A balance transaction's type, which has other words for what is not paid by card."""
+    by_card = charge["payment_method_details"]["type"] == "card"
+    return of_cards if by_card else {"charge": "payment", "refund": "payment_refund"}[of_cards]
 
 
 def application_fee(world: World, account: Account, charge: Obj, amount: int) -> Obj:

@@ -141,7 +141,8 @@ def finalize(world: World, account: Account, invoice: Obj) -> Obj:
     invoice["ending_balance"] = customer["balance"]
     invoice |= {"status": "open", "number": f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04}",
         "automatically_finalizes_at": None}
-    invoice |= {"hosted_invoice_url": f"https://invoice.stripe.invalid/i/{invoice['id']}", "effective_at": world.now}
+    page = f"https://invoice.stripe.invalid/i/{invoice['id']}"
+    invoice |= {"hosted_invoice_url": page, "invoice_pdf": f"{page}/pdf", "effective_at": world.now}
     customer["next_invoice_sequence"] += 1
     invoice["status_transitions"]["finalized_at"] = world.now
     if invoice["amount_due"]:

@@ -7,6 +7,7 @@ its money back, and does not take a returned application fee back.
 
 from typing import Any
 
+from .charges import kind_of
 from .errors import bad
 from .routes import Call, collection, page, route
 from .spec import Obj
@@ -62,8 +63,9 @@ def make_refund(world: World, account: Account, charge: Obj, params: Obj, dashbo
 
 def _take(world: World, account: Account, refund: Obj, back: int) -> None:
     fees = [world.fee_line("application_fee", -back, refund["currency"], APPLICATION)] if back else []
-    refund["balance_transaction"] = world.move(account, "refund", -refund["amount"], refund["currency"], refund["id"],
-        fees=fees, wait=0)["id"]
+    kind = kind_of(account.get("charge", refund["charge"]), "refund")
+    refund["balance_transaction"] = world.move(account, kind, -refund["amount"], refund["currency"], refund["id"],
+        fees=fees, wait=0, category="refund")["id"]
 
 
 def fee_share(world: World, charge: Obj, amount: int) -> int:
