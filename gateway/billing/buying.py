@@ -38,6 +38,7 @@ class Wish(msgspec.Struct, frozen=True):
     success_url: str
     cancel_url: str | None = None
     email: str | None = None
+    save_method: bool = False
 
 
 class Checkout(msgspec.Struct, frozen=True):
@@ -193,15 +194,16 @@ class Buying:
             account_id,
             plan=plan,
             price_id=await self._catalogue.price_id(plan, account_id),
-            customer_id=await self._customer(wallet, account_id, wish.email or ""),
+            customer_id=await self.customer(wallet, account_id, wish.email or ""),
             metadata=Metadata(wallet.enterprise_id, wallet.owner, plan.id, purchase_id),
             fee_minor=fee,
             fee_bp=fee_bp,
             success_url=wish.success_url,
             cancel_url=wish.cancel_url or wish.success_url,
+            save_method=wish.save_method,
         )
 
-    async def _customer(self, wallet: WalletKey, account_id: str, address: str) -> str:
+    async def customer(self, wallet: WalletKey, account_id: str, address: str) -> str:
         """The buyer at Stripe; made with the address of the first purchase."""
         customer_id = await self._store.customer(wallet, account_id)
         if customer_id is None:

@@ -87,7 +87,8 @@ class Effects:
             raise Rejected(f"there is no purchase {facts.metadata.purchase_id or 'behind it'} of that buyer on that account")
         if facts.status != "succeeded":
             if purchase.is_automatic and facts.status in _UNPAID:  # in a checkout, the buyer may try another card
-                await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.FAILED, now_ms(self._clock))
+                reason = facts.failure or facts.status
+                await self._rows.top_ups.fail(purchase, PurchaseState.FAILED, reason, now_ms(self._clock))
             return
         await self._grant(wallet, purchase, facts)
         at_ms = now_ms(self._clock)

@@ -7,6 +7,8 @@ from gateway.billing.fees import Fees
 from gateway.billing.ports import Payments
 from gateway.billing.refunding import Refunding
 from gateway.billing.store import Store
+from gateway.billing.top_up_store import TopUpStore
+from gateway.billing.top_ups import TopUps
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.db.engines import Databases
 from gateway.identity.registry import Registry
@@ -22,6 +24,8 @@ class Billing:
         self.connect = Connect(self.store, registry, payments, clock)
         self.fees = Fees(self.store, registry, clock)
         self.buying = Buying(self.store, registry, payments, self.catalogue, self.connect, self.fees, clock)
+        rows = TopUpStore(databases)
+        self.top_ups = TopUps(self.store, rows, registry, payments, self.catalogue, self.connect, self.buying, clock)
         self.refunding = Refunding(self.store, registry, payments, self.connect, clock)
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, sales, server, trail, webhooks
+from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, sales, server, top_ups, trail, webhooks
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -40,6 +40,9 @@ for command in (
     webhooks.webhooks,
 ):
     gateway.add_command(command)
+
+for command in (top_ups.top_ups, top_ups.top_up_off, top_ups.save_card):
+    sales.sales.add_command(command)
 
 
 def main() -> None:
