@@ -225,7 +225,14 @@ def _billing(settings: Settings, services: Services) -> Billing | None:
     adapter = importlib.import_module("gateway.billing.stripe_client")
     secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
     payments = adapter.Stripe(settings.stripe_secret_key, secrets, settings.stripe_api_base)
-    return Billing(payments, services.databases, services.identity.registry, services.clock)
+    return Billing(
+        payments,
+        services.databases,
+        services.identity.registry,
+        services.clock,
+        public_url=settings.public_url,
+        link_secret=settings.key_pepper.encode(),
+    )
 
 
 def _receiving(settings: Settings, services: Services) -> Receiving | None:

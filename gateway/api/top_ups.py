@@ -57,9 +57,9 @@ class TopUpQuery(Body, frozen=True):
 
 
 class SavingBody(Body, frozen=True):
-    """Who saves a card, and where the browser goes afterwards."""
+    """Who saves a card, and where the browser goes afterwards; without `success_url`, to a page of the gateway's."""
 
-    success_url: Url
+    success_url: Url | None = None
     cancel_url: Url | None = None
     enterprise_id: str | None = None
     platform_user_id: str | None = None

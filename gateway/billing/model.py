@@ -92,6 +92,17 @@ class Plan(msgspec.Struct, frozen=True):
     archived_at_ms: int | None = None
 
 
+class Branding(msgspec.Struct, frozen=True):
+    """How an app's own pages look: what it is called there, an image by its https address, and colours as `#rrggbb`."""
+
+    enterprise_id: str
+    name: str
+    logo_url: str | None
+    accent: str | None
+    background: str | None
+    updated_at_ms: int
+
+
 class Account(msgspec.Struct, frozen=True):
     """A creator's account at Stripe. `wanted`: what Stripe still asks for, in its words."""
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from gateway.billing import minor_units
-from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told, url
+from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told
 from gateway.billing.buying import Buying
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect, email
@@ -85,19 +85,24 @@ class TopUps:
         self.turned_on: Callable[[Collection[WalletKey]], None] = _nobody  # told of a rule that is new
 
     async def page(
-        self, actor: Actor, enterprise_id: str | None, buyer: Named, success_url: str, cancel_url: str | None, address: str | None
+        self,
+        actor: Actor,
+        enterprise_id: str | None,
+        buyer: Named,
+        success_url: str | None,
+        cancel_url: str | None,
+        address: str | None,
     ) -> CheckoutFacts:
         """Where a buyer saves a card without paying. InvalidRequest, NotFound, Forbidden, Conflict `selling_blocked`."""
         seller = await seller_of(self._registry, actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, seller, buyer)
-        back = url(success_url, "success_url")
-        left = back if cancel_url is None else url(cancel_url, "cancel_url")
+        done, left = self._buying.urls(seller, success_url, cancel_url, "saved")
         account_id = await self._connect.selling_account(seller)
         return await self._payments.saving.page(
             account_id,
             customer_id=await self._buying.customer(wallet, account_id, email(address)),
             metadata=Metadata(wallet.enterprise_id, wallet.owner, ""),
-            success_url=back,
+            success_url=done,
             cancel_url=left,
         )
 

@@ -41,7 +41,7 @@ for command in (
 ):
     gateway.add_command(command)
 
-for command in (top_ups.top_ups, top_ups.top_up_off, top_ups.save_card):
+for command in (top_ups.top_ups, top_ups.top_up_off, top_ups.save_card, top_ups.link, top_ups.branding):
     sales.sales.add_command(command)
 
 

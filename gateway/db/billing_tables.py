@@ -64,6 +64,18 @@ plans: Final = Table(
     CheckConstraint("price_minor > 0 AND grant_micro > 0", name="not_free"),
 )
 
+# How an app's own pages look.
+app_pages: Final = Table(
+    "app_pages",
+    PLATFORM,
+    Column("enterprise_id", Text, ForeignKey("apps.enterprise_id"), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("logo_url", Text),
+    Column("accent", Text),
+    Column("background", Text),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
 # A plan's Product and Price on the account that sells it ("": the platform's own), made at its first use.
 plan_prices: Final = Table(
     "plan_prices",
