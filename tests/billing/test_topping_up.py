@@ -269,9 +269,16 @@ async def test_an_archived_plan_a_method_that_is_gone_and_an_account_that_cannot
     await market.ok("GET", "/billing-accounts/alice")
     await shop.worker.step([ann])
     assert await shop.rule("ann") == ("on", "", 9_990_000)
-    await market.ok("DELETE", f"/plans/{shop.plan}")
+    archived = await market.plan(PACKAGE)
+    await shop.turn_on("cy", plan_id=archived)
+    await market.ok("DELETE", f"/plans/{archived}")
     await shop.worker.step([cy])
     assert await shop.rule("cy") == ("paused", "plan_archived", 0)
+    await shop.turn_on("cy")
+    market.control.deauthorize(market.account)  # of which nobody told us
+    await shop.worker.step([cy])
+    assert await shop.rule("cy") == ("paused", "account_deauthorized", 0)
+    assert (await shop.api.billing.store.account("alice")).state == "deauthorized"  # type: ignore[union-attr]
 
 
 # ---- deaths ------------------------------------------------------------------------------------
