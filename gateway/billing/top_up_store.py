@@ -116,6 +116,12 @@ class TopUpStore:
                 await trail.append(conn, trail.trail_of(rule.wallet.enterprise_id), act, at_ms)
             return bool(changed.rowcount)
 
+    async def pause_wallet(self, wallet: WalletKey, reason: str, at_ms: int) -> None:
+        """A wallet's rule is off, with a reason, whatever it is by now."""
+        while (rule := await self.rule(wallet)) is not None and rule.is_enabled:
+            if await self.pause(rule, reason, at_ms):
+                return
+
     # ---- purchases -----------------------------------------------------------------------------
 
     async def spent(self, wallet: WalletKey, currency: str, since: Since) -> tuple[int, int]:

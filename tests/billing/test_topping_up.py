@@ -14,6 +14,7 @@ from gateway.billing.effects import Effects
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import PurchaseState, TopUpRule
 from gateway.billing.ports import Metadata, PaymentsDown
+from gateway.billing.reconciler import BillingReconciler
 from gateway.billing.stripe_client import Stripe
 from gateway.billing.top_up_store import TopUpStore
 from gateway.billing.topping_up import ToppingUp
@@ -279,6 +280,39 @@ async def test_an_archived_plan_a_method_that_is_gone_and_an_account_that_cannot
     await shop.worker.step([cy])
     assert await shop.rule("cy") == ("paused", "account_deauthorized", 0)
     assert (await shop.api.billing.store.account("alice")).state == "deauthorized"  # type: ignore[union-attr]
+
+
+async def test_whoever_disputes_a_payment_is_not_charged_for_what_that_takes_until_it_is_wanted_again(shop: Shop) -> None:
+    ann = await shop.buyer("ann", below_micro=TEN)
+    await shop.worker.step([ann])
+    api: Any = shop.control.client().v1
+    at = {"stripe_account": shop.market.account}
+    (intent,) = api.payment_intents.list({}, at).data
+    effects = shop.worker._effects
+    dispute = shop.control.dispute(shop.market.account, intent.latest_charge)
+    for _ in range(2):
+        await effects.dispute(shop.market.account, await shop.payments.dispute(shop.market.account, dispute["id"]))
+        await shop.worker.step([ann])
+    assert (await shop.rule("ann"), await shop.available("ann"), shop.charged("ann")) == (
+        ("paused", "payment_disputed", 9_990_000), 0, 1,
+    )  # fmt: skip
+    await shop.turn_on("ann", below_micro=TEN)
+    await effects.dispute(shop.market.account, await shop.payments.dispute(shop.market.account, dispute["id"]))  # told again
+    await shop.worker.step([ann])
+    assert (await shop.rule("ann"), shop.charged("ann")) == (("on", "", 19_980_000), 2)
+
+
+async def test_the_reconciler_finds_a_payment_of_a_process_that_died(shop: Shop) -> None:
+    ann = await shop.quick_buyer("ann")
+    shop.control.fault("drop_after", path="/v1/payment_intents", method="POST", account=shop.market.account)
+    with pytest.raises(PaymentsDown):
+        await shop.worker.step([ann])
+    rows, of_apps = InboxStore(shop.api.databases), shop.api.registry.enterprise_ids
+    found = await BillingReconciler(shop.payments, rows, shop.worker._effects, of_apps, shop.clock).run()
+    print(found)
+    assert (await shop.purchases("ann"), shop.charged("ann"), await shop.available("ann")) == (["paid"], 1, TEN)
+    await shop.worker.step([ann])
+    assert shop.charged("ann") == 1
 
 
 # ---- deaths ------------------------------------------------------------------------------------
