@@ -68,6 +68,13 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         )
         assert on.json("sales", "subscriptions", "--app", "desk")["data"] == []
         assert "no such subscription" in on.refused("sales", "change", "sub_1", "--app", "desk", "--cancel")
+        assert on.json("sales", "save-card", "--app", "desk", "--end-user", "u1")["status"] == "open"
+        assert on.json("sales", "top-ups", "--app", "desk")["data"] == []
+        assert "no automatic top-up" in on.refused("sales", "top-up-off", "--app", "desk", "--end-user", "u1")
+        assert "/pay/" in on.text("sales", "link", "desk", "u1", made["id"], "--expires-in", "60")
+        assert on.json("sales", "branding", "desk", "--accent", "#1A73E8")["accent_color"] == "#1a73e8"
+        assert on.json("sales", "branding", "desk")["accent_color"] == "#1a73e8"
+        assert on.json("sales", "branding", "desk", "--reset")["accent_color"] is None
         assert on.json("plans", "archive", made["id"])["archived_at"]
         told = on.run("doctor").output
         assert "Stripe answers, in test mode." in told

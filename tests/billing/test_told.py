@@ -106,7 +106,11 @@ def test_a_burst_of_requests_buys_exactly_as_often_as_the_balance_needs_it(house
     rule = {"plan_id": plan, "platform_user_id": "ann", "below_micro": 500, "monthly_max_micro": 50_000_000, "daily_max": 24}
     with server:
         made = server.put("/top-ups", json=rule)
+        link = server.post(f"/apps/{shop.app}/payment-links", json={"platform_user_id": "ann", "plan_id": plan}).json()["url"]
     assert made.status_code == 200, made.text
+    assert httpx.get(link).headers["location"].startswith("https://checkout.stripe.invalid/")
+    back = httpx.get(f"{house.stack.url}/returned/paid/{shop.app}")
+    assert (back.status_code, back.headers["content-type"], "Thank you" in back.text) == (200, "text/html; charset=utf-8", True)
     house.control.deliver_at_once()  # what is granted by Stripe's reply is told as well, twice
     served, refused = 0, 0
     deadline = time.monotonic() + 20
