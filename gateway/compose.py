@@ -266,7 +266,7 @@ def _topping_up(services: Services) -> ToppingUp | None:
         services.enterprise_ids,
         services.clock,
     )
-    billing.top_ups.turned_on = made.noticed
+    billing.top_ups.turned_on = made.turned_on
     return made
 
 

@@ -4,9 +4,10 @@
       -> a purchase, committed as the rule's last -> Stripe is asked in its name -> paid: granted as any package is
                                                                                   -> refused: the rule is off, for that reason
 
-Nothing of it lies in the way of a request: the drain tells whose usage it has posted. What nobody told, as a process
-ended at the wrong moment, is found by a walk over all rules a minute later. The balance is the books': a grant stands
-there before anything else knows of it, so no payment that was granted is missed, and usage follows in a moment.
+Nothing of it lies in the way of a request: the drain tells whose usage it has posted, and an app without rules is not asked.
+What nobody told, as a process ended at the wrong moment, is found by a walk over all rules a minute later. The balance is the
+books': a grant stands there before anything else knows of it, so no payment that was granted is missed, and usage follows in
+a moment.
 
 Whenever this process ends, another goes on with the same purchase: it asks Stripe again under the same name, with the very same
 parameters, and gets the first answer as long as Stripe remembers it; after that it looks for the payment among Stripe's.
@@ -47,7 +48,7 @@ _PAGE: Final = 500
 _AT_ONCE: Final = 16
 _REMEMBERED_MS: Final = 23 * 3_600_000  # Stripe forgets the name of an operation after a day
 _LOOK_AROUND_MS: Final = 86_400_000
-_FINISH_S: Final = 50.0  # longer than Stripe's slowest answer
+_FINISH_S: Final = 20.0  # what does not end by then, the next process goes on with
 _ACTOR: Final = Actor(role=Role.OPERATOR, name="top-up")
 _UNCLEAR: Final = ("idempotency_error", "unexpected_answer")  # what was asked may have happened
 
@@ -78,12 +79,19 @@ class ToppingUp:
         self._free = asyncio.Semaphore(_AT_ONCE)
         self._news = asyncio.Event()
         self._noticed: set[WalletKey] = set()
+        self._sellers: set[str | None] | None = None  # of whose wallets one at least has a rule; None: not known yet
         self._later: set[WalletKey] = set()  # Stripe could not be reached for them
         self._busy: set[WalletKey] = set()
         self._skipped: set[WalletKey] = set()  # noticed while they were busy
 
+    def turned_on(self, wallets: Collection[WalletKey]) -> None:
+        """Their rule is new, or another one. One that was set in another process is found by the walk."""
+        if self._sellers is not None:
+            self._sellers.update(wallet.enterprise_id for wallet in wallets)
+        self.noticed(wallets)
+
     def noticed(self, wallets: Collection[WalletKey]) -> None:
-        """Something was taken from these wallets, or their rule is new."""
+        """Something was taken from these wallets."""
         if len(self._noticed) < _NOTICED_MAX:
             self._noticed.update(wallets)
             self._news.set()
@@ -119,21 +127,25 @@ class ToppingUp:
         except GatewayError as down:
             _log.warning("automatic top-up waits: %s", down)
             return
+        known = set(sellers) if self._sellers is None else self._sellers
         for enterprise_id in sellers:
             try:
                 # Also of rules that were turned off since.
                 self._start(await self._rows.on_their_way(enterprise_id, _PAGE))
-                after = ""
-                while rules := await self._rows.enabled(enterprise_id, after, _PAGE):
+                rules = await self._rows.enabled(enterprise_id, "", _PAGE)
+                known.add(enterprise_id) if rules else known.discard(enterprise_id)
+                while rules:
                     await asyncio.gather(*self._start(rules))
-                    after = rules[-1].wallet.owner
+                    rules = await self._rows.enabled(enterprise_id, rules[-1].wallet.owner, _PAGE)
             except (SqlDown, SqlRefused) as down:
                 _log.warning("automatic top-up of %s waits: %s", enterprise_id or "creators", down)
+        self._sellers = known
 
     async def _rules_of(self, wallets: Collection[WalletKey]) -> list[TopUpRule]:
         by_seller: dict[str | None, list[str]] = {}
         for wallet in wallets:
-            by_seller.setdefault(wallet.enterprise_id, []).append(wallet.owner)
+            if self._sellers is None or wallet.enterprise_id in self._sellers:
+                by_seller.setdefault(wallet.enterprise_id, []).append(wallet.owner)
         found: list[TopUpRule] = []
         for enterprise_id, owners in by_seller.items():
             for first in range(0, len(owners), _PAGE):

@@ -383,6 +383,19 @@ async def test_a_payment_that_takes_its_time_keeps_the_next_one_waiting(shop: Sh
     assert (await shop.rule("ann"))[0] == "off"
 
 
+async def test_an_app_without_rules_is_not_asked_until_it_has_one(shop: Shop) -> None:
+    await shop.worker._sweep()
+    ann = await shop.quick_buyer("ann")  # by another process
+    await shop.worker.step([ann])
+    assert shop.charged("ann") == 0
+    await shop.worker._sweep()
+    assert await shop.worker._tasks.finish(10) == 0
+    assert shop.charged("ann") == 1
+    assert None not in (shop.worker._sellers or {None})
+    shop.worker.turned_on([WalletKey("alice")])
+    assert None in (shop.worker._sellers or set())
+
+
 async def test_it_runs_by_itself_finds_what_nobody_told_and_stops(shop: Shop) -> None:
     await shop.quick_buyer("ann")
     stop = asyncio.Event()
