@@ -25,6 +25,7 @@ from starlette.routing import BaseRoute, Route, Router
 
 from gateway import background, logs
 from gateway.api.endpoint import ApiContext
+from gateway.api.pages import page_routes
 from gateway.api.routes import routes as management_routes
 from gateway.api.usage import usage_event
 from gateway.api.webhooks import receivers
@@ -187,7 +188,8 @@ def _management(services: Services) -> list[BaseRoute]:
         billing=services.billing,
         receiving=services.receiving,
     )
-    return [*receivers(services.receiving.inbox if services.receiving else None), *management_routes(context)]
+    told = receivers(services.receiving.inbox if services.receiving else None)
+    return [*told, *page_routes(context), *management_routes(context)]
 
 
 def _routes(

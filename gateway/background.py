@@ -3,7 +3,7 @@
 It drains usage events into the books, ends abandoned holds, applies credits that a crash left
 between the books and the hot balances, ends lots whose time has passed, and looks for hot balances that are not
 those of the books: lost wallets are rebuilt, other differences are logged, for `gateway reconcile --fix`. Where Stripe's key
-is given it acts upon what Stripe told, and looks at Stripe for what it never told.
+is given it acts upon what Stripe told, looks at Stripe for what it never told, and fills wallets that asked for it.
 Any number of processes may run these loops beside each other.
 """
 
@@ -38,6 +38,8 @@ async def run(services: Services, stop: asyncio.Event) -> None:
     if services.receiving is not None:
         loops.append(services.tasks.spawn(services.receiving.inbox.run(stop), "webhooks"))
         loops.append(services.tasks.spawn(_look_at_stripe(services.receiving.reconciler, stop), "look at Stripe"))
+    if services.topping_up is not None:
+        loops.append(services.tasks.spawn(services.topping_up.run(stop), "top up"))
     await asyncio.gather(*loops)
 
 

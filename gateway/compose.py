@@ -27,6 +27,8 @@ from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
 from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
+from gateway.billing.top_up_store import TopUpStore
+from gateway.billing.topping_up import ToppingUp
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
@@ -84,6 +86,7 @@ class Services:
         self.balance.rebuild_lost = self.wallets.rebuild_lost
         self.billing = _billing(settings, self)
         self.receiving = _receiving(settings, self)
+        self.topping_up = _topping_up(self)
         self.keeper = Keeper(self.balance)
         self.reconciler = Reconciler(self.balance, self.ledger, self.enterprise_ids, self.wallets.rebuild_lost)
         entries, overrides = _configured(settings)
@@ -118,7 +121,7 @@ class Services:
 
     def drain(self, consumer: str) -> Drain[Claimed]:
         """A drain of usage events into the books; `consumer` names it to the other drains."""
-        return Drain(self.events, self.ledger, consumer)
+        return Drain(self.events, self.ledger, consumer, spent=self.topping_up.noticed if self.topping_up else None)
 
     async def enterprise_ids(self) -> list[str]:
         """Every app's id."""
@@ -222,7 +225,14 @@ def _billing(settings: Settings, services: Services) -> Billing | None:
     adapter = importlib.import_module("gateway.billing.stripe_reports")
     secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
     payments = adapter.StripeReports(settings.stripe_secret_key, secrets, settings.stripe_api_base)
-    return Billing(payments, services.databases, services.identity.registry, services.clock)
+    return Billing(
+        payments,
+        services.databases,
+        services.identity.registry,
+        services.clock,
+        public_url=settings.public_url,
+        link_secret=settings.key_pepper.encode(),
+    )
 
 
 def _receiving(settings: Settings, services: Services) -> Receiving | None:
@@ -240,6 +250,24 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         frozenset(name for name, secret in secrets.items() if secret),
         services.clock,
     )
+
+
+def _topping_up(services: Services) -> ToppingUp | None:
+    billing, receiving = services.billing, services.receiving
+    if billing is None or receiving is None:
+        return None
+    made = ToppingUp(
+        billing.payments,
+        billing.store,
+        TopUpStore(services.databases),
+        receiving.effects,
+        services.ledger,
+        services.identity.registry,
+        services.enterprise_ids,
+        services.clock,
+    )
+    billing.top_ups.turned_on = made.turned_on
+    return made
 
 
 def models_name(settings: Settings) -> str:

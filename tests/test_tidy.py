@@ -136,6 +136,7 @@ WALLS = {
         "billing/store.py",
         "billing/inbox_store.py",
         "billing/revenue_store.py",
+        "billing/top_up_store.py",
         "api/queries.py",
     ),
 }

@@ -69,7 +69,7 @@ async def create_checkout(context: ApiContext, call: Call) -> CheckoutAnswer:
     """POST checkout-sessions: the same Idempotency-Key of the same buyer gives the same page."""
     body = call.body
     assert call.idempotency_key is not None
-    wish = Wish(body.plan_id, _buyer(body), body.success_url, body.cancel_url, body.email)
+    wish = Wish(body.plan_id, _buyer(body), body.success_url, body.cancel_url, body.email, body.save_payment_method)
     made = await context.sales.buying.checkout(call.actor, wish, call.idempotency_key)
     return CheckoutAnswer(made.session_id, made.url, made.status, made.plan.id, _wallet(made.wallet), made.purchase_id)
 

@@ -62,14 +62,19 @@ class PlansQuery(PageQuery, frozen=True):
 
 
 class CheckoutBody(Body, frozen=True):
-    """Who wants to buy which plan, and where the browser goes afterwards. An end user's token, and a creator, name nobody."""
+    """Who wants to buy which plan, and where the browser goes afterwards. An end user's token, and a creator, name nobody.
+
+    Without `success_url` it goes to a page of the gateway's, in the app's colours.
+    `save_payment_method`: what a package is paid with may be charged again by automatic top-up, once that is turned on.
+    """
 
     plan_id: str
-    success_url: Url
+    success_url: Url | None = None
     cancel_url: Url | None = None
     platform_user_id: str | None = None
     user_id: str | None = None
     email: str | None = None
+    save_payment_method: bool = False
 
 
 class CheckoutAnswer(Answer, frozen=True):

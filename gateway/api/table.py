@@ -6,7 +6,21 @@ Roles here decide who gets in; each handler then confines the actor to what is i
 from functools import cache
 from typing import Final
 
-from gateway.api import apps, billing, keys, money, price_lists, prices, provider_keys, revenue, trail, usage, webhooks
+from gateway.api import (
+    apps,
+    billing,
+    keys,
+    money,
+    pages,
+    price_lists,
+    prices,
+    provider_keys,
+    revenue,
+    top_ups,
+    trail,
+    usage,
+    webhooks,
+)
 from gateway.api.billing_shapes import (
     AccountBody,
     BillingAccountAnswer,
@@ -348,6 +362,8 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         query=SalesQuery,
         sells=True,
     ),
+    *top_ups.ROWS,
+    *pages.ROWS,
     Endpoint(
         "POST",
         f"{_V1}/refunds",

@@ -14,6 +14,7 @@ from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect, email
 from gateway.billing.fees import Fees, fee_minor
 from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subscription, SubscriptionState
+from gateway.billing.pages import Outcome, Places
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
@@ -35,9 +36,10 @@ class Wish(msgspec.Struct, frozen=True):
 
     plan_id: str
     buyer: Named
-    success_url: str
+    success_url: str | None = None  # None: a page of ours
     cancel_url: str | None = None
     email: str | None = None
+    save_method: bool = False
 
 
 class Checkout(msgspec.Struct, frozen=True):
@@ -66,6 +68,7 @@ class Buying:
         connect: Connect,
         fees: Fees,
         clock: Clock,
+        places: Places,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -73,6 +76,7 @@ class Buying:
         self._catalogue = catalogue
         self._connect = connect
         self._fees = fees
+        self._places = places
         self._clock = clock
 
     # ---- pages ---------------------------------------------------------------------------------
@@ -85,11 +89,12 @@ class Buying:
         plan = await self._catalogue.plan(actor, wish.plan_id)
         seller = await seller_of(self._registry, actor, plan.enterprise_id)
         wallet = await buyer_of(self._registry, actor, seller, wish.buyer)
-        success_url = url(wish.success_url, "success_url")
+        success_url, cancel_url = self.urls(seller, wish.success_url, wish.cancel_url, "paid")
         wish = msgspec.structs.replace(
             wish,
             buyer=Named(),  # that is the wallet by now
-            cancel_url=success_url if wish.cancel_url is None else url(wish.cancel_url, "cancel_url"),
+            success_url=success_url,
+            cancel_url=cancel_url,
             email=email(wish.email),
         )
         if plan.archived_at_ms is not None:
@@ -105,6 +110,13 @@ class Buying:
         except PaymentsRefused:
             await self._connect.look_again(seller)
             raise
+
+    def urls(self, seller: App | None, success_url: str | None, cancel_url: str | None, outcome: Outcome) -> tuple[str, str]:
+        """Where a browser goes from a page at Stripe, done or not: where the caller says, else to pages of ours."""
+        done = self._places.returned(outcome, seller) if success_url is None else url(success_url, "success_url")
+        if cancel_url is not None:
+            return done, url(cancel_url, "cancel_url")
+        return done, self._places.returned("cancelled", seller) if success_url is None else done
 
     async def _package(
         self,
@@ -193,15 +205,16 @@ class Buying:
             account_id,
             plan=plan,
             price_id=await self._catalogue.price_id(plan, account_id),
-            customer_id=await self._customer(wallet, account_id, wish.email or ""),
+            customer_id=await self.customer(wallet, account_id, wish.email or ""),
             metadata=Metadata(wallet.enterprise_id, wallet.owner, plan.id, purchase_id),
             fee_minor=fee,
             fee_bp=fee_bp,
-            success_url=wish.success_url,
-            cancel_url=wish.cancel_url or wish.success_url,
+            success_url=wish.success_url or "",
+            cancel_url=wish.cancel_url or wish.success_url or "",
+            save_method=wish.save_method,
         )
 
-    async def _customer(self, wallet: WalletKey, account_id: str, address: str) -> str:
+    async def customer(self, wallet: WalletKey, account_id: str, address: str) -> str:
         """The buyer at Stripe; made with the address of the first purchase."""
         customer_id = await self._store.customer(wallet, account_id)
         if customer_id is None:

@@ -58,7 +58,7 @@ class Effects:
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
         self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock)
-        self._reversals = Reversals(payments, wallets, ledger, self._sellers, self.payment)
+        self._reversals = Reversals(payments, wallets, ledger, self._sellers, self.payment, self._disputed)
 
     async def checkout(self, account_id: str, session_id: str) -> None:
         """A checkout session ended: with a payment, with a subscription, or with neither."""
@@ -87,7 +87,8 @@ class Effects:
             raise Rejected(f"there is no purchase {facts.metadata.purchase_id or 'behind it'} of that buyer on that account")
         if facts.status != "succeeded":
             if purchase.is_automatic and facts.status in _UNPAID:  # in a checkout, the buyer may try another card
-                await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.FAILED, now_ms(self._clock))
+                reason = facts.failure or facts.status
+                await self._rows.top_ups.fail(purchase, PurchaseState.FAILED, reason, now_ms(self._clock))
             return
         await self._grant(wallet, purchase, facts)
         at_ms = now_ms(self._clock)
@@ -141,6 +142,10 @@ class Effects:
     async def dispute(self, account_id: str, facts: DisputeFacts) -> None:
         """A dispute, wherever it stands."""
         await self._reversals.dispute(account_id, facts)
+
+    async def _disputed(self, wallet: WalletKey) -> None:
+        """Whoever disputes a payment is not charged by itself for what that takes."""
+        await self._rows.top_ups.pause_wallet(wallet, "payment_disputed", now_ms(self._clock))
 
     async def account(self, account_id: str) -> None:
         """Whether a creator's account can sell: it cannot once its owner has taken our access away."""

@@ -92,6 +92,17 @@ class Plan(msgspec.Struct, frozen=True):
     archived_at_ms: int | None = None
 
 
+class Branding(msgspec.Struct, frozen=True):
+    """How an app's own pages look: what it is called there, an image by its https address, and colours as `#rrggbb`."""
+
+    enterprise_id: str
+    name: str
+    logo_url: str | None
+    accent: str | None
+    background: str | None
+    updated_at_ms: int
+
+
 class Account(msgspec.Struct, frozen=True):
     """A creator's account at Stripe. `wanted`: what Stripe still asks for, in its words."""
 
@@ -134,6 +145,25 @@ class Purchase(msgspec.Struct, frozen=True):
     payment_id: str | None = None
     is_automatic: bool = False
     ended_at_ms: int | None = None
+    method_id: str | None = None  # what an automatic one is taken from
+
+
+class TopUpRule(msgspec.Struct, frozen=True):
+    """Buy a package whenever a wallet's balance falls below `below_micro`, at most so much a month and so often a day.
+
+    `reason` is why it is off, in Stripe's word or ours, where nobody turned it off. Until `last_purchase_id` has ended, nothing
+    else is bought.
+    """
+
+    wallet: WalletKey
+    plan_id: str
+    below_micro: int
+    monthly_max_minor: int
+    daily_max: int
+    is_enabled: bool
+    reason: str
+    updated_at_ms: int
+    last_purchase_id: str | None = None
 
 
 class Subscription(msgspec.Struct, frozen=True):

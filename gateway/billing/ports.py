@@ -147,6 +147,20 @@ class DisputeFacts(msgspec.Struct, frozen=True):
     withdrawn_minor: int
 
 
+class Saving(Protocol):
+    """Payment methods that may be charged without their owner being there. Raises PaymentsDown and PaymentsRefused."""
+
+    async def page(
+        self, account_id: str, *, customer_id: str, metadata: Metadata, success_url: str, cancel_url: str
+    ) -> CheckoutFacts:
+        """A page on which a buyer saves a card and pays nothing, for a day."""
+        ...
+
+    async def method(self, account_id: str, customer_id: str) -> str | None:
+        """The method that a customer would pay with: the one chosen for invoices, else the one that was saved last."""
+        ...
+
+
 class Payments(Protocol):
     """Stripe, or what stands for it. Every method raises PaymentsDown and PaymentsRefused.
 
@@ -156,6 +170,11 @@ class Payments(Protocol):
     @property
     def is_live(self) -> bool:
         """Whether this is real money: events and objects of the other mode are not ours."""
+        ...
+
+    @property
+    def saving(self) -> Saving:
+        """What buyers save."""
         ...
 
     # ---- accounts ------------------------------------------------------------------------------

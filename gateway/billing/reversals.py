@@ -46,13 +46,15 @@ class Reversals:
         ledger: Ledger,
         sellers: Sellers,
         granted: Callable[[str, PaymentFacts], Awaitable[None]],
+        disputed: Callable[[WalletKey], Awaitable[None]],
     ) -> None:
-        """`granted` makes sure that a payment is in the books."""
+        """`granted` makes sure that a payment is in the books; `disputed` is told of a dispute before it freezes anything."""
         self._payments = payments
         self._wallets = wallets
         self._ledger = ledger
         self._sellers = sellers
         self._granted = granted
+        self._disputed = disputed
         # Two refunds of one payment share what is left of its fee.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -117,6 +119,8 @@ class Reversals:
         books, name = self._ledger.payments, f"dispute:{facts.dispute_id}"
         opened = await books.posted_as(wallet.enterprise_id, f"{name}:opened")
         closed = await books.posted_as(wallet.enterprise_id, f"{name}:closed")
+        if opened is None and closed is None and facts.status in (*_OPEN, "lost"):
+            await self._disputed(wallet)
         if facts.status in _OPEN:
             if closed is None:
                 await self._wallets.deliver(await books.dispute_opened(request))

@@ -12,10 +12,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gateway.billing.model import Account, FeeTerm, Plan, Purchase, PurchaseState, Subscription
+from gateway.billing.model import Account, Branding, FeeTerm, Plan, Purchase, PurchaseState, Subscription
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, fee_terms, plan_prices, plans
+from gateway.db.tables import APP_SALES, PLATFORM_SALES, app_pages, billing_accounts, fee_terms, plan_prices, plans
 from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
@@ -73,6 +73,22 @@ class Store:
             changed = await connection.execute(sa.update(plans).where(rule).values(archived_at=at_ms))
             if changed.rowcount:
                 await trail.append(connection, trail.trail_of(None), act, at_ms)
+
+    async def branding(self, enterprise_id: str) -> Branding | None:
+        """How an app's own pages look, where that was set."""
+        async with self._reading(None) as connection:
+            found = await connection.execute(sa.select(*app_pages.c).where(app_pages.c.enterprise_id == enterprise_id))
+            row = found.mappings().first()
+        return None if row is None else _value(Branding, row)
+
+    async def put_branding(self, branding: Branding, act: Act) -> None:
+        """Set it."""
+        values = _columns(branding)
+        its = app_pages.c.enterprise_id == branding.enterprise_id
+        async with self._writing(None) as connection:
+            if not (await connection.execute(sa.update(app_pages).where(its).values(**values))).rowcount:
+                await connection.execute(sa.insert(app_pages).values(**values))
+            await trail.append(connection, trail.trail_of(None), act, branding.updated_at_ms)
 
     async def price(self, plan_id: str, account_id: str) -> str | None:
         """A plan's price on an account, where it has one."""

@@ -30,6 +30,7 @@ from gateway.billing.ports import (
     RefundFacts,
     SubscriptionFacts,
 )
+from gateway.billing.stripe_saving import StripeSaving
 
 API_VERSION: Final = "2026-10-28.endive"
 _ATTEMPT_S: Final = 20.0  # of one request
@@ -71,6 +72,7 @@ class Stripe:
             max_network_retries=retries,
             http_client=self._http,
         )
+        self.saving = StripeSaving(self._api, self._ask)
 
     @property
     def is_live(self) -> bool:
@@ -231,10 +233,9 @@ class Stripe:
         }
         if fee_minor:
             wish["application_fee_amount"] = fee_minor
-        intents = self._api.v1.payment_intents
-        return shapes.payment(
-            await self._ask(intents.create_async, account_id=account_id, params=wish, op_id=op_id, refused=_refused_intent)
-        )
+        create = self._api.v1.payment_intents.create_async
+        raw = await self._ask(create, account_id=account_id, params=wish, op_id=op_id, refused=_refused_intent)
+        return shapes.payment(raw)
 
     async def change_subscription(
         self,
@@ -286,8 +287,7 @@ class Stripe:
 
     async def return_fee(self, op_id: str, fee_id: str, amount_minor: int) -> None:
         """POST /v1/application_fees/{id}/refunds, on the platform's account."""
-        fees = self._api.v1.application_fees.refunds
-        await self._ask(fees.create_async, fee_id, params={"amount": amount_minor}, op_id=op_id)
+        await self._ask(self._api.v1.application_fees.refunds.create_async, fee_id, params={"amount": amount_minor}, op_id=op_id)
 
     # ---- looking -------------------------------------------------------------------------------
 

@@ -237,6 +237,18 @@ class Dispute(Object, frozen=True):
     balance_transactions: list[BalanceTransaction] = []
 
 
+class InvoiceSettings(msgspec.Struct, frozen=True):
+    """What a customer's invoices are paid with."""
+
+    default_payment_method: Reference = None
+
+
+class Customer(Object, frozen=True):
+    """See docs.stripe.com/api/customers; one that was deleted has no settings."""
+
+    invoice_settings: InvoiceSettings | None = None
+
+
 class Capability(msgspec.Struct, frozen=True):
     """Whether an account can do something."""
 
@@ -359,6 +371,12 @@ def payment(raw: dict[str, Any], invoice_id: str | None = None) -> PaymentFacts:
         failure=(error.decline_code or error.code or "failed") if error else "",
         metadata=read(found.metadata),
     )
+
+
+def chosen_method(raw: dict[str, Any]) -> str | None:
+    """The payment method that a customer has chosen for invoices."""
+    settings = _as(raw, Customer).invoice_settings
+    return id_of(settings.default_payment_method) if settings else None
 
 
 def invoice_of(raw: dict[str, Any]) -> str | None:

@@ -6,7 +6,21 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli import audit, doctor, manage, money, prices, provider_keys, reconcile, revenue, sales, server, trail, webhooks
+from gateway.cli import (
+    audit,
+    doctor,
+    manage,
+    money,
+    prices,
+    provider_keys,
+    reconcile,
+    revenue,
+    sales,
+    server,
+    top_ups,
+    trail,
+    webhooks,
+)
 from gateway.cli.local import KNOWN, sentence
 
 
@@ -40,8 +54,8 @@ for command in (
     webhooks.webhooks,
 ):
     gateway.add_command(command)
-for told in revenue.COMMANDS:
-    sales.sales.add_command(told)
+for of_sales in (*revenue.COMMANDS, *top_ups.COMMANDS):
+    sales.sales.add_command(of_sales)
 
 
 def main() -> None:

@@ -79,9 +79,10 @@ def sales() -> None:
 @sales.command("checkout")
 @click.argument("plan_id")
 @buyer_options
-@click.option("--success-url", required=True, help="Where the browser goes when it is paid.")
+@click.option("--success-url", help="Where the browser goes when it is paid; default: a page of the gateway's.")
 @click.option("--cancel-url", help="Where it goes when it is not; default: the same.")
 @click.option("--email", help="The buyer's address, where Stripe is to know it.")
+@click.option("--save-card", "save_payment_method", is_flag=True, help="What pays may be charged again by automatic top-up.")
 @key_option
 @json_option
 def checkout(as_json: bool, idempotency_key: str | None, **body: Any) -> None:

@@ -64,6 +64,18 @@ plans: Final = Table(
     CheckConstraint("price_minor > 0 AND grant_micro > 0", name="not_free"),
 )
 
+# How an app's own pages look.
+app_pages: Final = Table(
+    "app_pages",
+    PLATFORM,
+    Column("enterprise_id", Text, ForeignKey("apps.enterprise_id"), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("logo_url", Text),
+    Column("accent", Text),
+    Column("background", Text),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
 # A plan's Product and Price on the account that sells it ("": the platform's own), made at its first use.
 plan_prices: Final = Table(
     "plan_prices",
@@ -137,6 +149,7 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         # Of the request behind it, where there was one: the same op_id with another body is a conflict.
         Column("op_id", Text, unique=True),
         Column("fingerprint", Text),
+        Column("method_id", Text),  # of an automatic one: what it is taken from, whatever is saved by now
     )
     Index("ix_purchases_open", purchases.c.state, purchases.c.created_at)
     subscriptions = Table(
@@ -162,9 +175,11 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         Column("plan_id", Text, nullable=False),
         Column("below_micro", BigInteger, nullable=False),
         Column("monthly_max_minor", BigInteger, nullable=False),
+        Column("daily_max", BigInteger, nullable=False),
         Column("enabled", Integer, nullable=False),
         Column("reason", Text, nullable=False),  # why it is not, where nobody turned it off
         Column("updated_at", BigInteger, nullable=False),
+        Column("last_purchase_id", Text),  # the next one begins where this one has ended
     )
     return {"customers": customers, "purchases": purchases, "subscriptions": subscriptions, "top_ups": top_ups}
 

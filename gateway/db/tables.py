@@ -25,6 +25,7 @@ from sqlalchemy import (
 # The tables of sales stand in a file of their own, and are found here like the others.
 from gateway.db.billing_tables import APP_SALES as APP_SALES
 from gateway.db.billing_tables import PLATFORM_SALES as PLATFORM_SALES
+from gateway.db.billing_tables import app_pages as app_pages
 from gateway.db.billing_tables import billing_accounts as billing_accounts
 from gateway.db.billing_tables import billing_marks as billing_marks
 from gateway.db.billing_tables import fee_terms as fee_terms

@@ -50,6 +50,20 @@ async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> 
     return WalletView(asset, available, -debt, waiting, tuple(sorted(lots, key=burn_order)))
 
 
+async def settled(conn: store.Connection, wallet: WalletKey, asset: str, now_ms: int) -> int:
+    """What a wallet has, less its debt and the credits that are not due yet; what is held counts as its own."""
+    books = store.books_of(wallet.enterprise_id)
+    accounts, credit = books["accounts"], books["credits"]
+    available, debt, *_ = await store.owed(conn, wallet, asset)
+    later = (
+        sa.select(sa.func.sum(credit.c.delta_micro + credit.c.taken_micro))
+        .join(accounts, credit.c.account_id == accounts.c.id)
+        .where(accounts.c.owner == wallet.owner, accounts.c.asset == asset)
+        .where(credit.c.applied_at.is_(None), credit.c.due_at > now_ms)
+    )
+    return available + debt - int(await conn.scalar(later) or 0)
+
+
 async def lots_shown(databases: Databases, wallet: WalletKey, asset: str, now_ms: int) -> tuple[Lot, ...]:
     """What people see of a wallet's lots: with something left or frozen, in the order in which they burn; then those whose
     time passed within ENDED_SHOWN_MS, the latest first.

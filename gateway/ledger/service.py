@@ -189,6 +189,15 @@ class Ledger(Books):
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
             return await queries.wallet_view(conn, wallet, owner.asset)
 
+    async def settled(self, wallet: WalletKey) -> int:
+        """What a wallet has by the books, in which every grant is before it can be spent, and usage a moment later.
+
+        So it is never less than what is really there. Less its debt, and less what is not due yet. NotFound as `wallet`.
+        """
+        owner = await self.owner_of(wallet)
+        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
+            return await queries.settled(conn, wallet, owner.asset, now_ms(self.clock))
+
     async def apps(self, enterprise_ids: Sequence[str]) -> dict[str, AppFacts]:
         """Those of the apps that exist."""
         async with store.reading(self.databases.platform) as conn:

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -27,7 +27,7 @@ from gateway.core.limits import DRAIN_BATCH
 from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.words import CostPolicy, Level
 from gateway.db.faults import SqlDown, SqlRefused
-from gateway.ledger.model import PLATFORM_ASSET, AppFacts, DeadEvent, UsagePosting, UsageRow
+from gateway.ledger.model import PLATFORM_ASSET, AppFacts, DeadEvent, UsagePosting, UsageRow, WalletKey
 from gateway.ledger.service import Ledger
 from gateway.metering.event import EventFront, EventPayer, UsageEvent, decode_event
 
@@ -130,12 +130,15 @@ class Drain(Generic[C]):
         *,
         batch: int = DRAIN_BATCH,
         monotonic: Callable[[], float] = time.monotonic,
+        spent: Callable[[Collection[WalletKey]], None] | None = None,
     ) -> None:
+        """`spent` is told the wallets of which something was posted; it must not wait for anything."""
         self._source = source
         self._ledger = ledger
         self._consumer = consumer
         self._batch = batch
         self._monotonic = monotonic
+        self._spent = spent
         self._kept: list[C] = []
         self._down_until: dict[str, float] = {}
         self._counts = dict.fromkeys(DrainCounts.__struct_fields__, 0)
@@ -230,6 +233,8 @@ class Drain(Generic[C]):
         finished = [item.claimed for item in posted if id(item.claimed) not in killed_ids] + [event for event, _ in dead]
         if finished:
             await self._source.ack(finished)
+        if self._spent is not None:
+            self._spent(_payers(posted))
         return len(finished)
 
     def _put_off(self, claimed: Sequence[C]) -> None:
@@ -290,6 +295,17 @@ class Drain(Generic[C]):
         first, dead = await self._bisected(items[:half], post)
         second, more = await self._bisected(items[half:], post)
         return first + second, dead + more
+
+
+def _payers(posted: Sequence[_Item[C]]) -> set[WalletKey]:
+    payers = set()
+    for item in posted:
+        posting, row = item.posting, item.posting.row
+        if posting.end_user_micro:
+            payers.add(WalletKey(row.platform_user_id, posting.enterprise_id))
+        if row.creator_micro:
+            payers.add(WalletKey(row.user_id))
+    return payers
 
 
 def _read(data: bytes) -> tuple[UsageEvent | Poison, str | None]:

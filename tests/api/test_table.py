@@ -71,6 +71,7 @@ async def test_an_undeclared_role_is_refused_before_anything_is_read(api: Api) -
 async def test_another_creators_app_does_not_exist_for_any_role(api: Api) -> None:
     bodies: dict[str, Any] = {"keys": {"level": "app_usage"}, "end-user-tokens": {"platform_user_id": "u1"}}
     bodies |= {"price-books": {"markup_percent": 5}, "{provider}": {"key": "sk-made-up-own"}}
+    bodies |= {"payment-links": {"plan_id": "plan_1", "platform_user_id": "u1"}}
     for endpoint in [endpoint for endpoint in CLOSED if "{enterprise_id}" in endpoint.path]:
         body = bodies.get(endpoint.path.rsplit("/", 1)[1], {}) if endpoint.body is not None else None
         foreign = [(role, "bobs") for role in endpoint.roles - {Role.OPERATOR}]

@@ -93,8 +93,8 @@ class Shop:
     def monthly(self, price_micro: int, grant_micro: int, **more: Any) -> str:
         return self.plan(price_micro, grant_micro, kind="subscription", interval="month", **more)
 
-    def open(self, plan_id: str, end_user: str) -> Any:
-        return self.house.post("/checkout-sessions", {"plan_id": plan_id, "platform_user_id": end_user, **URLS})
+    def open(self, plan_id: str, end_user: str, **more: Any) -> Any:
+        return self.house.post("/checkout-sessions", {"plan_id": plan_id, "platform_user_id": end_user, **URLS, **more})
 
     def buy(self, plan_id: str, end_user: str, card: str = "pm_card_visa") -> str:
         """The payment intent, or the subscription."""

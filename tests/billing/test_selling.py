@@ -297,7 +297,9 @@ async def test_without_billing_its_routes_are_not_there(api: Api) -> None:
         headers = {"authorization": f"Bearer {api.credentials[Role.OPERATOR]}"}
         for endpoint in TABLE:
             if endpoint.sells:
-                path = endpoint.path.format(plan_id="plan_1", subscription_id="sub_1", user_id="alice", webhook_id="whk_1")
+                path = endpoint.path.format(
+                    plan_id="plan_1", subscription_id="sub_1", user_id="alice", webhook_id="whk_1", enterprise_id="shop"
+                )
                 assert (await http.request(endpoint.method, path, headers=headers)).status_code == 404
         described = (await http.get("/api/openapi.json")).json()["paths"]
         assert set(described) == {endpoint.path for endpoint in TABLE if not endpoint.sells}

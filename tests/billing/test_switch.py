@@ -78,6 +78,13 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         assert "8.15" not in on.text("sales", "payouts", "acme")
         assert "1.25" in on.text("sales", "fee-income", "--stripe")
         assert on.json("sales", "fee-income")["ties"] is None
+        assert on.json("sales", "save-card", "--app", "desk", "--end-user", "u1")["status"] == "open"
+        assert on.json("sales", "top-ups", "--app", "desk")["data"] == []
+        assert "no automatic top-up" in on.refused("sales", "top-up-off", "--app", "desk", "--end-user", "u1")
+        assert "/pay/" in on.text("sales", "link", "desk", "u1", made["id"], "--expires-in", "60")
+        assert on.json("sales", "branding", "desk", "--accent", "#1A73E8")["accent_color"] == "#1a73e8"
+        assert on.json("sales", "branding", "desk")["accent_color"] == "#1a73e8"
+        assert on.json("sales", "branding", "desk", "--reset")["accent_color"] is None
         assert on.json("plans", "archive", made["id"])["archived_at"]
         told = on.run("doctor").output
         assert "Stripe answers, in test mode." in told

@@ -4,7 +4,9 @@ Each test has an app of its own. At the end of the module the audit is clean and
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -91,6 +93,49 @@ def test_a_creator_buys_of_the_platform_and_builds_with_it(house: House) -> None
     key = house.stack.key(shop.app, "platform")
     headers = {"authorization": f"Bearer {key}"}
     assert httpx.post(house.stack.url + "/v1/chat/completions", json=ASK, headers=headers).status_code == 200
+
+
+def test_a_burst_of_requests_buys_exactly_as_often_as_the_balance_needs_it(house: House) -> None:
+    shop = house.shop("USD")
+    key = house.stack.key(shop.app)
+    server = httpx.Client(base_url=house.stack.url + "/api/v1", headers={"authorization": f"Bearer {key}"})
+    plan = shop.plan(1_000_000, 1000)  # four requests of 250 micro-units
+    page = shop.open(plan, "ann", save_payment_method=True)
+    house.control.pay(shop.account, page["id"])
+    house.deliver()
+    rule = {"plan_id": plan, "platform_user_id": "ann", "below_micro": 500, "monthly_max_micro": 50_000_000, "daily_max": 24}
+    with server:
+        made = server.put("/top-ups", json=rule)
+        link = server.post(f"/apps/{shop.app}/payment-links", json={"platform_user_id": "ann", "plan_id": plan}).json()["url"]
+    assert made.status_code == 200, made.text
+    assert httpx.get(link).headers["location"].startswith("https://checkout.stripe.invalid/")
+    back = httpx.get(f"{house.stack.url}/returned/paid/{shop.app}")
+    assert (back.status_code, back.headers["content-type"], "Thank you" in back.text) == (200, "text/html; charset=utf-8", True)
+    house.control.deliver_at_once()  # what is granted by Stripe's reply is told as well, twice
+    served, refused = 0, 0
+    deadline = time.monotonic() + 20
+    with ThreadPoolExecutor(4) as pool:
+        while served < 14:
+            assert time.monotonic() < deadline
+            found = Counter(pool.map(lambda _: ask(house.stack, key, "ann"), range(min(4, 14 - served))))
+            served, refused = served + found[200], refused + found[402]
+            assert set(found) <= {200, 402}
+    print("served", served, "refused", refused)
+    house.stack.events(shop.app, 14)
+    while (left := shop.available("ann")) < 500:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    house.control.deliver_at_once(False)
+    house.handled()
+    bought = [
+        row["automatic"] for row in house.stack.get("/purchases", enterprise_id=shop.app)["data"] if row["status"] == "paid"
+    ]
+    # Each began below 500 and brought 1000: whatever came when, there is one number of purchases that leaves 500 to 1499.
+    assert (left, Counter(bought)) == (500, {True: 3, False: 1})
+    (row,) = house.stack.get("/top-ups", enterprise_id=shop.app)["data"]
+    assert (row["status"], row["spent_micro"]) == ("on", 3_000_000)
+    assert shop.wallet("ann")["debt_micro"] == 0
+    shop.check()
 
 
 # ---- refunds and disputes ----------------------------------------------------------------------

@@ -193,6 +193,9 @@ def intent_create(call: Call) -> Obj:
     params = call.params
     if params.get("off_session") and not params.get("confirm"):
         raise bad("`off_session` can only be used with `confirm`.", "off_session")
+    saved = call.account.of("payment_method").get(params.get("payment_method", ""))
+    if saved is not None and saved["customer"] != params.get("customer"):
+        raise bad("The provided PaymentMethod does not belong to this customer: it may have been detached.", "payment_method")
     intent = make_intent(call.world, call.account, params)
     if params.get("confirm"):
         confirm(call.world, call.account, intent, off_session=params.get("off_session") not in (None, False, "false"))

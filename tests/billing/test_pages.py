@@ -1,0 +1,174 @@
+"""Signed links and the pages that buyers see: what a link binds and leads to, and that nothing on a page is more than text."""
+
+import base64
+import hashlib
+import re
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.routing import Router
+
+from gateway.api.pages import page_routes
+from gateway.billing.links import Links
+from gateway.billing.pages import Places
+from gateway.identity.model import Role
+from tests.billing.market import MONTHLY, PACKAGE, URLS, Market
+
+WISH = {"platform_user_id": "u1"}
+
+
+@pytest.fixture
+async def browser(market: Market) -> AsyncIterator[httpx.AsyncClient]:
+    pages = httpx.ASGITransport(Router(routes=page_routes(market.api.context)))
+    async with httpx.AsyncClient(transport=pages, base_url="http://127.0.0.1:8080") as browser:
+        yield browser
+
+
+async def link(market: Market, plan_id: str, role: str = Role.APP_SERVER, **more: object) -> str:
+    made = await market.ok("POST", "/apps/shop/payment-links", {**WISH, "plan_id": plan_id, **more}, 201, role=role)
+    assert (made["platform_user_id"], made["plan_id"]) == ("u1", plan_id)
+    return str(made["url"])
+
+
+def pages_open(market: Market) -> list[str]:
+    return [row["id"] for row in market.control.state()[market.account].get("checkout.session", []) if row["status"] == "open"]
+
+
+# ---- links -------------------------------------------------------------------------------------
+
+
+async def test_a_link_leads_its_end_user_to_the_page_and_a_used_page_to_a_fresh_one(
+    market: Market, browser: httpx.AsyncClient
+) -> None:
+    url = await link(market, await market.plan(PACKAGE))
+    assert (await browser.head(url)).status_code == 200
+    assert pages_open(market) == []  # who only looks opens nothing
+    first, again = await browser.get(url), await browser.get(url)
+    assert (first.status_code, first.headers["location"]) == (303, again.headers["location"])
+    assert urlsplit(first.headers["location"]).hostname == "checkout.stripe.invalid"
+    (session,) = pages_open(market)
+    page = market.at_stripe("checkout.sessions", session)
+    assert page.metadata["mozaiks_owner"] == "u1"
+    assert page.success_url == "http://127.0.0.1:8080/returned/paid/shop"
+    assert page.cancel_url == "http://127.0.0.1:8080/returned/cancelled/shop"
+    market.control.pay(market.account, session)
+    other = await browser.get(url)
+    assert other.status_code == 303
+    assert other.headers["location"] != first.headers["location"]
+    assert "purchase.create" in await market.acts()
+
+
+async def test_a_link_goes_where_its_maker_says_and_a_second_subscription_is_told_on_a_page(
+    market: Market, browser: httpx.AsyncClient
+) -> None:
+    plan_id = await market.plan(MONTHLY)
+    url = await link(market, plan_id, Role.CREATOR, **URLS)
+    assert (await browser.get(url)).status_code == 303
+    (session,) = pages_open(market)
+    page = market.at_stripe("checkout.sessions", session)
+    assert (page.success_url, page.cancel_url) == (URLS["success_url"], URLS["cancel_url"])
+    await market.subscribed(plan_id, "u1")
+    refused = await browser.get(url)
+    assert (refused.status_code, "You have it already" in refused.text) == (409, True)
+
+
+async def test_a_link_that_was_changed_has_expired_or_was_signed_elsewhere_leads_nowhere(
+    market: Market, browser: httpx.AsyncClient
+) -> None:
+    plan_id = await market.plan(PACKAGE)
+    url = await link(market, plan_id)
+    base, token = url.rsplit("/", 1)
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    forged = [raw.replace(b"u1", b"u2"), raw.replace(b"shop", b"bobs"), b"\0" * 24 + raw[24:], raw[:10], raw[:24], b""]
+    forged.append(raw[:-3] + b"9" + raw[-2:])
+    assert raw.count(b"u1") == 1
+    for broken in (*[base64.urlsafe_b64encode(each).rstrip(b"=").decode() or "-" for each in forged], "x" * 9000, "%00", "é"):
+        answer = await browser.get(f"{base}/{broken}")
+        assert (answer.status_code, "Link not valid" in answer.text) == (404, True), broken
+    billing = market.api.billing
+    ahead = [0]
+    elsewhere = Links(
+        b"another", Places("http://127.0.0.1:8080"), market.api.registry, billing.catalogue, billing.buying, lambda: ahead[0]
+    )
+    assert (await browser.get(f"{base}/{'A' * 60}")).status_code == 404
+    own, billing.links = billing.links, elsewhere
+    assert (await browser.get(url)).status_code == 404
+    billing.links = own
+    own._clock = lambda: time.time_ns() + 86_400_000_000_000
+    late = await browser.get(url)
+    assert (late.status_code, "Link expired" in late.text) == (404, True)
+    assert pages_open(market) == []
+
+
+async def test_who_may_sign_links_and_for_what(market: Market) -> None:
+    plan_id = await market.plan(PACKAGE)
+    other = await market.plan(PACKAGE, enterprise_id="second")
+    for role, fields, found in (
+        (Role.END_USER, {}, (403, None)),
+        ("bob", {}, (404, "enterprise_id")),
+        (Role.CREATOR, {"plan_id": other}, (400, "plan_id")),
+        (Role.APP_SERVER, {"plan_id": other}, (404, "plan_id")),
+        (Role.APP_SERVER, {"platform_user_id": "a/b"}, (400, "platform_user_id")),
+        (Role.APP_SERVER, {"expires_in_seconds": 0}, (400, "expires_in_seconds")),
+        (Role.APP_SERVER, {"expires_in_seconds": 2_592_001}, (400, "expires_in_seconds")),
+        (Role.APP_SERVER, {"success_url": "javascript:alert(1)"}, (400, "success_url")),
+    ):
+        got = await market.refused("POST", "/apps/shop/payment-links", {**WISH, "plan_id": plan_id, **fields}, role=role)
+        assert (got[0], got[2]) == found, (role, fields)
+    await market.ok("DELETE", f"/plans/{plan_id}")
+    assert (await market.refused("POST", "/apps/shop/payment-links", {**WISH, "plan_id": plan_id}, role=Role.APP_SERVER))[
+        0
+    ] == 409
+
+
+# ---- pages -------------------------------------------------------------------------------------
+
+
+async def test_a_buyer_comes_back_to_a_page_in_the_apps_name_and_colours(market: Market, browser: httpx.AsyncClient) -> None:
+    plain = await browser.get("/returned/paid/shop")
+    assert (plain.status_code, "<p>shop</p>" in plain.text, "Thank you" in plain.text) == (200, True, True)
+    looks = {"name": "Ann & <b>Co</b>", "logo_url": "https://cdn.example.com:8443/l.png?a=1&b='2'", "accent_color": "#AA00ff"}
+    looks["background_color"] = "#102030"
+    made = await market.ok("PUT", "/apps/shop/branding", looks, role=Role.CREATOR)
+    assert made["accent_color"] == "#aa00ff"
+    assert await market.ok("GET", "/apps/shop/branding", role=Role.CREATOR) == made
+    assert "branding.set" in await market.acts(None)
+    for path, says in (("paid", "Thank you"), ("cancelled", "Nothing was paid"), ("saved", "Card saved")):
+        page = await browser.get(f"/returned/{path}/shop")
+        assert (page.status_code, says in page.text) == (200, True)
+        assert "<p>Ann" not in page.text
+        assert 'alt="Ann &amp; &lt;b&gt;Co&lt;/b&gt;"' in page.text
+        assert 'src="https://cdn.example.com:8443/l.png?a=1&amp;b=&#x27;2&#x27;"' in page.text
+        (style,) = re.findall(r"<style>(.*?)</style>", page.text)
+        assert all(colour in style for colour in ("#aa00ff", "background:#102030", "color:#ffffff"))
+        hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        assert page.headers["content-security-policy"].split("; ") == [
+            "default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+            f"style-src 'sha256-{hashed}'", "img-src https://cdn.example.com:8443",
+        ]  # fmt: skip
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert "<script" not in page.text
+    assert "Ann" not in (await browser.get("/returned/paid/second")).text
+    assert (await browser.get("/returned/paid")).status_code == 200
+    for path in ("/returned/else", "/returned/paid/nobody", "/returned/paid/<b>"):
+        assert (await browser.get(path)).status_code == 404
+    first = await market.ok("PUT", "/apps/shop/branding", {}, role=Role.OPERATOR)
+    assert (first["name"], first["logo_url"], first["accent_color"]) == ("shop", None, None)
+
+
+async def test_looks_that_could_be_more_than_looks_are_refused(market: Market) -> None:
+    logos = ["http://a.example/l.png", "https://", "https://u:p@a.example/l", "https://a.example;x/l", "https://a b.example/l"]
+    logos += ["https://a.example/l\n", "javascript:alert(1)", "data:image/png,x", "https://a.example:99999/l", "https://[::1]/l"]
+    logos += ["https://a.example:/l", "https://a.example/" + "l" * 2048, "//a.example/l", "https://é.example/l", "https://a'b/l"]
+    for logo in logos:
+        found = await market.refused("PUT", "/apps/shop/branding", {"logo_url": logo}, role=Role.CREATOR)
+        assert (found[0], found[2]) == (400, "logo_url"), logo
+    for colour in ("red", "#fff", "#12345g", "#123456;", "url(x)", "#1234567", "", "#123456\n"):
+        for name in ("accent_color", "background_color"):
+            found = await market.refused("PUT", "/apps/shop/branding", {name: colour}, role=Role.CREATOR)
+            assert (found[0], found[2]) == (400, name), colour
+    assert (await market.refused("PUT", "/apps/shop/branding", {}, role="bob"))[0] == 404
+    assert (await market.refused("PUT", "/apps/shop/branding", {"name": "\0"}, role=Role.CREATOR))[0] == 400
