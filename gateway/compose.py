@@ -27,6 +27,7 @@ from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
 from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
+from gateway.billing.subscriber_store import SubscriberStore
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
@@ -81,6 +82,8 @@ class Services:
         )
         self.ledger = Ledger(self.databases, self.clock)
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock, self.identity.registry.trial_of)
+        if settings.stripe_secret_key:
+            self.wallets.lapsed = SubscriberStore(self.databases).lapsed
         self.balance.rebuild_lost = self.wallets.rebuild_lost
         self.billing = _billing(settings, self)
         self.receiving = _receiving(settings, self)
@@ -239,6 +242,7 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         services.enterprise_ids,
         frozenset(name for name, secret in secrets.items() if secret),
         services.clock,
+        grace_days=settings.grace_days,
     )
 
 

@@ -135,6 +135,7 @@ WALLS = {
         "pricing/store.py",
         "billing/store.py",
         "billing/inbox_store.py",
+        "billing/subscriber_store.py",
         "api/queries.py",
     ),
 }

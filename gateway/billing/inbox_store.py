@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.billing.model import AccountState, InboxEvent, InboxState, PurchaseState, Subscription
+from gateway.billing.subscriber_store import SubscriberStore
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
 from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, billing_marks, webhooks
@@ -28,6 +29,7 @@ class InboxStore:
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
+        self.subscribers = SubscriberStore(databases)
 
     # ---- webhooks ------------------------------------------------------------------------------
 
