@@ -107,7 +107,7 @@ class Played:
         self.owed += 0 if posted.credit is None else posted.credit.delta_micro
 
 
-@pytest.mark.parametrize("databases", ["sqlite"], indirect=True)  # the rules are the same, and the orders many
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)  # the rules are the same, and the orders many
 async def test_after_every_order_a_wallet_is_what_its_model_says_and_the_books_are_clean(
     databases: Databases, ledger: Ledger
 ) -> None:
