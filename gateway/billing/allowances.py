@@ -42,7 +42,7 @@ from gateway.ledger.service import Ledger
 
 _ACTOR: Final = "stripe"
 _DAY_MS: Final = 86_400_000
-LATE_MS: Final = _DAY_MS  # how long a grant lasts at least, however late its payment was heard of
+LATE_MS: Final = _DAY_MS  # how long a grant lasts at least, however late its payment was heard of; and outlives a trial
 _LOOKS: Final = 8
 
 
@@ -124,14 +124,16 @@ class Allowances:
         if granted <= 0:
             raise NotOurs("it grants nothing")
         plan = max(ours, key=lambda each: each[0].period_end_ms)[1]
-        until = ends + self._grace_ms if plan.lot_days is None else begins + plan.lot_days * _DAY_MS
+        source = _source(facts, whole)
+        grace_ms = LATE_MS if source == LotSource.TRIAL else self._grace_ms  # nobody paid for a longer trial
+        until = ends + grace_ms if plan.lot_days is None else begins + plan.lot_days * _DAY_MS
         until = max(until, now_ms(self._clock) + LATE_MS)  # heard of too late: a day all the same
         if whole:
             await self._ledger.payments.renew(
                 RenewalRequest(wallet, facts.subscription_id, begins, plan.rollover_max_micro, until, _ACTOR)
             )
         asset = await self._sellers.asset_of(wallet)
-        source, is_paid = _source(facts, whole), payment is not None
+        is_paid = payment is not None
         # By its name a trial is the buyer's only one.
         unpaid_ref = f"trial:{wallet.owner}" if source == LotSource.TRIAL else facts.invoice_id
         request = GrantRequest(
