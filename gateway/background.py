@@ -16,12 +16,14 @@ from typing import Final
 from gateway.balance.model import BalanceUnavailable
 from gateway.billing.reconciler import BillingReconciler
 from gateway.compose import Services
+from gateway.core.clock import now_ms
 from gateway.core.ids import SHARDS
 from gateway.db.faults import SqlDown
 
 _log = logging.getLogger(__name__)
 _SWEEP_EVERY_S: Final = 5.0
 _BOOKS_EVERY_S: Final = 60.0
+_EXPIRY_PAUSE_S: Final = 0.1
 _RECONCILE_EVERY_S: Final = 300.0
 _BILLING_EVERY_S: Final = 3600.0
 
@@ -58,8 +60,12 @@ async def _sweep(services: Services, stop: asyncio.Event) -> None:
 
 
 async def _look_after_books(services: Services, stop: asyncio.Event) -> None:
-    """Waiting credits first: a lot whose own money is not in the hot wallet yet cannot expire."""
+    """Waiting credits first: a lot whose own money is not in the hot wallet yet cannot expire.
+
+    Every minute, and in the moment in which a lot ends, so that what has ended is not served.
+    """
     while True:
+        pause_s = _BOOKS_EVERY_S
         try:
             applied = await services.wallets.apply_waiting_credits()
             if applied:
@@ -67,9 +73,12 @@ async def _look_after_books(services: Services, stop: asyncio.Event) -> None:
             expired = await services.wallets.expire_lots()
             if expired:
                 _log.info("%d lots expired", expired)
+            ends_at_ms = await services.wallets.next_expiry_ms()
+            if ends_at_ms is not None:
+                pause_s = min(pause_s, max((ends_at_ms - now_ms(services.clock)) / 1000, _EXPIRY_PAUSE_S))
         except (BalanceUnavailable, SqlDown) as down:
             _log.warning("waiting credits and expiries: %s", down)
-        if await _stopped(stop, _BOOKS_EVERY_S):
+        if await _stopped(stop, pause_s):
             return
 
 

@@ -27,6 +27,7 @@ from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
 from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
+from gateway.billing.subscriber_store import SubscriberStore
 from gateway.billing.top_up_store import TopUpStore
 from gateway.billing.topping_up import ToppingUp
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
@@ -83,6 +84,8 @@ class Services:
         )
         self.ledger = Ledger(self.databases, self.clock)
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock, self.identity.registry.trial_of)
+        if settings.stripe_secret_key:
+            self.wallets.lapsed = SubscriberStore(self.databases).lapsed
         self.balance.rebuild_lost = self.wallets.rebuild_lost
         self.billing = _billing(settings, self)
         self.receiving = _receiving(settings, self)
@@ -249,6 +252,7 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         services.enterprise_ids,
         frozenset(name for name, secret in secrets.items() if secret),
         services.clock,
+        grace_days=settings.grace_days,
     )
 
 

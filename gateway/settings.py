@@ -37,6 +37,7 @@ NAMES: Final = {
     "stripe_webhook_secret": "signing secret of the webhook endpoint for the platform's own account; empty: it takes none",
     "stripe_connect_webhook_secret": "signing secret of the webhook endpoint for connected accounts; empty: it takes none",
     "stripe_api_base": "address of Stripe's API; empty: Stripe's own",
+    "grace_days": "days for which what is left of a subscription's allowance outlives a period that was not renewed; default 3",
     "mode": "hosted",
     "demo": "true: a demo model, app, key and funded end user; default: true without a config file and database URL",
     "inline_worker": "true: one web process also drains usage into the books; default true",
@@ -125,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True):
     public_url: str
     demo: bool
     inline_worker: bool
+    grace_days: int
     hold_ttl_s: int
     event_backlog_max: int
     answer_cache_bytes_max: int
@@ -223,6 +225,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         public_url=str(given["public_url"] or f"http://{shown_host}:{port}").rstrip("/"),
         demo=_flag("demo", given["demo"], embedded and config is None),
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
+        grace_days=_whole("grace_days", given["grace_days"] or 3, 1, 30),
         hold_ttl_s=hold_ttl_s,
         event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or EVENT_BACKLOG_MAX, 1, EVENT_BACKLOG_MAX),
         answer_cache_bytes_max=_whole("answer_cache_bytes_max", given["answer_cache_bytes_max"] or _ANSWER_CACHE_BYTES, 0, 2**40),

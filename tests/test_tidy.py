@@ -137,6 +137,7 @@ WALLS = {
         "billing/inbox_store.py",
         "billing/revenue_store.py",
         "billing/top_up_store.py",
+        "billing/subscriber_store.py",
         "api/queries.py",
     ),
 }

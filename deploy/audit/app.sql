@@ -218,7 +218,7 @@ FROM (
     JOIN (SELECT DISTINCT lot_id, txn_id FROM entries WHERE lot_id IS NOT NULL) n ON n.lot_id = l.id
     JOIN txns t ON t.id = n.txn_id AND t.kind IN ('grant', 'refund', 'dispute_lost', 'reinstate', 'correction')
     JOIN entries e ON e.txn_id = t.id
-    JOIN accounts a ON a.id = e.account_id AND a.kind IN ('stripe_clearing', 'expense.processing', 'disputes')
+    JOIN accounts a ON a.id = e.account_id AND a.kind IN ('stripe_clearing', 'expense.processing', 'disputes', 'expense.disputes')
     WHERE l.external_ref IS NOT NULL
     GROUP BY l.id, l.external_ref, l.granted_micro, l.refunded_micro, l.clawback_micro
 ) s

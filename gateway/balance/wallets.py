@@ -22,7 +22,7 @@ from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import NotFound
 from gateway.core.limits import DRAIN_BATCH, POSTED_S, REBUILD_AFTER_S
 from gateway.core.words import LotSource
-from gateway.db.faults import SqlDown
+from gateway.db.faults import SqlDown, SqlRefused
 from gateway.ledger.model import Credit, Granted, GrantRequest, Lot, Posted, WalletKey, wallet_from_name
 from gateway.ledger.service import Ledger
 
@@ -58,6 +58,11 @@ async def no_trials(enterprise_id: str) -> Trial | None:
     return None
 
 
+async def never_lapsed(key: WalletKey, now_ms: int) -> bool:
+    """Nobody subscribes."""
+    return False
+
+
 class WalletStatus(msgspec.Struct, frozen=True):
     """A wallet as its owner sees it; micro-units of `asset`.
 
@@ -91,6 +96,10 @@ class Wallets:
         self._enterprise_ids = enterprise_ids
         self._clock = clock
         self._trial_of = trial_of
+        self.lapsed: Callable[[WalletKey, int], Awaitable[bool]] = (
+            never_lapsed  # whether a wallet drew on subscriptions alone, and none goes on
+        )
+        self._lapsed: dict[str, tuple[int, bool]] = {}
         self._rebuilding = asyncio.Lock()
         self._nobody: dict[str, int] = {}  # wallets of people unheard of, and until when that is believed (ms)
         self._losses: dict[int, tuple[str, int]] = {}  # by shard: its epoch since, and when it was first seen (ms)
@@ -116,6 +125,24 @@ class Wallets:
                 _log.warning("wallet %s cannot be opened: %s", name, down)
                 return False
         return True
+
+    async def is_lapsed(self, wallet: str) -> bool:
+        """Why a wallet (by name) that was refused holds nothing: its subscription is not paid for, or has ended.
+
+        Told again for a second without a look; False while the database is down.
+        """
+        now, key = now_ms(self._clock), wallet_from_name(wallet)
+        until, said = self._lapsed.get(wallet, (0, False))
+        if until > now or key is None:
+            return said
+        try:
+            said = await self.lapsed(key, now)
+        except (NotFound, SqlDown, SqlRefused):
+            return False
+        if len(self._lapsed) >= _NOBODIES:
+            self._lapsed.clear()
+        self._lapsed[wallet] = (now + 1000, said)
+        return said
 
     async def rebuild_lost(self, shard: int, wallets: Sequence[str]) -> bool:
         """Make wallets (by name) that the hot store lost, from the books; False when one cannot be. Raises BalanceUnavailable.
@@ -204,6 +231,11 @@ class Wallets:
             except SqlDown as down:
                 _log.warning("lots of %s wait to expire: %s", book or "the platform", down)
         return expired
+
+    async def next_expiry_ms(self) -> int | None:
+        """When the next lot of any book ends; those that have ended are not meant. Raises SqlDown."""
+        ends = [await self._ledger.expiries.next_ms(book) for book in (None, *await self._enterprise_ids())]
+        return min((at for at in ends if at is not None), default=None)
 
     async def _expire_lots_of(self, enterprise_id: str | None) -> int:
         expired, after = 0, ""

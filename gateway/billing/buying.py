@@ -14,6 +14,7 @@ from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect, email
 from gateway.billing.fees import Fees, fee_minor
 from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subscription, SubscriptionState
+from gateway.billing.open_pages import SubscriptionPages
 from gateway.billing.pages import Outcome, Places
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
 from gateway.billing.store import Store
@@ -78,6 +79,7 @@ class Buying:
         self._fees = fees
         self._places = places
         self._clock = clock
+        self._pages = SubscriptionPages(store, payments, clock)
 
     # ---- pages ---------------------------------------------------------------------------------
 
@@ -193,6 +195,7 @@ class Buying:
         after = told({"plan_id": plan.id, "owner": wallet.owner, "fee_bp": fee_bp})
         line = sale_act(actor, "checkout.create", facts.session_id, seller, wallet, after=after)
         await self._store.note(wallet.enterprise_id, line, now_ms(self._clock))
+        facts = await self._pages.opened(wallet, account_id, facts, [each.subscription_id for each in known])
         return Checkout(facts.session_id, facts.url, facts.status, plan, wallet, None)
 
     async def _session(
@@ -248,8 +251,10 @@ class Buying:
         plan_id: str | None = None,
         cancel_at_period_end: bool | None = None,
     ) -> Subscription:
-        """Another plan, which is paid for in proportion at once, or an end with the period (False: no end).
+        """Another plan, or an end with the period (False: no end).
 
+        A dearer plan is paid for in proportion at once, and its part granted when that is paid. Any other begins with the
+        next period: of this one nothing is charged or given back, and what it granted stays.
         What comes back is as Stripe has it; ours follows with the webhook. InvalidRequest, NotFound, Conflict.
         """
         seller, held = await self._held(actor, enterprise_id, subscription_id)
@@ -266,20 +271,56 @@ class Buying:
         else:
             plan = await self._other_plan(actor, held, plan_id)
             fee_bp = None if seller is None else await self._fees.in_force(seller.user_id, seller.enterprise_id)
-            facts = await self._payments.change_subscription(
-                op_id,
-                held.account_id,
-                held.subscription_id,
-                price_id=await self._catalogue.price_id(plan, held.account_id),
-                metadata=Metadata(held.wallet.enterprise_id, held.wallet.owner, plan.id),
-                fee_bp=fee_bp,
-            )
+            facts = await self._switch(held, plan, op_id, fee_bp)
             changed = {"plan_id": plan.id}
         line = sale_act(
             actor, "subscription.change", held.id, seller, held.wallet, before={"plan_id": held.plan_id}, after=changed
         )
         await self._store.note(held.wallet.enterprise_id, line, now_ms(self._clock))
         return _as_told(held, facts)
+
+    async def _switch(self, held: Subscription, plan: Plan, op_id: str, fee_bp: int | None) -> SubscriptionFacts:
+        """To `plan`: at once where it is dearer than what this period was paid for, else with the next invoice.
+
+        A change to a cheaper plan that is still to come is taken back first, or Stripe would charge its difference again.
+        """
+        seen = await self._payments.subscription(held.account_id, held.subscription_id)
+        at_stripe = await self._store.plan_of_price(held.account_id, seen.price_id)
+        paid = await self._paid_plan(held.account_id, seen)
+        before = paid if paid is not None else await self._store.plan(at_stripe or held.plan_id)
+        is_dearer = before is not None and plan.price_minor > before.price_minor
+        if is_dearer and paid is not None and paid.id != at_stripe:
+            await self._payments.change_subscription(
+                f"{op_id}:back",
+                held.account_id,
+                held.subscription_id,
+                price_id=await self._catalogue.price_id(paid, held.account_id),
+                is_at_once=False,
+            )
+        return await self._payments.change_subscription(
+            f"{op_id}:{'now' if is_dearer else 'next'}",  # a repeat finds the period paid for
+            held.account_id,
+            held.subscription_id,
+            price_id=await self._catalogue.price_id(plan, held.account_id),
+            metadata=Metadata(held.wallet.enterprise_id, held.wallet.owner, plan.id),
+            fee_bp=fee_bp,
+            is_at_once=is_dearer,
+        )
+
+    async def _paid_plan(self, account_id: str, seen: SubscriptionFacts) -> Plan | None:
+        """The dearest plan that this period was paid for; None in a trial."""
+        found: Plan | None = None
+        async for invoice in self._payments.invoices_of(account_id, subscription_id=seen.subscription_id):
+            for line in invoice.lines if invoice.status == "paid" else ():
+                if line.period_end_ms != seen.period_end_ms or line.amount_minor <= 0 or line.price_id is None:
+                    continue
+                plan_id = await self._store.plan_of_price(account_id, line.price_id)
+                plan = None if plan_id is None else await self._store.plan(plan_id)
+                if plan is not None and (found is None or plan.price_minor > found.price_minor):
+                    found = plan
+            if any(line.period_end_ms < seen.period_end_ms for line in invoice.lines if not line.is_proration):
+                break  # it is of a period before this one
+        return found
 
     async def _other_plan(self, actor: Actor, held: Subscription, plan_id: str) -> Plan:
         plan, now = await self._catalogue.plan(actor, plan_id), await self._catalogue.plan(actor, held.plan_id)
@@ -289,6 +330,8 @@ class Buying:
             raise Conflict("This plan is not offered any more.", param="plan_id")
         if plan.currency != now.currency:
             raise InvalidRequest(f"A subscription keeps its currency, which is {now.currency}.", param="plan_id")
+        if (plan.interval, plan.interval_count) != (now.interval, now.interval_count):
+            raise InvalidRequest("A subscription keeps its interval: end it, and buy the other with the next.", param="plan_id")
         if plan.id == held.plan_id:
             raise Conflict("That is its plan already.", param="plan_id")
         return plan

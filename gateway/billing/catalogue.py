@@ -13,11 +13,12 @@ from gateway.billing.model import Interval, Plan, PlanKind
 from gateway.billing.ports import Payments
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import InvalidRequest, NotFound
+from gateway.core.errors import Forbidden, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.words import CostPolicy
 from gateway.identity import rules
-from gateway.identity.model import Actor, Page
+from gateway.identity.model import Actor, Page, Role
 from gateway.identity.registry import Registry
 
 # Three years, which is Stripe's longest period; its longest trial; and how long a lot may last.
@@ -54,6 +55,12 @@ class Catalogue:
     async def create(self, actor: Actor, new: NewPlan) -> Plan:
         """A new plan of an app, or (operator only) of the platform. InvalidRequest, NotFound, Forbidden."""
         seller = await managed_seller(self._registry, actor, new.enterprise_id)
+        if actor.role != Role.OPERATOR and seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
+            # Otherwise a creator could sell for a cent, to itself, what the operator pays the providers for.
+            raise Forbidden(
+                "A creator sells only in apps whose usage it pays for (cost_policy creator_pays or own_keys).",
+                param="enterprise_id",
+            )
         price_minor = _price(new)
         if not currency_fits(new.currency, seller):
             raise InvalidRequest(f"These wallets hold {asset_of(seller)}: sell for that.", param="currency")

@@ -48,7 +48,14 @@ class Effects:
     """Every fact. Raises NotOurs, Rejected, PaymentsDown, PaymentsRefused, SqlDown, and the books' InvalidRequest, Conflict."""
 
     def __init__(
-        self, payments: Payments, store: Store, rows: InboxStore, wallets: Wallets, ledger: Ledger, clock: Clock
+        self,
+        payments: Payments,
+        store: Store,
+        rows: InboxStore,
+        wallets: Wallets,
+        ledger: Ledger,
+        clock: Clock,
+        grace_days: int = 3,
     ) -> None:
         self.payments = payments
         self._store = store
@@ -57,7 +64,7 @@ class Effects:
         self._ledger = ledger
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
-        self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock)
+        self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
         self._reversals = Reversals(payments, wallets, ledger, self._sellers, self.payment, self._disputed)
 
     async def checkout(self, account_id: str, session_id: str) -> None:
@@ -75,11 +82,10 @@ class Effects:
             else:
                 await self.payment(account_id, payment)
 
-    async def payment(self, account_id: str, facts: PaymentFacts) -> None:
-        """A payment, as far as it has come: one that succeeded is granted, by its own id."""
+    async def payment(self, account_id: str, facts: PaymentFacts) -> bool:
+        """A payment, as far as it has come: one that succeeded is granted, by its own id. Whether it is only now."""
         if facts.metadata is None and facts.invoice_id is not None:
-            await self.invoice(account_id, await self.payments.invoice(account_id, facts.invoice_id))
-            return
+            return await self.invoice(account_id, await self.payments.invoice(account_id, facts.invoice_id))
         wallet = await self._sellers.wallet_of(account_id, facts.metadata)
         assert facts.metadata is not None
         purchase = await self._store.purchase(wallet.enterprise_id, facts.metadata.purchase_id)
@@ -89,12 +95,13 @@ class Effects:
             if purchase.is_automatic and facts.status in _UNPAID:  # in a checkout, the buyer may try another card
                 reason = facts.failure or facts.status
                 await self._rows.top_ups.fail(purchase, PurchaseState.FAILED, reason, now_ms(self._clock))
-            return
-        await self._grant(wallet, purchase, facts)
+            return False
+        is_first = await self._grant(wallet, purchase, facts)
         at_ms = now_ms(self._clock)
         await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.PAID, at_ms, facts.payment_id)
+        return is_first
 
-    async def _grant(self, wallet: WalletKey, purchase: Purchase, facts: PaymentFacts) -> None:
+    async def _grant(self, wallet: WalletKey, purchase: Purchase, facts: PaymentFacts) -> bool:
         asset = await self._sellers.asset_of(wallet)
         plan = await self._store.plan(purchase.plan_id)
         expires_at_ms = None
@@ -116,18 +123,19 @@ class Effects:
             fees=Fees(platform_micro=micro(facts.fee_minor, facts.currency)),
             paid=paid_for(facts.amount_minor, facts.currency, asset, purchase.grant_micro),
         )
-        await self._wallets.grant(request, fingerprint=op_id)
+        granted = await self._wallets.grant(request, fingerprint=op_id)
         if facts.stripe_fee_minor:
             kept = micro(facts.stripe_fee_minor, facts.currency)
             await self._ledger.payments.processing_fee(wallet, facts.payment_id, kept, ACTOR)
+        return granted.first
 
     async def _end(self, wallet: WalletKey, facts: CheckoutFacts, state: PurchaseState) -> None:
         assert facts.metadata is not None
         await self._rows.end_purchase(wallet.enterprise_id, facts.metadata.purchase_id, state, now_ms(self._clock))
 
-    async def invoice(self, account_id: str, facts: InvoiceFacts) -> None:
-        """An invoice, as far as it has come: one that is paid grants its period's allowance."""
-        await self._allowances.invoice(account_id, facts)
+    async def invoice(self, account_id: str, facts: InvoiceFacts) -> bool:
+        """An invoice, as far as it has come: one that is paid grants its period's allowance. Whether it does only now."""
+        return await self._allowances.invoice(account_id, facts)
 
     async def subscription(
         self, account_id: str, subscription_id: str, as_of_ms: int, facts: SubscriptionFacts | None = None

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.billing.model import AccountState, InboxEvent, InboxState, PurchaseState, Subscription
+from gateway.billing.subscriber_store import SubscriberStore
 from gateway.billing.top_up_store import TopUpStore
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
@@ -30,6 +31,7 @@ class InboxStore:
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
         self.top_ups = TopUpStore(databases)
+        self.subscribers = SubscriberStore(databases)
 
     # ---- webhooks ------------------------------------------------------------------------------
 

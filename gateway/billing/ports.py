@@ -95,7 +95,10 @@ class InvoiceLine(msgspec.Struct, frozen=True):
 
 
 class InvoiceFacts(msgspec.Struct, frozen=True):
-    """An invoice of a subscription."""
+    """An invoice of a subscription.
+
+    `total_minor` is after discounts: below zero it became the customer's credit. `credit_minor` of it was paid by that.
+    """
 
     invoice_id: str
     status: str  # draft, open, paid, void, uncollectible
@@ -106,6 +109,10 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     currency: str
     created_at_ms: int
     lines: tuple[InvoiceLine, ...]
+    total_minor: int = 0
+    credit_minor: int = 0
+    customer_id: str | None = None
+    finalized_at_ms: int | None = None
     hosted_url: str | None = None
     metadata: Metadata | None = None
 
@@ -226,6 +233,10 @@ class Payments(Protocol):
         """
         ...
 
+    async def expire_checkout(self, account_id: str, session_id: str) -> CheckoutFacts:
+        """Ends a page that is open; one that was paid on, or has ended, is left as it is."""
+        ...
+
     async def portal_link(self, account_id: str, customer_id: str, return_url: str) -> str:
         """Where a buyer sees invoices, changes the payment method and cancels; for a few minutes."""
         ...
@@ -255,11 +266,12 @@ class Payments(Protocol):
         cancel_at_period_end: bool | None = None,
         metadata: Metadata | None = None,
         fee_bp: int | None = None,
+        is_at_once: bool = True,
     ) -> SubscriptionFacts:
         """Another price, another end, other metadata, another fee (from the next invoice on); what is None stays.
 
-        Another price is invoiced at once in proportion to what is left of the period, and refused when that cannot be paid;
-        what is left over of a dearer one becomes the customer's credit at Stripe.
+        Another price is invoiced at once in proportion to what is left of the period, and refused when that cannot be paid.
+        Not `is_at_once`: it is that of the next invoice, and of this period nothing is charged and nothing given back.
         """
         ...
 
@@ -311,8 +323,8 @@ class Payments(Protocol):
         """Every invoice; a renewal's is made an hour before it is paid."""
         ...
 
-    def invoices_of(self, account_id: str, subscription_id: str) -> AsyncIterator[InvoiceFacts]:
-        """Every invoice of a subscription."""
+    def invoices_of(self, account_id: str, *, subscription_id: str = "", customer_id: str = "") -> AsyncIterator[InvoiceFacts]:
+        """Every invoice of a subscription, or of a customer."""
         ...
 
     def refunds_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[RefundFacts]:

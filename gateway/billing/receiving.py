@@ -27,9 +27,11 @@ class Receiving:
         enterprise_ids: Callable[[], Awaitable[Sequence[str]]],
         endpoints: frozenset[str],
         clock: Clock,
+        *,
+        grace_days: int = 3,
     ) -> None:
-        """`endpoints` are those of `inbox.ENDPOINTS` that have a secret."""
+        """`endpoints` are those of `inbox.ENDPOINTS` that have a secret; `grace_days` see `allowances`."""
         rows = InboxStore(databases)
-        self.effects = Effects(payments, store, rows, wallets, ledger, clock)
+        self.effects = Effects(payments, store, rows, wallets, ledger, clock, grace_days)
         self.inbox = Inbox(rows, payments, self.effects, endpoints, clock)
         self.reconciler = BillingReconciler(payments, rows, self.effects, enterprise_ids, clock)

@@ -33,13 +33,17 @@ _KEPT_MS: Final = 90 * _DAY_MS  # webhooks that were handled; Stripe repeats one
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What one run did: objects that were looked at, those that are not ours, and what was wrong, the first of it in words."""
+    """What one run did: objects that were looked at, those that are not ours, and what was wrong, the first of it in words.
+
+    `made_up` are payments and invoices that were paid and not in the books: they are now.
+    """
 
     accounts: int
     objects: int
     not_ours: int
     wrong: int
     reasons: tuple[str, ...]
+    made_up: int = 0
 
     @property
     def ok(self) -> bool:
@@ -49,7 +53,7 @@ class Looked(msgspec.Struct, frozen=True):
 
 class _Run:
     def __init__(self) -> None:
-        self.accounts = self.objects = self.not_ours = self.wrong = 0
+        self.accounts = self.objects = self.not_ours = self.wrong = self.made_up = 0
         self.reasons: list[str] = []
 
     def fail(self, where: str, why: object) -> None:
@@ -59,7 +63,7 @@ class _Run:
             self.reasons.append(f"{where}: {why}")
 
     def done(self) -> Looked:
-        return Looked(self.accounts, self.objects, self.not_ours, self.wrong, tuple(self.reasons))
+        return Looked(self.accounts, self.objects, self.not_ours, self.wrong, tuple(self.reasons), self.made_up)
 
 
 class BillingReconciler:
@@ -135,10 +139,13 @@ class BillingReconciler:
             for account_id, session_id in await self._rows.open_purchases(enterprise_id, before, _OPEN_MAX):
                 await self._effect(run, f"checkout {session_id}", self._effects.checkout(account_id, session_id))
 
-    async def _effect(self, run: _Run, what: str, effect: Awaitable[None]) -> None:
+    async def _effect(self, run: _Run, what: str, effect: Awaitable[object]) -> None:
+        """`effect` gives True where it granted what nobody had told of."""
         run.objects += 1
         try:
-            await effect
+            if await effect is True:
+                run.made_up += 1
+                _log.warning("%s was paid, and not in the books: granted", what)
         except NotOurs:
             run.not_ours += 1
         except PaymentsRefused as refused:

@@ -45,7 +45,7 @@ class Reversals:
         wallets: Wallets,
         ledger: Ledger,
         sellers: Sellers,
-        granted: Callable[[str, PaymentFacts], Awaitable[None]],
+        granted: Callable[[str, PaymentFacts], Awaitable[bool]],
         disputed: Callable[[WalletKey], Awaitable[None]],
     ) -> None:
         """`granted` makes sure that a payment is in the books; `disputed` is told of a dispute before it freezes anything."""

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.billing.model import Account, Branding, FeeTerm, Plan, Purchase, PurchaseState, Subscription
+from gateway.billing.subscriber_store import SubscriberStore
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
 from gateway.db.tables import APP_SALES, PLATFORM_SALES, app_pages, billing_accounts, fee_terms, plan_prices, plans
@@ -39,6 +40,7 @@ class Store:
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
+        self.subscribers = SubscriberStore(databases)
 
     # ---- plans ---------------------------------------------------------------------------------
 

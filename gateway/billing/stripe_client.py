@@ -17,6 +17,7 @@ import stripe
 from stripe import StripeClient, StripeError
 
 from gateway.billing import stripe_shapes as shapes
+from gateway.billing import stripe_wishes as wishes
 from gateway.billing.model import Plan, PlanKind
 from gateway.billing.ports import (
     AccountFacts,
@@ -41,14 +42,6 @@ _SIGNATURE_AGE_S: Final = 300
 _KEY: Final = re.compile(r"\b[a-z]{2,5}_(?:test|live)_[A-Za-z0-9*_]+|\bwhsec_\w+")
 _PAYMENT: Final = ("latest_charge.balance_transaction",)
 _ACCOUNT: Final = ("configuration.merchant", "requirements")
-_PORTAL: Final[Mapping[str, Any]] = {
-    "features": {
-        "invoice_history": {"enabled": True},
-        "payment_method_update": {"enabled": True},
-        "subscription_cancel": {"enabled": True, "mode": "at_period_end"},
-    },
-    "metadata": {"mozaiks_portal": "1"},
-}
 _log = logging.getLogger(__name__)
 
 stripe.enable_telemetry = False  # it would tell Stripe how long our requests took
@@ -119,7 +112,7 @@ class Stripe:
         prices = self._api.v1.prices
         known = await self._ask(prices.list_async, account_id=account_id, params={"lookup_keys": [plan.id], "limit": 1})
         for price in known["data"]:
-            return _id(price["product"]), str(price["id"])
+            return wishes.id_in(price["product"]), str(price["id"])
         tags = {"mozaiks_plan": plan.id} | ({"mozaiks_app": plan.enterprise_id} if plan.enterprise_id else {})
         product = await self._ask(
             self._api.v1.products.create_async,
@@ -169,7 +162,7 @@ class Stripe:
         if is_package and save_method:
             inner["setup_future_usage"] = "off_session"
         if not is_package and fee_bp:
-            inner["application_fee_percent"] = _percent(fee_bp)
+            inner["application_fee_percent"] = wishes.percent(fee_bp)
         if not is_package and plan.trial_days:
             inner["trial_period_days"] = plan.trial_days
         wish = {
@@ -183,6 +176,18 @@ class Stripe:
         }
         sessions = self._api.v1.checkout.sessions
         return shapes.checkout(await self._ask(sessions.create_async, account_id=account_id, params=wish, op_id=op_id))
+
+    async def expire_checkout(self, account_id: str, session_id: str) -> CheckoutFacts:
+        """POST /v1/checkout/sessions/{id}/expire, which Stripe refuses of a session that is not open."""
+        try:
+            return shapes.checkout(
+                await self._ask(self._api.v1.checkout.sessions.expire_async, session_id, account_id=account_id)
+            )
+        except PaymentsRefused:
+            found = await self.checkout_session(account_id, session_id)
+            if found.status == "open":
+                raise
+            return found
 
     async def portal_link(self, account_id: str, customer_id: str, return_url: str) -> str:
         """POST /v1/billing_portal/sessions."""
@@ -203,9 +208,9 @@ class Stripe:
         if any(each["is_default"] for each in known["data"]):
             return ""
         for each in known["data"]:
-            if each["metadata"] == _PORTAL["metadata"]:
+            if each["metadata"] == wishes.PORTAL["metadata"]:
                 return str(each["id"])
-        made = await self._ask(configurations.create_async, account_id=account_id, params=_PORTAL, op_id="portal-1")
+        made = await self._ask(configurations.create_async, account_id=account_id, params=wishes.PORTAL, op_id="portal-1")
         return str(made["id"])
 
     async def charge_saved(
@@ -247,23 +252,20 @@ class Stripe:
         cancel_at_period_end: bool | None = None,
         metadata: Metadata | None = None,
         fee_bp: int | None = None,
+        is_at_once: bool = True,
     ) -> SubscriptionFacts:
         """POST /v1/subscriptions/{id}."""
         subscriptions = self._api.v1.subscriptions
         wish: dict[str, Any] = {}
         if price_id is not None:
             now = await self._ask(subscriptions.retrieve_async, subscription_id, account_id=account_id)
-            wish |= {
-                "items": [{"id": shapes.item_of(now), "price": price_id}],
-                "proration_behavior": "always_invoice",
-                "payment_behavior": "error_if_incomplete",
-            }
+            wish |= {"items": [{"id": shapes.item_of(now), "price": price_id}], **wishes.proration(is_at_once)}
         if cancel_at_period_end is not None:
             wish["cancel_at_period_end"] = cancel_at_period_end
         if metadata is not None:
             wish["metadata"] = shapes.written(metadata)
         if fee_bp is not None:
-            wish["application_fee_percent"] = _percent(fee_bp) if fee_bp else ""
+            wish["application_fee_percent"] = wishes.percent(fee_bp) if fee_bp else ""
         return shapes.subscription(
             await self._ask(subscriptions.update_async, subscription_id, account_id=account_id, params=wish, op_id=op_id)
         )
@@ -341,31 +343,34 @@ class Stripe:
 
     async def payments_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[PaymentFacts]:
         """GET /v1/payment_intents."""
-        wish = {"created": _seconds(from_ms, until_ms), "expand": [f"data.{name}" for name in _PAYMENT]}
+        wish = {"created": wishes.seconds(from_ms, until_ms), "expand": [f"data.{name}" for name in _PAYMENT]}
         async for raw in self._walk(self._api.v1.payment_intents.list_async, account_id=account_id, params=wish):
             yield await self._with_invoice(account_id, raw)
 
     async def invoices_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[InvoiceFacts]:
         """GET /v1/invoices."""
-        wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.payments"]}
+        wish = {"created": wishes.seconds(from_ms, until_ms), "expand": ["data.payments"]}
         async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
             yield await self._with_lines(account_id, raw)
 
-    async def invoices_of(self, account_id: str, subscription_id: str) -> AsyncIterator[InvoiceFacts]:
-        """GET /v1/invoices, of one subscription."""
-        wish = {"subscription": subscription_id, "expand": ["data.payments"]}
+    async def invoices_of(
+        self, account_id: str, *, subscription_id: str = "", customer_id: str = ""
+    ) -> AsyncIterator[InvoiceFacts]:
+        """GET /v1/invoices, of one subscription or customer."""
+        of = {"subscription": subscription_id} if subscription_id else {"customer": customer_id}
+        wish = {**of, "expand": ["data.payments"]}
         async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
             yield await self._with_lines(account_id, raw)
 
     async def refunds_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[RefundFacts]:
         """GET /v1/refunds."""
-        wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.balance_transaction"]}
+        wish = {"created": wishes.seconds(from_ms, until_ms), "expand": ["data.balance_transaction"]}
         async for raw in self._walk(self._api.v1.refunds.list_async, account_id=account_id, params=wish):
             yield shapes.refund(raw)
 
     async def disputes_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[DisputeFacts]:
         """GET /v1/disputes."""
-        wish = {"created": _seconds(from_ms, until_ms)}
+        wish = {"created": wishes.seconds(from_ms, until_ms)}
         async for raw in self._walk(self._api.v1.disputes.list_async, account_id=account_id, params=wish):
             yield shapes.dispute(raw)
 
@@ -485,16 +490,3 @@ def _refused_intent(error: stripe.CardError) -> dict[str, Any] | None:
 
 def _without_keys(text: str) -> str:
     return _KEY.sub("[key]", text)
-
-
-def _percent(fee_bp: int) -> str:
-    return f"{fee_bp // 100}.{fee_bp % 100:02d}"
-
-
-def _seconds(from_ms: int, until_ms: int) -> dict[str, int]:
-    """Stripe's times are whole seconds: one within is one whose second begins within."""
-    return {"gte": -(-from_ms // 1000), "lt": -(-until_ms // 1000)}
-
-
-def _id(reference: Any) -> str:
-    return str(reference["id"] if isinstance(reference, Mapping) else reference)

@@ -176,6 +176,12 @@ class InvoiceParent(msgspec.Struct, frozen=True):
     subscription_details: SubscriptionDetails | None = None
 
 
+class Transitions(msgspec.Struct, frozen=True):
+    """When an invoice became what it is: Unix seconds."""
+
+    finalized_at: int | None = None
+
+
 class Invoice(Object, frozen=True):
     """See docs.stripe.com/api/invoices."""
 
@@ -183,7 +189,11 @@ class Invoice(Object, frozen=True):
     currency: str
     created: int
     lines: Lines
+    total: int
     status: str | None = None
+    starting_balance: int = 0
+    status_transitions: Transitions = Transitions()
+    customer: Reference = None
     billing_reason: str | None = None
     hosted_invoice_url: str | None = None
     parent: InvoiceParent | None = None
@@ -396,6 +406,7 @@ def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> In
     payments = found.payments.data if found.payments else []
     paid_by = next((each for each in payments if each.is_default), payments[0] if payments else None)
     lines = found.lines.data if more is None else _as(more, list[Line])
+    finalized_at = found.status_transitions.finalized_at
     return InvoiceFacts(
         invoice_id=found.id,
         status=found.status or "",
@@ -406,6 +417,10 @@ def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> In
         currency=found.currency.upper(),
         created_at_ms=found.created * _MS,
         lines=tuple(_line(line) for line in lines),
+        total_minor=found.total,
+        credit_minor=max(0, min(found.total, -found.starting_balance)),
+        customer_id=id_of(found.customer),
+        finalized_at_ms=None if finalized_at is None else finalized_at * _MS,
         hosted_url=found.hosted_invoice_url,
         metadata=read(about.metadata) if about else None,
     )

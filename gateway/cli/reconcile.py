@@ -53,7 +53,8 @@ def _billing(since: str | None, as_json: bool) -> None:
     else:
         for reason in looked.reasons:
             click.echo(reason)
-        click.echo(f"{looked.objects} objects of {looked.accounts} accounts at Stripe, {looked.wrong} wrong.")
+        made_up = f", {looked.made_up} paid and not in the books until now" if looked.made_up else ""
+        click.echo(f"{looked.objects} objects of {looked.accounts} accounts at Stripe, {looked.wrong} wrong{made_up}.")
     sys.exit(0 if looked.ok else 1)
 
 

@@ -181,7 +181,36 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         Column("updated_at", BigInteger, nullable=False),
         Column("last_purchase_id", Text),  # the next one begins where this one has ended
     )
-    return {"customers": customers, "purchases": purchases, "subscriptions": subscriptions, "top_ups": top_ups}
+    return {
+        "customers": customers,
+        "purchases": purchases,
+        "subscriptions": subscriptions,
+        "top_ups": top_ups,
+        **_subscribers(metadata),
+    }
+
+
+def _subscribers(metadata: MetaData) -> dict[str, Table]:
+    """Who subscribes, likewise."""
+    # Pages on which a subscription may still be paid for, until they are closed.
+    pages = Table(
+        "subscription_pages",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("owner", Text, nullable=False, index=True),
+        Column("account_id", Text, nullable=False),
+        Column("session_id", Text, nullable=False, unique=True),
+        Column("opened_at", BigInteger, nullable=False),
+        Column("closed_at", BigInteger),
+    )
+    # The one subscription of each buyer, by Stripe's id.
+    subscribers = Table(
+        "subscribers",
+        metadata,
+        Column("owner", Text, primary_key=True),
+        Column("subscription_id", Text, nullable=False),
+    )
+    return {"subscription_pages": pages, "subscribers": subscribers}
 
 
 PLATFORM_SALES: Final = _sales(PLATFORM)

@@ -10,6 +10,7 @@
       heard of too late   nothing: it is closed in the same moment
     dispute won           user.frozen -> user.available (the lot: exactly what was frozen)
     dispute lost          user.frozen, what is left by now, receivable.clawback (the rest) -> disputes
+      beyond what is left of the payment, after refunds, or as the bank's rates differ: expense.disputes -> disputes
     reinstated            disputes -> user.available (the lot), receivable.clawback: the loss, reversed
       of exchanged money  each of the four: the money's side -> exchange, of what was paid; exchange -> the wallet's side
     correction            the reverse of a grant, a refund, an expiry or a usage
@@ -40,6 +41,7 @@ from gateway.ledger.model import (
     CORRECTION,
     CORRECTIONS,
     DEBT,
+    DISPUTE_EXCESS,
     DISPUTE_LOST,
     DISPUTE_OPENED,
     DISPUTE_WON,
@@ -187,6 +189,11 @@ def share(lot: Lot, amount_micro: int, exchanged: Exchanged | None, what: str) -
     return part
 
 
+def still_paid(lot: Lot, amount_micro: int, exchanged: Exchanged | None) -> int:
+    """What of a disputed amount the payment still has. A bank may take more, which is not its payer's to bear."""
+    return min(amount_micro, lot.refundable_micro if exchanged is None else exchanged.paid_micro - exchanged.gone_micro)
+
+
 def refund(head: Head, lot: Lot, amount_micro: int, fee_returned_micro: int = 0, exchanged: Exchanged | None = None) -> Posting:
     """Money of a payment went back to the payer. InvalidRequest beyond what the payment has left to give back."""
     part = share(lot, amount_micro, exchanged, "refunded")
@@ -197,8 +204,8 @@ def refund(head: Head, lot: Lot, amount_micro: int, fee_returned_micro: int = 0,
 
 
 def dispute_opened(head: Head, lot: Lot, amount_micro: int, exchanged: Exchanged | None = None) -> Posting:
-    """Of the disputed amount, what is left of the lot is frozen. InvalidRequest beyond what can still go back."""
-    frozen = min(share(lot, amount_micro, exchanged, "disputed"), lot.left_micro)
+    """Of the disputed amount, as far as the payment has it still, what is left of the lot is frozen."""
+    frozen = min(share(lot, still_paid(lot, amount_micro, exchanged), exchanged, "disputed"), lot.left_micro)
     entries = [_available(head, -frozen, lot.id), _frozen(head, frozen, lot.id)] if frozen else []
     after = _change(lot, left_micro=lot.left_micro - frozen, frozen_micro=lot.frozen_micro + frozen)
     return Posting(_txn(head, DISPUTE_OPENED, entries), (after,))
@@ -220,18 +227,21 @@ def dispute_won(head: Head, lot: Lot, opened: Txn) -> Posting:
 def dispute_lost(head: Head, lot: Lot, opened: Txn, amount_micro: int, exchanged: Exchanged | None = None) -> Posting:
     """The disputed amount is gone: first what was frozen for it, then what is left, the rest a debt.
 
-    What was frozen beyond the amount is available again. InvalidRequest beyond what can still go back.
+    What was frozen beyond the amount is available again. What was taken beyond what the payment has left is a loss of the
+    seller's, as the wallet bore its part before.
     """
     frozen = _sum(opened, FROZEN)
     free = _change(lot, left_micro=lot.left_micro + frozen, frozen_micro=lot.frozen_micro - frozen)
-    part = share(free, amount_micro, exchanged, "lost")
+    within_micro = still_paid(free, amount_micro, exchanged)
+    part = share(free, within_micro, exchanged, "lost")
     entries = [_frozen(head, -frozen, lot.id)] if frozen else []
     taken, after = _taken_back(head, free, part)
     left = after.left_micro - lot.left_micro  # what was thawed less what was lost
     if left:
         entries.append(_available(head, left, lot.id))
     entries += [entry for entry in taken if entry.account.kind == DEBT]
-    entries += _went(head, DISPUTES, amount_micro, part, exchanged)
+    entries += _went(head, DISPUTES, within_micro, part, exchanged) if within_micro else []
+    entries += moved(_money(head, exchanged), DISPUTE_EXCESS, DISPUTES, amount_micro - within_micro)
     return Posting(_txn(head, DISPUTE_LOST, entries, opened.id), (after,))
 
 

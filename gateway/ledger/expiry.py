@@ -66,6 +66,11 @@ class Expiries(Books):
             found = await store.lots_to_expire(conn, store.books_of(enterprise_id), self.now_ms(), after, limit)
         return [(lot, WalletKey(owner, enterprise_id)) for lot, owner in found]
 
+    async def next_ms(self, enterprise_id: str | None) -> int | None:
+        """When the next lot of a book ends that has not ended yet."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await store.next_expiry(conn, store.books_of(enterprise_id), self.now_ms())
+
     async def expire(self, lot: Lot, wallet: WalletKey, hot: HotWallets) -> Posted | None:
         """Expire what can be of one lot that is due; None when that is nothing for now. Raises what `hot` raises."""
         owner = await self.owner_of(wallet)

@@ -22,6 +22,7 @@ COST: Final = "expense.llm_cost"
 PAYABLE: Final = "provider_payable"
 STRIPE: Final = "stripe_clearing"
 DISPUTES: Final = "disputes"
+DISPUTE_EXCESS: Final = "expense.disputes"  # what a dispute took beyond what its payment had left
 EXCHANGE: Final = "exchange"  # between what was paid and what was granted for it, where the two differ
 DUE_TO_PLATFORM: Final = "due_to_platform"  # in an app's book: what the app owes the platform
 DUE_FROM_APP: Final = "due_from_app"  # in the platform's book, by app: the same, seen from the other side

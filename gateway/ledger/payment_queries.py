@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from gateway.ledger.model import (
     CORRECTION,
+    DISPUTE_EXCESS,
     DISPUTE_LOST,
     DISPUTES,
     EXCHANGE,
@@ -21,7 +22,7 @@ from gateway.ledger.model import (
 from gateway.ledger.store import LOT_COLUMNS, Books, Connection
 
 PAYING: Final = (GRANT, REFUND, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds in which money of a payment moves
-MONEY: Final = (STRIPE, PROCESSING, DISPUTES)  # together: what was paid (below zero), what went back of it
+MONEY: Final = (STRIPE, PROCESSING, DISPUTES, DISPUTE_EXCESS)  # together: what was paid (below zero), what went back of it
 
 
 async def exchanged(conn: Connection, books: Books, lot_id: str) -> Exchanged | None:
@@ -64,3 +65,17 @@ async def allowances(conn: Connection, books: Books, series: str) -> list[str]:
     txns = books["txns"]
     query = sa.select(txns.c.op_id).where(txns.c.op_id.startswith(f"allowance:{series}:", autoescape=True))
     return list((await conn.execute(query)).scalars())
+
+
+async def granted_until(conn: Connection, books: Books, series: str, ends_at_ms: int) -> int:
+    """The sum of a series' grants for the period that ends then; see `payments.allowance_op`."""
+    lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
+    of_series = txns.c.op_id.startswith(f"allowance:{series}:", autoescape=True)
+    of_period = txns.c.op_id.contains(f":{ends_at_ms:015d}:", autoescape=True)
+    made = (
+        sa.select(entries.c.lot_id)
+        .join(txns, entries.c.txn_id == txns.c.id)
+        .where(txns.c.kind == GRANT, of_series, of_period, entries.c.lot_id.is_not(None))
+    )
+    granted = sa.select(sa.func.sum(lots.c.granted_micro)).where(lots.c.id.in_(made))
+    return int(await conn.scalar(granted) or 0)

@@ -283,6 +283,11 @@ class Payments(Books):
         parts = [op_id.split(":", 4) for op_id in ops]
         return sorted((int(start), int(end), of) for _, _, start, end, of in parts)
 
+    async def granted_until(self, wallet: WalletKey, name: str, ends_at_ms: int) -> int:
+        """What a series of allowances granted for the period that ends then, in all."""
+        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
+            return await payment_queries.granted_until(conn, store.books_of(wallet.enterprise_id), name, ends_at_ms)
+
     async def posted_as(self, enterprise_id: str | None, op_id: str) -> Txn | None:
         """What an operation posted in a book, as `dispute:<dispute>:closed`; None: nothing yet."""
         async with store.reading(await self.engine(enterprise_id)) as conn:

@@ -195,6 +195,14 @@ async def lots_to_expire(conn: Connection, books: Books, now_ms: int, after: str
     return [(Lot(*row[1:]), row[0]) for row in await conn.execute(query)]
 
 
+async def next_expiry(conn: Connection, books: Books, now_ms: int) -> int | None:
+    """When the next lot ends that has something left."""
+    lots = books["lots"]
+    rule = sa.text("(left_micro > 0 OR expiring IS NOT NULL)")  # word for word that of the index
+    ends: int | None = await conn.scalar(sa.select(sa.func.min(lots.c.expires_at)).where(lots.c.expires_at > now_ms, rule))
+    return ends
+
+
 async def begin_expiry(conn: Connection, books: Books, lot_id: str, txn_id: str) -> None:
     """Say which transaction a lot's expiry will be; one that was said before stays."""
     lots = books["lots"]

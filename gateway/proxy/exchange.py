@@ -225,7 +225,8 @@ class Exchange:
                 opened = True
             elif exact or (isinstance(outcome, RefusedByLimit) and counted[outcome.limit].kind not in SPEND_KINDS):
                 assert isinstance(outcome, RefusedByWallet | RefusedByLimit)
-                raise refusals.refusal(outcome, paying, asked, counted, principal.level, bound + total)
+                refused = refusals.refusal(outcome, paying, asked, counted, principal.level, bound + total)
+                raise await refusals.explained(refused, outcome, asked, self._opener)
             else:
                 exact = True
                 bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(request.body)))

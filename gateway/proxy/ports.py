@@ -105,6 +105,10 @@ class Opener(Protocol):
         """False when one of them may not be opened; Unfunded when one that is `needed` to hold something is nobody's."""
         ...
 
+    async def is_lapsed(self, wallet: str) -> bool:
+        """Whether a wallet that was refused drew on subscriptions alone, of which none goes on."""
+        ...
+
 
 class Prices(Protocol):
     """Rates now, from books already in memory; `pricing.catalog.Catalog` is the one there is."""

@@ -21,6 +21,7 @@ from gateway.core.money import decimal_from_micro
 from gateway.core.words import Level
 from gateway.providers.model import Deployment, UpstreamFault, UpstreamSilent
 from gateway.proxy import wire
+from gateway.proxy.ports import Opener
 from gateway.proxy.quote import Payer
 
 _CALLERS_TO_FIX = frozenset({400, 404, 409, 413, 415, 422})
@@ -60,6 +61,18 @@ def refusal(
         required = asked[limit.charge].floor_micro if limit.kind in SPEND_KINDS else min(tokens, limit.maximum)
         return limit_error(refused, limit, level, required)
     return wallet_error(refused, paying[refused.charge], level, asked[refused.charge].floor_micro)
+
+
+async def explained(
+    error: GatewayError, refused: RefusedByWallet | RefusedByLimit, asked: Sequence[Charge], opener: Opener
+) -> GatewayError:
+    """402 `subscription_inactive` in place of an empty wallet that only a subscription filled, and none does any more."""
+    if isinstance(refused, RefusedByLimit) or error.retry_after_s is not None:
+        return error
+    if not await opener.is_lapsed(asked[refused.charge].wallet):
+        return error
+    text = "The subscription that filled this balance is not paid for, or has ended."
+    return PaymentRequired(text, code="subscription_inactive", details=error.details)
 
 
 def without_secrets(text: str, deployment: Deployment) -> str:

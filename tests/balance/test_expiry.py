@@ -173,6 +173,18 @@ async def test_a_wallet_shows_what_became_of_its_lots_for_thirty_days(house: Hou
     assert await house.shown() == [(last, 0, 0)]
 
 
+async def test_the_moment_in_which_the_next_lot_ends_is_known(house: House) -> None:
+    assert await house.wallets.next_expiry_ms() is None
+    began = house.clock.ms
+    for name, ends in (("late", 5000), ("soon", 1000), ("never", None)):
+        await house.grant(name, 100, ends)
+    assert await house.wallets.next_expiry_ms() == began + 1000
+    assert await house.expired() == 1
+    assert await house.wallets.next_expiry_ms() == began + 5000
+    assert await house.expired(4000) == 1
+    assert await house.wallets.next_expiry_ms() is None
+
+
 async def test_what_is_held_or_not_drained_yet_still_burns_the_lot_that_expired(house: House) -> None:
     first = await house.grant("g1", 100)
     other = await house.grant("g2", 100, None)

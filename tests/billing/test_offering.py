@@ -191,3 +191,18 @@ async def test_the_share_in_force_is_the_apps_own_then_the_creators_then_none(ma
             param,
         )
     assert (await market.refused("POST", "/fee-terms", {"user_id": "alice", "fee_percent": 0}, role=Role.CREATOR))[0] == 403
+
+
+async def test_a_creator_makes_plans_only_where_it_pays_for_what_they_sell(market: Market) -> None:
+    for policy, status in (("platform_pays", 403), ("creator_pays", 201), ("own_keys", 201)):
+        name = f"of-{policy}"
+        await market.ok(
+            "POST", "/apps", {"enterprise_id": name, "user_id": "alice", "name": "A", "asset": "USD", "cost_policy": policy}, 201
+        )
+        for body in ({**PACKAGE, "price_micro": 10_000, "grant_micro": 10**12}, {**MONTHLY, "trial_days": 730}):
+            made = await market.call("POST", "/plans", {**body, "enterprise_id": name}, role=Role.CREATOR)
+            assert made.status_code == status, made.text
+            assert (await market.call("POST", "/plans", {**body, "enterprise_id": name})).status_code == 201  # the operator
+        # The policy stays as it is, so what was made under one is not sold under another.
+        changed = await market.call("PATCH", f"/apps/{name}", {"cost_policy": "platform_pays"})
+        assert (changed.status_code, changed.json()["error"]["param"]) == (400, "cost_policy")

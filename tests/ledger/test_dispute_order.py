@@ -11,7 +11,7 @@ from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.db.tables import APP_BOOKS, PLATFORM_BOOKS
 from gateway.ledger.audit import audit
-from gateway.ledger.model import DisputeRequest, WalletKey
+from gateway.ledger.model import DISPUTE_EXCESS, DISPUTES, DisputeRequest, Paid, RefundRequest, WalletKey
 from gateway.ledger.service import Ledger
 from gateway.ledger.store import LOT_COLUMNS
 from tests.ledger.conftest import APPS
@@ -100,8 +100,41 @@ async def test_a_refused_closing_opens_nothing(databases: Databases, ledger: Led
     await ledger.grant(grant_request("g", wallet=wallet, source=LotSource.PAID, external_ref="pi_carol"))
     before = await left(databases, ledger, wallet)
     with pytest.raises(InvalidRequest):
-        await ledger.payments.dispute_closed(disputed(wallet, 1001), won=False)
+        await ledger.payments.dispute_closed(disputed(wallet, 0), won=False)
     assert before == await left(databases, ledger, wallet)
+
+
+@pytest.mark.parametrize("is_opened", [True, False])
+@pytest.mark.parametrize("exchanged", [True, False])
+async def test_of_a_dispute_above_what_is_left_the_wallet_bears_what_is_left(
+    databases: Databases, ledger: Ledger, is_opened: bool, exchanged: bool
+) -> None:
+    paid, unit = (Paid("EUR", 10_000), 10) if exchanged else (None, 1)
+    for name in ("ann", "bob"):
+        wallet = WalletKey(name, "shop")
+        await ledger.grant(
+            grant_request(
+                f"g_{name}", wallet=wallet, source=LotSource.PAID, external_ref=f"pi_{name}", amount_micro=1000, paid=paid
+            )
+        )
+        await ledger.payments.refund(RefundRequest(wallet, f"pi_{name}", f"re_{name}", 100 * unit, "tester"))
+        request = disputed(wallet, 1000 * unit)
+        if is_opened:
+            await ledger.payments.dispute_opened(request)
+            assert (await ledger.wallet(wallet)).available_micro == 0
+        await ledger.payments.dispute_closed(request, won=name == "bob")
+    assert (await ledger.wallet(WalletKey("bob", "shop"))).available_micro == 900
+    assert (await ledger.wallet(WalletKey("ann", "shop"))).available_micro == 0
+    lost = await ledger.payments.posted_as("shop", "dispute:dp_ann:closed")
+    assert lost is not None
+    moved = {
+        kind: sum(each.amount_micro for each in lost.entries if each.account.kind == kind) for kind in (DISPUTES, DISPUTE_EXCESS)
+    }
+    assert (moved[DISPUTES], moved[DISPUTE_EXCESS]) == (1000 * unit, -100 * unit)
+    await ledger.payments.reinstate(disputed(WalletKey("ann", "shop"), 1000 * unit))
+    assert (await ledger.wallet(WalletKey("ann", "shop"))).available_micro == 900
+    report = await audit(databases, list(APPS), None)
+    assert report.ok, [check.violations for check in report.checks if not check.ok]
 
 
 async def test_opening_and_closing_at_once_end_alike(databases: Databases, ledger: Ledger) -> None:

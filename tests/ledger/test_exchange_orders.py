@@ -9,6 +9,7 @@ import pytest
 from gateway.core.errors import InvalidRequest
 from gateway.ledger import endings, invariants
 from gateway.ledger.model import DEBT, EXCHANGE, FROZEN, Exchanged, Lot, Txn
+from gateway.ledger.payment_queries import MONEY
 
 DEPTH: Final = 8
 PAID: Final = 1003
@@ -77,14 +78,14 @@ def steps(was: Standing) -> Iterator[tuple[str, Standing]]:
             lost = endings.dispute_lost(head(number), lot, was.opened, 500, how)
         except InvalidRequest:
             return
-        yield "lost", after(was, lost, 500, closed=lost.txn)
+        yield "lost", after(was, lost, _money(lost.txn), closed=lost.txn)
     elif not was.reinstated:
         posting = endings.reinstated(head(number), lot, was.closed, "made", was.debt)
-        yield "reinstated", after(was, posting, -500, reinstated=True)
+        yield "reinstated", after(was, posting, _money(posting.txn), reinstated=True)
 
 
 def _money(txn: Txn) -> int:
-    return sum(one.amount_micro for one in txn.entries if one.account.kind == "stripe_clearing")
+    return sum(one.amount_micro for one in txn.entries if one.account.kind in MONEY)
 
 
 def violations(now: Standing) -> list[str]:

@@ -210,7 +210,7 @@ async def _endings(ledger: Ledger, clock: Clock, wallet: WalletKey) -> None:
     wrong = await ledger.grant(grant_request("wrong", 70, wallet))
     await payments.correct(CorrectionRequest(app, wrong.txn_id, "correct wrong", "tester"))
     for ref, name, won in (("pay_4", "dp_won", True), ("pay_5", "dp_lost", False), ("pay_6", "dp_back", False)):
-        dispute = DisputeRequest(wallet, ref, name, 1000, "tester")
+        dispute = DisputeRequest(wallet, ref, name, 1100 if name == "dp_lost" else 1000, "tester")  # a bank takes what it likes
         await payments.dispute_opened(dispute)
         await payments.dispute_closed(dispute, won=won)
     await payments.reinstate(DisputeRequest(wallet, "pay_6", "dp_back", 1000, "tester"))

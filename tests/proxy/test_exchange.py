@@ -163,6 +163,9 @@ class House:
     async def load_app(self, enterprise_id: str) -> None:
         raise AssertionError("the book is in memory")
 
+    async def is_lapsed(self, wallet: str) -> bool:
+        return False
+
     async def open_missing(self, shard: int, wallets: tuple[str, ...], needed: tuple[str, ...] = ()) -> bool:
         return all([await self.balance.open(shard, wallet, self.opening) for wallet in wallets])
 

@@ -70,10 +70,31 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("owner", name=op.f("pk_top_ups")),
     )
+    op.create_table(
+        "subscription_pages",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("account_id", sa.Text(), nullable=False),
+        sa.Column("session_id", sa.Text(), nullable=False),
+        sa.Column("opened_at", sa.BigInteger(), nullable=False),
+        sa.Column("closed_at", sa.BigInteger()),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_subscription_pages")),
+        sa.UniqueConstraint("session_id", name=op.f("uq_subscription_pages_session_id")),
+    )
+    op.create_index(op.f("ix_subscription_pages_owner"), "subscription_pages", ["owner"])
+    op.create_table(
+        "subscribers",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("subscription_id", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name=op.f("pk_subscribers")),
+    )
 
 
 def downgrade() -> None:
     """They go, and what they hold."""
+    op.drop_table("subscribers")
+    op.drop_index(op.f("ix_subscription_pages_owner"), table_name="subscription_pages")
+    op.drop_table("subscription_pages")
     op.drop_table("top_ups")
     op.drop_index(op.f("ix_subscriptions_owner"), table_name="subscriptions")
     op.drop_table("subscriptions")
