@@ -13,7 +13,6 @@ import pytest
 from gateway.billing.effects import Effects
 from gateway.billing.inbox import ATTEMPTS_MAX, Inbox
 from gateway.billing.inbox_store import InboxStore
-from gateway.billing.model import InboxEvent
 from gateway.billing.ports import PaymentsDown
 from gateway.billing.reconciler import BillingReconciler
 from gateway.billing.stripe_client import Stripe
@@ -151,18 +150,6 @@ async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_sa
 async def _accounts(house: House) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = (await house.market.ok("GET", "/ledger/accounts", enterprise_id="shop", limit=200))["data"]
     return rows
-
-
-async def test_of_many_workers_each_webhook_is_claimed_by_one(house: House) -> None:
-    now = time.time_ns() // 1_000_000
-    for number in range(12):
-        row = InboxEvent(f"whk_{number:02}", "connect", f"evt_{number}", "refund.created", "acct", "re", 1, now, "waiting")
-        assert await house.rows.add(row)
-        assert not await house.rows.add(row)
-    claims = await asyncio.gather(*[house.rows.claim(now, 60_000, 16) for _ in range(6)])
-    assert sorted(event.id for claim in claims for event in claim) == [f"whk_{number:02}" for number in range(12)]
-    assert await house.rows.claim(now + 59_999, 60_000, 16) == []
-    assert len(await house.rows.claim(now + 60_000, 60_000, 16)) == 12
 
 
 async def test_what_stripe_does_not_answer_is_put_off_longer_each_time_and_fails_after_the_last(house: House) -> None:
