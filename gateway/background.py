@@ -105,10 +105,10 @@ async def _reconcile(services: Services, stop: asyncio.Event) -> None:
 
 
 async def _look_at_stripe(reconciler: BillingReconciler, stop: asyncio.Event) -> None:
-    """What is found wrong is logged by who finds it."""
     while not await _stopped(stop, _BILLING_EVERY_S):
         try:
-            await reconciler.run()
+            for reason in (await reconciler.run()).reasons:
+                _log.error("looking at Stripe: %s", reason)
         except (BalanceUnavailable, SqlDown) as down:
             _log.warning("looking at Stripe waits: %s", down)
 

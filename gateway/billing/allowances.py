@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from gateway.balance.wallets import Wallets
+from gateway.billing.believed import check_lines, check_share
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Plan, Subscription, SubscriptionState
 from gateway.billing.ports import InvoiceFacts, InvoiceLine, PaymentFacts, Payments, PaymentsDown, SubscriptionFacts
@@ -94,6 +95,7 @@ class Allowances:
         ours = [(line, plan) for line, plan in lines if plan is not None]
         if any(plan.enterprise_id != wallet.enterprise_id for _, plan in ours):
             raise Rejected("a line of it is of another seller's plan")
+        check_lines(ours)
         whole = [(line, plan) for line, plan in ours if not line.is_proration]
         granted = sum(plan.grant_micro for _, plan in whole) + _prorated(ours)
         begins = _begins(facts)
@@ -109,7 +111,7 @@ class Allowances:
             )
         op_id = allowance_op(facts.subscription_id, begins, ends, facts.invoice_id)
         asset = await self._sellers.asset_of(wallet)
-        payment = await self._payment(account_id, facts)
+        payment = await self._payment(account_id, wallet, facts)
         source, is_paid = _source(facts, whole), payment is not None
         request = GrantRequest(
             wallet=wallet,
@@ -130,11 +132,27 @@ class Allowances:
             kept = micro(payment.stripe_fee_minor, facts.currency)
             await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, _ACTOR)
 
-    async def _payment(self, account_id: str, facts: InvoiceFacts) -> PaymentFacts | None:
+    async def _payment(self, account_id: str, wallet: WalletKey, facts: InvoiceFacts) -> PaymentFacts | None:
         """What paid it; None where no money did."""
         if not facts.amount_paid_minor or facts.payment_id is None:
             return None
-        return await self._payments.payment(account_id, facts.payment_id)
+        payment = await self._payments.payment(account_id, facts.payment_id)
+        if wallet.enterprise_id is not None:
+            check_share(facts, payment, await self._least_share(account_id, wallet.enterprise_id, facts))
+        await self._sellers.bind(account_id, payment.payment_id, wallet, now_ms(self._clock))
+        return payment
+
+    async def _least_share(self, account_id: str, enterprise_id: str, facts: InvoiceFacts) -> int:
+        """The least basis points that were in force since the subscription began."""
+        assert facts.subscription_id is not None
+        user_id = (await self._ledger.apps([enterprise_id]))[enterprise_id].user_id
+        if not await self._store.fee_bps(user_id, enterprise_id, 0, now_ms(self._clock)):
+            return 0
+        held = await self._rows.subscription(enterprise_id, facts.subscription_id)
+        begun_ms = held.created_at_ms if held else None
+        if begun_ms is None:
+            begun_ms = (await self._payments.subscription(account_id, facts.subscription_id)).created_at_ms
+        return min(await self._store.fee_bps(user_id, enterprise_id, begun_ms, now_ms(self._clock)))
 
     async def _plan(self, account_id: str, line: InvoiceLine) -> Plan | None:
         """The plan that a line is of; None for a line of something else."""
@@ -151,7 +169,7 @@ class Allowances:
         for _ in range(_LOOKS):
             wallet = await self._sellers.wallet_of(account_id, seen.metadata)
             held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
-            if held is not None and held.state in _ENDED:
+            if held is not None and held.state in ENDED:
                 return
             if held is not None and facts is not None:
                 now = await self._row(account_id, wallet, held, facts, 0)
@@ -168,6 +186,9 @@ class Allowances:
     ) -> Subscription:
         plan_id = await self._store.plan_of_price(account_id, facts.price_id)
         if plan_id is None:
+            named = facts.metadata.plan_id if facts.metadata else ""
+            if await self._store.plan(named) is None:
+                raise NotOurs("neither its price nor its plan is of this gateway")
             raise Rejected(f"its price {facts.price_id} is of no plan")
         grace = held.grace_until_ms if held is not None else None
         if facts.status != SubscriptionState.PAST_DUE:
@@ -191,7 +212,7 @@ class Allowances:
         )
 
 
-_ENDED: Final = (SubscriptionState.CANCELED, SubscriptionState.INCOMPLETE_EXPIRED)  # from which Stripe lets none come back
+ENDED: Final = (SubscriptionState.CANCELED, SubscriptionState.INCOMPLETE_EXPIRED)  # from which Stripe lets none come back
 
 
 def _begins(facts: InvoiceFacts) -> int | None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from gateway.billing.model import AccountState, Claim, InboxEvent, InboxState, PurchaseState, Subscription
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, billing_marks, webhooks
+from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, billing_leases, billing_marks, past_accounts, webhooks
 from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
@@ -198,11 +198,33 @@ class InboxStore:
                 await conn.execute(sa.update(billing_marks).where(of.account_id == account_id).values(looked_until=until_ms))
 
     async def accounts(self) -> list[str]:
-        """Stripe's ids of the creators' accounts that let us in."""
-        of = billing_accounts.c
-        query = sa.select(of.account_id).where(of.state != AccountState.DEAUTHORIZED.value).order_by(of.account_id)
+        """Stripe's ids of the creators' accounts that let us in, those of before too."""
+        shut = AccountState.DEAUTHORIZED.value
+        found = [sa.select(table.c.account_id).where(table.c.state != shut) for table in (billing_accounts, past_accounts)]
         async with self._reading(None) as conn:
-            return list((await conn.execute(query)).scalars())
+            return sorted((await conn.execute(sa.union(*found))).scalars())
+
+    # ---- one at a time -------------------------------------------------------------------------
+
+    async def lease(self, name: str, holder: str, now_ms: int, until_ms: int) -> bool:
+        """Whether `name` is this holder's alone until then, of all processes."""
+        of = billing_leases.c
+        free = sa.and_(of.name == name, sa.or_(of.until <= now_ms, of.holder == holder))
+        async with self._writing(None) as conn:
+            if (await conn.execute(sa.update(billing_leases).where(free).values(holder=holder, until=until_ms))).rowcount:
+                return True
+        try:
+            async with self._writing(None) as conn:
+                await conn.execute(sa.insert(billing_leases).values(name=name, holder=holder, until=until_ms))
+        except SqlRefused:
+            return False
+        return True
+
+    async def release(self, name: str, holder: str) -> None:
+        """It is free again, unless it has become another's."""
+        rule = sa.and_(billing_leases.c.name == name, billing_leases.c.holder == holder)
+        async with self._writing(None) as conn:
+            await conn.execute(sa.delete(billing_leases).where(rule))
 
     # ---- sales ---------------------------------------------------------------------------------
 
@@ -220,6 +242,17 @@ class InboxStore:
         async with self._writing(enterprise_id) as conn:
             done = await conn.execute(sa.update(table).where(table.c.id == purchase_id, may).values(**values))
             return bool(done.rowcount)
+
+    async def bind_purchase(self, enterprise_id: str | None, purchase_id: str, payment_id: str) -> bool:
+        """A purchase has this payment, and this payment no other purchase. False: one of them has another."""
+        table = _sales(enterprise_id)["purchases"]
+        fits = sa.or_(table.c.payment_id.is_(None), table.c.payment_id == payment_id)
+        binding = sa.update(table).where(table.c.id == purchase_id, fits).values(payment_id=payment_id)
+        try:
+            async with self._writing(enterprise_id) as conn:
+                return bool((await conn.execute(binding)).rowcount)
+        except SqlRefused:
+            return False
 
     async def subscription(self, enterprise_id: str | None, subscription_id: str) -> Subscription | None:
         """One, by Stripe's id."""

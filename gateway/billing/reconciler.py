@@ -41,6 +41,7 @@ _DISPUTED_LATE_MS: Final = 120 * _DAY_MS  # a dispute that is decided
 _AHEAD_MS: Final = _DAY_MS  # Stripe's clock is not ours
 _OPEN_FOR_MS: Final = 2 * _DAY_MS  # a checkout page is there for a day
 _PAGE: Final = 200
+_SILENT_MAX: Final = 3
 _MISSES_MAX: Final = 3  # of one account, after which the rest of it waits for the next run
 _SHOWN: Final = 50
 
@@ -75,6 +76,7 @@ class _Run:
         self.accounts = self.objects = self.not_ours = self.wrong = self.unseen = 0
         self.reasons: list[str] = []
         self.misses = 0  # of the account that is looked at now
+        self.silent = 0  # accounts one after another that were given up
 
     def fail(self, where: str, why: object) -> None:
         self.wrong += 1
@@ -86,8 +88,7 @@ class _Run:
 
     def _tell(self, where: str, why: object) -> None:
         told = f"{where}: {why}"
-        _log.error("%s", told)
-        if len(self.reasons) < _SHOWN:
+        if len(self.reasons) < _SHOWN and told not in self.reasons:
             self.reasons.append(told)
 
     def done(self) -> Looked:
@@ -122,6 +123,9 @@ class BillingReconciler:
         run = _Run()
         await self._rows.forget(now_ms(self._clock) - self._kept_ms)
         for account_id in (PLATFORM_ACCOUNT, *await self._rows.accounts()):
+            if run.silent >= _SILENT_MAX:
+                run.miss("the other accounts", "they wait for the next run, as Stripe does not answer")
+                break
             run.accounts += 1
             await self._looked_at(run, account_id, f"account {account_id or 'of the platform'}", since_ms)
         for enterprise_id in (None, *await self._enterprise_ids()):
@@ -138,7 +142,9 @@ class BillingReconciler:
             run.miss(where, refused)
             await self._shut_out(run, account_id)
         except _GivenUp:
-            run.miss(where, "the rest of it waits for the next run")
+            run.silent += 1
+        else:
+            run.silent = 0
         if not run.misses:
             await self._rows.set_mark(account_id, now)
 
@@ -151,25 +157,31 @@ class BillingReconciler:
             return max(start if since_ms is not None else start - late_ms, 0)
 
         effects, payments = self._effects, self._payments
+        where = f"account {account_id or 'of the platform'}"
         if account_id != PLATFORM_ACCOUNT:
             await self._effect(run, f"account {account_id}", effects.account(account_id))
         # Invoices before payments, which are theirs; all of that before what takes it back.
-        for invoice in await self._oldest_first(run, payments.invoices_between(account_id, since(_PAID_LATE_MS), until)):
+        for invoice in await self._oldest_first(run, where, payments.invoices_between(account_id, since(_PAID_LATE_MS), until)):
             if invoice.status == "paid":
                 await self._effect(run, f"invoice {invoice.invoice_id}", effects.invoice(account_id, invoice))
-        for payment in await self._oldest_first(run, payments.payments_between(account_id, since(_PAID_LATE_MS), until)):
+        for payment in await self._oldest_first(run, where, payments.payments_between(account_id, since(_PAID_LATE_MS), until)):
             if payment.metadata is not None:
                 await self._effect(run, f"payment {payment.payment_id}", effects.payment(account_id, payment))
-        async for held in self._seen(run, payments.subscriptions_of(account_id)):
+        async for held in self._seen(run, where, payments.subscriptions_of(account_id)):
             await self._subscription(run, account_id, held)
-        for refund in await self._oldest_first(run, payments.refunds_between(account_id, since(_REFUNDED_LATE_MS), until)):
+        refunds = payments.refunds_between(account_id, since(_REFUNDED_LATE_MS), until)
+        for refund in await self._oldest_first(run, where, refunds):
             await self._effect(run, f"refund {refund.refund_id}", effects.refund(account_id, refund))
-        for dispute in await self._oldest_first(run, payments.disputes_between(account_id, since(_DISPUTED_LATE_MS), until)):
+        for dispute in await self._oldest_first(
+            run, where, payments.disputes_between(account_id, since(_DISPUTED_LATE_MS), until)
+        ):
             await self._effect(run, f"dispute {dispute.dispute_id}", effects.dispute(account_id, dispute))
 
     async def _subscription(self, run: _Run, account_id: str, held: SubscriptionFacts) -> None:
         name = held.subscription_id
         await self._effect(run, f"subscription {name}", self._effects.subscription(account_id, name, 0, held))
+        if held.metadata is not None:
+            await self._effect(run, f"the share of subscription {name}", self._effects.share(account_id, held))
 
     async def _shut_out(self, run: _Run, account_id: str) -> None:
         if account_id != PLATFORM_ACCOUNT:
@@ -245,7 +257,7 @@ class BillingReconciler:
             _log.exception("%s", what)
             run.fail(what, f"{type(defect).__name__}: {defect}")
 
-    async def _seen(self, run: _Run, walk: AsyncIterator[_Fact]) -> AsyncIterator[_Fact]:
+    async def _seen(self, run: _Run, where: str, walk: AsyncIterator[_Fact]) -> AsyncIterator[_Fact]:
         """What a walk finds, as far as it comes."""
         try:
             async for each in walk:
@@ -254,13 +266,15 @@ class BillingReconciler:
             if refused.is_revoked:
                 raise
             run.misses += 1
-            run.fail("a list of Stripe's", refused)
+            run.fail(f"what {where} has", refused)
         except PaymentsDown as down:
-            self._missed(run, "a list of Stripe's", down)
+            run.misses += 1
+            run.miss(f"what {where} has", down)
+            raise _GivenUp from down
 
-    async def _oldest_first(self, run: _Run, walk: AsyncIterator[_Fact]) -> list[_Fact]:
+    async def _oldest_first(self, run: _Run, where: str, walk: AsyncIterator[_Fact]) -> list[_Fact]:
         """Stripe tells the newest first."""
-        return [each async for each in self._seen(run, walk)][::-1]
+        return [each async for each in self._seen(run, where, walk)][::-1]
 
     def _missed(self, run: _Run, what: str, why: object) -> None:
         run.misses += 1

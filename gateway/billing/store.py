@@ -15,7 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from gateway.billing.model import Account, FeeTerm, Plan, Purchase, PurchaseState, Subscription
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, fee_terms, plan_prices, plans
+from gateway.db.tables import (
+    APP_SALES,
+    PLATFORM_SALES,
+    billing_accounts,
+    fee_terms,
+    paid_payments,
+    past_accounts,
+    plan_prices,
+    plans,
+)
 from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
@@ -97,33 +106,40 @@ class Store:
 
     async def account(self, user_id: str) -> Account | None:
         """A creator's account."""
-        return await self._account(billing_accounts.c.user_id == user_id)
+        return await self._account(billing_accounts, billing_accounts.c.user_id == user_id)
 
     async def account_by_id(self, account_id: str) -> Account | None:
-        """The same, by Stripe's id."""
-        return await self._account(billing_accounts.c.account_id == account_id)
+        """The same, by Stripe's id; also one that the creator had before."""
+        found = await self._account(billing_accounts, billing_accounts.c.account_id == account_id)
+        return found or await self._account(past_accounts, past_accounts.c.account_id == account_id)
 
     async def put_account(self, account: Account, act: Act) -> None:
-        """Set a creator's account, or replace it by another."""
+        """Set a creator's account, or replace it by another; the one before is kept among the past ones."""
+        of = billing_accounts.c
         async with self._writing(None) as connection:
+            another = sa.and_(of.user_id == account.user_id, of.account_id != account.account_id)
+            names = [column.name for column in past_accounts.c]
+            before = sa.select(*[of[name] for name in names]).where(another)
+            await connection.execute(sa.insert(past_accounts).from_select(names, before))
             await connection.execute(sa.delete(billing_accounts).where(billing_accounts.c.user_id == account.user_id))
             await connection.execute(sa.insert(billing_accounts).values(**_columns(account)))
             await trail.append(connection, trail.trail_of(None), act, account.updated_at_ms)
 
     async def set_account(self, account_id: str, state: str, wanted: Sequence[str], at_ms: int, act: Act) -> None:
         """How an account stands now; a line in the trail where its state is another one."""
-        rule = billing_accounts.c.account_id == account_id
+        values = {"state": state, "wanted": list(wanted), "updated_at": at_ms}
         async with self._writing(None) as connection:
-            before = (await connection.execute(sa.select(billing_accounts.c.state).where(rule).with_for_update())).scalar()
-            values = {"state": state, "wanted": list(wanted), "updated_at": at_ms}
-            await connection.execute(sa.update(billing_accounts).where(rule).values(**values))
-            if before not in (None, state):
-                line = msgspec.structs.replace(act, before={"state": before}, after={"state": state})
-                await trail.append(connection, trail.trail_of(None), line, at_ms)
+            for table in (billing_accounts, past_accounts):
+                rule = table.c.account_id == account_id
+                before = (await connection.execute(sa.select(table.c.state).where(rule).with_for_update())).scalar()
+                await connection.execute(sa.update(table).where(rule).values(**values))
+                if before not in (None, state):
+                    line = msgspec.structs.replace(act, before={"state": before}, after={"state": state})
+                    await trail.append(connection, trail.trail_of(None), line, at_ms)
 
-    async def _account(self, rule: sa.ColumnElement[bool]) -> Account | None:
+    async def _account(self, table: sa.Table, rule: sa.ColumnElement[bool]) -> Account | None:
         async with self._reading(None) as connection:
-            row = (await connection.execute(sa.select(*billing_accounts.c).where(rule))).mappings().first()
+            row = (await connection.execute(sa.select(*table.c).where(rule))).mappings().first()
         return None if row is None else _value(Account, {**row, "wanted": tuple(row["wanted"])})
 
     # ---- shares --------------------------------------------------------------------------------
@@ -160,7 +176,39 @@ class Store:
             fee_bp: int | None = await connection.scalar(query.limit(1))
         return fee_bp or 0
 
+    async def fee_bps(self, user_id: str, enterprise_id: str, from_ms: int, until_ms: int) -> list[int]:
+        """The shares in force from one moment to another; none where there never was a term until then."""
+        of = fee_terms.c
+        query = sa.select(of.effective_at, of.enterprise_id, of.fee_bp).where(
+            of.user_id == user_id, of.enterprise_id.in_((enterprise_id, "")), of.effective_at <= until_ms
+        )
+        async with self._reading(None) as connection:
+            terms = [
+                (int(row[0]), row[1] != "", int(row[2])) for row in await connection.execute(query.order_by(of.effective_at))
+            ]
+        if not terms:
+            return []
+        moments = [from_ms, *[begins_ms for begins_ms, _, _ in terms if begins_ms > from_ms]]
+        # The app's own comes before that of all the creator's apps, then the latest.
+        in_force = [
+            max(((own, begins, bp) for begins, own, bp in terms if begins <= moment), default=(False, 0, 0)) for moment in moments
+        ]
+        return [bp for _, _, bp in in_force]
+
     # ---- sales ---------------------------------------------------------------------------------
+
+    async def bind_payment(self, account_id: str, payment_id: str, enterprise_id: str | None, at_ms: int) -> str | None:
+        """Whose sale a payment is, for ever: the seller's who comes first."""
+        values = {"account_id": account_id, "payment_id": payment_id, "enterprise_id": enterprise_id or "", "created_at": at_ms}
+        await self._add_once(None, paid_payments, values)
+        return (await self.seller_of(account_id, payment_id) or "") or None
+
+    async def seller_of(self, account_id: str, payment_id: str) -> str | None:
+        """The seller ("": the platform) of a payment; None of one that nobody was granted."""
+        rule = sa.and_(paid_payments.c.account_id == account_id, paid_payments.c.payment_id == payment_id)
+        async with self._reading(None) as connection:
+            found: str | None = await connection.scalar(sa.select(paid_payments.c.enterprise_id).where(rule))
+        return found
 
     async def customer(self, wallet: WalletKey, account_id: str) -> str | None:
         """The buyer's customer on an account."""

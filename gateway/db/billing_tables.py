@@ -120,6 +120,16 @@ past_accounts: Final = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
+# Payments that were granted, and whose sale each is ("": the platform's): of one seller, whatever is written on it later.
+paid_payments: Final = Table(
+    "paid_payments",
+    PLATFORM,
+    Column("account_id", Text, primary_key=True),
+    Column("payment_id", Text, primary_key=True),
+    Column("enterprise_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
 # How far the reconciler has looked, by account.
 billing_marks: Final = Table(
     "billing_marks",

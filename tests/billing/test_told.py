@@ -394,7 +394,7 @@ def test_metadata_is_believed_only_on_the_account_of_the_apps_own_creator(house:
     house.deliver()
     said = dict(shop.api.payment_intents.retrieve(intent, None, shop.at).metadata.to_dict())
     stranger = house.control.connected()
-    ours = {"mozaiks_app": other.app, "mozaiks_owner": "zed", "mozaiks_plan": "plan_x"}
+    ours = {"mozaiks_app": other.app, "mozaiks_owner": "zed", "mozaiks_plan": other.plan()}
     for account, metadata, why in (
         (other.account, said, f"app {shop.app} is not of creator {other.user_id}, whose account it is"),
         (other.account, {**ours, "mozaiks_app": "gone"}, "there is no app gone"),
@@ -405,6 +405,8 @@ def test_metadata_is_believed_only_on_the_account_of_the_apps_own_creator(house:
         paid_by_hand(house, account, metadata)
         newest = house.webhooks("failed")[0]
         assert (newest["account_id"], newest["reason"]) == (account, why)
+    paid_by_hand(house, other.account, {**ours, "mozaiks_plan": "plan_of_another_gateway"})
+    assert house.webhooks("ignored")[0]["reason"] == "neither its purchase nor its plan is of this gateway"
     paid_by_hand(house, other.account, {})
     assert house.webhooks("ignored")[0]["reason"] in ("it does not carry our metadata", "of a type that changes nothing here")
     assert shop.available("ann") == 1_000_000

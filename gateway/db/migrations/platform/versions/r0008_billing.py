@@ -82,6 +82,14 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_past_accounts_user_id"), "past_accounts", ["user_id"])
     op.create_table(
+        "paid_payments",
+        sa.Column("account_id", sa.Text(), nullable=False),
+        sa.Column("payment_id", sa.Text(), nullable=False),
+        sa.Column("enterprise_id", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("account_id", "payment_id", name=op.f("pk_paid_payments")),
+    )
+    op.create_table(
         "billing_accounts",
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.Column("account_id", sa.Text(), nullable=False),
@@ -123,6 +131,7 @@ def downgrade() -> None:
     op.drop_table("plan_prices")
     op.drop_table("fee_terms")
     op.drop_table("billing_accounts")
+    op.drop_table("paid_payments")
     op.drop_index(op.f("ix_past_accounts_user_id"), table_name="past_accounts")
     op.drop_table("past_accounts")
     op.drop_table("billing_leases")
