@@ -1,122 +1,19 @@
 """The inbox and its effects in one process: deaths between any two steps, claims, putting off, what was seen too late."""
 
 import asyncio
-import inspect
 import itertools
-import json
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from gateway.billing.effects import Effects
-from gateway.billing.inbox import ATTEMPTS_MAX, Inbox
-from gateway.billing.inbox_store import InboxStore
+from gateway.billing.inbox import ATTEMPTS_MAX
 from gateway.billing.ports import PaymentsDown
-from gateway.billing.reconciler import BillingReconciler
 from gateway.billing.stripe_client import Stripe
-from gateway.ledger.audit import audit
-from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act
-from tests.api.conftest import Api
-from tests.billing.market import MONTHLY, PACKAGE, Market
-from tests.fake_stripe.control import KEY, Control
-from tests.fake_stripe.delivery import signature
-
-SECRET = "whsec_made_up"
-HOURS = 3_600_000
-
-
-class Clock:
-    """A clock that tests move."""
-
-    def __init__(self) -> None:
-        self.ahead_ms = 0
-
-    def __call__(self) -> int:
-        return time.time_ns() + self.ahead_ms * 1_000_000
-
-
-class Died(BaseException):
-    """The process was killed."""
-
-
-class Mortal:
-    """Dies before the `fatal`th step of what it stands for, which is after the one before it."""
-
-    def __init__(self, target: Any, steps: "itertools.count[int]", fatal: int) -> None:
-        self._target, self._steps, self._fatal = target, steps, fatal
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if name == "payments":
-            return Mortal(value, self._steps, self._fatal)
-        if not inspect.iscoroutinefunction(value):
-            return value
-
-        async def step(*args: Any, **more: Any) -> Any:
-            if next(self._steps) == self._fatal:
-                raise Died
-            return await value(*args, **more)
-
-        return step
-
-
-class House:
-    """A seller's gateway in this process, with its inbox."""
-
-    def __init__(self, api: Api, control: Control, market: Market) -> None:
-        self.api, self.control, self.market = api, control, market
-        self.clock = Clock()
-        self.payments = Stripe(KEY, {"connect": SECRET}, control.base)
-        self.rows = InboxStore(api.databases)
-        self.inbox = self.born()
-        self.seen = 0
-
-    def born(self, fatal: int = 0, payments: Any = None) -> Inbox:
-        """A process's inbox; it dies at the `fatal`th moment."""
-        steps = itertools.count(1)
-        stripe, rows, wallets, ledger = (
-            Mortal(each, steps, fatal) for each in (payments or self.payments, self.rows, self.api.wallets, self.api.ledger)
-        )
-        made: Any = Effects(stripe, self.api.billing.store, rows, wallets, ledger, self.clock)  # type: ignore[arg-type]
-        return Inbox(rows, stripe, made, frozenset(["connect"]), self.clock)  # type: ignore[arg-type]
-
-    async def told(self, *types: str) -> int:
-        """Receive what the fake has to tell of these types since the last time; how many it were."""
-        events = self.control.events()
-        wanted = [each for each in events[self.seen :] if each["type"] in types]
-        self.seen = len(events)
-        for event in wanted:
-            body = json.dumps(event)
-            signed = signature(body, [SECRET], int(time.time()))
-            assert await self.inbox.receive("connect", body.encode(), signed)
-            assert not await self.inbox.receive("connect", body.encode(), signed)
-        return len(wanted)
-
-    async def buy(self, plan: str, owner: str) -> str:
-        session = await self.market.checkout(plan, role="operator", platform_user_id=owner)
-        done = self.control.pay(self.market.account, session["id"])["session"]
-        return str(done["payment_intent"] or done["subscription"])
-
-    async def available(self, owner: str) -> int:
-        return (await self.api.wallets.view(WalletKey(owner, "shop"))).available_micro
-
-    async def states(self) -> list[tuple[str, int]]:
-        return [(row.state, row.attempts) for row in await self.rows.events(None, None, 50)]
-
-
-@pytest.fixture
-async def house(api: Api, control: Control) -> AsyncIterator[House]:
-    market = Market(api, control)
-    await market.connect()
-    house = House(api, control, market)
-    await house.told()
-    yield house
-    await house.payments.close()
-    report = await audit(api.databases, ["shop", "second", "bobs"], None)
-    assert report.ok, [check.violations for check in report.checks if not check.ok]
+from tests.billing.inside import HOURS, SECRET, Died, House
+from tests.billing.inside import house as house
+from tests.billing.market import MONTHLY, PACKAGE
+from tests.fake_stripe.control import KEY
 
 
 async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_same_books(house: House) -> None:
@@ -260,10 +157,7 @@ async def test_the_reconciler_marks_how_far_it_looked_and_ends_purchases_that_no
     session = await house.market.checkout(plan)
     house.control.abandon(house.market.account, session["id"])
     house.clock.ahead_ms += 49 * HOURS
-    stripe: Any = house.payments
-    effects = Effects(stripe, house.api.billing.store, house.rows, house.api.wallets, house.api.ledger, house.clock)
-    reconciler = BillingReconciler(stripe, house.rows, effects, house.api.registry.enterprise_ids, house.clock)
-    looked = await reconciler.run()
+    looked = await house.reconciler().run()
     assert looked.ok, looked
     mark = await house.rows.mark(house.market.account)
     assert mark is not None
