@@ -186,6 +186,7 @@ def _management(services: Services) -> list[BaseRoute]:
         clock=services.clock,
         billing=services.billing,
         receiving=services.receiving,
+        places=services.places,
     )
     return [*receivers(services.receiving.inbox if services.receiving else None), *management_routes(context)]
 

@@ -239,6 +239,7 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         services.enterprise_ids,
         frozenset(name for name, secret in secrets.items() if secret),
         services.clock,
+        kept_days=settings.webhooks_kept_days,
     )
 
 

@@ -77,6 +77,7 @@ class _Run:
         self.reasons: list[str] = []
         self.misses = 0  # of the account that is looked at now
         self.silent = 0  # accounts one after another that were given up
+        self.heard = False  # whether Stripe has answered at all
 
     def fail(self, where: str, why: object) -> None:
         self.wrong += 1
@@ -122,6 +123,15 @@ class BillingReconciler:
         """
         run = _Run()
         await self._rows.forget(now_ms(self._clock) - self._kept_ms)
+        try:
+            await self._all(run, since_ms)
+        except PaymentsDown as down:
+            run.unseen += 1
+            run.reasons.append(str(down))
+        return run.done()
+
+    async def _all(self, run: _Run, since_ms: int | None) -> None:
+        """Raises PaymentsDown where Stripe answers nothing at all."""
         for account_id in (PLATFORM_ACCOUNT, *await self._rows.accounts()):
             if run.silent >= _SILENT_MAX:
                 run.miss("the other accounts", "they wait for the next run, as Stripe does not answer")
@@ -130,7 +140,6 @@ class BillingReconciler:
             await self._looked_at(run, account_id, f"account {account_id or 'of the platform'}", since_ms)
         for enterprise_id in (None, *await self._enterprise_ids()):
             await self._abandoned(run, enterprise_id)
-        return run.done()
 
     async def _looked_at(self, run: _Run, account_id: str, where: str, since_ms: int | None) -> None:
         run.misses = 0
@@ -262,12 +271,15 @@ class BillingReconciler:
         try:
             async for each in walk:
                 yield each
+            run.heard = True
         except PaymentsRefused as refused:
             if refused.is_revoked:
                 raise
             run.misses += 1
             run.fail(f"what {where} has", refused)
         except PaymentsDown as down:
+            if not run.heard:
+                raise
             run.misses += 1
             run.miss(f"what {where} has", down)
             raise _GivenUp from down

@@ -36,6 +36,10 @@ class Taken(Exception):
     """There is such a row already."""
 
 
+class TooMany(Exception):
+    """A buyer has as many pages open as one may have."""
+
+
 class Asked(msgspec.Struct, frozen=True):
     """A purchase with the request that it was made by."""
 
@@ -223,8 +227,12 @@ class Store:
         values = {"owner": wallet.owner, "account_id": account_id, "customer_id": customer_id, "created_at": at_ms}
         await self._add_once(wallet.enterprise_id, _sales(wallet.enterprise_id)["customers"], values)
 
-    async def add_purchase(self, purchase: Purchase, op_id: str, fingerprint: str, act: Act) -> Asked:
-        """Insert, unless there is one of this op_id: that one then."""
+    async def add_purchase(
+        self, purchase: Purchase, op_id: str, fingerprint: str, act: Act, most: int = 0, since_ms: int = 0
+    ) -> Asked:
+        """Insert, unless there is one of this op_id: that one then. TooMany when with it the buyer has more than `most`, if any,
+        that are open and were opened since.
+        """
         enterprise_id = purchase.wallet.enterprise_id
         table = _sales(enterprise_id)["purchases"]
         values = {
@@ -240,6 +248,9 @@ class Store:
             async with self._writing(enterprise_id) as connection:
                 await connection.execute(sa.insert(table).values(**values))
                 await trail.append(connection, trail.trail_of(enterprise_id), act, purchase.created_at_ms)
+                # The trail lets one writer in at a time, so that of two at once the second sees the first.
+                if most and await self._open(connection, purchase.wallet, since_ms) > most:
+                    raise TooMany
         except SqlRefused:
             async with self._reading(enterprise_id) as connection:
                 row = (await connection.execute(sa.select(*table.c).where(table.c.op_id == op_id))).mappings().first()
@@ -248,12 +259,10 @@ class Store:
             return Asked(_purchase(enterprise_id, row), row["fingerprint"])
         return Asked(purchase, fingerprint)
 
-    async def open_purchases(self, wallet: WalletKey, since_ms: int) -> int:
-        """How many of a buyer's are open that were opened since."""
+    async def _open(self, connection: AsyncConnection, wallet: WalletKey, since_ms: int) -> int:
         of = _sales(wallet.enterprise_id)["purchases"].c
         rule = sa.and_(of.owner == wallet.owner, of.state == PurchaseState.OPEN.value, of.created_at >= since_ms)
-        async with self._reading(wallet.enterprise_id) as connection:
-            return int(await connection.scalar(sa.select(sa.func.count()).where(rule)) or 0)
+        return int(await connection.scalar(sa.select(sa.func.count()).where(rule)) or 0)
 
     async def set_session(self, enterprise_id: str | None, purchase_id: str, session_id: str) -> None:
         """The checkout session of a purchase; the first stays."""

@@ -5,14 +5,17 @@ import itertools
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from gateway.billing.inbox import ATTEMPTS_MAX
-from gateway.billing.ports import PaymentsDown
+from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.billing.stripe_client import Stripe
+from gateway.db.tables import webhooks
+from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act
 from tests.billing.inside import HOURS, SECRET, Died, House
 from tests.billing.inside import house as house
-from tests.billing.market import MONTHLY, PACKAGE
+from tests.billing.market import KEYS, MONTHLY, PACKAGE
 from tests.fake_stripe.control import KEY
 
 
@@ -47,6 +50,58 @@ async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_sa
 async def _accounts(house: House) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = (await house.market.ok("GET", "/ledger/accounts", enterprise_id="shop", limit=200))["data"]
     return rows
+
+
+class Slow:
+    """Stripe, which knows no subscriptions, and takes its time to say so; how often it was asked for one."""
+
+    def __init__(self, payments: Stripe) -> None:
+        self._payments, self.looks = payments, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._payments, name)
+
+    async def subscription(self, account_id: str, subscription_id: str) -> Any:
+        self.looks += 1
+        await asyncio.sleep(0.02)
+        raise PaymentsRefused("no such subscription", "resource_missing")
+
+
+async def test_a_flood_of_one_account_keeps_nobodys_purchase_waiting(house: House) -> None:
+    wish = {"user_id": "bob", "email": f"bob+{next(KEYS)}@example.com"}
+    theirs = str((await house.market.ok("POST", "/billing-accounts", wish, 201))["account_id"])
+    house.control.onboard(theirs)
+    plan = await house.market.plan({**PACKAGE, "enterprise_id": "bobs"})
+    await house.told()
+    kind, now = "customer.subscription.updated", house.clock() // 1_000_000
+    told = {"endpoint": "connect", "type": kind, "account_id": house.market.account, "created_at": 1, "received_at": now}
+    waits = {"state": "waiting", "attempts": 0, "due_at": now - 1000, "reason": "", "rank": 2}
+    flood = []
+    for name in (f"sub_{min(number, 100)}" for number in range(400)):  # 300 of them of one subscription
+        event = {"id": f"whk_{next(KEYS)}", "event_id": f"evt_{next(KEYS)}", "object_id": name}
+        flood.append({**event, **told, **waits})
+    await house.market.write(sa.insert(webhooks).values(flood), None)
+    slow, stop = Slow(house.payments), asyncio.Event()
+    inbox = house.born(payments=slow)
+    running = asyncio.ensure_future(inbox.run(stop))
+    while slow.looks < 20:
+        await asyncio.sleep(0.01)
+    session = await house.market.checkout(plan, role="operator", platform_user_id="waiting")
+    house.control.pay(theirs, session["id"])
+    assert await house.told("payment_intent.succeeded") == 1
+    before, buyer = slow.looks, WalletKey("waiting", "bobs")
+    while not (await house.api.wallets.view(buyer)).available_micro:
+        assert slow.looks < 101, "the flood was served first"
+        await asyncio.sleep(0.01)
+    print("looks meanwhile:", slow.looks - before)
+    stop.set()
+    await running
+    left = await house.rows.events("waiting", None, 1000)
+    if not left:
+        assert slow.looks == 101
+    failed = await house.rows.events("failed", None, 1000)
+    assert len(failed) == slow.looks
+    assert all("resource_missing" in row.reason for row in failed)
 
 
 async def test_what_stripe_does_not_answer_is_put_off_longer_each_time_and_fails_after_the_last(house: House) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.billing.inbox import _EFFECTS
+from gateway.core.limits import END_USER_SALES_RPM
 from tests.billing.house import DAY, PATHS, SECRETS, URLS, House, Shop
 from tests.fake_stripe.control import KEY, running
 from tests.path.conftest import Stack, start_gateway
@@ -430,6 +431,28 @@ def test_an_account_that_shut_us_out_sells_no_more(house: House) -> None:
     assert any(row["account_id"] == shop.account and row["type"] == "payment_intent.succeeded" for row in rows)
 
 
+def test_an_end_user_asks_only_so_often_for_what_asks_stripe(house: House) -> None:
+    shop = house.shop()
+    house.stack.key(shop.app)
+    plan = shop.plan()
+    made = [
+        house.stack.post(f"/apps/{shop.app}/end-user-tokens", {"platform_user_id": name})["token"]
+        for name in ("ann", "ann", "bob")
+    ]
+
+    def pages(token: str, count: int) -> list[int]:
+        with httpx.Client(base_url=house.stack.url + "/api/v1", headers={"authorization": f"Bearer {token}"}) as client:
+            wish: dict[str, Any] = {"plan_id": plan, **URLS}
+            answers = [client.post("/checkout-sessions", json=wish, headers={"idempotency-key": "one"}) for _ in range(count)]
+            assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status_code == 429)
+            assert client.get("/purchases").status_code == 200
+        return [answer.status_code for answer in answers]
+
+    asked = pages(made[0], END_USER_SALES_RPM - 1) + pages(made[1], 3)
+    assert (asked.count(201), asked.count(429)) == (END_USER_SALES_RPM, 2)
+    assert pages(made[2], 1) == [201]
+
+
 def test_a_webhook_that_failed_is_listed_with_its_reason_and_replayed_when_that_is_gone(house: House) -> None:
     shop = house.shop()
     plan = shop.plan()
@@ -446,5 +469,8 @@ def test_a_webhook_that_failed_is_listed_with_its_reason_and_replayed_when_that_
     assert (replayed["state"], replayed["attempts"]) == ("waiting", 0)
     house.handled()
     assert shop.available("ann") == 1_000_000
-    assert waiting[0]["id"] in house.stack.cli("webhooks", "list", "--limit", "100")
+    listed = house.stack.cli("webhooks", "list", "--limit", "100")
+    assert waiting[0]["id"] in listed
+    assert waiting[0]["event_id"] in listed
+    assert house.stack.post(f"/webhooks/{waiting[0]['event_id']}/replay", {}, 200)["id"] in [row["id"] for row in waiting]
     assert house.stack.admin.get("/webhooks", headers={"authorization": "Bearer nobody"}).status_code == 401
