@@ -1,7 +1,5 @@
 """A seller's inbox, effects and reconciler in the test's own process, on the fake of Stripe: they can die, wait and see late."""
 
-import inspect
-import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -35,31 +33,6 @@ class Clock:
         return time.time_ns() + self.ahead_ms * 1_000_000
 
 
-class Died(BaseException):
-    """The process was killed."""
-
-
-class Mortal:
-    """Dies before the `fatal`th step of what it stands for, which is after the one before it."""
-
-    def __init__(self, target: Any, steps: "itertools.count[int]", fatal: int) -> None:
-        self._target, self._steps, self._fatal = target, steps, fatal
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if name == "payments":
-            return Mortal(value, self._steps, self._fatal)
-        if not inspect.iscoroutinefunction(value):
-            return value
-
-        async def step(*args: Any, **more: Any) -> Any:
-            if next(self._steps) == self._fatal:
-                raise Died
-            return await value(*args, **more)
-
-        return step
-
-
 class House:
     """A seller's gateway in this process, with its inbox."""
 
@@ -71,14 +44,10 @@ class House:
         self.inbox = self.born()
         self.seen = 0
 
-    def born(self, fatal: int = 0, payments: Any = None) -> Inbox:
-        """A process's inbox; it dies at the `fatal`th moment."""
-        steps = itertools.count(1)
-        stripe, rows, wallets, ledger = (
-            Mortal(each, steps, fatal) for each in (payments or self.payments, self.rows, self.api.wallets, self.api.ledger)
-        )
-        made: Any = Effects(stripe, self.api.billing.store, rows, wallets, ledger, self.clock)  # type: ignore[arg-type]
-        return Inbox(rows, stripe, made, frozenset(["connect"]), self.clock)  # type: ignore[arg-type]
+    def born(self, payments: Any = None) -> Inbox:
+        """Another process's inbox."""
+        stripe: Any = payments or self.payments
+        return Inbox(self.rows, stripe, self.effects(payments), frozenset(["connect"]), self.clock)
 
     def effects(self, payments: Any = None) -> Effects:
         """Those of a process that has not died."""

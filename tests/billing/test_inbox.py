@@ -2,6 +2,11 @@
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,38 +18,66 @@ from gateway.billing.stripe_client import Stripe
 from gateway.db.tables import webhooks
 from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act
-from tests.billing.inside import HOURS, SECRET, Died, House
+from tests.billing.inside import HOURS, SECRET, House
 from tests.billing.inside import house as house
 from tests.billing.market import KEYS, MONTHLY, PACKAGE
 from tests.fake_stripe.control import KEY
 
 
-async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_same_books(house: House) -> None:
+class Dying:
+    """Workers of processes of their own, that are killed."""
+
+    def __init__(self, house: House, folder: Path, redis_url: str) -> None:
+        self._house = house
+        command = [sys.executable, "-m", "tests.billing.dying", str(folder), redis_url, house.control.base]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def work(self, fatal: int) -> str:
+        """How many changes it made, or "killed"."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(fatal, self._house.clock.ahead_ms, file=self._process.stdin)
+        return self._process.stdout.readline().strip()
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+@pytest.fixture
+def dying(house: House, tmp_path: Path, redis_server: str) -> Iterator[Dying]:
+    workers = Dying(house, tmp_path, redis_server)
+    yield workers
+    workers.end()
+
+
+async def test_killed_after_any_change_the_next_process_ends_it_with_the_same_books(house: House, dying: Dying) -> None:
+    """A refund that was made in the dashboard brings its payment with it: all that there is to do for a purchase, and back.
+
+    After every second change, or with BILLING_KILLS_EVERY=1 after every one.
+    """
     await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "10"}, 201)
     plan = await house.market.plan(PACKAGE)
-    for fatal in itertools.count(1):
+    every = int(os.environ.get("BILLING_KILLS_EVERY", "2"))
+    for fatal in itertools.count(every, every):
         owner = f"u{fatal}"
         intent = await house.buy(plan, owner)
         house.control.refund_in_dashboard(house.market.account, intent, 500)
-        assert await house.told("refund.created") == 1  # which brings its payment with it
-        try:
-            await house.born(fatal).work()
-            died = False
-        except Died:
-            died = True
-            await asyncio.sleep(0)
+        assert await house.told("refund.created") == 1
+        done = dying.work(fatal)
         house.clock.ahead_ms += HOURS  # the leases of the dead one end
         await house.inbox.work()
-        assert await house.available(owner) == 10_000_000 - 10_000_000 * 500 // 999
-        if not died:
+        assert await house.available(owner) == 10_000_000 - 10_000_000 * 500 // 999, fatal
+        if done != "killed":
             break
+    assert fatal > int(done) > 15
     assert {state for state, _ in await house.states()} == {"done"}
-    assert fatal > 15
     fees = house.control.state()["acct_1FakePlatform00"]["application_fee"]
     theirs = [row for row in fees if row["account"] == house.market.account]
     assert {(row["amount"], row["amount_refunded"]) for row in theirs} == {(100, 50)}
     (due,) = [row["balance_micro"] for row in await _accounts(house) if row["account"] == "due_to_platform"]
-    assert due == 500_000 * fatal
+    assert due == 500_000 * (fatal // every)
 
 
 async def _accounts(house: House) -> list[dict[str, Any]]:

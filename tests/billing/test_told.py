@@ -289,21 +289,30 @@ def scenario(shop: Shop) -> None:
     for name, won in (("ann", True), ("dee", False)):
         dispute = shop.control.dispute(shop.account, shop.charge(bought[name]))["id"]
         shop.control.close_dispute(shop.account, dispute, won=won)
-    subscription = shop.buy(basic, "eve")
+    tried = shop.plan(
+        20_000_000, 3000, kind="subscription", interval="day", interval_count=30, rollover_max_micro=400, trial_days=7
+    )
+    subscription, tries = shop.buy(basic, "eve"), shop.buy(tried, "gil")
+    pending = shop.control.refund_in_dashboard(shop.account, shop.buy(plan, "hal", "pm_card_pendingRefund"), 300)["id"]
     shop.control.advance(35 * DAY)
+    shop.control.finish_refund(shop.account, pending)
+    paid = shop.api.invoices.list({"subscription": tries, "expand": ["data.payments"]}, shop.at).data
+    (first,) = [row.payments.data[0].payment.payment_intent for row in paid if row.amount_paid]
+    shop.control.refund_in_dashboard(shop.account, first, 500)
     dearer = shop.price(better)
     item = shop.api.subscriptions.retrieve(subscription, None, shop.at)["items"].data[0].id
     change = {"items": [{"id": item, "price": dearer}], "proration_behavior": "always_invoice"}
     shop.api.subscriptions.update(subscription, change, shop.at)
     shop.control.advance(31 * DAY)
-    shop.api.subscriptions.cancel(subscription, None, shop.at)
+    for name in (subscription, tries):
+        shop.api.subscriptions.cancel(name, None, shop.at)
 
 
 def outcome(shop: Shop) -> Any:
-    lots = {name: sorted(shop.lots(name)) for name in ("ann", "bob", "cy", "dee", "eve", "fay")}
+    lots = {name: sorted(shop.lots(name)) for name in ("ann", "bob", "cy", "dee", "eve", "fay", "gil", "hal")}
     states = sorted(row["status"] for row in house_rows(shop, "/purchases"))
     held = [(row["status"], row["wallet"]) for row in house_rows(shop, "/subscriptions")]
-    return shop.accounts(), lots, states, [(status, wallet["platform_user_id"]) for status, wallet in held]
+    return shop.accounts(), lots, states, sorted((status, wallet["platform_user_id"]) for status, wallet in held)
 
 
 def house_rows(shop: Shop, path: str) -> list[dict[str, Any]]:
@@ -321,7 +330,9 @@ def test_webhooks_in_order_ten_times_shuffled_and_never_make_the_same_books(hous
     expected = outcome(shops[0])
     assert expected[1]["eve"] == [("paid", 5000), ("rollover", 400)], expected
     assert expected[1]["bob"] == [("paid", 1_000_003 - 1_000_003 * 333 // 999)]
-    assert expected[3] == [("canceled", "eve")]
+    assert expected[1]["gil"] == [("paid", 3000), ("rollover", 400)], expected
+    assert expected[1]["hal"] == [("paid", 1_000_003 - 1_000_003 * 300 // 999)]
+    assert expected[3] == [("canceled", "eve"), ("canceled", "gil")]
     shops[0].check()
 
     scenario(shops[1])
