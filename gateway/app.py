@@ -187,6 +187,7 @@ def _management(services: Services) -> list[BaseRoute]:
         clock=services.clock,
         billing=services.billing,
         receiving=services.receiving,
+        places=services.places,
     )
     told = receivers(services.receiving.inbox if services.receiving else None)
     return [*told, *page_routes(context), *management_routes(context)]

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.balance.model import BalanceUnavailable
@@ -26,23 +27,46 @@ _BOOKS_EVERY_S: Final = 60.0
 _EXPIRY_PAUSE_S: Final = 0.1
 _RECONCILE_EVERY_S: Final = 300.0
 _BILLING_EVERY_S: Final = 3600.0
+_AGAIN_S: Final = 1.0  # and twice as long each time
+_AGAIN_MAX_S: Final = 60.0
+
+Loop = Callable[[], Awaitable[None]]
 
 
 async def run(services: Services, stop: asyncio.Event) -> None:
-    """All loops until `stop` is set; a loop that fails for a passing reason goes on."""
+    """All loops until `stop` is set. One that fails goes on, and keeps none of the others from it."""
     consumer = f"{socket.gethostname()}:{os.getpid()}"
-    loops = [
-        services.tasks.spawn(services.drain(consumer).run(stop), "drain"),
-        services.tasks.spawn(_sweep(services, stop), "sweep holds"),
-        services.tasks.spawn(_look_after_books(services, stop), "look after books"),
-        services.tasks.spawn(_reconcile(services, stop), "reconcile"),
-    ]
-    if services.receiving is not None:
-        loops.append(services.tasks.spawn(services.receiving.inbox.run(stop), "webhooks"))
-        loops.append(services.tasks.spawn(_look_at_stripe(services.receiving.reconciler, stop), "look at Stripe"))
-    if services.topping_up is not None:
-        loops.append(services.tasks.spawn(services.topping_up.run(stop), "top up"))
-    await asyncio.gather(*loops)
+    loops: dict[str, Loop] = {
+        "drain": lambda: services.drain(consumer).run(stop),
+        "sweep holds": lambda: _sweep(services, stop),
+        "look after books": lambda: _look_after_books(services, stop),
+        "reconcile": lambda: _reconcile(services, stop),
+    }
+    receiving, topping_up = services.receiving, services.topping_up
+    if receiving is not None:
+        loops["webhooks"] = lambda: receiving.inbox.run(stop)
+        loops["look at Stripe"] = lambda: _look_at_stripe(receiving.reconciler, stop)
+    if topping_up is not None:
+        loops["top up"] = lambda: topping_up.run(stop)
+    await asyncio.gather(*[services.tasks.spawn(lasting(name, loop, stop), name) for name, loop in loops.items()])
+
+
+async def lasting(name: str, loop: Loop, stop: asyncio.Event) -> None:
+    """A loop that is begun again whenever it fails, later each time it does so soon, until it ends or `stop` is set."""
+    clock, pause_s = asyncio.get_running_loop().time, _AGAIN_S
+    while True:
+        begun = clock()
+        try:
+            await loop()
+        except Exception:  # noqa: BLE001 - the edge of a loop: a defect of ours in one must not end the others
+            if clock() - begun > _AGAIN_MAX_S:
+                pause_s = _AGAIN_S
+            _log.exception("%s failed, and goes on in %.0f s", name, pause_s)
+            if await _stopped(stop, pause_s):
+                return
+            pause_s = min(2 * pause_s, _AGAIN_MAX_S)
+        else:
+            return
 
 
 async def _sweep(services: Services, stop: asyncio.Event) -> None:
@@ -92,10 +116,10 @@ async def _reconcile(services: Services, stop: asyncio.Event) -> None:
 
 
 async def _look_at_stripe(reconciler: BillingReconciler, stop: asyncio.Event) -> None:
-    """What is found wrong is logged by who finds it."""
     while not await _stopped(stop, _BILLING_EVERY_S):
         try:
-            await reconciler.run()
+            for reason in (await reconciler.run()).reasons:
+                _log.error("looking at Stripe: %s", reason)
         except (BalanceUnavailable, SqlDown) as down:
             _log.warning("looking at Stripe waits: %s", down)
 

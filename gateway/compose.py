@@ -253,6 +253,7 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         frozenset(name for name, secret in secrets.items() if secret),
         services.clock,
         grace_days=settings.grace_days,
+        kept_days=settings.webhooks_kept_days,
     )
 
 

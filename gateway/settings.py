@@ -36,6 +36,7 @@ NAMES: Final = {
     "stripe_secret_key": "Stripe's secret or restricted key; empty: nothing is sold, and the routes of billing are not there",
     "stripe_webhook_secret": "signing secret of the webhook endpoint for the platform's own account; empty: it takes none",
     "stripe_connect_webhook_secret": "signing secret of the webhook endpoint for connected accounts; empty: it takes none",
+    "webhooks_kept_days": "days for which webhooks of Stripe are kept that were handled; default 90; those that failed stay",
     "stripe_api_base": "address of Stripe's API; empty: Stripe's own",
     "grace_days": "days for which what is left of a subscription's allowance outlives a period that was not renewed; default 3",
     "mode": "hosted",
@@ -49,6 +50,7 @@ NAMES: Final = {
 }
 _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
+_WEBHOOKS_KEPT_DAYS: Final = 90  # Stripe repeats one for three days
 _ANSWER_CACHE_BYTES: Final = 64 * 1024 * 1024
 _PARAM: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?|preview|latest|v1")
@@ -136,6 +138,7 @@ class Settings(msgspec.Struct, frozen=True):
     stripe_webhook_secret: str
     stripe_connect_webhook_secret: str
     stripe_api_base: str
+    webhooks_kept_days: int
     config: Path | None  # the file, where there is one
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
@@ -232,6 +235,7 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         log_level=log_level,
         metrics_token=metrics_token,
         **_stripe(given),
+        webhooks_kept_days=_whole("webhooks_kept_days", given["webhooks_kept_days"] or _WEBHOOKS_KEPT_DAYS, 7, 3650),
         config=config,
         models=models,
         platform_markup_bp=markup_bp,

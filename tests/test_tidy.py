@@ -119,7 +119,7 @@ WALLS = {
     "tiktoken": ("providers/tokenizer.py",),
     "litellm": ("providers/litellm_bridge.py",),
     "httpx": ("providers/litellm_bridge.py",),
-    "stripe": ("billing/stripe_client.py",),
+    "stripe": ("billing/stripe_client.py", "billing/stripe_faults.py"),
     "uvicorn": ("server/",),
     "click": ("cli/",),
     "alembic": ("db/",),

@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.answers.redis_answers import KeptAnswers
 from gateway.api.shapes import NoQuery
+from gateway.balance.places import Places
 from gateway.balance.wallets import Wallets
 from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
@@ -39,6 +40,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     clock: Clock = SYSTEM_CLOCK
     billing: Billing | None = None
     receiving: Receiving | None = None  # there where billing is
+    places: Places | None = None  # counts end users' requests; without it nobody does
 
     @property
     def registry(self) -> Registry:

@@ -13,11 +13,14 @@ from gateway.api.auth import Caller, identify
 from gateway.api.endpoint import ApiContext, Call, Endpoint
 from gateway.api.table import TABLE, offered
 from gateway.balance.model import BalanceUnavailable
+from gateway.balance.places import Full
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
-from gateway.core.errors import Forbidden, GatewayError, NotFound
+from gateway.core.errors import Forbidden, GatewayError, NotFound, RateLimited
 from gateway.core.ids import new_id
+from gateway.core.limits import END_USER_RPM, END_USER_SALES_RPM
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.identity.model import Actor, Role
+from gateway.providers.model import Capacity
 
 _log = logging.getLogger(__name__)
 _NOBODY = Caller(Actor(role=Role.PUBLIC, name="nobody"))
@@ -41,7 +44,7 @@ def routes(context: ApiContext) -> list[Route]:
     return [*made, Route("/api/{rest:path}", _Path(context, {}), name="api")]
 
 
-_NOT_SOLD = "Nothing is sold here: this gateway was not given a key of Stripe."
+_NOT_SOLD = "Nothing is sold here: MOZAIKS_STRIPE_SECRET_KEY is not set."
 
 
 class _Path:
@@ -88,6 +91,8 @@ class _Path:
         _let_browser_read(request, caller.cors_origins, headers)
         if caller.actor.role not in endpoint.roles:
             raise Forbidden("This credential may not do this.")
+        if caller.actor.role == Role.END_USER:
+            await self._count(endpoint, caller.actor, headers["x-request-id"])
         call = Call(
             actor=caller.actor,
             path=request.path_params,
@@ -96,6 +101,19 @@ class _Path:
             body=None if endpoint.body is None else await wire.read_body(request, endpoint.body, endpoint.body_bytes_max),
         )
         return wire.answered(await endpoint.handler(self._context, call), endpoint.status, headers)
+
+    async def _count(self, endpoint: Endpoint, actor: Actor, request_id: str) -> None:
+        """One more request of an end user, whichever token it has. RateLimited. Where nobody can count, all pass."""
+        places, whose = self._context.places, f"{actor.enterprise_id}/{actor.platform_user_id}"
+        if places is None:
+            return
+        of_all, of_sales = Capacity(f"api:{whose}", END_USER_RPM), Capacity(f"sales:{whose}", END_USER_SALES_RPM)
+        for capacity in (of_all, of_sales) if endpoint.sells and endpoint.method != "GET" else (of_all,):
+            place = await places.take(capacity, request_id, 0)
+            if isinstance(place, Full):
+                raise RateLimited(f"This end user may send {capacity.rpm} such requests a minute.", retry_after_s=place.wait_s)
+            if place is not None:
+                places.leave(place, 0)
 
     def _preflight(self, request: Request, headers: dict[str, str]) -> Response:
         """What browsers ask first, without a credential: yes for every path that end users have.

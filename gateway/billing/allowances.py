@@ -27,6 +27,7 @@ import msgspec
 
 from gateway.balance.wallets import Wallets
 from gateway.billing.admission import ENDED, Admission
+from gateway.billing.believed import check_lines, check_share
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Plan, Subscription, SubscriptionState
 from gateway.billing.ports import InvoiceFacts, InvoiceLine, PaymentFacts, Payments, PaymentsDown, SubscriptionFacts
@@ -107,13 +108,14 @@ class Allowances:
         ours = [(line, plan) for line, plan in lines if plan is not None]
         if any(plan.enterprise_id != wallet.enterprise_id for _, plan in ours):
             raise Rejected("a line of it is of another seller's plan")
+        check_lines(ours)
         whole = [(line, plan) for line, plan in ours if not line.is_proration]
         begins = _begins(facts)
         if not ours or begins is None:
             raise NotOurs("no line of it is of a plan")
         ends = max(line.period_end_ms for line, _ in ours)
         op_id = allowance_op(facts.subscription_id, begins, ends, facts.invoice_id)
-        granted, payment = worth(facts, ours, 0), await self._payment(account_id, facts)
+        granted, payment = worth(facts, ours, 0), await self._payment(account_id, wallet, facts)
         if await self._ledger.payments.posted_as(wallet.enterprise_id, op_id) is None:
             await self._admission.check(account_id, wallet, facts.subscription_id, payment)
             granted = worth(facts, ours, await self._left_over(account_id, facts))
@@ -185,11 +187,27 @@ class Allowances:
         most = max((plan.grant_micro for line, plan in lines if line.amount_minor > 0), default=0)
         return most - await self._ledger.payments.granted_until(wallet, series, ends_ms)
 
-    async def _payment(self, account_id: str, facts: InvoiceFacts) -> PaymentFacts | None:
+    async def _payment(self, account_id: str, wallet: WalletKey, facts: InvoiceFacts) -> PaymentFacts | None:
         """What paid it; None where no money did."""
         if not facts.amount_paid_minor or facts.payment_id is None:
             return None
-        return await self._payments.payment(account_id, facts.payment_id)
+        payment = await self._payments.payment(account_id, facts.payment_id)
+        if wallet.enterprise_id is not None:
+            check_share(facts, payment, await self._least_share(account_id, wallet.enterprise_id, facts))
+        await self._sellers.bind(account_id, payment.payment_id, wallet, now_ms(self._clock))
+        return payment
+
+    async def _least_share(self, account_id: str, enterprise_id: str, facts: InvoiceFacts) -> int:
+        """The least basis points that were in force since the subscription began."""
+        assert facts.subscription_id is not None
+        user_id = (await self._ledger.apps([enterprise_id]))[enterprise_id].user_id
+        if not await self._store.fee_bps(user_id, enterprise_id, 0, now_ms(self._clock)):
+            return 0
+        held = await self._rows.subscription(enterprise_id, facts.subscription_id)
+        begun_ms = held.created_at_ms if held else None
+        if begun_ms is None:
+            begun_ms = (await self._payments.subscription(account_id, facts.subscription_id)).created_at_ms
+        return min(await self._store.fee_bps(user_id, enterprise_id, begun_ms, now_ms(self._clock)))
 
     async def _plan(self, account_id: str, line: InvoiceLine) -> Plan | None:
         """The plan that a line is of; None for a line of something else."""
@@ -223,6 +241,9 @@ class Allowances:
     ) -> Subscription:
         plan_id = await self._store.plan_of_price(account_id, facts.price_id)
         if plan_id is None:
+            named = facts.metadata.plan_id if facts.metadata else ""
+            if await self._store.plan(named) is None:
+                raise NotOurs("neither its price nor its plan is of this gateway")
             raise Rejected(f"its price {facts.price_id} is of no plan")
         grace = held.grace_until_ms if held is not None else None
         if facts.status != SubscriptionState.PAST_DUE:

@@ -17,7 +17,7 @@ from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subsc
 from gateway.billing.open_pages import SubscriptionPages
 from gateway.billing.pages import Outcome, Places
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
-from gateway.billing.store import Store
+from gateway.billing.store import Store, TooMany
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.core.ids import new_id
@@ -132,8 +132,6 @@ class Buying:
         op_id: str,
     ) -> Checkout:
         at_ms = now_ms(self._clock)
-        if await self._store.open_purchases(wallet, at_ms - _DAY_MS) >= OPEN_PURCHASES_MAX:
-            raise RateLimited(f"This buyer has {OPEN_PURCHASES_MAX} pages open that were not paid on.", retry_after_s=3600)
         purchase = Purchase(
             id=new_id("pur"),
             wallet=wallet,
@@ -151,7 +149,11 @@ class Buying:
             actor, "purchase.create", purchase.id, seller, wallet, after=told({**after, "fee_minor": purchase.fee_minor})
         )
         fingerprint = _fingerprint(wish)
-        asked = await self._store.add_purchase(purchase, op_id, fingerprint, line)
+        try:
+            asked = await self._store.add_purchase(purchase, op_id, fingerprint, line, OPEN_PURCHASES_MAX, at_ms - _DAY_MS)
+        except TooMany as full:
+            message = f"This buyer has {OPEN_PURCHASES_MAX} pages open that were not paid on."
+            raise RateLimited(message, retry_after_s=3600) from full
         if asked.fingerprint != fingerprint:
             raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key")
         purchase = asked.purchase

@@ -10,10 +10,14 @@ Each happens once, by the name of the fact in the books, in whatever order and h
 replay and the reconciler all come here. The books first (the app's, then the platform's share of it), then the hot wallet.
 """
 
+import logging
 from typing import Final
 
 from gateway.balance.wallets import Wallets
+from gateway.billing.acts import op_of
+from gateway.billing.admission import ENDED
 from gateway.billing.allowances import Allowances
+from gateway.billing.believed import check_payment
 from gateway.billing.connect import state_after
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import PLATFORM_ACCOUNT, Purchase, PurchaseState
@@ -41,6 +45,8 @@ from gateway.trail.model import Act
 
 ACTOR: Final = "stripe"
 _DAY_MS: Final = 86_400_000
+_HOUR_MS: Final = 3_600_000
+_log = logging.getLogger(__name__)
 _UNPAID: Final = ("requires_payment_method", "canceled")  # of a payment that was tried and has ended, or waits for another try
 
 
@@ -65,7 +71,7 @@ class Effects:
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
         self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
-        self._reversals = Reversals(payments, wallets, ledger, self._sellers, self.payment, self._disputed)
+        self._reversals = Reversals(payments, rows, wallets, ledger, self._sellers, self.payment, self._disputed, clock)
 
     async def checkout(self, account_id: str, session_id: str) -> None:
         """A checkout session ended: with a payment, with a subscription, or with neither."""
@@ -89,6 +95,8 @@ class Effects:
         wallet = await self._sellers.wallet_of(account_id, facts.metadata)
         assert facts.metadata is not None
         purchase = await self._store.purchase(wallet.enterprise_id, facts.metadata.purchase_id)
+        if purchase is None and await self._store.plan(facts.metadata.plan_id) is None:
+            raise NotOurs("neither its purchase nor its plan is of this gateway")
         if purchase is None or (purchase.wallet, purchase.account_id) != (wallet, account_id):
             raise Rejected(f"there is no purchase {facts.metadata.purchase_id or 'behind it'} of that buyer on that account")
         if facts.status != "succeeded":
@@ -96,8 +104,12 @@ class Effects:
                 reason = facts.failure or facts.status
                 await self._rows.top_ups.fail(purchase, PurchaseState.FAILED, reason, now_ms(self._clock))
             return False
-        is_first = await self._grant(wallet, purchase, facts)
         at_ms = now_ms(self._clock)
+        check_payment(purchase, facts)
+        await self._sellers.bind(account_id, facts.payment_id, wallet, at_ms)
+        if not await self._rows.bind_purchase(wallet.enterprise_id, purchase.id, facts.payment_id):
+            raise Rejected(f"purchase {purchase.id} and this payment are not of each other: one was paid, or pays, by another")
+        is_first = await self._grant(wallet, purchase, facts)
         await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.PAID, at_ms, facts.payment_id)
         return is_first
 
@@ -142,6 +154,20 @@ class Effects:
     ) -> None:
         """Where a subscription stands. `as_of_ms`: by Stripe's clock. `facts`: as it was seen just now."""
         await self._allowances.subscription(account_id, subscription_id, as_of_ms, facts)
+
+    async def share(self, account_id: str, facts: SubscriptionFacts) -> None:
+        """The platform's share of a subscription's next invoices is what the terms say now."""
+        wallet = await self._sellers.wallet_of(account_id, facts.metadata)
+        if wallet.enterprise_id is None or facts.status in ENDED:
+            return
+        user_id = (await self._ledger.apps([wallet.enterprise_id]))[wallet.enterprise_id].user_id
+        at_ms = now_ms(self._clock)
+        fee_bp = await self._store.fee_bp(user_id, wallet.enterprise_id, at_ms)
+        if fee_bp != facts.fee_bp:
+            # The hour is part of the name: to and fro within a day are two changes.
+            op_id = op_of("share", facts.subscription_id, str(facts.fee_bp), str(fee_bp), str(at_ms // _HOUR_MS))
+            await self.payments.change_subscription(op_id, account_id, facts.subscription_id, fee_bp=fee_bp)
+            _log.info("subscription %s: the share becomes %d basis points", facts.subscription_id, fee_bp)
 
     async def refund(self, account_id: str, facts: RefundFacts) -> None:
         """Money that went back, or did not after all."""

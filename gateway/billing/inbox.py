@@ -4,20 +4,24 @@ What is kept of a webhook is what it is about, so nothing that it says can be be
 harm. `run` is the worker's: it claims what is due with a lease, so that of several workers one acts, and what one that died
 had claimed is another's when the lease ends. A web process wakes the worker in it at once; another one looks every half second.
 What cannot be done now is put off for longer each time, and fails with its reason after the last.
+
+All that waits about one object is done by one look at it. Accounts take turns, whoever has the least under way being next, and
+none ever has all places of a process: so however much one tells, or makes Stripe tell, the others' payments do not wait for it.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from gateway.balance.model import BalanceUnavailable
 from gateway.billing.effects import Effects, NotOurs, Rejected
 from gateway.billing.inbox_store import InboxStore
-from gateway.billing.model import PLATFORM_ACCOUNT, InboxEvent, InboxState
+from gateway.billing.model import PLATFORM_ACCOUNT, Claim, InboxEvent, InboxState
 from gateway.billing.ports import Payments, PaymentsDown, PaymentsRefused
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
@@ -33,7 +37,10 @@ ATTEMPTS_MAX: Final = 10
 _LEASE_MS: Final = 180_000  # longer than Stripe's slowest answers to all that one webhook asks
 _RETRY_MS: Final = 2000  # and three times as long each time: the last after five hours
 _RETRY_MAX_MS: Final = 4 * 3_600_000
-_BATCH: Final = 16
+_WORKERS: Final = 16
+_SHARE: Final = 8  # of them, for one account
+_CANDIDATES: Final = 64
+_SECONDS_MAX: Final = 1 << 40
 _LOOK_EVERY_S: Final = 0.5
 _ID_CHARS_MAX: Final = 255
 
@@ -53,7 +60,7 @@ class _Event(msgspec.Struct):
 
     id: str
     type: str
-    created: int
+    created: Annotated[int, msgspec.Meta(ge=0, le=_SECONDS_MAX)]
     livemode: bool
     data: _Data
     account: str | None = None
@@ -70,6 +77,8 @@ class Inbox:
         self._endpoints = endpoints
         self._clock = clock
         self._news = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._under_way: Counter[str] = Counter()  # by account
 
     def serves(self, endpoint: str) -> bool:
         """Whether there is such an endpoint."""
@@ -108,6 +117,7 @@ class Inbox:
             due_at_ms=now,
             reason=reason,
             handled_at_ms=now if state == InboxState.IGNORED else None,
+            rank=_rank(event.type),
         )
         is_first = await self._rows.add(row)
         if is_first and state == InboxState.WAITING:
@@ -116,36 +126,72 @@ class Inbox:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Act upon what waits until `stop` is set; what is claimed by then is finished."""
-        while not stop.is_set():
-            self._news.clear()
-            try:
-                handled = await self.work()
-            except SqlDown as down:
-                _log.warning("webhooks wait: %s", down)
-                handled = 0
-            if not handled:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(_WORKERS):
+                workers.create_task(self._worker(stop))
+
+    async def _worker(self, stop: asyncio.Event) -> None:
+        while (claim := await self._next(stop)) is not None:
+            await self._settle(claim)
+
+    async def _next(self, stop: asyncio.Event) -> Claim | None:
+        """What is to be done next, as soon as there is something; None once `stop` is set. One worker at a time looks."""
+        async with self._turn:
+            while not stop.is_set():
+                self._news.clear()
+                try:
+                    claim = await self._claimed()
+                except (SqlDown, SqlRefused) as down:
+                    _log.warning("webhooks wait: %s", down)
+                    claim = None
+                if claim is not None:
+                    return claim
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), _LOOK_EVERY_S)
+        return None
 
     async def work(self) -> int:
-        """Act upon what is due now, a batch at a time; how many it were. Raises SqlDown."""
-        claimed = await self._rows.claim(now_ms(self._clock), _LEASE_MS, _BATCH)
-        await asyncio.gather(*[self._settle(event) for event in claimed])
-        return len(claimed)
+        """Act upon all that is due now; how many webhooks it were. Raises SqlDown."""
+        handled = 0
+        while True:
+            claims: list[Claim] = []
+            while len(claims) < _WORKERS and (claim := await self._claimed()) is not None:
+                claims.append(claim)
+            if not claims:
+                return handled
+            await asyncio.gather(*[self._settle(claim) for claim in claims])
+            handled += sum(len(claim.ids) for claim in claims)
 
-    async def _settle(self, event: InboxEvent) -> None:
+    async def _claimed(self) -> Claim | None:
+        at_ms = now_ms(self._clock)
+        full = [account_id for account_id, count in self._under_way.items() if count >= _SHARE]
+        found = await self._rows.waiting(at_ms, full, _CANDIDATES)
+        for event in sorted(found, key=lambda each: self._under_way[each.account_id]):
+            claim = await self._rows.claim(event, at_ms, _LEASE_MS)
+            if claim is not None:
+                self._under_way[event.account_id] += 1
+                return claim
+        return None
+
+    async def _settle(self, claim: Claim) -> None:
+        event = claim.event
         try:
             state, reason = await self._outcome(event)
             if state != InboxState.WAITING:
-                await self._rows.finish(event, state, reason, now_ms(self._clock))
+                await self._rows.finish(claim, state, reason, now_ms(self._clock))
                 if state == InboxState.FAILED:
                     _log.error("webhook %s (%s of %s) failed: %s", event.id, event.type, event.object_id, reason)
                 return
             pause_ms = min(_RETRY_MS * 3 ** (event.attempts - 1), _RETRY_MAX_MS)
             _log.warning("webhook %s (%s) is tried again in %d s: %s", event.id, event.type, pause_ms // 1000, reason)
-            await self._rows.put_off(event, now_ms(self._clock) + pause_ms, reason)
+            await self._rows.put_off(claim, now_ms(self._clock) + pause_ms, reason)
         except (SqlDown, SqlRefused) as down:
             _log.warning("webhook %s waits until its lease ends: %s", event.id, down)
+        finally:
+            self._under_way[event.account_id] -= 1
+            if not self._under_way[event.account_id]:
+                del self._under_way[event.account_id]
+            self._news.set()  # of a full account there may be more
 
     async def _outcome(self, event: InboxEvent) -> tuple[InboxState, str]:
         """What becomes of it, and why; WAITING is for what may pass."""
@@ -157,7 +203,7 @@ class Inbox:
             return InboxState.FAILED, str(wrong)
         except PaymentsRefused as refused:
             if refused.is_revoked:
-                await self._effects.account(event.account_id)
+                await self._shut_out(event.account_id)
             reason = f"Stripe: {refused}" + (f" ({refused.code})" if refused.code else "")
             if refused.is_revoked or refused.code == "resource_missing":
                 return InboxState.FAILED, reason
@@ -170,6 +216,12 @@ class Inbox:
             return InboxState.DONE, ""
         return (InboxState.FAILED if event.attempts >= ATTEMPTS_MAX else InboxState.WAITING), reason
 
+    async def _shut_out(self, account_id: str) -> None:
+        try:
+            await self._effects.account(account_id)
+        except Exception as failed:  # noqa: BLE001 - it is noticed at the next look, too; what is told here is why the webhook failed
+            _log.warning("account %s: %s", account_id, failed)
+
     # ---- for operators -------------------------------------------------------------------------
 
     async def events(self, state: str | None, after: str | None, count: int) -> list[InboxEvent]:
@@ -179,7 +231,7 @@ class Inbox:
         return await self._rows.events(state, after, min(count, PAGE_ROWS_MAX) + 1)
 
     async def replay(self, event_id: str, act: Act) -> InboxEvent:
-        """Act upon one again, whatever became of it. NotFound."""
+        """Act upon one again, whatever became of it: by our id, or by Stripe's. NotFound."""
         event = await self._rows.replay(event_id, now_ms(self._clock), act)
         if event is None:
             raise NotFound(f"There is no webhook {event_id}.", param="webhook_id")
@@ -234,3 +286,10 @@ _EFFECTS: Final[Mapping[str, Effect]] = {
     "account.updated": _account,
     "account.application.deauthorized": _account,
 }
+
+# What of an account's is done first: money that came, money that went, the rest.
+_RANKS: Final = (("checkout.session.", "payment_intent.", "invoice."), ("refund.", "charge."))
+
+
+def _rank(kind: str) -> int:
+    return next((rank for rank, prefixes in enumerate(_RANKS) if kind.startswith(prefixes)), len(_RANKS))

@@ -3,7 +3,7 @@
 The platform's database has the first two, without a word of what a webhook says. Sales are in their seller's database.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -11,18 +11,28 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gateway.billing.model import AccountState, InboxEvent, InboxState, PurchaseState, Subscription
+from gateway.billing.model import AccountState, Claim, InboxEvent, InboxState, PurchaseState, Subscription
 from gateway.billing.subscriber_store import SubscriberStore
 from gateway.billing.top_up_store import TopUpStore
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, billing_marks, webhooks
+from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, billing_leases, billing_marks, past_accounts, webhooks
 from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
 _REASON_CHARS_MAX: Final = 500
+_AT_ONCE: Final = 500  # ids in a statement
+_FORGOTTEN_AT_ONCE: Final = 5000
 _TIMES: Final = ("created_at", "received_at", "due_at", "handled_at", "period_start", "period_end", "as_of", "grace_until")
+
+
+class OpenPurchase(msgspec.Struct, frozen=True):
+    """One that nobody has paid yet; without a session where its page was never made."""
+
+    id: str
+    account_id: str
+    session_id: str | None
 
 
 class InboxStore:
@@ -53,49 +63,102 @@ class InboxStore:
         async with self._reading(None) as conn:
             return (await conn.execute(sa.select(webhooks.c.id).where(rule))).first() is not None
 
-    async def claim(self, now_ms: int, lease_ms: int, count: int) -> list[InboxEvent]:
-        """Those that wait and are due, oldest first, for this caller alone until the lease ends. `attempts` counts this one."""
-        waiting = webhooks.c.state == InboxState.WAITING.value
-        query = sa.select(*webhooks.c).where(waiting, webhooks.c.due_at <= now_ms).order_by(webhooks.c.due_at).limit(count)
-        async with self._reading(None) as conn:
-            found = [_event(row) for row in (await conn.execute(query)).mappings()]
-        claimed = []
-        for event in found:
-            taken = msgspec.structs.replace(event, attempts=event.attempts + 1, due_at_ms=now_ms + lease_ms)
-            rule = sa.and_(webhooks.c.id == event.id, waiting, webhooks.c.attempts == event.attempts)
-            values = {"attempts": taken.attempts, "due_at": taken.due_at_ms}
-            async with self._writing(None) as conn:
-                if (await conn.execute(sa.update(webhooks).where(rule).values(**values))).rowcount:
-                    claimed.append(taken)
-        return claimed
+    async def waiting(self, now_ms: int, but: Collection[str], count: int) -> list[InboxEvent]:
+        """Of each account but those, the first that is due: by rank, then the longest due.
 
-    async def finish(self, event: InboxEvent, state: InboxState, reason: str, now_ms: int) -> None:
-        """What became of a claimed one; nothing when another has claimed it since, and it is not done."""
-        rule = sa.and_(webhooks.c.id == event.id, webhooks.c.state == InboxState.WAITING.value)
+        It walks from account to account by the index, so a long queue of one makes it no longer.
+        """
+        first, other, own = webhooks.alias(), webhooks.alias(), webhooks.alias()
+        is_waiting = InboxState.WAITING.value
+        accounts = (
+            sa.select(sa.func.min(first.c.account_id).label("account_id"))
+            .where(first.c.state == is_waiting)
+            .cte("accounts", recursive=True)
+        )
+        beyond = sa.select(sa.func.min(other.c.account_id)).where(
+            other.c.state == is_waiting, other.c.account_id > accounts.c.account_id
+        )
+        accounts = accounts.union_all(sa.select(beyond.scalar_subquery()).where(accounts.c.account_id.is_not(None)))
+        due = (
+            sa.select(own.c.id)
+            .where(own.c.state == is_waiting, own.c.account_id == accounts.c.account_id, own.c.due_at <= now_ms)
+            .order_by(own.c.rank, own.c.due_at, own.c.id)
+            .limit(1)
+            .scalar_subquery()
+        )
+        chosen = sa.select(due).where(accounts.c.account_id.is_not(None), accounts.c.account_id.not_in(list(but)))
+        query = sa.select(*webhooks.c).where(webhooks.c.id.in_(chosen)).order_by(webhooks.c.rank, webhooks.c.due_at).limit(count)
+        async with self._reading(None) as conn:
+            return [_event(row) for row in (await conn.execute(query)).mappings()]
+
+    async def claim(self, event: InboxEvent, now_ms: int, lease_ms: int) -> Claim | None:
+        """That one and all that are due with it, of the same object and tried as often, for this caller alone until the lease
+        ends; None when another has them. `attempts` counts this one.
+        """
+        of = webhooks.c
+        due = (
+            sa.select(of.id)
+            .where(of.account_id == event.account_id, of.object_id == event.object_id)
+            .where(of.state == InboxState.WAITING.value, of.attempts == event.attempts, of.due_at <= now_ms)
+            .with_for_update(skip_locked=True)
+        )
+        values = {"attempts": event.attempts + 1, "due_at": now_ms + lease_ms}
+        taking = sa.update(webhooks).where(of.id.in_(due)).values(**values).returning(of.id, of.created_at)
+        async with self._writing(None) as conn:
+            rows = [(row[0], int(row[1])) for row in await conn.execute(taking)]
+        if not rows:
+            return None
+        ids = sorted(row[0] for row in rows)
+        first = msgspec.structs.replace(
+            event,
+            id=event.id if event.id in ids else ids[0],
+            created_at_ms=max(row[1] for row in rows),
+            attempts=event.attempts + 1,
+            due_at_ms=now_ms + lease_ms,
+        )
+        return Claim(first, (first.id, *[each for each in ids if each != first.id]))
+
+    async def finish(self, claim: Claim, state: InboxState, reason: str, now_ms: int) -> None:
+        """What became of them; nothing when another has claimed them since, and they are not done. One of them failed for all."""
+        await self._end(claim, claim.ids[:1], state, reason, now_ms)
+        others = claim.ids[1:]
+        if state == InboxState.FAILED:
+            state, reason = InboxState.IGNORED, f"it says no more than {claim.ids[0]}, which failed"
+        for start in range(0, len(others), _AT_ONCE):
+            await self._end(claim, others[start : start + _AT_ONCE], state, reason, now_ms)
+
+    async def _end(self, claim: Claim, ids: Sequence[str], state: InboxState, reason: str, now_ms: int) -> None:
+        rule = sa.and_(webhooks.c.id.in_(ids), webhooks.c.state == InboxState.WAITING.value)
         if state != InboxState.DONE:
-            rule = sa.and_(rule, webhooks.c.attempts == event.attempts)
+            rule = sa.and_(rule, webhooks.c.attempts == claim.event.attempts)
         values = {"state": state.value, "reason": _short(reason), "handled_at": now_ms}
         async with self._writing(None) as conn:
             await conn.execute(sa.update(webhooks).where(rule).values(**values))
 
-    async def put_off(self, event: InboxEvent, due_at_ms: int, reason: str) -> None:
-        """A claimed one is tried again then, unless another has claimed it since."""
-        rule = sa.and_(webhooks.c.id == event.id, webhooks.c.attempts == event.attempts)
-        rule = sa.and_(rule, webhooks.c.state == InboxState.WAITING.value)
-        async with self._writing(None) as conn:
-            await conn.execute(sa.update(webhooks).where(rule).values(due_at=due_at_ms, reason=_short(reason)))
+    async def put_off(self, claim: Claim, due_at_ms: int, reason: str) -> None:
+        """Claimed ones are tried again then, unless another has claimed them since."""
+        for start in range(0, len(claim.ids), _AT_ONCE):
+            rule = sa.and_(
+                webhooks.c.id.in_(claim.ids[start : start + _AT_ONCE]),
+                webhooks.c.attempts == claim.event.attempts,
+                webhooks.c.state == InboxState.WAITING.value,
+            )
+            async with self._writing(None) as conn:
+                await conn.execute(sa.update(webhooks).where(rule).values(due_at=due_at_ms, reason=_short(reason)))
 
-    async def replay(self, event_id: str, now_ms: int, act: Act) -> InboxEvent | None:
-        """Whatever became of it, it is acted upon again; None when there is none."""
+    async def replay(self, name: str, now_ms: int, act: Act) -> InboxEvent | None:
+        """Whatever became of it, it is acted upon again; None when there is none. `name` is our id, or Stripe's of the event."""
         values = {"state": InboxState.WAITING.value, "attempts": 0, "due_at": now_ms, "reason": "", "handled_at": None}
+        rule = sa.or_(webhooks.c.id == name, webhooks.c.event_id == name)  # Stripe's is there once for each endpoint
         async with self._writing(None) as conn:
-            row = (await conn.execute(sa.select(*webhooks.c).where(webhooks.c.id == event_id))).mappings().first()
-            if row is None:
+            rows = (await conn.execute(sa.select(*webhooks.c).where(rule).order_by(webhooks.c.id))).mappings().all()
+            if not rows:
                 return None
-            await conn.execute(sa.update(webhooks).where(webhooks.c.id == event_id).values(**values))
-            line = msgspec.structs.replace(act, before={"state": row["state"], "reason": row["reason"]})
+            await conn.execute(sa.update(webhooks).where(rule).values(**values))
+            before = {"state": rows[0]["state"], "reason": rows[0]["reason"]}
+            line = msgspec.structs.replace(act, subject=rows[0]["id"], before=before)
             await trail.append(conn, trail.trail_of(None), line, now_ms)
-        return _event({**row, **values})
+        return _event({**rows[0], **values})
 
     async def events(self, state: str | None, after: str | None, count: int) -> list[InboxEvent]:
         """Newest first, by our id; of one state, or all."""
@@ -110,8 +173,14 @@ class InboxStore:
     async def forget(self, before_ms: int) -> int:
         """Drop what was done, or ignored, and due before then; how many it were. What failed stays for an operator."""
         over = webhooks.c.state.in_((InboxState.DONE.value, InboxState.IGNORED.value))
-        async with self._writing(None) as conn:
-            return int((await conn.execute(sa.delete(webhooks).where(over, webhooks.c.due_at < before_ms))).rowcount)
+        old = sa.select(webhooks.c.id).where(over, webhooks.c.due_at < before_ms).limit(_FORGOTTEN_AT_ONCE)
+        forgotten = 0
+        while True:  # a part at a time: webhooks arrive meanwhile
+            async with self._writing(None) as conn:
+                dropped = int((await conn.execute(sa.delete(webhooks).where(webhooks.c.id.in_(old)))).rowcount)
+            forgotten += dropped
+            if dropped < _FORGOTTEN_AT_ONCE:
+                return forgotten
 
     # ---- the reconciler's marks ----------------------------------------------------------------
 
@@ -133,11 +202,33 @@ class InboxStore:
                 await conn.execute(sa.update(billing_marks).where(of.account_id == account_id).values(looked_until=until_ms))
 
     async def accounts(self) -> list[str]:
-        """Stripe's ids of the creators' accounts that let us in."""
-        of = billing_accounts.c
-        query = sa.select(of.account_id).where(of.state != AccountState.DEAUTHORIZED.value).order_by(of.account_id)
+        """Stripe's ids of the creators' accounts that let us in, those of before too."""
+        shut = AccountState.DEAUTHORIZED.value
+        found = [sa.select(table.c.account_id).where(table.c.state != shut) for table in (billing_accounts, past_accounts)]
         async with self._reading(None) as conn:
-            return list((await conn.execute(query)).scalars())
+            return sorted((await conn.execute(sa.union(*found))).scalars())
+
+    # ---- one at a time -------------------------------------------------------------------------
+
+    async def lease(self, name: str, holder: str, now_ms: int, until_ms: int) -> bool:
+        """Whether `name` is this holder's alone until then, of all processes."""
+        of = billing_leases.c
+        free = sa.and_(of.name == name, sa.or_(of.until <= now_ms, of.holder == holder))
+        async with self._writing(None) as conn:
+            if (await conn.execute(sa.update(billing_leases).where(free).values(holder=holder, until=until_ms))).rowcount:
+                return True
+        try:
+            async with self._writing(None) as conn:
+                await conn.execute(sa.insert(billing_leases).values(name=name, holder=holder, until=until_ms))
+        except SqlRefused:
+            return False
+        return True
+
+    async def release(self, name: str, holder: str) -> None:
+        """It is free again, unless it has become another's."""
+        rule = sa.and_(billing_leases.c.name == name, billing_leases.c.holder == holder)
+        async with self._writing(None) as conn:
+            await conn.execute(sa.delete(billing_leases).where(rule))
 
     # ---- sales ---------------------------------------------------------------------------------
 
@@ -155,6 +246,17 @@ class InboxStore:
         async with self._writing(enterprise_id) as conn:
             done = await conn.execute(sa.update(table).where(table.c.id == purchase_id, may).values(**values))
             return bool(done.rowcount)
+
+    async def bind_purchase(self, enterprise_id: str | None, purchase_id: str, payment_id: str) -> bool:
+        """A purchase has this payment, and this payment no other purchase. False: one of them has another."""
+        table = _sales(enterprise_id)["purchases"]
+        fits = sa.or_(table.c.payment_id.is_(None), table.c.payment_id == payment_id)
+        binding = sa.update(table).where(table.c.id == purchase_id, fits).values(payment_id=payment_id)
+        try:
+            async with self._writing(enterprise_id) as conn:
+                return bool((await conn.execute(binding)).rowcount)
+        except SqlRefused:
+            return False
 
     async def subscription(self, enterprise_id: str | None, subscription_id: str) -> Subscription | None:
         """One, by Stripe's id."""
@@ -185,17 +287,17 @@ class InboxStore:
         async with self._writing(now.wallet.enterprise_id) as conn:
             return bool((await conn.execute(sa.update(table).where(rule).values(**values))).rowcount)
 
-    async def open_purchases(self, enterprise_id: str | None, before_ms: int, count: int) -> list[tuple[str, str]]:
-        """(account, checkout session) of purchases that are still open since before then, the latest first."""
-        table = _sales(enterprise_id)["purchases"]
+    async def open_purchases(self, enterprise_id: str | None, before_ms: int, after: str, count: int) -> list[OpenPurchase]:
+        """Purchases that are still open since before then; by id, beyond `after`."""
+        of = _sales(enterprise_id)["purchases"].c
         query = (
-            sa.select(table.c.account_id, table.c.session_id)
-            .where(table.c.state == PurchaseState.OPEN.value, table.c.created_at < before_ms, table.c.session_id.is_not(None))
-            .order_by(table.c.created_at.desc())
+            sa.select(of.id, of.account_id, of.session_id)
+            .where(of.state == PurchaseState.OPEN.value, of.created_at < before_ms, of.id > after)
+            .order_by(of.id)
             .limit(count)
         )
         async with self._reading(enterprise_id) as conn:
-            return [(row[0], row[1]) for row in await conn.execute(query)]
+            return [OpenPurchase(*row) for row in await conn.execute(query)]
 
     async def _engine(self, enterprise_id: str | None) -> AsyncEngine:
         return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)

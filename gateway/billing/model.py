@@ -199,3 +199,14 @@ class InboxEvent(msgspec.Struct, frozen=True):
     due_at_ms: int = 0
     reason: str = ""
     handled_at_ms: int | None = None
+    rank: int = 0  # of what waits on one account, the lowest is acted upon first
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Webhooks of one object, for whoever has claimed them: they are acted upon by one look at it.
+
+    `event` is the first of them, with the time of the latest; `ids` are all of theirs.
+    """
+
+    event: InboxEvent
+    ids: tuple[str, ...]

@@ -130,6 +130,7 @@ class SubscriptionFacts(msgspec.Struct, frozen=True):
     created_at_ms: int
     trial_end_ms: int | None = None
     metadata: Metadata | None = None
+    fee_bp: int = 0  # the platform's share of each invoice
 
 
 class RefundFacts(msgspec.Struct, frozen=True):
@@ -152,6 +153,7 @@ class DisputeFacts(msgspec.Struct, frozen=True):
     currency: str
     status: str  # needs_response, under_review, won, lost, warning_..., prevented
     withdrawn_minor: int
+    fee_minor: int = 0  # what Stripe takes for it, whoever wins
 
 
 class Saving(Protocol):
@@ -204,7 +206,10 @@ class Payments(Protocol):
     # ---- selling -------------------------------------------------------------------------------
 
     async def create_price(self, op_id: str, account_id: str, plan: Plan) -> tuple[str, str]:
-        """A plan's (product, price) on an account: those that it has there, or fresh ones; never two prices of one plan."""
+        """A plan's (product, price) on an account: those that it has there, or fresh ones; never two prices of one plan.
+
+        What has the plan's name there and is not at its price is none of it.
+        """
         ...
 
     async def create_customer(self, op_id: str, account_id: str, metadata: Metadata, email: str) -> str:
@@ -283,8 +288,12 @@ class Payments(Protocol):
         """Gives money back; `return_fee`: and the platform's share of it. PaymentsRefused when there is no fee to return."""
         ...
 
-    async def return_fee(self, op_id: str, fee_id: str, amount_minor: int) -> None:
-        """Gives back a part of the platform's share by itself: for refunds that were made without us."""
+    async def return_fee(self, op_id: str, fee_id: str, amount_minor: int, refund_id: str) -> None:
+        """Gives back a part of the platform's share by itself: for a refund that was made without us, which it is kept with."""
+        ...
+
+    async def fee_returned(self, fee_id: str, refund_id: str) -> int | None:
+        """What was given back so for a refund; None: nothing yet."""
         ...
 
     # ---- looking -------------------------------------------------------------------------------
@@ -316,7 +325,7 @@ class Payments(Protocol):
     # ---- walking: by the time of creation, from <= time < until, newest first ------------------
 
     def payments_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[PaymentFacts]:
-        """Every payment, the failed ones too."""
+        """Every payment, the failed ones too; without its invoice."""
         ...
 
     def invoices_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[InvoiceFacts]:

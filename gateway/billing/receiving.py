@@ -1,6 +1,7 @@
 """What Stripe tells, as the worker, the API and the commands find it."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from gateway.balance.wallets import Wallets
 from gateway.billing.effects import Effects
@@ -12,6 +13,8 @@ from gateway.billing.store import Store
 from gateway.core.clock import Clock
 from gateway.db.engines import Databases
 from gateway.ledger.service import Ledger
+
+_DAY_MS: Final = 86_400_000
 
 
 class Receiving:
@@ -29,9 +32,12 @@ class Receiving:
         clock: Clock,
         *,
         grace_days: int = 3,
+        kept_days: int = 90,
     ) -> None:
-        """`endpoints` are those of `inbox.ENDPOINTS` that have a secret; `grace_days` see `allowances`."""
+        """`endpoints` are those of `inbox.ENDPOINTS` that have a secret; `grace_days` see `allowances`; `kept_days`: how long
+        handled webhooks are kept.
+        """
         rows = InboxStore(databases)
         self.effects = Effects(payments, store, rows, wallets, ledger, clock, grace_days)
         self.inbox = Inbox(rows, payments, self.effects, endpoints, clock)
-        self.reconciler = BillingReconciler(payments, rows, self.effects, enterprise_ids, clock)
+        self.reconciler = BillingReconciler(payments, rows, self.effects, enterprise_ids, clock, kept_days * _DAY_MS)

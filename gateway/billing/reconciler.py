@@ -2,6 +2,9 @@
 
 Whatever is found goes to the very effects that a webhook would have reached, so what was told is not done again. Each account
 has a mark, how far it was looked at; a walk starts so much before it as a fact of its kind may change after it was made.
+
+What is wrong with one object, one page or one account is told, and keeps nothing else waiting. What could not be looked at
+leaves its account's mark where it was, so that the next run begins there.
 """
 
 import logging
@@ -10,13 +13,23 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from gateway.balance.model import BalanceUnavailable
 from gateway.billing.effects import Effects, NotOurs, Rejected
-from gateway.billing.inbox_store import InboxStore
-from gateway.billing.model import PLATFORM_ACCOUNT
-from gateway.billing.ports import DisputeFacts, InvoiceFacts, PaymentFacts, Payments, PaymentsDown, PaymentsRefused, RefundFacts
+from gateway.billing.inbox_store import InboxStore, OpenPurchase
+from gateway.billing.model import PLATFORM_ACCOUNT, PurchaseState
+from gateway.billing.ports import (
+    DisputeFacts,
+    InvoiceFacts,
+    PaymentFacts,
+    Payments,
+    PaymentsDown,
+    PaymentsRefused,
+    RefundFacts,
+    SubscriptionFacts,
+)
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import GatewayError
-from gateway.db.faults import SqlRefused
+from gateway.db.faults import SqlDown, SqlRefused
 
 _log = logging.getLogger(__name__)
 
@@ -27,43 +40,63 @@ _REFUNDED_LATE_MS: Final = 30 * _DAY_MS  # a refund that stays pending fails aft
 _DISPUTED_LATE_MS: Final = 120 * _DAY_MS  # a dispute that is decided
 _AHEAD_MS: Final = _DAY_MS  # Stripe's clock is not ours
 _OPEN_FOR_MS: Final = 2 * _DAY_MS  # a checkout page is there for a day
-_OPEN_MAX: Final = 200
+_PAGE: Final = 200
+_SILENT_MAX: Final = 3
+_MISSES_MAX: Final = 3  # of one account, after which the rest of it waits for the next run
 _SHOWN: Final = 50
-_KEPT_MS: Final = 90 * _DAY_MS  # webhooks that were handled; Stripe repeats one for three days
+
+
+_Fact = TypeVar("_Fact", InvoiceFacts, PaymentFacts, RefundFacts, DisputeFacts, SubscriptionFacts)
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What one run did: objects that were looked at, those that are not ours, and what was wrong, the first of it in words.
-
-    `made_up` are payments and invoices that were paid and not in the books: they are now.
+    """What one run did: objects that were looked at, those that are not ours, what was wrong, and what could not be looked at;
+    of both the first in words. `made_up` are payments and invoices that were paid and not in the books: they are now.
     """
 
     accounts: int
     objects: int
     not_ours: int
     wrong: int
+    unseen: int
     reasons: tuple[str, ...]
     made_up: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was wrong."""
-        return not self.wrong
+        """Whether everything was looked at, and nothing was wrong."""
+        return not self.wrong and not self.unseen
+
+
+class _GivenUp(Exception):
+    """Too much of one account could not be looked at."""
 
 
 class _Run:
     def __init__(self) -> None:
-        self.accounts = self.objects = self.not_ours = self.wrong = self.made_up = 0
+        self.accounts = self.objects = self.not_ours = self.wrong = self.unseen = self.made_up = 0
         self.reasons: list[str] = []
+        self.misses = 0  # of the account that is looked at now
+        self.silent = 0  # accounts one after another that were given up
+        self.heard = False  # whether Stripe has answered at all
 
     def fail(self, where: str, why: object) -> None:
         self.wrong += 1
-        _log.error("%s: %s", where, why)
-        if len(self.reasons) < _SHOWN:
-            self.reasons.append(f"{where}: {why}")
+        self._tell(where, why)
+
+    def miss(self, where: str, why: object) -> None:
+        self.unseen += 1
+        self._tell(where, why)
+
+    def _tell(self, where: str, why: object) -> None:
+        told = f"{where}: {why}"
+        if len(self.reasons) < _SHOWN and told not in self.reasons:
+            self.reasons.append(told)
 
     def done(self) -> Looked:
-        return Looked(self.accounts, self.objects, self.not_ours, self.wrong, tuple(self.reasons), self.made_up)
+        return Looked(
+            self.accounts, self.objects, self.not_ours, self.wrong, self.unseen, tuple(self.reasons), self.made_up
+        )
 
 
 class BillingReconciler:
@@ -76,36 +109,58 @@ class BillingReconciler:
         effects: Effects,
         enterprise_ids: Callable[[], Awaitable[Sequence[str]]],
         clock: Clock,
+        kept_ms: int = 90 * _DAY_MS,
     ) -> None:
+        """`kept_ms`: how long webhooks are kept that were handled."""
         self._payments = payments
         self._rows = rows
         self._effects = effects
         self._enterprise_ids = enterprise_ids
         self._clock = clock
+        self._kept_ms = kept_ms
 
     async def run(self, since_ms: int | None = None) -> Looked:
-        """Every account that lets us in, and the platform's own; `since_ms` instead of the accounts' marks. Raises SqlDown.
+        """Every account that lets us in, and the platform's own; `since_ms` instead of the accounts' marks.
 
-        What is wrong with one object, or an account that cannot be looked at, does not keep the others waiting.
+        Raises SqlDown when the platform's database cannot be reached.
         """
         run = _Run()
-        for account_id in (PLATFORM_ACCOUNT, *await self._rows.accounts()):
-            run.accounts += 1
-            where = f"account {account_id or 'of the platform'}"
-            try:
-                await self._account(account_id, since_ms, run)
-            except PaymentsRefused as refused:
-                if refused.is_revoked and account_id != PLATFORM_ACCOUNT:
-                    await self._effects.account(account_id)
-                run.fail(where, refused)
-            except PaymentsDown as down:
-                run.fail(where, down)
-        await self._abandoned(run)
-        await self._rows.forget(now_ms(self._clock) - _KEPT_MS)
+        await self._rows.forget(now_ms(self._clock) - self._kept_ms)
+        try:
+            await self._all(run, since_ms)
+        except PaymentsDown as down:
+            run.unseen += 1
+            run.reasons.append(str(down))
         return run.done()
 
-    async def _account(self, account_id: str, since_ms: int | None, run: _Run) -> None:
+    async def _all(self, run: _Run, since_ms: int | None) -> None:
+        """Raises PaymentsDown where Stripe answers nothing at all."""
+        for account_id in (PLATFORM_ACCOUNT, *await self._rows.accounts()):
+            if run.silent >= _SILENT_MAX:
+                run.miss("the other accounts", "they wait for the next run, as Stripe does not answer")
+                break
+            run.accounts += 1
+            await self._looked_at(run, account_id, f"account {account_id or 'of the platform'}", since_ms)
+        for enterprise_id in (None, *await self._enterprise_ids()):
+            await self._abandoned(run, enterprise_id)
+
+    async def _looked_at(self, run: _Run, account_id: str, where: str, since_ms: int | None) -> None:
+        run.misses = 0
         now = now_ms(self._clock)
+        try:
+            await self._account(account_id, since_ms, now, run)
+        except PaymentsRefused as refused:  # it does not let us in any more
+            run.misses += 1
+            run.miss(where, refused)
+            await self._shut_out(run, account_id)
+        except _GivenUp:
+            run.silent += 1
+        else:
+            run.silent = 0
+        if not run.misses:
+            await self._rows.set_mark(account_id, now)
+
+    async def _account(self, account_id: str, since_ms: int | None, now: int, run: _Run) -> None:
         mark = await self._rows.mark(account_id)
         start = since_ms if since_ms is not None else (now - _FIRST_MS if mark is None else mark)
         until = now + _AHEAD_MS
@@ -114,33 +169,91 @@ class BillingReconciler:
             return max(start if since_ms is not None else start - late_ms, 0)
 
         effects, payments = self._effects, self._payments
+        where = f"account {account_id or 'of the platform'}"
         if account_id != PLATFORM_ACCOUNT:
             await self._effect(run, f"account {account_id}", effects.account(account_id))
         # Invoices before payments, which are theirs; all of that before what takes it back.
-        for invoice in await _oldest_first(payments.invoices_between(account_id, since(_PAID_LATE_MS), until)):
+        for invoice in await self._oldest_first(run, where, payments.invoices_between(account_id, since(_PAID_LATE_MS), until)):
             if invoice.status == "paid":
                 await self._effect(run, f"invoice {invoice.invoice_id}", effects.invoice(account_id, invoice))
-        for payment in await _oldest_first(payments.payments_between(account_id, since(_PAID_LATE_MS), until)):
+        for payment in await self._oldest_first(run, where, payments.payments_between(account_id, since(_PAID_LATE_MS), until)):
             if payment.metadata is not None:
                 await self._effect(run, f"payment {payment.payment_id}", effects.payment(account_id, payment))
-        async for held in payments.subscriptions_of(account_id):
-            name = held.subscription_id
-            await self._effect(run, f"subscription {name}", effects.subscription(account_id, name, 0, held))
-        for refund in await _oldest_first(payments.refunds_between(account_id, since(_REFUNDED_LATE_MS), until)):
+        async for held in self._seen(run, where, payments.subscriptions_of(account_id)):
+            await self._subscription(run, account_id, held)
+        refunds = payments.refunds_between(account_id, since(_REFUNDED_LATE_MS), until)
+        for refund in await self._oldest_first(run, where, refunds):
             await self._effect(run, f"refund {refund.refund_id}", effects.refund(account_id, refund))
-        for dispute in await _oldest_first(payments.disputes_between(account_id, since(_DISPUTED_LATE_MS), until)):
+        for dispute in await self._oldest_first(
+            run, where, payments.disputes_between(account_id, since(_DISPUTED_LATE_MS), until)
+        ):
             await self._effect(run, f"dispute {dispute.dispute_id}", effects.dispute(account_id, dispute))
-        await self._rows.set_mark(account_id, now)
 
-    async def _abandoned(self, run: _Run) -> None:
-        """Purchases that nobody paid, and whose page has run out."""
-        before = now_ms(self._clock) - _OPEN_FOR_MS
-        for enterprise_id in (None, *await self._enterprise_ids()):
-            for account_id, session_id in await self._rows.open_purchases(enterprise_id, before, _OPEN_MAX):
-                await self._effect(run, f"checkout {session_id}", self._effects.checkout(account_id, session_id))
+    async def _subscription(self, run: _Run, account_id: str, held: SubscriptionFacts) -> None:
+        name = held.subscription_id
+        await self._effect(run, f"subscription {name}", self._effects.subscription(account_id, name, 0, held))
+        if held.metadata is not None:
+            await self._effect(run, f"the share of subscription {name}", self._effects.share(account_id, held))
+
+    async def _shut_out(self, run: _Run, account_id: str) -> None:
+        if account_id != PLATFORM_ACCOUNT:
+            try:
+                await self._effect(run, f"account {account_id}", self._effects.account(account_id))
+            except (PaymentsRefused, _GivenUp) as still:
+                run.miss(f"account {account_id}", still)
+
+    async def _abandoned(self, run: _Run, enterprise_id: str | None) -> None:
+        """Purchases of a seller's that nobody paid, and whose page has run out."""
+        before, after = now_ms(self._clock) - _OPEN_FOR_MS, ""
+        silent: set[str] = set()  # accounts of which nothing more is asked here
+        while True:
+            try:
+                page = await self._rows.open_purchases(enterprise_id, before, after, _PAGE)
+                for each in page:
+                    if each.account_id not in silent:
+                        await self._left(run, enterprise_id, each, silent)
+            except (SqlDown, SqlRefused) as down:
+                run.miss(f"purchases of {enterprise_id or 'the platform'}", down)
+                return
+            if len(page) < _PAGE:
+                return
+            after = page[-1].id
+
+    async def _left(self, run: _Run, enterprise_id: str | None, page: OpenPurchase, silent: set[str]) -> None:
+        """One of them. What cannot be known of it any more ends it, too: should it have been paid after all, that comes first."""
+        run.objects += 1
+        where = f"checkout {page.session_id} of purchase {page.id}"
+        try:
+            if page.session_id is not None:  # else the page was never made
+                await self._effects.checkout(page.account_id, page.session_id)
+                return
+        except (PaymentsDown, SqlDown, BalanceUnavailable) as down:
+            if isinstance(down, PaymentsDown):
+                silent.add(page.account_id)
+            run.miss(where, down)
+            return
+        except PaymentsRefused as refused:
+            if refused.is_revoked:
+                await self._shut_out(run, page.account_id)
+            elif refused.code != "resource_missing":
+                run.fail(where, refused)
+                return
+            _log.warning("%s ends: %s", where, refused)
+        except NotOurs as other:
+            run.not_ours += 1
+            _log.warning("%s ends: %s", where, other)
+        except (Rejected, GatewayError, SqlRefused) as wrong:
+            run.fail(where, wrong)
+        except Exception as defect:  # noqa: BLE001 - likewise
+            _log.exception("%s", where)
+            run.fail(where, f"{type(defect).__name__}: {defect}")
+            return
+        await self._rows.end_purchase(enterprise_id, page.id, PurchaseState.EXPIRED, now_ms(self._clock))
 
     async def _effect(self, run: _Run, what: str, effect: Awaitable[object]) -> None:
-        """`effect` gives True where it granted what nobody had told of."""
+        """`effect` gives True where it granted what nobody had told of. Raises PaymentsRefused of an account that shut us
+        out, and _GivenUp.
+        """
         run.objects += 1
         try:
             if await effect is True:
@@ -152,13 +265,38 @@ class BillingReconciler:
             if refused.is_revoked:
                 raise
             run.fail(what, refused)
+        except (PaymentsDown, SqlDown, BalanceUnavailable) as down:
+            self._missed(run, what, down)
         except (Rejected, GatewayError, SqlRefused) as wrong:
             run.fail(what, wrong)
+        except Exception as defect:  # noqa: BLE001 - a defect of ours with one object must not stop the look at the others
+            _log.exception("%s", what)
+            run.fail(what, f"{type(defect).__name__}: {defect}")
 
+    async def _seen(self, run: _Run, where: str, walk: AsyncIterator[_Fact]) -> AsyncIterator[_Fact]:
+        """What a walk finds, as far as it comes."""
+        try:
+            async for each in walk:
+                yield each
+            run.heard = True
+        except PaymentsRefused as refused:
+            if refused.is_revoked:
+                raise
+            run.misses += 1
+            run.fail(f"what {where} has", refused)
+        except PaymentsDown as down:
+            if not run.heard:
+                raise
+            run.misses += 1
+            run.miss(f"what {where} has", down)
+            raise _GivenUp from down
 
-_Fact = TypeVar("_Fact", InvoiceFacts, PaymentFacts, RefundFacts, DisputeFacts)
+    async def _oldest_first(self, run: _Run, where: str, walk: AsyncIterator[_Fact]) -> list[_Fact]:
+        """Stripe tells the newest first."""
+        return [each async for each in self._seen(run, where, walk)][::-1]
 
-
-async def _oldest_first(walk: AsyncIterator[_Fact]) -> list[_Fact]:
-    """Stripe tells the newest first."""
-    return [each async for each in walk][::-1]
+    def _missed(self, run: _Run, what: str, why: object) -> None:
+        run.misses += 1
+        run.miss(what, why)
+        if run.misses >= _MISSES_MAX:
+            raise _GivenUp

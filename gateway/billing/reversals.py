@@ -13,13 +13,17 @@ reinstated. An inquiry (`warning_...`) has taken no money, and changes nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
 from gateway.balance.wallets import Wallets
-from gateway.billing.ports import DisputeFacts, PaymentFacts, Payments, RefundFacts
+from gateway.billing.inbox_store import InboxStore
+from gateway.billing.ports import DisputeFacts, PaymentFacts, Payments, PaymentsDown, RefundFacts
 from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro
+from gateway.core.clock import Clock, now_ms
+from gateway.core.ids import new_id
 from gateway.ledger.model import (
     DISPUTE_LOST,
     FEE_EXPENSE,
@@ -34,6 +38,9 @@ from gateway.ledger.service import Ledger
 _ACTOR: Final = "stripe"
 _FAILED: Final = ("failed", "canceled")
 _OPEN: Final = ("needs_response", "under_review")
+_LEASE_MS: Final = 180_000  # longer than Stripe's slowest answers to all that one refund asks
+_TRY_EVERY_S: Final = 0.1
+_TRIES: Final = 50
 
 
 class Reversals:
@@ -42,20 +49,24 @@ class Reversals:
     def __init__(
         self,
         payments: Payments,
+        rows: InboxStore,
         wallets: Wallets,
         ledger: Ledger,
         sellers: Sellers,
         granted: Callable[[str, PaymentFacts], Awaitable[bool]],
         disputed: Callable[[WalletKey], Awaitable[None]],
+        clock: Clock,
     ) -> None:
         """`granted` makes sure that a payment is in the books; `disputed` is told of a dispute before it freezes anything."""
         self._payments = payments
+        self._rows = rows
+        self._clock = clock
         self._wallets = wallets
         self._ledger = ledger
         self._sellers = sellers
         self._granted = granted
         self._disputed = disputed
-        # Two refunds of one payment share what is left of its fee.
+        # Two refunds of one payment share what is left of its fee: one at a time, here, and by a lease among processes.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def refund(self, account_id: str, facts: RefundFacts) -> None:
@@ -68,7 +79,7 @@ class Reversals:
         if facts.status != "succeeded":
             raise NotOurs(f"the refund is {facts.status}: it counts once it has succeeded")
         lock = self._locks.setdefault(facts.payment_id, asyncio.Lock())
-        async with lock:
+        async with lock, self._alone(f"refunds of {facts.payment_id}"):
             wallet, payment = await self._payment(account_id, facts.payment_id)
             posted = await self._ledger.payments.posted_as(wallet.enterprise_id, f"refund:{facts.refund_id}")
             returned = 0
@@ -93,11 +104,28 @@ class Reversals:
         standing = await self._ledger.payments.standing(wallet, payment.payment_id)
         if standing is None or payment.fee_id is None or not standing.fee_micro:
             return 0
-        share = _share(standing, payment, facts)
-        if share:
-            # Before the books have it: a crash in between is repeated under the same name within Stripe's day.
-            await self._payments.return_fee(f"fee of {facts.refund_id}", payment.fee_id, share)
+        # It goes back before the books have it, and a process may die in between. Stripe forgets within a day what was asked
+        # under a name, so it is asked first what went back for this refund.
+        share = await self._payments.fee_returned(payment.fee_id, facts.refund_id)
+        if share is None:
+            share = _share(standing, payment, facts)
+            if share:
+                await self._payments.return_fee(f"fee of {facts.refund_id}", payment.fee_id, share, facts.refund_id)
         return micro(share, facts.currency)
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """No other process does this meanwhile. PaymentsDown where one has for too long."""
+        holder, patience = new_id("lease"), _TRIES
+        while not await self._rows.lease(name, holder, now_ms(self._clock), now_ms(self._clock) + _LEASE_MS):
+            patience -= 1
+            if not patience:
+                raise PaymentsDown(f"another process is at {name}")
+            await asyncio.sleep(_TRY_EVERY_S)
+        try:
+            yield
+        finally:
+            await self._rows.release(name, holder)
 
     async def _failed(self, account_id: str, facts: RefundFacts) -> None:
         wallet, _ = await self._payment(account_id, facts.payment_id)
@@ -134,13 +162,21 @@ class Reversals:
             await self._wallets.deliver(await books.dispute_closed(request, won=True))
         else:
             raise NotOurs(f"a dispute that is {facts.status} has taken nothing")
+        if facts.fee_minor:
+            kept = micro(facts.fee_minor, facts.currency)
+            await books.processing_fee(wallet, payment.payment_id, kept, _ACTOR, name)
 
     async def _payment(self, account_id: str, payment_id: str) -> tuple[WalletKey, PaymentFacts]:
         """The payment behind it, which is in the books when this returns."""
         payment = await self._payments.payment(account_id, payment_id)
         wallet = await self._sellers.payer_of(account_id, payment)
-        if await self._ledger.payments.standing(wallet, payment_id) is None:
+        is_known = await self._ledger.payments.standing(wallet, payment_id) is not None
+        try:
+            # Also where it is known: a process may have died before the platform's book, or the hot wallet, had heard of it.
             await self._granted(account_id, payment)
+        except (NotOurs, Rejected):  # as of a payment whose metadata was changed since
+            if not is_known:
+                raise
         return wallet, payment
 
 

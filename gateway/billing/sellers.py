@@ -52,8 +52,22 @@ class Sellers:
             raise Rejected(f"app {metadata.enterprise_id} is not of creator {account.user_id}, whose account it is")
         return wallet
 
+    async def bind(self, account_id: str, payment_id: str, wallet: WalletKey, at_ms: int) -> None:
+        """A payment is of this wallet's seller for ever. Rejected where it is another's."""
+        seller = await self._store.bind_payment(account_id, payment_id, wallet.enterprise_id, at_ms)
+        if seller != wallet.enterprise_id:
+            raise Rejected(f"it was granted in {f'app {seller}' if seller else 'a sale of the platform'} already")
+
     async def payer_of(self, account_id: str, payment: PaymentFacts) -> WalletKey:
-        """The wallet that a payment was for, be it of a purchase or of an invoice."""
+        """The wallet that a payment was granted to, as the books say; of one that they do not have, as it says itself.
+
+        What is written on a payment can be changed by the account's owner, and who has been granted it cannot.
+        """
+        seller = await self._store.seller_of(account_id, payment.payment_id)
+        if seller is not None:
+            owner = await self._ledger.payments.payer(seller or None, payment.payment_id)
+            if owner is not None:
+                return WalletKey(owner, seller or None)
         metadata = payment.metadata
         if metadata is None and payment.invoice_id is not None:
             metadata = (await self._payments.invoice(account_id, payment.invoice_id)).metadata

@@ -16,7 +16,17 @@ from gateway.billing.model import Account, Branding, FeeTerm, Plan, Purchase, Pu
 from gateway.billing.subscriber_store import SubscriberStore
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES, app_pages, billing_accounts, fee_terms, plan_prices, plans
+from gateway.db.tables import (
+    APP_SALES,
+    PLATFORM_SALES,
+    app_pages,
+    billing_accounts,
+    fee_terms,
+    paid_payments,
+    past_accounts,
+    plan_prices,
+    plans,
+)
 from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
@@ -26,6 +36,10 @@ T = TypeVar("T")
 
 class Taken(Exception):
     """There is such a row already."""
+
+
+class TooMany(Exception):
+    """A buyer has as many pages open as one may have."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -115,33 +129,40 @@ class Store:
 
     async def account(self, user_id: str) -> Account | None:
         """A creator's account."""
-        return await self._account(billing_accounts.c.user_id == user_id)
+        return await self._account(billing_accounts, billing_accounts.c.user_id == user_id)
 
     async def account_by_id(self, account_id: str) -> Account | None:
-        """The same, by Stripe's id."""
-        return await self._account(billing_accounts.c.account_id == account_id)
+        """The same, by Stripe's id; also one that the creator had before."""
+        found = await self._account(billing_accounts, billing_accounts.c.account_id == account_id)
+        return found or await self._account(past_accounts, past_accounts.c.account_id == account_id)
 
     async def put_account(self, account: Account, act: Act) -> None:
-        """Set a creator's account, or replace it by another."""
+        """Set a creator's account, or replace it by another; the one before is kept among the past ones."""
+        of = billing_accounts.c
         async with self._writing(None) as connection:
+            another = sa.and_(of.user_id == account.user_id, of.account_id != account.account_id)
+            names = [column.name for column in past_accounts.c]
+            before = sa.select(*[of[name] for name in names]).where(another)
+            await connection.execute(sa.insert(past_accounts).from_select(names, before))
             await connection.execute(sa.delete(billing_accounts).where(billing_accounts.c.user_id == account.user_id))
             await connection.execute(sa.insert(billing_accounts).values(**_columns(account)))
             await trail.append(connection, trail.trail_of(None), act, account.updated_at_ms)
 
     async def set_account(self, account_id: str, state: str, wanted: Sequence[str], at_ms: int, act: Act) -> None:
         """How an account stands now; a line in the trail where its state is another one."""
-        rule = billing_accounts.c.account_id == account_id
+        values = {"state": state, "wanted": list(wanted), "updated_at": at_ms}
         async with self._writing(None) as connection:
-            before = (await connection.execute(sa.select(billing_accounts.c.state).where(rule).with_for_update())).scalar()
-            values = {"state": state, "wanted": list(wanted), "updated_at": at_ms}
-            await connection.execute(sa.update(billing_accounts).where(rule).values(**values))
-            if before not in (None, state):
-                line = msgspec.structs.replace(act, before={"state": before}, after={"state": state})
-                await trail.append(connection, trail.trail_of(None), line, at_ms)
+            for table in (billing_accounts, past_accounts):
+                rule = table.c.account_id == account_id
+                before = (await connection.execute(sa.select(table.c.state).where(rule).with_for_update())).scalar()
+                await connection.execute(sa.update(table).where(rule).values(**values))
+                if before not in (None, state):
+                    line = msgspec.structs.replace(act, before={"state": before}, after={"state": state})
+                    await trail.append(connection, trail.trail_of(None), line, at_ms)
 
-    async def _account(self, rule: sa.ColumnElement[bool]) -> Account | None:
+    async def _account(self, table: sa.Table, rule: sa.ColumnElement[bool]) -> Account | None:
         async with self._reading(None) as connection:
-            row = (await connection.execute(sa.select(*billing_accounts.c).where(rule))).mappings().first()
+            row = (await connection.execute(sa.select(*table.c).where(rule))).mappings().first()
         return None if row is None else _value(Account, {**row, "wanted": tuple(row["wanted"])})
 
     # ---- shares --------------------------------------------------------------------------------
@@ -178,7 +199,39 @@ class Store:
             fee_bp: int | None = await connection.scalar(query.limit(1))
         return fee_bp or 0
 
+    async def fee_bps(self, user_id: str, enterprise_id: str, from_ms: int, until_ms: int) -> list[int]:
+        """The shares in force from one moment to another; none where there never was a term until then."""
+        of = fee_terms.c
+        query = sa.select(of.effective_at, of.enterprise_id, of.fee_bp).where(
+            of.user_id == user_id, of.enterprise_id.in_((enterprise_id, "")), of.effective_at <= until_ms
+        )
+        async with self._reading(None) as connection:
+            terms = [
+                (int(row[0]), row[1] != "", int(row[2])) for row in await connection.execute(query.order_by(of.effective_at))
+            ]
+        if not terms:
+            return []
+        moments = [from_ms, *[begins_ms for begins_ms, _, _ in terms if begins_ms > from_ms]]
+        # The app's own comes before that of all the creator's apps, then the latest.
+        in_force = [
+            max(((own, begins, bp) for begins, own, bp in terms if begins <= moment), default=(False, 0, 0)) for moment in moments
+        ]
+        return [bp for _, _, bp in in_force]
+
     # ---- sales ---------------------------------------------------------------------------------
+
+    async def bind_payment(self, account_id: str, payment_id: str, enterprise_id: str | None, at_ms: int) -> str | None:
+        """Whose sale a payment is, for ever: the seller's who comes first."""
+        values = {"account_id": account_id, "payment_id": payment_id, "enterprise_id": enterprise_id or "", "created_at": at_ms}
+        await self._add_once(None, paid_payments, values)
+        return (await self.seller_of(account_id, payment_id) or "") or None
+
+    async def seller_of(self, account_id: str, payment_id: str) -> str | None:
+        """The seller ("": the platform) of a payment; None of one that nobody was granted."""
+        rule = sa.and_(paid_payments.c.account_id == account_id, paid_payments.c.payment_id == payment_id)
+        async with self._reading(None) as connection:
+            found: str | None = await connection.scalar(sa.select(paid_payments.c.enterprise_id).where(rule))
+        return found
 
     async def customer(self, wallet: WalletKey, account_id: str) -> str | None:
         """The buyer's customer on an account."""
@@ -193,8 +246,12 @@ class Store:
         values = {"owner": wallet.owner, "account_id": account_id, "customer_id": customer_id, "created_at": at_ms}
         await self._add_once(wallet.enterprise_id, _sales(wallet.enterprise_id)["customers"], values)
 
-    async def add_purchase(self, purchase: Purchase, op_id: str, fingerprint: str, act: Act) -> Asked:
-        """Insert, unless there is one of this op_id: that one then."""
+    async def add_purchase(
+        self, purchase: Purchase, op_id: str, fingerprint: str, act: Act, most: int = 0, since_ms: int = 0
+    ) -> Asked:
+        """Insert, unless there is one of this op_id: that one then. TooMany when with it the buyer has more than `most`, if any,
+        that are open and were opened since.
+        """
         enterprise_id = purchase.wallet.enterprise_id
         table = _sales(enterprise_id)["purchases"]
         values = {
@@ -210,6 +267,9 @@ class Store:
             async with self._writing(enterprise_id) as connection:
                 await connection.execute(sa.insert(table).values(**values))
                 await trail.append(connection, trail.trail_of(enterprise_id), act, purchase.created_at_ms)
+                # The trail lets one writer in at a time, so that of two at once the second sees the first.
+                if most and await self._open(connection, purchase.wallet, since_ms) > most:
+                    raise TooMany
         except SqlRefused:
             async with self._reading(enterprise_id) as connection:
                 row = (await connection.execute(sa.select(*table.c).where(table.c.op_id == op_id))).mappings().first()
@@ -218,12 +278,10 @@ class Store:
             return Asked(_purchase(enterprise_id, row), row["fingerprint"])
         return Asked(purchase, fingerprint)
 
-    async def open_purchases(self, wallet: WalletKey, since_ms: int) -> int:
-        """How many of a buyer's are open that were opened since."""
+    async def _open(self, connection: AsyncConnection, wallet: WalletKey, since_ms: int) -> int:
         of = _sales(wallet.enterprise_id)["purchases"].c
         rule = sa.and_(of.owner == wallet.owner, of.state == PurchaseState.OPEN.value, of.created_at >= since_ms)
-        async with self._reading(wallet.enterprise_id) as connection:
-            return int(await connection.scalar(sa.select(sa.func.count()).where(rule)) or 0)
+        return int(await connection.scalar(sa.select(sa.func.count()).where(rule)) or 0)
 
     async def set_session(self, enterprise_id: str | None, purchase_id: str, session_id: str) -> None:
         """The checkout session of a purchase; the first stays."""

@@ -1,4 +1,4 @@
-"""Stripe, through its SDK: the only file that imports it. What a method promises stands in `ports.Payments`.
+"""Stripe, through its SDK, which only this file and `stripe_faults` import. What a method promises stands in `ports.Payments`.
 
 Every request goes through `_ask`: there the account, the API version, the time-out and the idempotency key are set, and what
 the SDK raises becomes PaymentsDown or PaymentsRefused. An `op_id` is the idempotency key; where an operation takes several
@@ -7,18 +7,17 @@ requests, each has it with a word of its own behind.
 
 import asyncio
 import logging
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 import stripe
-from stripe import StripeClient, StripeError
+from stripe import StripeClient
 
+from gateway.billing import stripe_prices
 from gateway.billing import stripe_shapes as shapes
 from gateway.billing import stripe_wishes as wishes
-from gateway.billing.model import Plan, PlanKind
+from gateway.billing.model import PLATFORM_ACCOUNT, Plan, PlanKind
 from gateway.billing.ports import (
     AccountFacts,
     CheckoutFacts,
@@ -26,11 +25,11 @@ from gateway.billing.ports import (
     InvoiceFacts,
     Metadata,
     PaymentFacts,
-    PaymentsDown,
     PaymentsRefused,
     RefundFacts,
     SubscriptionFacts,
 )
+from gateway.billing.stripe_faults import named_faults, without_keys
 from gateway.billing.stripe_saving import StripeSaving
 
 API_VERSION: Final = "2026-10-28.endive"
@@ -39,7 +38,6 @@ _TOTAL_S: Final = 45.0  # with the SDK's repetitions
 _RETRIES: Final = 2
 _PAGE: Final = 100  # which is the most
 _SIGNATURE_AGE_S: Final = 300
-_KEY: Final = re.compile(r"\b[a-z]{2,5}_(?:test|live)_[A-Za-z0-9*_]+|\bwhsec_\w+")
 _PAYMENT: Final = ("latest_charge.balance_transaction",)
 _ACCOUNT: Final = ("configuration.merchant", "requirements")
 _log = logging.getLogger(__name__)
@@ -57,6 +55,7 @@ class Stripe:
         self._is_live = not secret_key.startswith(("sk_test_", "rk_test_"))
         self._secrets = dict(webhook_secrets)
         self.page_rows = _PAGE
+        self._base = api_base or "https://api.stripe.com"
         self._http: Any = stripe.HTTPXClient(timeout=_ATTEMPT_S)
         self._api: Any = StripeClient(
             secret_key,
@@ -110,25 +109,19 @@ class Stripe:
     async def create_price(self, op_id: str, account_id: str, plan: Plan) -> tuple[str, str]:
         """GET /v1/prices by the plan's id as lookup key, or POST /v1/products and /v1/prices."""
         prices = self._api.v1.prices
-        known = await self._ask(prices.list_async, account_id=account_id, params={"lookup_keys": [plan.id], "limit": 1})
+        named = {"lookup_keys": [plan.id], "limit": 1, "expand": ["data.product"]}
+        known = await self._ask(prices.list_async, account_id=account_id, params=named)
         for price in known["data"]:
-            return wishes.id_in(price["product"]), str(price["id"])
-        tags = {"mozaiks_plan": plan.id} | ({"mozaiks_app": plan.enterprise_id} if plan.enterprise_id else {})
+            if stripe_prices.fits(price, plan):
+                return wishes.id_in(price["product"]), str(price["id"])
+            _log.warning("price %s on %s has the name of plan %s, and is not its price", price["id"], account_id, plan.id)
         product = await self._ask(
             self._api.v1.products.create_async,
             account_id=account_id,
-            params={"name": plan.name, "metadata": tags},
+            params={"name": plan.name, "metadata": stripe_prices.tags(plan)},
             op_id=f"{op_id}:product",
         )
-        wish = {
-            "product": product["id"],
-            "currency": plan.currency.lower(),
-            "unit_amount": plan.price_minor,
-            "lookup_key": plan.id,
-            "metadata": tags,
-        }
-        if plan.kind == PlanKind.SUBSCRIPTION:
-            wish["recurring"] = {"interval": plan.interval, "interval_count": plan.interval_count}
+        wish = stripe_prices.wish(plan, product["id"])
         price = await self._ask(prices.create_async, account_id=account_id, params=wish, op_id=f"{op_id}:price")
         return str(product["id"]), str(price["id"])
 
@@ -287,9 +280,19 @@ class Stripe:
             wish["refund_application_fee"] = True
         return shapes.refund(await self._ask(self._api.v1.refunds.create_async, account_id=account_id, params=wish, op_id=op_id))
 
-    async def return_fee(self, op_id: str, fee_id: str, amount_minor: int) -> None:
+    async def return_fee(self, op_id: str, fee_id: str, amount_minor: int, refund_id: str) -> None:
         """POST /v1/application_fees/{id}/refunds, on the platform's account."""
-        await self._ask(self._api.v1.application_fees.refunds.create_async, fee_id, params={"amount": amount_minor}, op_id=op_id)
+        fees = self._api.v1.application_fees.refunds
+        wish = {"amount": amount_minor, "metadata": shapes.of_refund(refund_id)}
+        await self._ask(fees.create_async, fee_id, params=wish, op_id=op_id)
+
+    async def fee_returned(self, fee_id: str, refund_id: str) -> int | None:
+        """GET /v1/application_fees/{id}/refunds."""
+        async for raw in self._walk(self._api.v1.application_fees.refunds.list_async, fee_id, account_id=PLATFORM_ACCOUNT):
+            amount = shapes.fee_refund(raw, refund_id)
+            if amount is not None:
+                return amount
+        return None
 
     # ---- looking -------------------------------------------------------------------------------
 
@@ -345,7 +348,7 @@ class Stripe:
         """GET /v1/payment_intents."""
         wish = {"created": wishes.seconds(from_ms, until_ms), "expand": [f"data.{name}" for name in _PAYMENT]}
         async for raw in self._walk(self._api.v1.payment_intents.list_async, account_id=account_id, params=wish):
-            yield await self._with_invoice(account_id, raw)
+            yield shapes.payment(raw)
 
     async def invoices_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[InvoiceFacts]:
         """GET /v1/invoices."""
@@ -401,7 +404,7 @@ class Stripe:
         try:
             stripe.WebhookSignature.verify_header(body, signature, secret, _SIGNATURE_AGE_S)
         except stripe.SignatureVerificationError as forged:
-            raise PaymentsRefused(_without_keys(str(forged.user_message)), "bad_signature") from None
+            raise PaymentsRefused(without_keys(str(forged.user_message)), "bad_signature") from None
         except (ValueError, IndexError) as broken:  # of the header's numbers, or of bytes that are no text
             raise PaymentsRefused("The signature cannot be read.", "bad_signature") from broken
         try:
@@ -426,7 +429,7 @@ class Stripe:
             options["stripe_account"] = account_id
         if op_id:
             options["idempotency_key"] = op_id
-        with _named_faults():
+        with named_faults(self._base, _TOTAL_S):
             try:
                 async with asyncio.timeout(_TOTAL_S):
                     answer = await call(*ids, dict(params or {}), options)
@@ -443,44 +446,6 @@ Call = Callable[..., Awaitable[Any]]
 Refused = Callable[[stripe.CardError], dict[str, Any] | None]
 
 
-@contextmanager
-def _named_faults() -> Iterator[None]:
-    """What the SDK raises, in our words. What it was caused by is left behind: it has the key in its request's headers."""
-    try:
-        yield
-    except TimeoutError:
-        raise _noted(PaymentsDown(f"Stripe did not answer within {_TOTAL_S:.0f} seconds.")) from None
-    except StripeError as error:
-        raise _noted(_told(error)) from None
-
-
-def _noted(fault: PaymentsDown | PaymentsRefused) -> PaymentsDown | PaymentsRefused:
-    """In the log as well; of a refusal not the sentence, which may name a buyer."""
-    if isinstance(fault, PaymentsDown):
-        _log.warning("%s", fault)
-    else:
-        _log.info("Stripe refuses: %s", fault.code or "for another reason")
-    return fault
-
-
-def _told(error: StripeError) -> PaymentsDown | PaymentsRefused:
-    code = str(getattr(error.error, "code", None) or error.code or "")
-    text = _without_keys(error.user_message or type(error).__name__)
-    if isinstance(error, stripe.AuthenticationError):
-        return PaymentsDown(f"Stripe does not accept this gateway's key: {text}")
-    if isinstance(error, stripe.PermissionError) and code == "account_invalid":
-        return PaymentsRefused(text, code, is_revoked=True)
-    if isinstance(error, stripe.PermissionError):  # of a restricted key, which the operator can give more
-        return PaymentsDown(f"Stripe does not allow this to this gateway's key: {text}")
-    if isinstance(error, stripe.IdempotencyError):
-        return PaymentsRefused(text, "idempotency_error")
-    if isinstance(error, stripe.RateLimitError) or error.http_status is None or error.http_status >= 500:
-        return PaymentsDown(f"Stripe cannot be reached, or failed: {text}")
-    if error.http_status == 409:  # another request with this key, or on this object, is on its way
-        return PaymentsDown(f"Stripe is still at it: {text}")
-    return PaymentsRefused(text, code, is_card=isinstance(error, stripe.CardError))
-
-
 def _refused_intent(error: stripe.CardError) -> dict[str, Any] | None:
     """The payment intent behind a refused card."""
     about = error.json_body if isinstance(error.json_body, dict) else {}
@@ -488,5 +453,3 @@ def _refused_intent(error: stripe.CardError) -> dict[str, Any] | None:
     return intent if isinstance(intent, dict) else None
 
 
-def _without_keys(text: str) -> str:
-    return _KEY.sub("[key]", text)

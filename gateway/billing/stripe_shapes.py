@@ -4,6 +4,7 @@ Fields are those of the API version that `stripe_client` pins. What is not named
 missing or of another type is PaymentsRefused `unexpected_answer`.
 """
 
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ _APP: Final = "mozaiks_app"
 _OWNER: Final = "mozaiks_owner"
 _PLAN: Final = "mozaiks_plan"
 _PURCHASE: Final = "mozaiks_purchase"
+_REFUND: Final = "mozaiks_refund"
 _MS: Final = 1000
 
 T = TypeVar("T")
@@ -50,6 +52,7 @@ class BalanceTransaction(Object, frozen=True):
     """A movement of an account's balance."""
 
     amount: int
+    currency: str = ""
     fee_details: list[FeeDetail] = []
 
 
@@ -59,6 +62,13 @@ class Charge(Object, frozen=True):
     amount_refunded: int = 0
     application_fee: Reference = None
     balance_transaction: BalanceTransaction | str | None = None
+
+
+class FeeRefund(Object, frozen=True):
+    """A part of the platform's share that went back."""
+
+    amount: int
+    metadata: dict[str, str] | None = None
 
 
 class PaymentError(msgspec.Struct, frozen=True):
@@ -225,6 +235,7 @@ class Subscription(Object, frozen=True):
     cancel_at_period_end: bool = False
     cancel_at: int | None = None
     trial_end: int | None = None
+    application_fee_percent: Decimal | None = None
 
 
 class Refund(Object, frozen=True):
@@ -373,7 +384,7 @@ def payment(raw: dict[str, Any], invoice_id: str | None = None) -> PaymentFacts:
         created_at_ms=found.created * _MS,
         fee_minor=found.application_fee_amount or 0,
         fee_id=id_of(charge.application_fee) if charge else None,
-        stripe_fee_minor=_kept(moved, "stripe_fee") if isinstance(moved, BalanceTransaction) else None,
+        stripe_fee_minor=_kept(moved, "stripe_fee") if isinstance(moved, BalanceTransaction) and _same(moved, found) else None,
         refunded_minor=charge.amount_refunded if charge else 0,
         invoice_id=invoice_id,
         customer_id=id_of(found.customer),
@@ -457,6 +468,7 @@ def subscription(raw: dict[str, Any]) -> SubscriptionFacts:
         created_at_ms=found.created * _MS,
         trial_end_ms=None if found.trial_end is None else found.trial_end * _MS,
         metadata=read(found.metadata),
+        fee_bp=int(100 * (found.application_fee_percent or 0)),
     )
 
 
@@ -480,6 +492,17 @@ def refund(raw: dict[str, Any]) -> RefundFacts:
     )
 
 
+def fee_refund(raw: dict[str, Any], refund_id: str) -> int | None:
+    """What of the platform's share went back for a refund; None of another one."""
+    found = _as(raw, FeeRefund)
+    return found.amount if (found.metadata or {}).get(_REFUND) == refund_id else None
+
+
+def of_refund(refund_id: str) -> dict[str, str]:
+    """What stands on it."""
+    return {_REFUND: refund_id}
+
+
 def dispute(raw: dict[str, Any]) -> DisputeFacts:
     """A dispute; what was withdrawn and given back again counts as nothing."""
     found = _as(raw, Dispute)
@@ -490,7 +513,13 @@ def dispute(raw: dict[str, Any]) -> DisputeFacts:
         currency=found.currency.upper(),
         status=found.status,
         withdrawn_minor=max(0, -sum(moved.amount for moved in found.balance_transactions)),
+        fee_minor=max(0, sum(_kept(moved, "stripe_fee") for moved in found.balance_transactions if _same(moved, found))),
     )
+
+
+def _same(moved: BalanceTransaction, of: PaymentIntent | Dispute) -> bool:
+    """Whether it was settled in its own currency: what was kept of it is not ours to convert."""
+    return moved.currency.upper() in ("", of.currency.upper())
 
 
 def _kept(moved: BalanceTransaction, kind: str) -> int:

@@ -48,20 +48,23 @@ def reconcile(fix: bool, billing: bool, since: str | None, as_json: bool) -> Non
 def _billing(since: str | None, as_json: bool) -> None:
     with looking():
         looked = run(_looked(None if since is None else ms_of(msgspec.convert(since, datetime))))
+    if looked.unseen and not looked.objects:
+        raise CouldNotLook(looked.reasons[0])
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"ok": looked.ok, **msgspec.to_builtins(looked)}), indent=2).decode())
     else:
         for reason in looked.reasons:
             click.echo(reason)
         made_up = f", {looked.made_up} paid and not in the books until now" if looked.made_up else ""
-        click.echo(f"{looked.objects} objects of {looked.accounts} accounts at Stripe, {looked.wrong} wrong{made_up}.")
-    sys.exit(0 if looked.ok else 1)
+        unseen = f" Not everything could be looked at ({looked.unseen}): look again." if looked.unseen else ""
+        click.echo(f"{looked.objects} objects of {looked.accounts} accounts at Stripe, {looked.wrong} wrong{made_up}.{unseen}")
+    sys.exit(1 if looked.wrong else 2 if looked.unseen else 0)
 
 
 async def _looked(since_ms: int | None) -> Looked:
     async with opened(settings(make_data=False)) as services:
         if services.receiving is None:
-            raise CouldNotLook("this gateway was not given a key of Stripe")
+            raise CouldNotLook("MOZAIKS_STRIPE_SECRET_KEY is not set where this command runs, so it cannot ask Stripe.")
         return await services.receiving.reconciler.run(since_ms)
 
 

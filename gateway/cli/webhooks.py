@@ -6,7 +6,7 @@ from gateway.cli.local import request
 from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 
-_COLUMNS = ("id", "created_at", "type", "object_id", "account_id", "state", "attempts", "reason")
+_COLUMNS = ("id", "event_id", "created_at", "type", "object_id", "account_id", "state", "attempts", "reason")
 
 
 @click.group()
@@ -28,5 +28,8 @@ def list_webhooks(state: str | None, limit: int | None, cursor: str | None, as_j
 @click.argument("webhook_id")
 @json_option
 def replay(webhook_id: str, as_json: bool) -> None:
-    """Act upon a webhook once more, whatever became of it; what it did already is not done again."""
+    """Act upon a webhook once more, by our id or Stripe's (evt_...), whatever became of it.
+
+    What it did already is not done again.
+    """
     show(request("POST", f"/api/v1/webhooks/{webhook_id}/replay"), as_json=as_json, columns=_COLUMNS)

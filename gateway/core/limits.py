@@ -89,6 +89,10 @@ TRIAL_DAYS_MAX: Final = 3650
 ANSWER_TTL_S_MAX: Final = 30 * 24 * 3600
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
+# Management API: requests of one end user a minute, with all its tokens; and of those, such as start something at Stripe
+END_USER_RPM: Final = 120
+END_USER_SALES_RPM: Final = 20
+
 # Billing
 STATEMENT_MOVEMENTS_MAX: Final = 50_000  # of a balance at Stripe, asked for a hundred at a time for one statement
 REPORT_MONTHS_MAX: Final = 36

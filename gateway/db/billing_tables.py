@@ -100,13 +100,47 @@ webhooks: Final = Table(
     Column("created_at", BigInteger, nullable=False),  # Stripe's clock
     Column("received_at", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
+    Column("rank", BigInteger, nullable=False),  # of what waits on one account, the lowest is acted upon first
     Column("attempts", BigInteger, nullable=False),
     Column("due_at", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("handled_at", BigInteger),
     UniqueConstraint("endpoint", "event_id"),
 )
-Index("ix_webhooks_due", webhooks.c.state, webhooks.c.due_at)
+Index("ix_webhooks_due", webhooks.c.state, webhooks.c.account_id, webhooks.c.rank, webhooks.c.due_at)
+Index("ix_webhooks_object", webhooks.c.account_id, webhooks.c.object_id)
+Index("ix_webhooks_event", webhooks.c.event_id)
+
+# Who may act upon something for which there must be one at a time, until when.
+billing_leases: Final = Table(
+    "billing_leases",
+    PLATFORM,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
+# Accounts that creators had before, and disconnected: what was paid there is refunded and disputed there.
+past_accounts: Final = Table(
+    "past_accounts",
+    PLATFORM,
+    Column("account_id", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("creators.user_id"), nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    Column("wanted", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+# Payments that were granted, and whose sale each is ("": the platform's): of one seller, whatever is written on it later.
+paid_payments: Final = Table(
+    "paid_payments",
+    PLATFORM,
+    Column("account_id", Text, primary_key=True),
+    Column("payment_id", Text, primary_key=True),
+    Column("enterprise_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
 
 # How far the reconciler has looked, by account.
 billing_marks: Final = Table(

@@ -27,8 +27,11 @@ from gateway.db.billing_tables import APP_SALES as APP_SALES
 from gateway.db.billing_tables import PLATFORM_SALES as PLATFORM_SALES
 from gateway.db.billing_tables import app_pages as app_pages
 from gateway.db.billing_tables import billing_accounts as billing_accounts
+from gateway.db.billing_tables import billing_leases as billing_leases
 from gateway.db.billing_tables import billing_marks as billing_marks
 from gateway.db.billing_tables import fee_terms as fee_terms
+from gateway.db.billing_tables import paid_payments as paid_payments
+from gateway.db.billing_tables import past_accounts as past_accounts
 from gateway.db.billing_tables import plan_prices as plan_prices
 from gateway.db.billing_tables import plans as plans
 from gateway.db.billing_tables import webhooks as webhooks

@@ -250,10 +250,15 @@ class Payments(Books):
             posting = endings.renewal(head, lots, new_id("lot"), request.amount_max_micro, request.expires_at_ms)
             return await commit(conn, wallet, owner, posting)
 
-    async def processing_fee(self, wallet: WalletKey, payment_ref: str, amount_micro: int, actor: str) -> Posted:
-        """What the processor kept of a payment, once it is known; in what was paid, once per payment."""
+    async def processing_fee(
+        self, wallet: WalletKey, payment_ref: str, amount_micro: int, actor: str, cause: str = ""
+    ) -> Posted:
+        """What the processor kept of a payment, once it is known; in what was paid, once per payment.
+
+        `cause` names what else it took something for, as a dispute: once for each.
+        """
         check_amount(amount_micro)
-        op_id, owner = f"processing:{payment_ref}", await self.owner_of(wallet)
+        op_id, owner = f"processing:{cause or payment_ref}", await self.owner_of(wallet)
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, payment_ref):
                 return done
@@ -275,6 +280,12 @@ class Payments(Books):
         if exchanged is None:
             return PaymentStanding(owner.asset, lot.granted_micro, lot.refunded_micro + lot.clawback_micro, fee)
         return PaymentStanding(exchanged.asset, exchanged.paid_micro, exchanged.gone_micro, fee)
+
+    async def payer(self, enterprise_id: str | None, payment_ref: str) -> str | None:
+        """Whose wallet in a book a payment was granted into; None: nobody's."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            found = await store.lot_of_payment(conn, store.books_of(enterprise_id), payment_ref)
+        return None if found is None else found[1].owner
 
     async def series(self, enterprise_id: str | None, name: str) -> list[tuple[int, int, str]]:
         """(start, end, name) of every allowance of a series."""

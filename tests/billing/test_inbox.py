@@ -1,151 +1,83 @@
 """The inbox and its effects in one process: deaths between any two steps, claims, putting off, what was seen too late."""
 
 import asyncio
-import inspect
 import itertools
-import json
-import time
-from collections.abc import AsyncIterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from gateway.billing.effects import Effects
-from gateway.billing.inbox import ATTEMPTS_MAX, Inbox
-from gateway.billing.inbox_store import InboxStore
-from gateway.billing.model import InboxEvent
-from gateway.billing.ports import PaymentsDown
-from gateway.billing.reconciler import BillingReconciler
+from gateway.billing.inbox import ATTEMPTS_MAX
+from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.billing.stripe_client import Stripe
-from gateway.ledger.audit import audit
+from gateway.db.tables import webhooks
 from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act
-from tests.api.conftest import Api
-from tests.billing.market import MONTHLY, PACKAGE, Market
-from tests.fake_stripe.control import KEY, Control
-from tests.fake_stripe.delivery import signature
-
-SECRET = "whsec_made_up"
-HOURS = 3_600_000
+from tests.billing.inside import HOURS, SECRET, House
+from tests.billing.inside import house as house
+from tests.billing.market import KEYS, MONTHLY, PACKAGE
+from tests.fake_stripe.control import KEY
 
 
-class Clock:
-    """A clock that tests move."""
+class Dying:
+    """Workers of processes of their own, that are killed."""
 
-    def __init__(self) -> None:
-        self.ahead_ms = 0
+    def __init__(self, house: House, folder: Path, redis_url: str) -> None:
+        self._house = house
+        command = [sys.executable, "-m", "tests.billing.dying", str(folder), redis_url, house.control.base]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def __call__(self) -> int:
-        return time.time_ns() + self.ahead_ms * 1_000_000
+    def work(self, fatal: int) -> str:
+        """How many changes it made, or "killed"."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(fatal, self._house.clock.ahead_ms, file=self._process.stdin)
+        return self._process.stdout.readline().strip()
 
-
-class Died(BaseException):
-    """The process was killed."""
-
-
-class Mortal:
-    """Dies before the `fatal`th step of what it stands for, which is after the one before it."""
-
-    def __init__(self, target: Any, steps: "itertools.count[int]", fatal: int) -> None:
-        self._target, self._steps, self._fatal = target, steps, fatal
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if name == "payments":
-            return Mortal(value, self._steps, self._fatal)
-        if not inspect.iscoroutinefunction(value):
-            return value
-
-        async def step(*args: Any, **more: Any) -> Any:
-            if next(self._steps) == self._fatal:
-                raise Died
-            return await value(*args, **more)
-
-        return step
-
-
-class House:
-    """A seller's gateway in this process, with its inbox."""
-
-    def __init__(self, api: Api, control: Control, market: Market) -> None:
-        self.api, self.control, self.market = api, control, market
-        self.clock = Clock()
-        self.payments = Stripe(KEY, {"connect": SECRET}, control.base)
-        self.rows = InboxStore(api.databases)
-        self.inbox = self.born()
-        self.seen = 0
-
-    def born(self, fatal: int = 0, payments: Any = None) -> Inbox:
-        """A process's inbox; it dies at the `fatal`th moment."""
-        steps = itertools.count(1)
-        stripe, rows, wallets, ledger = (
-            Mortal(each, steps, fatal) for each in (payments or self.payments, self.rows, self.api.wallets, self.api.ledger)
-        )
-        made: Any = Effects(stripe, self.api.billing.store, rows, wallets, ledger, self.clock)  # type: ignore[arg-type]
-        return Inbox(rows, stripe, made, frozenset(["connect"]), self.clock)  # type: ignore[arg-type]
-
-    async def told(self, *types: str) -> int:
-        """Receive what the fake has to tell of these types since the last time; how many it were."""
-        events = self.control.events()
-        wanted = [each for each in events[self.seen :] if each["type"] in types]
-        self.seen = len(events)
-        for event in wanted:
-            body = json.dumps(event)
-            signed = signature(body, [SECRET], int(time.time()))
-            assert await self.inbox.receive("connect", body.encode(), signed)
-            assert not await self.inbox.receive("connect", body.encode(), signed)
-        return len(wanted)
-
-    async def buy(self, plan: str, owner: str) -> str:
-        session = await self.market.checkout(plan, role="operator", platform_user_id=owner)
-        done = self.control.pay(self.market.account, session["id"])["session"]
-        return str(done["payment_intent"] or done["subscription"])
-
-    async def available(self, owner: str) -> int:
-        return (await self.api.wallets.view(WalletKey(owner, "shop"))).available_micro
-
-    async def states(self) -> list[tuple[str, int]]:
-        return [(row.state, row.attempts) for row in await self.rows.events(None, None, 50)]
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
 
 
 @pytest.fixture
-async def house(api: Api, control: Control) -> AsyncIterator[House]:
-    market = Market(api, control)
-    await market.connect()
-    house = House(api, control, market)
-    await house.told()
-    yield house
-    await house.payments.close()
-    report = await audit(api.databases, ["shop", "second", "bobs"], None)
-    assert report.ok, [check.violations for check in report.checks if not check.ok]
+def dying(house: House, tmp_path: Path, redis_server: str) -> Iterator[Dying]:
+    workers = Dying(house, tmp_path, redis_server)
+    yield workers
+    workers.end()
 
 
-async def test_killed_between_any_two_steps_the_next_process_ends_it_with_the_same_books(house: House) -> None:
+async def test_killed_after_any_change_the_next_process_ends_it_with_the_same_books(house: House, dying: Dying) -> None:
+    """A refund that was made in the dashboard brings its payment with it: all that there is to do for a purchase, and back.
+
+    After every second change, or with BILLING_KILLS_EVERY=1 after every one.
+    """
     await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "10"}, 201)
     plan = await house.market.plan(PACKAGE)
-    for fatal in itertools.count(1):
+    every = int(os.environ.get("BILLING_KILLS_EVERY", "2"))
+    for fatal in itertools.count(every, every):
         owner = f"u{fatal}"
         intent = await house.buy(plan, owner)
         house.control.refund_in_dashboard(house.market.account, intent, 500)
-        assert await house.told("refund.created") == 1  # which brings its payment with it
-        try:
-            await house.born(fatal).work()
-            died = False
-        except Died:
-            died = True
-            await asyncio.sleep(0)
+        assert await house.told("refund.created") == 1
+        done = dying.work(fatal)
         house.clock.ahead_ms += HOURS  # the leases of the dead one end
         await house.inbox.work()
-        assert await house.available(owner) == 10_000_000 - 10_000_000 * 500 // 999
-        if not died:
+        assert await house.available(owner) == 10_000_000 - 10_000_000 * 500 // 999, fatal
+        if done != "killed":
             break
+    assert fatal > int(done) > 15
     assert {state for state, _ in await house.states()} == {"done"}
-    assert fatal > 15
     fees = house.control.state()["acct_1FakePlatform00"]["application_fee"]
     theirs = [row for row in fees if row["account"] == house.market.account]
     assert {(row["amount"], row["amount_refunded"]) for row in theirs} == {(100, 50)}
     (due,) = [row["balance_micro"] for row in await _accounts(house) if row["account"] == "due_to_platform"]
-    assert due == 500_000 * fatal
+    assert due == 500_000 * (fatal // every)
 
 
 async def _accounts(house: House) -> list[dict[str, Any]]:
@@ -153,16 +85,57 @@ async def _accounts(house: House) -> list[dict[str, Any]]:
     return rows
 
 
-async def test_of_many_workers_each_webhook_is_claimed_by_one(house: House) -> None:
-    now = time.time_ns() // 1_000_000
-    for number in range(12):
-        row = InboxEvent(f"whk_{number:02}", "connect", f"evt_{number}", "refund.created", "acct", "re", 1, now, "waiting")
-        assert await house.rows.add(row)
-        assert not await house.rows.add(row)
-    claims = await asyncio.gather(*[house.rows.claim(now, 60_000, 16) for _ in range(6)])
-    assert sorted(event.id for claim in claims for event in claim) == [f"whk_{number:02}" for number in range(12)]
-    assert await house.rows.claim(now + 59_999, 60_000, 16) == []
-    assert len(await house.rows.claim(now + 60_000, 60_000, 16)) == 12
+class Slow:
+    """Stripe, which knows no subscriptions, and does not say so until it may; how often it was asked for one."""
+
+    def __init__(self, payments: Stripe) -> None:
+        self._payments, self.looks, self.go_on = payments, 0, asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._payments, name)
+
+    async def subscription(self, account_id: str, subscription_id: str) -> Any:
+        self.looks += 1
+        await self.go_on.wait()
+        raise PaymentsRefused("no such subscription", "resource_missing")
+
+
+async def test_a_flood_of_one_account_keeps_nobodys_purchase_waiting(house: House) -> None:
+    wish = {"user_id": "bob", "email": f"bob+{next(KEYS)}@example.com"}
+    theirs = str((await house.market.ok("POST", "/billing-accounts", wish, 201))["account_id"])
+    house.control.onboard(theirs)
+    plan = await house.market.plan({**PACKAGE, "enterprise_id": "bobs"})
+    await house.told()
+    kind, now = "customer.subscription.updated", house.clock() // 1_000_000
+    told = {"endpoint": "connect", "type": kind, "account_id": house.market.account, "created_at": 1, "received_at": now}
+    waits = {"state": "waiting", "attempts": 0, "due_at": now - 1000, "reason": "", "rank": 2}
+    flood = []
+    for name in (f"sub_{min(number, 100)}" for number in range(400)):  # 300 of them of one subscription
+        event = {"id": f"whk_{next(KEYS)}", "event_id": f"evt_{next(KEYS)}", "object_id": name}
+        flood.append({**event, **told, **waits})
+    await house.market.write(sa.insert(webhooks).values(flood), None)
+    slow, stop = Slow(house.payments), asyncio.Event()
+    inbox = house.born(payments=slow)
+    running = asyncio.ensure_future(inbox.run(stop))
+    while slow.looks < 8:  # which is half of the places, and hangs
+        await asyncio.sleep(0.01)
+    session = await house.market.checkout(plan, role="operator", platform_user_id="waiting")
+    house.control.pay(theirs, session["id"])
+    assert await house.told("payment_intent.succeeded") == 1
+    buyer = WalletKey("waiting", "bobs")
+    async with asyncio.timeout(20):
+        while not (await house.api.wallets.view(buyer)).available_micro:
+            await asyncio.sleep(0.02)
+    assert slow.looks == 8
+    slow.go_on.set()
+    async with asyncio.timeout(20):
+        while await house.rows.events("waiting", None, 1):
+            await asyncio.sleep(0.05)
+    stop.set()
+    await running
+    assert slow.looks == 101  # one for each object
+    failed = await house.rows.events("failed", None, 1000)
+    assert [row.reason for row in failed] == ["Stripe: no such subscription (resource_missing)"] * 101
 
 
 async def test_what_stripe_does_not_answer_is_put_off_longer_each_time_and_fails_after_the_last(house: House) -> None:
@@ -273,10 +246,7 @@ async def test_the_reconciler_marks_how_far_it_looked_and_ends_purchases_that_no
     session = await house.market.checkout(plan)
     house.control.abandon(house.market.account, session["id"])
     house.clock.ahead_ms += 49 * HOURS
-    stripe: Any = house.payments
-    effects = Effects(stripe, house.api.billing.store, house.rows, house.api.wallets, house.api.ledger, house.clock)
-    reconciler = BillingReconciler(stripe, house.rows, effects, house.api.registry.enterprise_ids, house.clock)
-    looked = await reconciler.run()
+    looked = await house.reconciler().run()
     assert looked.ok, looked
     mark = await house.rows.mark(house.market.account)
     assert mark is not None

@@ -31,8 +31,8 @@ def test_a_setting_of_billing_that_cannot_be_meant_is_named(tmp_path: Path, fiel
 def test_nothing_imports_the_adapter_until_it_is_wanted() -> None:
     """The SDK takes 14 MB: only a process that sells has it."""
     for path in (ROOT / "gateway").rglob("*.py"):
-        found = re.findall(r"^\s*(?:from|import)\s.*\bstripe(?:_client|_reports)?\b.*", path.read_text(), re.MULTILINE)
-        assert not found or path.name in ("stripe_client.py", "stripe_reports.py"), (path, found)
+        found = re.findall(r"^\s*(?:from|import)\s.*\bstripe(?:_client|_reports|_faults)?\b.*", path.read_text(), re.MULTILINE)
+        assert not found or path.name in ("stripe_client.py", "stripe_reports.py", "stripe_faults.py"), (path, found)
 
 
 def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, control: Control) -> None:
@@ -92,3 +92,9 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         wrong = Cli({**env, "MOZAIKS_STRIPE_SECRET_KEY": "sk_test_invalid", "MOZAIKS_STRIPE_API_BASE": control.base})
         assert "Nothing can be bought: Stripe does not accept this gateway's key" in wrong.run("doctor").output
         assert "payments" not in off.run("doctor").output
+        away = Cli({**env, "MOZAIKS_STRIPE_SECRET_KEY": "sk_test_fake", "MOZAIKS_STRIPE_API_BASE": "http://127.0.0.1:9"})
+        nowhere = away.run("reconcile", "--billing")
+        assert (nowhere.exit_code, nowhere.output) == (2, "Error: Stripe cannot be reached at http://127.0.0.1:9.\n")
+        unset = off.run("reconcile", "--billing")
+        assert (unset.exit_code, "MOZAIKS_STRIPE_SECRET_KEY is not set" in unset.output) == (2, True)
+        assert "MOZAIKS_STRIPE_SECRET_KEY" in off.refused("plans", "list")

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from gateway.billing.inbox import _EFFECTS
+from gateway.core.limits import END_USER_SALES_RPM
 from tests.billing.house import DAY, PATHS, SECRETS, URLS, House, Shop
 from tests.fake_stripe.control import KEY, running
 from tests.path.conftest import Stack, start_gateway
@@ -333,21 +334,30 @@ def scenario(shop: Shop) -> None:
     for name, won in (("ann", True), ("dee", False)):
         dispute = shop.control.dispute(shop.account, shop.charge(bought[name]))["id"]
         shop.control.close_dispute(shop.account, dispute, won=won)
-    subscription = shop.buy(basic, "eve")
+    tried = shop.plan(
+        20_000_000, 3000, kind="subscription", interval="day", interval_count=30, rollover_max_micro=400, trial_days=7
+    )
+    subscription, tries = shop.buy(basic, "eve"), shop.buy(tried, "gil")
+    pending = shop.control.refund_in_dashboard(shop.account, shop.buy(plan, "hal", "pm_card_pendingRefund"), 300)["id"]
     shop.control.advance(35 * DAY)
+    shop.control.finish_refund(shop.account, pending)
+    paid = shop.api.invoices.list({"subscription": tries, "expand": ["data.payments"]}, shop.at).data
+    (first,) = [row.payments.data[0].payment.payment_intent for row in paid if row.amount_paid]
+    shop.control.refund_in_dashboard(shop.account, first, 500)
     dearer = shop.price(better)
     item = shop.api.subscriptions.retrieve(subscription, None, shop.at)["items"].data[0].id
     change = {"items": [{"id": item, "price": dearer}], "proration_behavior": "always_invoice"}
     shop.api.subscriptions.update(subscription, change, shop.at)
     shop.control.advance(31 * DAY)
-    shop.api.subscriptions.cancel(subscription, None, shop.at)
+    for name in (subscription, tries):
+        shop.api.subscriptions.cancel(name, None, shop.at)
 
 
 def outcome(shop: Shop) -> Any:
-    lots = {name: sorted(shop.lots(name)) for name in ("ann", "bob", "cy", "dee", "eve", "fay")}
+    lots = {name: sorted(shop.lots(name)) for name in ("ann", "bob", "cy", "dee", "eve", "fay", "gil", "hal")}
     states = sorted(row["status"] for row in house_rows(shop, "/purchases"))
     held = [(row["status"], row["wallet"]) for row in house_rows(shop, "/subscriptions")]
-    return shop.accounts(), lots, states, [(status, wallet["platform_user_id"]) for status, wallet in held]
+    return shop.accounts(), lots, states, sorted((status, wallet["platform_user_id"]) for status, wallet in held)
 
 
 def house_rows(shop: Shop, path: str) -> list[dict[str, Any]]:
@@ -365,7 +375,9 @@ def test_webhooks_in_order_ten_times_shuffled_and_never_make_the_same_books(hous
     expected = outcome(shops[0])
     assert expected[1]["eve"] == [("paid", 5000), ("rollover", 400)], expected
     assert expected[1]["bob"] == [("paid", 1_000_003 - 1_000_003 * 333 // 999)]
-    assert expected[3] == [("canceled", "eve")]
+    assert expected[1]["gil"] == [("paid", 3000), ("rollover", 400)], expected
+    assert expected[1]["hal"] == [("paid", 1_000_003 - 1_000_003 * 300 // 999)]
+    assert expected[3] == [("canceled", "eve"), ("canceled", "gil")]
     shops[0].check()
 
     scenario(shops[1])
@@ -441,7 +453,7 @@ def test_metadata_is_believed_only_on_the_account_of_the_apps_own_creator(house:
     house.deliver()
     said = dict(shop.api.payment_intents.retrieve(intent, None, shop.at).metadata.to_dict())
     stranger = house.control.connected()
-    ours = {"mozaiks_app": other.app, "mozaiks_owner": "zed", "mozaiks_plan": "plan_x"}
+    ours = {"mozaiks_app": other.app, "mozaiks_owner": "zed", "mozaiks_plan": other.plan()}
     for account, metadata, why in (
         (other.account, said, f"app {shop.app} is not of creator {other.user_id}, whose account it is"),
         (other.account, {**ours, "mozaiks_app": "gone"}, "there is no app gone"),
@@ -452,6 +464,8 @@ def test_metadata_is_believed_only_on_the_account_of_the_apps_own_creator(house:
         paid_by_hand(house, account, metadata)
         newest = house.webhooks("failed")[0]
         assert (newest["account_id"], newest["reason"]) == (account, why)
+    paid_by_hand(house, other.account, {**ours, "mozaiks_plan": "plan_of_another_gateway"})
+    assert house.webhooks("ignored")[0]["reason"] == "neither its purchase nor its plan is of this gateway"
     paid_by_hand(house, other.account, {})
     assert house.webhooks("ignored")[0]["reason"] in ("it does not carry our metadata", "of a type that changes nothing here")
     assert shop.available("ann") == 1_000_000
@@ -475,6 +489,28 @@ def test_an_account_that_shut_us_out_sells_no_more(house: House) -> None:
     assert any(row["account_id"] == shop.account and row["type"] == "payment_intent.succeeded" for row in rows)
 
 
+def test_an_end_user_asks_only_so_often_for_what_asks_stripe(house: House) -> None:
+    shop = house.shop()
+    house.stack.key(shop.app)
+    plan = shop.plan()
+    made = [
+        house.stack.post(f"/apps/{shop.app}/end-user-tokens", {"platform_user_id": name})["token"]
+        for name in ("ann", "ann", "bob")
+    ]
+
+    def pages(token: str, count: int) -> list[int]:
+        with httpx.Client(base_url=house.stack.url + "/api/v1", headers={"authorization": f"Bearer {token}"}) as client:
+            wish: dict[str, Any] = {"plan_id": plan, **URLS}
+            answers = [client.post("/checkout-sessions", json=wish, headers={"idempotency-key": "one"}) for _ in range(count)]
+            assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status_code == 429)
+            assert client.get("/purchases").status_code == 200
+        return [answer.status_code for answer in answers]
+
+    asked = pages(made[0], END_USER_SALES_RPM - 1) + pages(made[1], 3)
+    assert (asked.count(201), asked.count(429)) == (END_USER_SALES_RPM, 2)
+    assert pages(made[2], 1) == [201]
+
+
 def test_a_webhook_that_failed_is_listed_with_its_reason_and_replayed_when_that_is_gone(house: House) -> None:
     shop = house.shop()
     plan = shop.plan()
@@ -491,5 +527,8 @@ def test_a_webhook_that_failed_is_listed_with_its_reason_and_replayed_when_that_
     assert (replayed["state"], replayed["attempts"]) == ("waiting", 0)
     house.handled()
     assert shop.available("ann") == 1_000_000
-    assert waiting[0]["id"] in house.stack.cli("webhooks", "list", "--limit", "100")
+    listed = house.stack.cli("webhooks", "list", "--limit", "100")
+    assert waiting[0]["id"] in listed
+    assert waiting[0]["event_id"] in listed
+    assert house.stack.post(f"/webhooks/{waiting[0]['event_id']}/replay", {}, 200)["id"] in [row["id"] for row in waiting]
     assert house.stack.admin.get("/webhooks", headers={"authorization": "Bearer nobody"}).status_code == 401

@@ -24,8 +24,8 @@ from gateway.ledger.audit import audit
 from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act
 from tests.api.conftest import Api
+from tests.billing.inside import Clock, Died, Mortal
 from tests.billing.market import MONTHLY, PACKAGE, URLS, Market
-from tests.billing.test_inbox import Clock, Died, Mortal
 from tests.fake_stripe.control import KEY, Control
 
 TEN = 10_000_000

@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("rank", sa.BigInteger(), nullable=False),
         sa.Column("attempts", sa.BigInteger(), nullable=False),
         sa.Column("due_at", sa.BigInteger(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -58,7 +59,36 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
         sa.UniqueConstraint("endpoint", "event_id", name=op.f("uq_webhooks_endpoint")),
     )
-    op.create_index("ix_webhooks_due", "webhooks", ["state", "due_at"])
+    op.create_index("ix_webhooks_due", "webhooks", ["state", "account_id", "rank", "due_at"])
+    op.create_index("ix_webhooks_object", "webhooks", ["account_id", "object_id"])
+    op.create_index("ix_webhooks_event", "webhooks", ["event_id"])
+    op.create_table(
+        "billing_leases",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_billing_leases")),
+    )
+    op.create_table(
+        "past_accounts",
+        sa.Column("account_id", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("wanted", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["creators.user_id"], name=op.f("fk_past_accounts_user_id")),
+        sa.PrimaryKeyConstraint("account_id", name=op.f("pk_past_accounts")),
+    )
+    op.create_index(op.f("ix_past_accounts_user_id"), "past_accounts", ["user_id"])
+    op.create_table(
+        "paid_payments",
+        sa.Column("account_id", sa.Text(), nullable=False),
+        sa.Column("payment_id", sa.Text(), nullable=False),
+        sa.Column("enterprise_id", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("account_id", "payment_id", name=op.f("pk_paid_payments")),
+    )
     op.create_table(
         "billing_accounts",
         sa.Column("user_id", sa.Text(), nullable=False),
@@ -101,6 +131,12 @@ def downgrade() -> None:
     op.drop_table("plan_prices")
     op.drop_table("fee_terms")
     op.drop_table("billing_accounts")
+    op.drop_table("paid_payments")
+    op.drop_index(op.f("ix_past_accounts_user_id"), table_name="past_accounts")
+    op.drop_table("past_accounts")
+    op.drop_table("billing_leases")
+    op.drop_index("ix_webhooks_event", table_name="webhooks")
+    op.drop_index("ix_webhooks_object", table_name="webhooks")
     op.drop_index("ix_webhooks_due", table_name="webhooks")
     op.drop_table("webhooks")
     op.drop_index(op.f("ix_plans_enterprise_id"), table_name="plans")
