@@ -14,6 +14,7 @@ import msgspec
 import stripe
 from stripe import StripeClient
 
+from gateway.billing import stripe_invoices as invoices
 from gateway.billing import stripe_prices
 from gateway.billing import stripe_shapes as shapes
 from gateway.billing import stripe_wishes as wishes
@@ -252,14 +253,14 @@ class Stripe:
         wish: dict[str, Any] = {}
         if price_id is not None:
             now = await self._ask(subscriptions.retrieve_async, subscription_id, account_id=account_id)
-            wish |= {"items": [{"id": shapes.item_of(now), "price": price_id}], **wishes.proration(is_at_once)}
+            wish |= {"items": [{"id": invoices.item_of(now), "price": price_id}], **wishes.proration(is_at_once)}
         if cancel_at_period_end is not None:
             wish["cancel_at_period_end"] = cancel_at_period_end
         if metadata is not None:
             wish["metadata"] = shapes.written(metadata)
         if fee_bp is not None:
             wish["application_fee_percent"] = wishes.percent(fee_bp) if fee_bp else ""
-        return shapes.subscription(
+        return invoices.subscription(
             await self._ask(subscriptions.update_async, subscription_id, account_id=account_id, params=wish, op_id=op_id)
         )
 
@@ -267,7 +268,7 @@ class Stripe:
         """DELETE /v1/subscriptions/{id}; Stripe keeps no idempotency keys of this method, and calls an ended one missing."""
         subscriptions = self._api.v1.subscriptions
         try:
-            return shapes.subscription(await self._ask(subscriptions.cancel_async, subscription_id, account_id=account_id))
+            return invoices.subscription(await self._ask(subscriptions.cancel_async, subscription_id, account_id=account_id))
         except PaymentsRefused as refused:
             if refused.code != "resource_missing":
                 raise
@@ -316,7 +317,7 @@ class Stripe:
     async def subscription(self, account_id: str, subscription_id: str) -> SubscriptionFacts:
         """GET /v1/subscriptions/{id}."""
         subscriptions = self._api.v1.subscriptions
-        return shapes.subscription(await self._ask(subscriptions.retrieve_async, subscription_id, account_id=account_id))
+        return invoices.subscription(await self._ask(subscriptions.retrieve_async, subscription_id, account_id=account_id))
 
     async def refund_of(self, account_id: str, refund_id: str) -> RefundFacts:
         """GET /v1/refunds/{id}."""
@@ -334,13 +335,13 @@ class Stripe:
             return facts
         wish = {"payment": {"type": "payment_intent", "payment_intent": facts.payment_id}, "limit": 1}
         paid = await self._ask(self._api.v1.invoice_payments.list_async, account_id=account_id, params=wish)
-        return shapes.payment(raw, next((shapes.invoice_of(each) for each in paid["data"]), None))
+        return shapes.payment(raw, next((invoices.invoice_of(each) for each in paid["data"]), None))
 
     async def _with_lines(self, account_id: str, raw: dict[str, Any]) -> InvoiceFacts:
-        if not shapes.has_more_lines(raw):
-            return shapes.invoice(raw)
+        if not invoices.has_more_lines(raw):
+            return invoices.invoice(raw)
         listed = self._walk(self._api.v1.invoices.line_items.list_async, raw["id"], account_id=account_id)
-        return shapes.invoice(raw, [line async for line in listed])
+        return invoices.invoice(raw, [line async for line in listed])
 
     # ---- walking -------------------------------------------------------------------------------
 
@@ -380,7 +381,7 @@ class Stripe:
     async def subscriptions_of(self, account_id: str) -> AsyncIterator[SubscriptionFacts]:
         """GET /v1/subscriptions."""
         async for raw in self._walk(self._api.v1.subscriptions.list_async, account_id=account_id, params={"status": "all"}):
-            yield shapes.subscription(raw)
+            yield invoices.subscription(raw)
 
     async def _walk(
         self, call: "Call", *ids: str, account_id: str, params: Mapping[str, Any] | None = None

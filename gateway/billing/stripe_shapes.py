@@ -4,7 +4,6 @@ Fields are those of the API version that `stripe_client` pins. What is not named
 missing or of another type is PaymentsRefused `unexpected_answer`.
 """
 
-from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -13,13 +12,10 @@ from gateway.billing.ports import (
     AccountFacts,
     CheckoutFacts,
     DisputeFacts,
-    InvoiceFacts,
-    InvoiceLine,
     Metadata,
     PaymentFacts,
     PaymentsRefused,
     RefundFacts,
-    SubscriptionFacts,
 )
 
 _APP: Final = "mozaiks_app"
@@ -103,139 +99,6 @@ class CheckoutSession(Object, frozen=True):
     subscription: Reference = None
     customer: Reference = None
     metadata: dict[str, str] | None = None
-
-
-class Period(msgspec.Struct, frozen=True):
-    """Unix seconds."""
-
-    start: int
-    end: int
-
-
-class PriceDetails(msgspec.Struct, frozen=True):
-    """What a line was made of."""
-
-    price: Reference = None
-
-
-class Pricing(msgspec.Struct, frozen=True):
-    """Likewise."""
-
-    price_details: PriceDetails | None = None
-
-
-class ItemDetails(msgspec.Struct, frozen=True):
-    """Where a line comes from."""
-
-    proration: bool = False
-
-
-class LineParent(msgspec.Struct, frozen=True):
-    """Likewise."""
-
-    subscription_item_details: ItemDetails | None = None
-    invoice_item_details: ItemDetails | None = None
-
-
-class Line(Object, frozen=True):
-    """A line of an invoice."""
-
-    amount: int
-    period: Period
-    pricing: Pricing | None = None
-    parent: LineParent | None = None
-
-
-class Lines(msgspec.Struct, frozen=True):
-    """The first of them."""
-
-    data: list[Line]
-    has_more: bool = False
-
-
-class PaidBy(msgspec.Struct, frozen=True):
-    """What an invoice was paid with."""
-
-    payment_intent: Reference = None
-
-
-class InvoicePayment(Object, frozen=True):
-    """A payment of an invoice."""
-
-    invoice: Reference
-    payment: PaidBy
-    is_default: bool = False
-
-
-class InvoicePayments(msgspec.Struct, frozen=True):
-    """Those of one invoice."""
-
-    data: list[InvoicePayment]
-
-
-class SubscriptionDetails(msgspec.Struct, frozen=True):
-    """The subscription that an invoice is of, with its metadata of that time."""
-
-    subscription: Reference = None
-    metadata: dict[str, str] | None = None
-
-
-class InvoiceParent(msgspec.Struct, frozen=True):
-    """Likewise."""
-
-    subscription_details: SubscriptionDetails | None = None
-
-
-class Transitions(msgspec.Struct, frozen=True):
-    """When an invoice became what it is: Unix seconds."""
-
-    finalized_at: int | None = None
-
-
-class Invoice(Object, frozen=True):
-    """See docs.stripe.com/api/invoices."""
-
-    amount_paid: int
-    currency: str
-    created: int
-    lines: Lines
-    total: int
-    status: str | None = None
-    starting_balance: int = 0
-    status_transitions: Transitions = Transitions()
-    customer: Reference = None
-    billing_reason: str | None = None
-    hosted_invoice_url: str | None = None
-    parent: InvoiceParent | None = None
-    payments: InvoicePayments | None = None
-
-
-class SubscriptionItem(Object, frozen=True):
-    """The price of a subscription and its period."""
-
-    price: Object
-    current_period_start: int
-    current_period_end: int
-
-
-class SubscriptionItems(msgspec.Struct, frozen=True):
-    """Of which ours have one."""
-
-    data: list[SubscriptionItem]
-
-
-class Subscription(Object, frozen=True):
-    """See docs.stripe.com/api/subscriptions. An end that is set for the period's may stand in `cancel_at` alone."""
-
-    status: str
-    customer: str | Object
-    created: int
-    items: SubscriptionItems
-    metadata: dict[str, str] = {}
-    cancel_at_period_end: bool = False
-    cancel_at: int | None = None
-    trial_end: int | None = None
-    application_fee_percent: Decimal | None = None
 
 
 class Refund(Object, frozen=True):
@@ -347,7 +210,7 @@ def id_of(reference: Reference) -> str | None:
 
 def account(raw: dict[str, Any]) -> AccountFacts:
     """An account of API v2."""
-    found = _as(raw, Account)
+    found = as_shape(raw, Account)
     merchant = found.configuration.merchant if found.configuration else None
     cards = merchant.capabilities.card_payments if merchant and merchant.capabilities else None
     entries = (found.requirements.entries if found.requirements else None) or []
@@ -357,7 +220,7 @@ def account(raw: dict[str, Any]) -> AccountFacts:
 
 def checkout(raw: dict[str, Any]) -> CheckoutFacts:
     """A checkout session."""
-    found = _as(raw, CheckoutSession)
+    found = as_shape(raw, CheckoutSession)
     return CheckoutFacts(
         session_id=found.id,
         url=found.url,
@@ -372,7 +235,7 @@ def checkout(raw: dict[str, Any]) -> CheckoutFacts:
 
 def payment(raw: dict[str, Any], invoice_id: str | None = None) -> PaymentFacts:
     """A payment intent, with its charge and the charge's balance transaction where they were expanded."""
-    found = _as(raw, PaymentIntent)
+    found = as_shape(raw, PaymentIntent)
     charge = found.latest_charge if isinstance(found.latest_charge, Charge) else None
     moved = charge.balance_transaction if charge else None
     error = found.last_payment_error
@@ -396,90 +259,13 @@ def payment(raw: dict[str, Any], invoice_id: str | None = None) -> PaymentFacts:
 
 def chosen_method(raw: dict[str, Any]) -> str | None:
     """The payment method that a customer has chosen for invoices."""
-    settings = _as(raw, Customer).invoice_settings
+    settings = as_shape(raw, Customer).invoice_settings
     return id_of(settings.default_payment_method) if settings else None
-
-
-def invoice_of(raw: dict[str, Any]) -> str | None:
-    """The invoice that a payment of an invoice is of."""
-    return id_of(_as(raw, InvoicePayment).invoice)
-
-
-def has_more_lines(raw: dict[str, Any]) -> bool:
-    """Whether an invoice has lines that did not come with it."""
-    return _as(raw, Invoice).lines.has_more
-
-
-def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> InvoiceFacts:
-    """An invoice with its payments; `more`: all its lines, where not all came with it."""
-    found = _as(raw, Invoice)
-    about = found.parent.subscription_details if found.parent else None
-    payments = found.payments.data if found.payments else []
-    paid_by = next((each for each in payments if each.is_default), payments[0] if payments else None)
-    lines = found.lines.data if more is None else _as(more, list[Line])
-    finalized_at = found.status_transitions.finalized_at
-    return InvoiceFacts(
-        invoice_id=found.id,
-        status=found.status or "",
-        reason=found.billing_reason or "",
-        subscription_id=id_of(about.subscription) if about else None,
-        payment_id=id_of(paid_by.payment.payment_intent) if paid_by else None,
-        amount_paid_minor=found.amount_paid,
-        currency=found.currency.upper(),
-        created_at_ms=found.created * _MS,
-        lines=tuple(_line(line) for line in lines),
-        total_minor=found.total,
-        credit_minor=max(0, min(found.total, -found.starting_balance)),
-        customer_id=id_of(found.customer),
-        finalized_at_ms=None if finalized_at is None else finalized_at * _MS,
-        hosted_url=found.hosted_invoice_url,
-        metadata=read(about.metadata) if about else None,
-    )
-
-
-def _line(line: Line) -> InvoiceLine:
-    parent = line.parent
-    details = (parent.subscription_item_details or parent.invoice_item_details) if parent else None
-    price = line.pricing.price_details.price if line.pricing and line.pricing.price_details else None
-    return InvoiceLine(
-        line_id=line.id,
-        price_id=id_of(price),
-        amount_minor=line.amount,
-        period_start_ms=line.period.start * _MS,
-        period_end_ms=line.period.end * _MS,
-        is_proration=details is not None and details.proration,
-    )
-
-
-def subscription(raw: dict[str, Any]) -> SubscriptionFacts:
-    """A subscription of one price."""
-    found = _as(raw, Subscription)
-    item = found.items.data[0]
-    customer_id = id_of(found.customer)
-    assert customer_id is not None
-    return SubscriptionFacts(
-        subscription_id=found.id,
-        status=found.status,
-        price_id=item.price.id,
-        customer_id=customer_id,
-        period_start_ms=item.current_period_start * _MS,
-        period_end_ms=item.current_period_end * _MS,
-        cancel_at_period_end=found.cancel_at_period_end or found.cancel_at is not None,
-        created_at_ms=found.created * _MS,
-        trial_end_ms=None if found.trial_end is None else found.trial_end * _MS,
-        metadata=read(found.metadata),
-        fee_bp=int(100 * (found.application_fee_percent or 0)),
-    )
-
-
-def item_of(raw: dict[str, Any]) -> str:
-    """The id of a subscription's one item."""
-    return _as(raw, Subscription).items.data[0].id
 
 
 def refund(raw: dict[str, Any]) -> RefundFacts:
     """A refund, with its balance transaction, from which is read what of the platform's share came back."""
-    found = _as(raw, Refund)
+    found = as_shape(raw, Refund)
     moved = found.balance_transaction
     returned = -_kept(moved, "application_fee") if isinstance(moved, BalanceTransaction) else 0
     return RefundFacts(
@@ -494,7 +280,7 @@ def refund(raw: dict[str, Any]) -> RefundFacts:
 
 def fee_refund(raw: dict[str, Any], refund_id: str) -> int | None:
     """What of the platform's share went back for a refund; None of another one."""
-    found = _as(raw, FeeRefund)
+    found = as_shape(raw, FeeRefund)
     return found.amount if (found.metadata or {}).get(_REFUND) == refund_id else None
 
 
@@ -505,7 +291,7 @@ def of_refund(refund_id: str) -> dict[str, str]:
 
 def dispute(raw: dict[str, Any]) -> DisputeFacts:
     """A dispute; what was withdrawn and given back again counts as nothing."""
-    found = _as(raw, Dispute)
+    found = as_shape(raw, Dispute)
     return DisputeFacts(
         dispute_id=found.id,
         payment_id=id_of(found.payment_intent) or "",
@@ -526,11 +312,9 @@ def _kept(moved: BalanceTransaction, kind: str) -> int:
     return sum(detail.amount for detail in moved.fee_details if detail.type == kind)
 
 
-def _as(raw: Any, kind: type[T]) -> T:
+def as_shape(raw: Any, kind: type[T]) -> T:
+    """What Stripe answered, as one of these. PaymentsRefused `unexpected_answer`."""
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as odd:
         raise PaymentsRefused(f"Stripe's answer is not as expected: {odd}", "unexpected_answer") from odd
-
-
-as_shape: Final = _as
