@@ -37,13 +37,13 @@ from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
 from gateway.pricing.catalog import BOOK_TTL_MS, Catalog
-from gateway.pricing.configured import PriceOverride
+from gateway.pricing.configured import PriceOverride, read_override
 from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
 from gateway.providers.azure import is_azure_itself, is_v1
 from gateway.providers.model import Capacity, Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.proxy.models import Listed, listed
-from gateway.settings import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig, Settings, SettingsError
+from gateway.settings import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig, Part, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
@@ -93,7 +93,7 @@ class Services:
             routing = self._routing(entries)
             self.catalog.configure(overrides, settings.platform_markup_bp)
         except ValueError as wrong:
-            raise SettingsError(f"models: {wrong}.") from wrong
+            raise _wrong_models(settings, wrong) from wrong
         self.routing.become(routing)
         self.settings = settings
         self._listed_models = None
@@ -185,8 +185,13 @@ class Services:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Services]:
-    """Services on open, migrated stores; closed at the end. Raises EmbeddedRedisFailed, SettingsError, SqlDown."""
+async def opened(settings: Settings, needs: Part = Part.ALL) -> AsyncIterator[Services]:
+    """Services on open, migrated stores; closed at the end. Raises EmbeddedRedisFailed, SettingsError, SqlDown.
+
+    Where not all of the settings is needed, models that are wrong are left out, and told in `settings.faults`.
+    """
+    if needs != Part.ALL:
+        settings = _as_far_as_they_are_well(settings)
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url
         if not redis_url:
@@ -196,7 +201,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         try:
             services = Services(settings, redis_url)
         except ValueError as wrong:
-            raise SettingsError(f"models: {wrong}.") from wrong
+            raise _wrong_models(settings, wrong) from wrong
         stack.push_async_callback(services.databases.close)
         stack.push_async_callback(services.balance.close)
         stack.push_async_callback(services.places.close)
@@ -206,6 +211,32 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         await services.databases.migrate()
         await services.catalog.load_lists()
         yield services
+
+
+def _wrong_models(settings: Settings, wrong: ValueError) -> SettingsError:
+    where = "models" if settings.config is None else f"{settings.config}: models"
+    return SettingsError(f"{where}: {wrong}.", "models")
+
+
+def _as_far_as_they_are_well(settings: Settings) -> Settings:
+    """Without the models that stop a start."""
+    well, faults = [], list(settings.faults)
+    for model in settings.models:
+        try:
+            entry = _entry(model)
+            Routing([msgspec.structs.replace(entry, fallbacks=())])
+            for override in _overrides(model, entry):
+                read_override(override)
+        except ValueError as wrong:
+            faults.append(str(_wrong_models(settings, wrong)))
+        else:
+            well.append(model)
+    kept = msgspec.structs.replace(settings, models=tuple(well), faults=tuple(faults))
+    try:
+        Routing(_configured(kept)[0])
+    except ValueError as wrong:
+        return msgspec.structs.replace(kept, models=(), faults=(*faults, str(_wrong_models(settings, wrong))))
+    return kept
 
 
 def models_name(settings: Settings) -> str:

@@ -122,6 +122,10 @@ async def _databases(services: Services) -> list[Finding]:
 
 def _configuration(services: Services) -> list[Finding]:
     """Whether the processes that serve run with what this one has read. Nothing where none serves on this machine."""
+    about = "configuration"
+    if services.settings.faults:
+        kept = "No gateway starts with it; one that runs keeps what it had."
+        return [Finding(about, Verdict.PROBLEM, f"{fault} {kept}") for fault in services.settings.faults]
     at_ms = now_ms(services.clock)
     live = [each for each in snapshots(services.settings) if is_fresh(each, at_ms)]
     others = [each for each in live if each.models != services.models_name]

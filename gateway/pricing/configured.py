@@ -54,7 +54,7 @@ class Configured:
         self._lists = lists
         self._markup_bp = markup_bp
         self._given = {given.deployment_id: given for given in deployments}
-        self._prices = {given.deployment_id: _parsed(given) for given in self._given.values()}
+        self._prices = {given.deployment_id: read_override(given) for given in self._given.values()}
         self.since_ms = since_ms
         self.until_ms = FOR_EVER_MS
 
@@ -104,7 +104,8 @@ def percent(basis_points: int) -> str:
     return f"{whole}.{rest:02d}".rstrip("0") if rest else str(whole)
 
 
-def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
+def read_override(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
+    """What the provider takes and what creators are charged, as far as it says so. ValueError, naming the deployment."""
     found: list[Rates | None] = []
     for name, prices in (("prices", given.prices), ("charge", given.charge)):
         try:
