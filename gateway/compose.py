@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -43,7 +43,7 @@ from gateway.providers.azure import is_azure_itself, is_v1
 from gateway.providers.model import Capacity, Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.proxy.models import Listed, listed
-from gateway.settings import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig, Part, Settings, SettingsError
+from gateway.settings import DIALECTS, NAMES, DeploymentConfig, LimitsConfig, ModelConfig, Part, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
@@ -241,7 +241,17 @@ def _as_far_as_they_are_well(settings: Settings) -> Settings:
 
 def models_name(settings: Settings) -> str:
     """See `Services.models_name`. Keyed, as providers' keys are part of it."""
-    told = msgspec.json.encode((settings.models, settings.platform_markup_bp, settings.demo))
+    return _word(settings, (settings.models, settings.platform_markup_bp, settings.demo))
+
+
+def setting_names(settings: Settings) -> dict[str, str]:
+    """Such a word for each of the settings that a process keeps until it ends."""
+    names = [name for name in settings.__struct_fields__ if name in NAMES]
+    return {name: _word(settings, getattr(settings, name)) for name in names}
+
+
+def _word(settings: Settings, of: Any) -> str:
+    told = msgspec.json.encode(of, enc_hook=str)
     return hmac.new(settings.key_pepper.encode(), told, hashlib.sha256).hexdigest()[:16]
 
 

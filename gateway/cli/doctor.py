@@ -13,7 +13,7 @@ from gateway.settings import Part
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def doctor(as_json: bool) -> None:
-    """Look at stores, clocks, worker, prices, providers and their keys; nothing is changed.
+    """Look at stores, clocks, web processes, worker, prices, providers and their keys; nothing is changed.
 
     Of a configuration file that is broken it looks at what can be read.
 

@@ -70,6 +70,10 @@ def test_a_gateway_that_runs_is_well_but_for_what_its_providers_are(stack: Stack
     assert "append-only file" in found["balance store"][1]
     assert found["worker"][0] == "ok", found["worker"]
     assert found["configuration"] == ("ok", "It is what runs.")
+    assert found["web processes"] == ("ok", "One gave a sign of life.")
+    assert [found[f"clock of {whose}"][0] for whose in ("this machine", "the balance store", "the database")] == ["ok"] * 3
+    more = doctor({**stack.env, "MOZAIKS_WORKERS": "2"})[1]["configuration"]
+    assert more == ("warning", "MOZAIKS_WORKERS is another than what runs was started with, and takes force with the next start.")
     assert found["platform database"][0] == "ok"
     assert found["app databases"][0] == "ok"
     assert "unpriced-model" in found["prices"][1]
