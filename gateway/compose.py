@@ -47,6 +47,7 @@ from gateway.settings import DIALECTS, NAMES, DeploymentConfig, LimitsConfig, Mo
 
 _log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
+_ONLY_READ: Final = frozenset(("/moderations", "/rerank"))
 _REASONS: Final = re.compile(r"o\d|gpt-5")  # Azure's models that refuse `max_tokens`
 _AUDIT_AGAIN_S: Final = 1.5
 
@@ -314,10 +315,24 @@ def _spoken(config: DeploymentConfig) -> frozenset[str]:
 def _overrides(model: ModelConfig, entry: ModelEntry) -> list[PriceOverride]:
     return [
         PriceOverride(
-            deployment.id, deployment.provider, deployment.model, config.prices or model.prices, model.charge, _region(config)
+            deployment.id,
+            deployment.provider,
+            deployment.model,
+            config.prices or model.prices,
+            model.charge,
+            _region(config),
+            _makes_tokens(config, deployment),
         )
         for deployment, config in zip(entry.deployments, model.deployments, strict=True)
     ]
+
+
+def _makes_tokens(config: DeploymentConfig, deployment: Deployment) -> bool:
+    """False where it is known that it only reads: by the price list, or as it says itself."""
+    surfaces = shipped_surfaces(deployment.provider, deployment.model)
+    if surfaces is None:
+        surfaces = frozenset(path for name in config.speaks or () for path in DIALECTS[name])
+    return not surfaces or not surfaces <= _ONLY_READ
 
 
 def _region(config: DeploymentConfig) -> str:

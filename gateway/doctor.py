@@ -185,8 +185,9 @@ def _prices(services: Services) -> list[Finding]:
             provided = services.catalog.provided(deployment.id)
             if provided.cost is None or provided.charge is None:
                 why = f" {provided.unpriced}" if provided.cost is None else ""
-                text = f"{deployment.id} has no price, so requests for {name} are refused: set `prices` in the configuration."
-                found.append(Finding("prices", Verdict.PROBLEM, text + why))
+                text = f"{deployment.id} has no price: requests for {name} are refused, but of apps that have set one themselves"
+                rest = " or are analytics_only, which measure them without. Set `prices` in the configuration."
+                found.append(Finding("prices", Verdict.PROBLEM, text + rest + why))
             else:
                 priced += 1
     if priced and not found:
@@ -215,11 +216,14 @@ def _provider(deployment: Deployment, answer: int | str) -> Finding:
     about = f"provider of {deployment.id}"
     match answer:
         case 200:
-            return Finding(about, Verdict.OK, "It answers, and takes the key.")
+            return Finding(about, Verdict.OK, "It answers, and takes the key." if deployment.api_key else "It answers.")
+        case 401 | 403 if not deployment.api_key and not deployment.headers:
+            return Finding(about, Verdict.PROBLEM, f"It answers {answer}: it wants a key, and `api_key` is not set.")
         case 401 | 403:
             return Finding(about, Verdict.PROBLEM, f"It answers {answer}: the key is missing, wrong, or may not do this.")
         case 404 | 405:
-            return Finding(about, Verdict.OK, "It answers; it has no list of models, so its key shows with the first request.")
+            shows = ", so its key shows with the first request" if deployment.api_key else ""
+            return Finding(about, Verdict.OK, f"It answers; it has no list of models{shows}.")
         case int():
             return Finding(about, Verdict.WARNING, f"It answers {answer}.")
         case _:

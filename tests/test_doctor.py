@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from msgspec.structs import replace
 
 from gateway.balance.condition import Condition
 from gateway.compose import Services, setting_names
 from gateway.core.clock import now_ms
-from gateway.doctor import Verdict, _clock, _configuration, _provider, _server, _web, _worker
+from gateway.doctor import Verdict, _clock, _configuration, _prices, _provider, _server, _web, _worker
 from gateway.metrics import Snapshot, folder_of
 from gateway.providers.model import Deployment
 from gateway.settings import load
@@ -104,3 +105,28 @@ def test_a_providers_answer_is_judged_by_what_it_means_for_requests(answer: int 
     found = _provider(deployment, answer)
     assert found.verdict == verdict
     assert "10.1.2.3" not in found.says
+
+
+@pytest.mark.parametrize(("answer", "verdict"), [(200, Verdict.OK), (404, Verdict.OK), (401, Verdict.PROBLEM)])
+def test_of_a_key_that_is_not_there_nothing_is_said_but_that_it_is_wanted(answer: int, verdict: Verdict) -> None:
+    found = _provider(Deployment("m/openai/0", "openai", "m", "http://10.1.2.3/v1", ""), answer)
+    assert (found.verdict, "key" in found.says) == (verdict, answer == 401)
+
+
+def test_what_only_reads_needs_an_input_price_and_what_has_none_is_told_as_it_is(tmp_path: Path) -> None:
+    deployment = {"model": "m", "api_base": "http://127.0.0.1:1/v1"}
+    models: list[dict[str, Any]] = [
+        {"name": "omni-moderation-latest", "deployments": [{**deployment, "model": "omni-moderation-latest"}]},
+        {"name": "own-moderation", "deployments": [{**deployment, "speaks": ["moderations"]}]},
+    ]
+    unpriced = {"name": "no-price", "deployments": [deployment]}
+    path = tmp_path / "gateway.yaml"
+    env = {"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_CONFIG": str(path)}
+    path.write_text(yaml.safe_dump({"models": [*[{**model, "prices": {"input": "0"}} for model in models], unpriced]}))
+    [finding] = _prices(Services(load(env), "redis://127.0.0.1:1"))
+    assert finding.verdict == Verdict.PROBLEM
+    assert finding.says.startswith("no-price/openai/0 has no price: requests for no-price are refused, but of apps")
+    assert "analytics_only, which measure them" in finding.says
+    path.write_text(yaml.safe_dump({"models": [{**unpriced, "prices": {"input": "0"}}]}))
+    with pytest.raises(ValueError, match="both be named"):  # it may chat
+        Services(load(env), "redis://127.0.0.1:1")

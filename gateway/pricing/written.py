@@ -32,17 +32,19 @@ class WrongPrice(ValueError):
         self.field = field
 
 
-def read_prices(written: object) -> dict[str, Any]:
+def read_prices(written: object, *, makes_tokens: bool = True) -> dict[str, Any]:
     """What `rates_from` takes, of prices as they are written. WrongPrice."""
     given = _read(written, "", 1)
-    check_whole(given)
+    check_whole(given, makes_tokens=makes_tokens)
     return given
 
 
-def check_whole(given: Mapping[str, Any]) -> None:
-    """WrongPrice where rates leave out what a model must have."""
+def check_whole(given: Mapping[str, Any], *, makes_tokens: bool = True) -> None:
+    """WrongPrice where rates leave out what a model must have; one that is known to make no tokens needs no price of them."""
+    if "input" in given and not makes_tokens:
+        return
     if not (given.keys() >= _BY_TOKENS or given.keys() & _BY_UNITS):
-        raise WrongPrice("", 'input and output must both be named (say output: "0" for embeddings)')
+        raise WrongPrice("", 'input and output must both be named (say output: "0" for embeddings, moderations and rerank)')
 
 
 def check_rates(given: object, most: int, field: str = "", depth: int = 1) -> None:

@@ -107,12 +107,13 @@ def test_a_text_completion_streams(client: OpenAI) -> None:
 
 def test_models_are_listed_for_the_key_that_asks(stack: Stack, app: str, client: OpenAI) -> None:
     listed = {model.id for model in client.models.list()}
-    assert {"unpriced-model", "unsized-model"} <= listed
+    assert {"flat-model", "unsized-model"} <= listed
+    assert "unpriced-model" not in listed  # it would be refused
     narrow = OpenAI(base_url=stack.url + "/v1", api_key=stack.key(app, models=["unsized-*"]))
     assert {model.id for model in narrow.models.list()} == {"unsized-model"}
     assert client.models.retrieve("unsized-model").id == "unsized-model"
     with pytest.raises(openai.NotFoundError):
-        narrow.models.retrieve("unpriced-model")
+        narrow.models.retrieve("flat-model")
 
 
 @pytest.mark.asyncio

@@ -50,6 +50,12 @@ def test_what_may_be_served_in_several_ways_costs_the_dearest_until_the_answer_s
     assert dearest(rates, rates.variant("flex")).long_above == 100_000
 
 
+def test_a_model_that_only_reads_needs_no_price_of_what_it_makes() -> None:
+    assert read_prices({"input": "0"}, makes_tokens=False) == {"input": 0}
+    with pytest.raises(WrongPrice, match="both be named"):
+        read_prices({"output": "1"}, makes_tokens=False)
+
+
 @pytest.mark.parametrize(
     ("wrong", "field", "says"),
     [
