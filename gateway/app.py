@@ -260,7 +260,7 @@ def _hot(
     responses = Responses(ids, gate, services.routing.deployment)
     hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
     for made in MEDIA:
-        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
+        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)), services.routing.serves)
         hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
     return hot
 

@@ -20,6 +20,7 @@ from gateway.proxy import wire
 from gateway.proxy.surface import Measured, Request, Stream
 
 CostOf = Callable[[str], Rates | None]
+IsServed = Callable[[str], bool]
 ESTIMATED: Final[tuple[str, ...]] = ("estimated",)
 NO_FLAGS: Final[tuple[str, ...]] = ()
 
@@ -32,9 +33,16 @@ class MediaSurface:
     error_body = staticmethod(wire.error_body)
     error_event = staticmethod(wire.error_event)
 
-    def __init__(self, cost_of: CostOf) -> None:
-        """`cost_of` a deployment's id is what its provider takes, None when nobody knows."""
+    def __init__(self, cost_of: CostOf, is_served: IsServed) -> None:
+        """`cost_of` a deployment's id is what its provider takes, None when nobody knows; `is_served` tells of a model's name."""
         self._cost_of = cost_of
+        self._is_served = is_served
+
+    def model_or(self, default: str, body: dict[str, Any]) -> str:
+        """The model that is asked for; where none is, what OpenAI takes then, if it is served here. InvalidRequest."""
+        if body.get("model") is None and self._is_served(default):
+            body["model"] = default
+        return wire.read_model(body)
 
     def bound(self, request: Request, deployment: Deployment) -> int:
         """The bytes of its text; InvalidRequest where the deployment does not serve this surface."""

@@ -19,6 +19,7 @@ from gateway.proxy import wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count
 from gateway.proxy.surface import Measured, Request
 
+_MODERATES: Final = "omni-moderation-latest"  # OpenAI's default (its API reference: create moderation, `model`)
 _DOCUMENTS_A_SEARCH: Final = 100
 # Cohere's pricing page: documents of more than 500 tokens, with the query, are split, and each part counts. A token is a byte
 # at least, so no document has more parts than this makes of its bytes.
@@ -50,7 +51,7 @@ class Moderations(MediaSurface):
     def parse(self, raw: bytes, content_type: bytes) -> Request:
         """See `Surface`."""
         body = wire.read_body(raw, content_type)
-        model = wire.read_model(body)
+        model = self.model_or(_MODERATES, body)
         _texts_of(body)
         return Request(self, body, len(raw), model, False, False, None, 1, False, kept=_texts_of(body))
 

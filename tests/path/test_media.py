@@ -349,6 +349,7 @@ def test_moderation_is_free_where_the_list_says_so(media: Stack) -> None:
     found = caller.client.moderations.create(model="omni-moderation-latest", input=["one", "two"])
     assert len(found.results) == 2
     assert caller.billed()["amount_micro"] == 0
+    assert caller.client.moderations.create(input="one").model == "omni-moderation-latest"  # as at OpenAI
 
 
 def test_ranking_by_the_search_costs_what_was_billed(caller: Caller) -> None:
