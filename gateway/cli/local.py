@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
@@ -162,7 +163,16 @@ async def call(
     payload = b"".join(part.get("body", b"") for part in sent if part["type"] == "http.response.body")
     answer: Any = msgspec.json.decode(payload) if payload else None
     if sent[0]["status"] >= 400:
-        error = answer["error"]
-        where = f" ({error['param']})" if error.get("param") else ""
-        raise click.ClickException(f"{error['message']}{where}")
+        raise click.ClickException(_as_typed(answer["error"]["message"], answer["error"].get("param") or ""))
     return answer
+
+
+def _as_typed(message: str, param: str) -> str:
+    """A refusal with the field that it names as the option that was given for it."""
+    context = click.get_current_context(silent=True)
+    options = [] if context is None else [each for each in context.command.params if isinstance(each, click.Option)]
+    named = next((max(each.opts, key=len) for each in options if each.name == param), "")
+    if named:
+        message = re.sub(rf"`?\b{re.escape(param)}\b`?", named, message)
+    where = named or param
+    return f"{message} ({where})" if where and where not in message else message

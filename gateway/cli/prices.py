@@ -27,7 +27,9 @@ def prices() -> None:
 @click.option("--app", "enterprise_id", help="Beside them, what this app's end users pay now.")
 @json_option
 def list_prices(pattern: str, enterprise_id: str | None, as_json: bool) -> None:
-    """List what each served model costs now, per million units, and where each price comes from.
+    """List what each served model costs now, and where each price comes from.
+
+    Prices are per million tokens or characters, and per image, second, search or request; what is free costs 0.
 
     PATTERN is a model's name, or has `*` in it. `provider` is what the provider takes, `creator` what a creator pays (in
     USD), `end user` what the app's end users pay. A kind that is not shown costs what its like costs: cached input as input,
@@ -43,7 +45,7 @@ def _row(line: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     row = {
         "model": line["model"],
         "deployment": line["deployment"].partition("=")[0],
-        "provider": _short(line["prices"] or None, whole=whole),
+        "provider": _short(line["prices"] or None, whole=whole),  # of one without a price they are empty
         "from": line["source"],
         "creator": _short(line["charge"], whole=whole),
         "of": line["charge_source"],
@@ -66,7 +68,9 @@ _LIKE: Final = {
 def _short(prices: dict[str, Any] | None, *, whole: bool) -> str:
     """Prices in one cell, without those that are as their like; without `whole`, only the names of what else there is."""
     if prices is None:
-        return "-"
+        return "no price"
+    if not prices.keys() - {"input"} and prices.get("input") == "0":
+        return "0"
     if whole:
         return told(prices, _LIKE)
     others = (["long prompts"] if "long" in prices else []) + list(prices.get("variants", {}))

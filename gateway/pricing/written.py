@@ -81,6 +81,11 @@ def given_of(rates: Rates) -> dict[str, Any]:
     return _given({kind: getattr(rates, kind) for kind in PRICED_KINDS}, rates, dict.fromkeys(PRICED_KINDS, 0))
 
 
+def shown(rates: Rates) -> dict[str, Any]:
+    """The same as they are written; of what is free, that the input is."""
+    return written(given_of(rates)) or {"input": "0"}
+
+
 def _given(own: Mapping[str, int], rates: Rates, above: Mapping[str, int]) -> dict[str, Any]:
     given: dict[str, Any] = {kind: rate for kind, rate in own.items() if rate != above[kind]}
     if rates.long is not None:
@@ -155,9 +160,9 @@ def told(given: Mapping[str, Any], like: Mapping[str, str]) -> str:
         for kind, price in given.items()
         if kind in PRICED_KINDS and price != given.get(like.get(kind, ""))
     ]
-    parts = [", ".join(kinds)]
-    if "long" in given:
+    parts = [", ".join(kinds)] if kinds else []
+    if given.get("long"):  # where nothing is different above it, there is nothing to tell
         parts.append(f"above {given['above']}: {told(given['long'], like)}")
-    parts += [f"{name}: {told(each, like)}" for name, each in given.get("variants", {}).items()]
+    parts += [f"{name}: {told(each, like) or 'the same'}" for name, each in given.get("variants", {}).items()]
     return "; ".join(parts)
 
