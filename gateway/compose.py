@@ -10,7 +10,7 @@ import hmac
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -27,7 +27,6 @@ from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
-from gateway.db.faults import SqlDown
 from gateway.identity.cache import PRICE_LISTS, PRICES, InvalidationBus
 from gateway.identity.following import Following
 from gateway.identity.service import Identity
@@ -36,7 +35,7 @@ from gateway.ledger.audit import AuditReport, audit, persisting
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
-from gateway.pricing.catalog import BOOK_TTL_MS, Catalog
+from gateway.pricing.catalog import Catalog
 from gateway.pricing.configured import PriceOverride, read_override
 from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
 from gateway.providers.azure import is_azure_itself, is_v1
@@ -64,6 +63,7 @@ class Services:
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self.settings = settings
         self._listed_models: tuple[Listed, ...] | None = None
+        self._listed_by = ""  # the price list that was in force then
         self.tasks = Tasks()
         self.clock = SYSTEM_CLOCK
         self.databases = Databases(settings.database_url, settings.app_database_url)
@@ -132,47 +132,32 @@ class Services:
 
     async def follow_changes(self) -> None:
         """Forget what other processes changed, until cancelled."""
-
-        lists = asyncio.Event()
+        trail = Following(self.databases.platform, (self.identity, self.catalog), self.clock)
 
         def changed(kind: str, subject: str) -> None:
             self.identity.forget(kind, subject)
             if kind == PRICES and subject == PRICE_LISTS:
-                lists.set()
+                trail.look_soon()
             elif kind == PRICES:
                 self.catalog.invalidate(subject)
 
         def connected() -> None:
             self.identity.forget_all()
             self.catalog.forget_all()
-            lists.set()
+            trail.look_soon()
 
-        trail = Following(self.databases.platform, (self.identity, self.catalog), self.clock)
-        beside = [
-            self.tasks.spawn(self._follow_lists(lists), "follow price lists"),
-            self.tasks.spawn(trail.run(), "follow the trail"),
-        ]
+        beside = self.tasks.spawn(trail.run(), "follow the trail")
         try:
             await self.bus.run(changed, connected)
         finally:
-            for task in beside:
-                task.cancel()
-
-    async def _follow_lists(self, changed: asyncio.Event) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), BOOK_TTL_MS / 1000)
-            changed.clear()
-            try:
-                await self.catalog.load_lists()
-                self._listed_models = None
-            except SqlDown as down:
-                _log.warning("price lists could not be read again; the old ones stay: %s", down)
+            beside.cancel()
 
     @property
     def listed_models(self) -> tuple[Listed, ...]:
         """Every model that can be listed: those configured, and those that a pattern stands for; by their first deployments."""
-        if self._listed_models is None:
+        in_force = self.catalog.lists.in_force()
+        if self._listed_models is None or self._listed_by != in_force:
+            self._listed_by = in_force
             names = dict.fromkeys(self.routing.models())
             for pattern, provider in self.routing.patterns():
                 names |= dict.fromkeys(self.catalog.lists.names(provider, pattern))
