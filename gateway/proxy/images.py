@@ -6,6 +6,7 @@ and what is billed is what the answer tells: text and images read, images made.
 """
 
 import re
+from abc import abstractmethod
 from typing import Any, Final
 
 import msgspec
@@ -57,10 +58,6 @@ class ImageSurface(MediaSurface):
 
     bytes_max = limits.BODY_BYTES_MAX
 
-    def parse(self, raw: bytes, content_type: bytes) -> Request:
-        """Each reads its own."""
-        raise NotImplementedError
-
     def text_bytes(self, body: dict[str, Any]) -> int:
         """The prompt's; models frame it in a few tokens of their own."""
         return len(body["prompt"].encode()) + 64
@@ -98,9 +95,9 @@ class ImageSurface(MediaSurface):
         estimated = Usage(image_input=read, image_output=made * kept.image_tokens, images=made)
         return estimated, ESTIMATED
 
+    @abstractmethod
     def default(self, body: dict[str, Any]) -> str:
         """The model where a body names none."""
-        raise NotImplementedError
 
     def asked(self, body: dict[str, Any], size: int, number: int, partial: int, streamed: bool, files: Any = ()) -> Request:
         """The request for so many pictures; InvalidRequest."""

@@ -6,6 +6,7 @@ character or by the token, and both are counted where both are known: a price na
 told is estimated only where the provider's price needs it, and the event says so with the flag `estimated`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ ESTIMATED: Final[tuple[str, ...]] = ("estimated",)
 NO_FLAGS: Final[tuple[str, ...]] = ()
 
 
-class MediaSurface:
+class MediaSurface(ABC):
     """See `Surface`."""
 
     path: str
@@ -44,14 +45,18 @@ class MediaSurface:
             body["model"] = default
         return wire.read_model(body)
 
+    @abstractmethod
+    def parse(self, raw: bytes, content_type: bytes) -> Request:
+        """See `Surface`."""
+
     def bound(self, request: Request, deployment: Deployment) -> int:
         """The bytes of its text; InvalidRequest where the deployment does not serve this surface."""
         check_serves(self.path, deployment)
         return self.text_bytes(request.body)
 
+    @abstractmethod
     def text_bytes(self, body: dict[str, Any]) -> int:
         """No fewer than the tokens of what the model reads of a body."""
-        raise NotImplementedError
 
     def most(self, request: Request, deployment: Deployment) -> int:
         """None that a cap bounds: see `Request.units`."""
@@ -69,17 +74,21 @@ class MediaSurface:
         """A stream that was asked for; some servers answer whole all the same."""
         return request.streamed and reply.content_type.startswith(b"text/event-stream")
 
+    @abstractmethod
     def stream(self, request: Request, reply: Reply) -> Stream:
-        """Surfaces that stream say how."""
-        raise NotImplementedError
+        """See `Surface`."""
+
+    @abstractmethod
+    def told(self, body: bytes) -> Any:
+        """See `Surface`."""
 
     def text(self, body: bytes) -> str:
         """Nothing that the gateway would count."""
         return ""
 
+    @abstractmethod
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
         """The usage in what was told."""
-        raise NotImplementedError
 
     def returned(self, request: Request, body: bytes) -> bytes:
         """As the upstream wrote it."""
