@@ -193,7 +193,7 @@ def _prices(services: Services) -> list[Finding]:
     if priced and not found:
         text = "The deployment of the named model has one." if priced == 1 else f"{priced} deployments of named models have one."
         found.append(Finding("prices", Verdict.OK, text))
-    if not services.routing.models() and not services.routing.patterns():
+    if not services.routing.models() and not services.routing.patterns() and not services.settings.faults:
         found.append(Finding("models", Verdict.PROBLEM, "None is configured, so there is nothing to serve."))
     return found
 

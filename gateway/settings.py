@@ -175,7 +175,7 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True, n
         faults.add(SettingsError(f"{name} is not a setting of this gateway.", meant[0] if meant else name))
     is_placed = given["data_dir"] or given["database_url"]
     if path and faults.told and not file and not (is_placed or Path("data/secrets.json").exists()):
-        raise SettingsError(f"{faults.told[0]} So nobody knows where the stores are.", _FILE)
+        raise SettingsError(f"{faults.told[0]} They do not say where the stores are.", _FILE)
     if not (make_data or is_placed or Path("data").exists()):
         raise SettingsError(
             f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
@@ -204,7 +204,8 @@ class _Faults:
         needed = wrong.about in _STORES or (wrong.about == _FILE and self._needs != Part.ANY)
         if self._needs == Part.ALL or needed:
             raise SettingsError(said, wrong.about) from wrong
-        self.told.append(said)
+        rest = " What is looked at is what the environment and the defaults say." if wrong.about == _FILE else ""
+        self.told.append(said + rest)
 
     def but(self, instead: _T, read: Callable[..., _T], *given: Any) -> _T:
         """What `read` makes of what is given, or something `instead`."""

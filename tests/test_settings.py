@@ -103,7 +103,7 @@ def test_nobody_guesses_where_the_stores_are(tmp_path: Path, content: Any) -> No
 
 def test_of_a_file_that_is_no_yaml_the_environment_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match="nobody knows where the stores are"):
+    with pytest.raises(SettingsError, match="They do not say where the stores are"):
         load(written(tmp_path, "models: ["), needs=Part.ANY)
     env = written(tmp_path, "models: [", MOZAIKS_DATA_DIR=str(tmp_path), OPENAI_API_KEY="sk-made-up")
     found = load(env, needs=Part.ANY)
