@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from gateway.balance.model import BalanceUnavailable
@@ -48,7 +49,11 @@ async def run(services: Services, stop: asyncio.Event) -> None:
         loops["look at Stripe"] = lambda: _look_at_stripe(receiving.reconciler, stop)
     if topping_up is not None:
         loops["top up"] = lambda: topping_up.run(stop)
-    await asyncio.gather(*[services.tasks.spawn(lasting(name, loop, stop), name) for name, loop in loops.items()])
+    try:
+        await asyncio.gather(*[services.tasks.spawn(lasting(name, loop, stop), name) for name, loop in loops.items()])
+    finally:
+        with suppress(BalanceUnavailable):
+            await services.events.leave(consumer)
 
 
 async def lasting(name: str, loop: Loop, stop: asyncio.Event) -> None:

@@ -12,9 +12,8 @@ import msgspec
 from gateway.api.shapes import ms_of
 from gateway.balance.reconcile import Outcome
 from gateway.billing.reconciler import Looked
-from gateway.cli.local import CouldNotLook, looking, run, settings
+from gateway.cli.local import CouldNotLook, looking, run, stores
 from gateway.cli.values import AGO, AGO_HELP
-from gateway.compose import opened
 
 
 @click.command()
@@ -62,14 +61,14 @@ def _billing(since: str | None, as_json: bool) -> None:
 
 
 async def _looked(since_ms: int | None) -> Looked:
-    async with opened(settings(make_data=False)) as services:
+    async with stores() as services:
         if services.receiving is None:
             raise CouldNotLook("MOZAIKS_STRIPE_SECRET_KEY is not set where this command runs, so it cannot ask Stripe.")
         return await services.receiving.reconciler.run(since_ms)
 
 
 async def _reconciled(fix: bool) -> list[Outcome]:
-    async with opened(settings(make_data=False)) as services:
+    async with stores() as services:
         return await services.reconciler.run(rebuild=fix, repair=fix, actor="gateway reconcile")
 
 
