@@ -106,29 +106,35 @@ async def test_a_price_of_hers_with_the_name_of_a_plan_is_not_taken_for_it(house
         assert session.amount_total * 10_000 == body["price_micro"]
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"unit_amount": 2999},
-        {"currency": "eur"},
-        {"recurring": {"interval": "month", "interval_count": 2}},
-        {"recurring": {"interval": "week"}},
-        {"recurring": None},
-        {"product": None},
-        {},
-    ],
-    ids=lambda each: next(iter(each), "alike") + str(next(iter(each.values()), "")),
+ODD: tuple[dict[str, Any], ...] = (
+    {},
+    {"unit_amount": 2999},
+    {"currency": "eur"},
+    {"recurring": {"interval": "month", "interval_count": 2}},
+    {"recurring": {"interval": "week"}},
+    {"recurring": None},
+    {"product": None},
 )
-async def test_a_price_is_taken_for_a_plans_where_all_of_it_is(house: House, own: Own, changed: dict[str, Any]) -> None:
-    plan = await house.market.plan(MONTHLY)
-    product = own.api.products.create({"name": "x", "metadata": {"mozaiks_plan": plan}}, own.at)
+
+
+async def test_a_price_is_taken_for_a_plans_where_all_of_it_is(house: House, own: Own) -> None:
     other = own.api.products.create({"name": "x"}, own.at)
-    wish = {"product": product.id, "currency": "usd", "unit_amount": 3000, "lookup_key": plan, "recurring": {"interval": "month"}}
-    wish |= {**changed, "product": other.id} if "product" in changed else changed
-    made = own.api.prices.create({name: value for name, value in wish.items() if value is not None}, own.at)
-    found = await house.api.billing.store.plan(plan)
-    assert found is not None
-    assert ((await house.payments.create_price("op", own.account, found))[1] == made.id) == (not changed)
+    for changed in ODD:
+        plan = await house.market.plan(MONTHLY)
+        product = own.api.products.create({"name": "x", "metadata": {"mozaiks_plan": plan}}, own.at)
+        wish = {
+            "product": product.id,
+            "currency": "usd",
+            "unit_amount": 3000,
+            "lookup_key": plan,
+            "recurring": {"interval": "month"},
+        }
+        wish |= {**changed, "product": other.id} if "product" in changed else changed
+        made = own.api.prices.create({name: value for name, value in wish.items() if value is not None}, own.at)
+        found = await house.api.billing.store.plan(plan)
+        assert found is not None
+        taken = (await house.payments.create_price(f"op{plan}", own.account, found))[1] == made.id
+        assert taken == (not changed), changed
 
 
 async def test_subscriptions_of_her_own_on_a_plans_price_grant_only_what_the_plan_sells(house: House, own: Own) -> None:
