@@ -40,7 +40,7 @@ def _noted(fault: PaymentsDown | PaymentsRefused) -> PaymentsDown | PaymentsRefu
 
 
 def _told(error: stripe.StripeError, address: str) -> PaymentsDown | PaymentsRefused:
-    code = str(getattr(error.error, "code", None) or error.code or "")
+    code = str((error.error.code if error.error is not None else None) or error.code or "")
     text = without_keys(error.user_message or type(error).__name__)
     if isinstance(error, stripe.AuthenticationError):
         return PaymentsDown(f"Stripe does not accept this gateway's key: {text}")

@@ -8,7 +8,7 @@ from gateway.cli.local import request
 from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 from gateway.cli.sales import buyer_options, seller_option
-from gateway.cli.values import COUNT
+from gateway.cli.values import SPAN
 
 
 @click.command("top-ups")
@@ -46,7 +46,7 @@ def save_card(as_json: bool, **body: Any) -> None:
 @click.argument("enterprise_id")
 @click.argument("platform_user_id")
 @click.argument("plan_id")
-@click.option("--expires-in", "expires_in_seconds", type=COUNT, help="Seconds; default: a day.")
+@click.option("--expires-in", "expires_in_seconds", type=SPAN, help="How long it is good; default: 1d.")
 @click.option("--success-url", help="Where the browser goes when it is paid; default: a page of the gateway's.")
 @click.option("--cancel-url", help="Where it goes when it is not; default: the same.")
 @json_option

@@ -186,22 +186,6 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         Column("method_id", Text),  # of an automatic one: what it is taken from, whatever is saved by now
     )
     Index("ix_purchases_open", purchases.c.state, purchases.c.created_at)
-    subscriptions = Table(
-        "subscriptions",
-        metadata,
-        Column("id", Text, primary_key=True),
-        Column("owner", Text, nullable=False, index=True),
-        Column("plan_id", Text, nullable=False),
-        Column("account_id", Text, nullable=False),
-        Column("subscription_id", Text, nullable=False, unique=True),
-        Column("state", Text, nullable=False),
-        Column("period_start", BigInteger, nullable=False),
-        Column("period_end", BigInteger, nullable=False),
-        Column("cancel_at_period_end", Integer, nullable=False),
-        Column("created_at", BigInteger, nullable=False),
-        Column("as_of", BigInteger, nullable=False),
-        Column("grace_until", BigInteger),
-    )
     top_ups = Table(
         "top_ups",
         metadata,
@@ -218,7 +202,6 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
     return {
         "customers": customers,
         "purchases": purchases,
-        "subscriptions": subscriptions,
         "top_ups": top_ups,
         **_subscribers(metadata),
     }
@@ -226,6 +209,22 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
 
 def _subscribers(metadata: MetaData) -> dict[str, Table]:
     """Who subscribes, likewise."""
+    subscriptions = Table(
+        "subscriptions",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("owner", Text, nullable=False, index=True),
+        Column("plan_id", Text, nullable=False),
+        Column("account_id", Text, nullable=False),
+        Column("subscription_id", Text, nullable=False, unique=True),
+        Column("state", Text, nullable=False),
+        Column("period_start", BigInteger, nullable=False),
+        Column("period_end", BigInteger, nullable=False),
+        Column("cancel_at_period_end", Integer, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+        Column("as_of", BigInteger, nullable=False),
+        Column("grace_until", BigInteger),
+    )
     # Pages on which a subscription may still be paid for, until they are closed.
     pages = Table(
         "subscription_pages",
@@ -244,7 +243,7 @@ def _subscribers(metadata: MetaData) -> dict[str, Table]:
         Column("owner", Text, primary_key=True),
         Column("subscription_id", Text, nullable=False),
     )
-    return {"subscription_pages": pages, "subscribers": subscribers}
+    return {"subscriptions": subscriptions, "subscription_pages": pages, "subscribers": subscribers}
 
 
 PLATFORM_SALES: Final = _sales(PLATFORM)

@@ -1,4 +1,6 @@
-"""One fake of Stripe, as a process of its own; at its end its books add up and nobody asked it wrongly."""
+"""One fake of Stripe for each file of tests, as a process of its own, for tests move its clock; at its end its books add up and
+nobody asked it wrongly.
+"""
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +16,7 @@ from tests.billing.market import Market
 from tests.fake_stripe.control import Control, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def control() -> Iterator[Control]:
     with running() as fake:
         yield fake

@@ -56,7 +56,7 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         plan = ("plans", "create", "--app", "desk", "--name", "Ten", "--price", "9.99", "--currency", "USD", "--grant", "10")
         made = on.json(*plan)
         assert (made["price_micro"], made["grant_micro"]) == (9_990_000, 10_000_000)
-        assert "price_micro" in on.refused(*plan[:7], "0", *plan[8:])
+        assert "--price must be above 0" in on.refused(*plan[:7], "0", *plan[8:])
         assert "9.99" in on.text("plans", "list", "--app", "desk")
         buy = ("sales", "checkout", made["id"], "--end-user", "u1", "--success-url", "https://app.invalid")
         assert on.json(*buy, "--idempotency-key", "k") == on.json(*buy, "--idempotency-key", "k")
@@ -81,7 +81,7 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         assert on.json("sales", "save-card", "--app", "desk", "--end-user", "u1")["status"] == "open"
         assert on.json("sales", "top-ups", "--app", "desk")["data"] == []
         assert "no automatic top-up" in on.refused("sales", "top-up-off", "--app", "desk", "--end-user", "u1")
-        assert "/pay/" in on.text("sales", "link", "desk", "u1", made["id"], "--expires-in", "60")
+        assert "/pay/" in on.text("sales", "link", "desk", "u1", made["id"], "--expires-in", "10m")
         assert on.json("sales", "branding", "desk", "--accent", "#1A73E8")["accent_color"] == "#1a73e8"
         assert on.json("sales", "branding", "desk")["accent_color"] == "#1a73e8"
         assert on.json("sales", "branding", "desk", "--reset")["accent_color"] is None
