@@ -36,6 +36,7 @@ HOLD_TTL_S: Final = 60  # a hold whose gateway gives no sign of life for so long
 DRAIN_ON_SHUTDOWN_S: Final = 30.0
 SETTLE_ON_SHUTDOWN_S: Final = 10.0  # how long a process that ends waits for a hot store that does not take its settlements
 DRAIN_FOR_THE_LEFT_S: Final = 120.0  # how long a stream is read on, and billed, that nobody reads any more
+ATTEMPTS_MAX: Final = 20  # of one request at providers, whatever the configuration allows: the operator pays for each
 RESULT_TTL_S: Final = 600  # how long Redis remembers the result of a finished hold
 KEPT_S: Final = 540  # how long a settled request may be settled again after a loss: its result must be there if it was not lost
 KEPT_LEAST_S: Final = 5.0  # a store that comes back older than what it answered is not older by more

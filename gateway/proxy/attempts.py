@@ -1,9 +1,11 @@
 """What happens when a deployment fails before it answers: another one, a fallback model, or the error.
 
 Each deployment of the model is asked once, in the route's order, then those of the fallback models that the key may use;
-where `retries` says so, the last one again after a pause. Nothing was shown to the client yet, so all it sees is a later
-answer and the number of attempts. What is the caller's to mend (a malformed request) goes back at once, as every provider
-would say the same; only a prompt that is too long goes on to those that read longer ones.
+where `retries` says so, the last one again after a pause. What was tried is remembered for as long as the request runs,
+whether attempts failed before their answers' heads or behind them, and there is a bound on attempts. Nothing was shown to
+the client yet, so all it sees is a later answer and the number of attempts. What is the caller's to mend (a malformed
+request) goes back at once, as every provider would say the same; only a prompt that is too long goes on to those that read
+longer ones.
 
 A deployment that is asked for as much as its capacity allows is passed over like one that failed, and so is one that cannot
 read so long a prompt where another can: neither is asked, nor counts as an attempt.
@@ -17,7 +19,7 @@ what had arrived are counted, and go into the provider's cost of the usage event
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from random import SystemRandom
 from time import perf_counter
 from typing import Final
@@ -27,7 +29,8 @@ from msgspec.structs import astuple
 from gateway.balance.model import Balance, BalanceUnavailable
 from gateway.balance.places import Full, Places
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
-from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired, UpstreamFailed
+from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired, Unavailable, UpstreamFailed
+from gateway.core.limits import ATTEMPTS_MAX
 from gateway.core.units import Usage
 from gateway.core.words import CostPolicy, HoldPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
@@ -40,7 +43,7 @@ from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate, Prices, Router
 from gateway.proxy.renewal import input_of
 from gateway.proxy.surface import Request
-from gateway.proxy.ticket import Ticket
+from gateway.proxy.ticket import Ticket, Tried
 
 _log = logging.getLogger(__name__)
 _CALLERS_TO_MEND: Final = frozenset((400, 409, 413, 415, 422))
@@ -119,7 +122,8 @@ class Attempts:
 
     async def after(self, ticket: Ticket, failed: UpstreamFault | Reply) -> Reply:
         """The first answer with status 200; GatewayError, and the hold is ended, where there is none."""
-        candidates = self._candidates(ticket, isinstance(failed, PassedOver))
+        first = ticket.deployment
+        tried = ticket.tried = ticket.tried or Tried(first, isinstance(failed, PassedOver), {first.id})
         told: GatewayError | None = None
         none_failed = True
         while True:
@@ -129,7 +133,7 @@ class Attempts:
             elif none_failed:
                 told = _sooner(told, error)
             assert told is not None
-            found = await anext(candidates, None) if may_go_on else None
+            found = await self._next(ticket, tried) if may_go_on else None
             if found is None or ticket.call.answer.left:
                 await self._given_up(ticket, told)
                 raise told from (failed if isinstance(failed, UpstreamFault) else None)
@@ -177,35 +181,38 @@ class Attempts:
             ticket.place = found
         self._router.health.asked(deployment.id)
 
-    async def _candidates(self, ticket: Ticket, first_was_passed_over: bool) -> AsyncIterator[Deployment]:
-        """What to try next, each already paid for; waits where the same one is tried again."""
-        route, first = ticket.route, ticket.deployment
+    async def _next(self, ticket: Ticket, tried: Tried) -> Deployment | None:
+        """What to try next, already paid for; waits where the same one is tried again. None: nobody any more."""
+        if ticket.attempts >= ATTEMPTS_MAX:
+            return None
         asked_for = ticket.request.model
-        nobody_else = True
-        for model, deployment in self._others(ticket, route, asked_for):
+        for model, deployment in self._others(ticket, ticket.route, asked_for):
+            if deployment.id in tried.ids:
+                continue
+            tried.ids.add(deployment.id)
             if _reads_more(deployment, ticket.too_small) and await self._may_serve(ticket, model, deployment):
-                nobody_else = False
-                yield deployment
+                tried.nobody_else = False
+                return deployment
         # Nobody who reads more could be asked: the provider itself says what it thinks of the prompt.
-        if ticket.too_small and nobody_else and first_was_passed_over and await self._may_serve(ticket, asked_for, first):
-            yield first
-        if not _reads_more(ticket.deployment, ticket.too_small):
-            return
-        waited_s = 0.0
-        for number in range(route.retries):
-            pause_s = max(ticket.retry_after_s, min(_PAUSE_S_MAX, _PAUSE_S * 2**number) * (0.5 + self._random() / 2))
-            waited_s += pause_s
-            if waited_s > _WAITED_S_MAX:
-                return
-            await self._pause(pause_s)
-            yield ticket.deployment
+        if ticket.too_small and tried.nobody_else and tried.first_was_passed_over:
+            tried.first_was_passed_over = False  # once
+            if await self._may_serve(ticket, asked_for, tried.first):
+                return tried.first
+        if tried.retries >= ticket.route.retries or not _reads_more(ticket.deployment, ticket.too_small):
+            return None
+        backoff_s = min(_PAUSE_S_MAX, _PAUSE_S * 2**tried.retries) * (0.5 + self._random() / 2)
+        pause_s = max(ticket.retry_after_s, backoff_s)
+        tried.retries += 1
+        tried.waited_s += pause_s
+        if tried.waited_s > _WAITED_S_MAX:
+            return None
+        await self._pause(pause_s)
+        return ticket.deployment
 
     def _others(self, ticket: Ticket, route: Route, asked_for: str) -> Iterator[tuple[str, Deployment]]:
-        """Every other deployment that the key may use, under the name of its model, in the order to try."""
-        first = ticket.deployment
+        """Every deployment that the key may use, under the name of its model, in the order to try."""
         for deployment in route.deployments:
-            if deployment.id != first.id:
-                yield asked_for, deployment
+            yield asked_for, deployment
         for model in route.fallbacks:
             if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
                 continue
@@ -318,12 +325,16 @@ class Attempts:
         end_user = ticket.front.platform_user_id or None
         try:
             paying = quote.payers(self._prices, ticket.principal, end_user, model, deployment.id, ticket.at_ms)
-            assert paying is not None, "the app's prices were loaded for the first attempt"
+            if paying is None:  # the app has changed since the first attempt
+                await self._prices.load_app(ticket.principal.app.enterprise_id)
+                paying = quote.payers(self._prices, ticket.principal, end_user, model, deployment.id, ticket.at_ms)
+            if paying is None:  # once more, while it was read
+                return False
             if request.units or request.variant:
                 paying = quote.for_units(self._prices, paying, request, deployment.id, ticket.at_ms)
             again = self._parsed(ticket)
             bound = surface.bound(again, deployment)
-        except (PaymentRequired, InvalidRequest):  # the latter: it does not serve this surface
+        except (PaymentRequired, InvalidRequest, Unavailable):  # it does not serve this surface; no prices to be had
             return False
         if paying and not await self._covered(ticket, paying, bound):
             bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body)))

@@ -28,6 +28,17 @@ class Call(msgspec.Struct):
     again: Again | None = None  # what it may have been answered before
 
 
+class Tried(msgspec.Struct):
+    """What was made of a request's route so far; one for all the ways in which attempts fail."""
+
+    first: Deployment
+    first_was_passed_over: bool
+    ids: set[str]  # of deployments that were asked, or passed over
+    nobody_else: bool = True  # no other could be asked
+    retries: int = 0  # of the last one, that were begun
+    waited_s: float = 0.0  # in pauses before them
+
+
 class Ticket(msgspec.Struct):
     """One admitted request, until it is settled or released. `granted` is what its hold holds now, per wallet."""
 
@@ -50,6 +61,7 @@ class Ticket(msgspec.Struct):
     sent_at: float = 0.0
     first_byte_at: float = 0.0
     attempts: int = 1
+    tried: Tried | None = None  # once an attempt has failed
     served_model: str = ""  # when another than was asked for is asked
     noted: tuple[str, ...] = ()  # flags of the event: attempts that failed
     retry_after_s: float = 0.0  # as the last provider that failed said

@@ -311,8 +311,8 @@ async def test_who_is_the_only_one_to_ask_is_never_left_alone() -> None:
     assert house.health.counts == {(house.deployment.id, "failed"): FAILURES + 1}
 
 
-async def pauses_of(house: Many, **fields: Any) -> list[float]:
-    pauses: list[float] = []
+async def pauses_of(house: Many, pauses: list[float] | None = None, **fields: Any) -> list[float]:
+    pauses = [] if pauses is None else pauses
 
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
