@@ -38,6 +38,7 @@ from gateway.metering.event import EventRest, encode_event
 from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
 from gateway.providers.tokenizer import is_own_tokenizer
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.blame import Blame, blame
 from gateway.proxy.chat import CHAT
 from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate, Prices, Router
@@ -46,9 +47,7 @@ from gateway.proxy.surface import Request
 from gateway.proxy.ticket import Ticket, Tried
 
 _log = logging.getLogger(__name__)
-_CALLERS_TO_MEND: Final = frozenset((400, 409, 413, 415, 422))
-_OURS_TO_MEND: Final = frozenset((401, 402, 403, 404))  # a key, an account, or a name in the configuration
-_NOT_THERE: Final = frozenset((405, 501))  # it serves other surfaces
+_KEY_REFUSED: Final = frozenset((401, 402, 403))
 _OURS_REST_S: Final = 60.0
 _PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 8.0
@@ -156,13 +155,38 @@ class Attempts:
 
     def broke(self, ticket: Ticket, fault: UpstreamFault) -> UpstreamFailed:
         """The error that ends a stream which broke off before its client's eyes: nobody else can go on with it."""
-        self._failed(ticket, began=True)
+        self._suspected(ticket, began=True)
         return refusals.fault_error(fault, ticket.deployment, ticket.attempts)
 
-    def _failed(self, ticket: Ticket, rest_s: float | None = None, *, began: bool = False) -> None:
+    def answered(self, ticket: Ticket) -> None:
+        """A deployment of several has begun its answer."""
+        self._served(ticket, whole=False)
+
+    def ended(self, ticket: Ticket) -> None:
+        """A deployment of several has given its whole answer."""
+        self._served(ticket, whole=True)
+        if ticket.front.cost_policy != CostPolicy.OWN_KEYS and ticket.used is not None:  # another's account may be slower
+            output = ticket.used.output if ticket.relay is None else 0  # a stream begins before it is made
+            self._router.took(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at, output)
+
+    def _served(self, ticket: Ticket, *, whole: bool) -> None:
+        health = self._router.health
+        if health.troubled:
+            own = ticket.front.cost_policy == CostPolicy.OWN_KEYS
+            health.served(ticket.deployment.id, whole=whole, only=ticket.principal.app.user_id if own else None)
+
+    def _failed(self, ticket: Ticket, rest_s: float | None = None, told_s: float | None = None) -> None:
         """Who is the only one to ask is counted, and never left alone."""
         if ticket.route.several:
-            self._router.health.failed(ticket.deployment.id, rest_s, began=began)
+            self._router.health.failed(ticket.deployment.id, rest_s, told_s=told_s)
+        else:
+            self._router.health.count(ticket.deployment.id, "failed")
+
+    def _suspected(self, ticket: Ticket, rest_s: float = 0.0, *, began: bool = False, alone: bool = True) -> None:
+        """It failed, if only because of this request. What becomes of one creator's own key is nobody else's trouble."""
+        if ticket.route.several:
+            all_, by = ticket.front.cost_policy != CostPolicy.OWN_KEYS, ticket.principal.app.user_id
+            self._router.health.suspected(ticket.deployment.id, by, rest_s, began=began, alone=alone, all_=all_)
         else:
             self._router.health.count(ticket.deployment.id, "failed")
 
@@ -179,7 +203,7 @@ class Attempts:
             if isinstance(found, Full):
                 raise PassedOver(refusals.full(deployment, found.wait_s))
             ticket.place = found
-        self._router.health.asked(deployment.id)
+        self._router.health.asked(deployment.id, ticket.principal.app.user_id)
 
     async def _next(self, ticket: Ticket, tried: Tried) -> Deployment | None:
         """What to try next, already paid for; waits where the same one is tried again. None: nobody any more."""
@@ -217,7 +241,7 @@ class Attempts:
             if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
                 continue
             try:
-                fallback = self._router.route(model)
+                fallback = self._router.route(model, ticket.principal.app.user_id)
             except NotFound:
                 continue
             for deployment in fallback.deployments:
@@ -239,7 +263,10 @@ class Attempts:
                 ticket.retry_after_s = failed.error.retry_after_s or 0.0
             return failed.error, True
         if isinstance(failed, UpstreamFault):
-            self._failed(ticket, began=ticket.first_byte_at > ticket.sent_at)
+            if failed.sent or ticket.front.cost_policy == CostPolicy.OWN_KEYS:
+                self._suspected(ticket, began=ticket.first_byte_at > ticket.sent_at)
+            else:
+                self._failed(ticket)
             self.leave(ticket, await self._wasted(ticket, failed) if failed.sent else 0, asked=failed.sent)
             ticket.retry_after_s = 0.0
             return refusals.fault_error(failed, deployment, ticket.attempts), True
@@ -254,23 +281,30 @@ class Attempts:
         ticket.retry_after_s = refusals.retry_after_s(failed.headers) or 0.0
         if error.code == refusals.CONTEXT_TOO_LONG:
             ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
-            health.said_nothing(deployment.id)
+            health.said_nothing(deployment.id, ticket.principal.app.user_id)
             return error, True
-        status = refusals.status_meant(failed.status, body, is_chat=ticket.request.surface.path == CHAT)
-        if status < 500 and ticket.front.cost_policy == CostPolicy.OWN_KEYS:
-            # What becomes of one app's key, or its quota, is nobody else's trouble.
-            health.said_nothing(deployment.id)
-            if status in (401, 402, 403):
-                error = refusals.own_key_refused(deployment, failed.status)
-            return error, status not in _CALLERS_TO_MEND
-        if status in _OURS_TO_MEND:
+        return self._blamed(ticket, failed.status, body, error)
+
+    def _blamed(self, ticket: Ticket, status: int, body: bytes, error: GatewayError) -> tuple[GatewayError, bool]:
+        """As `_noted`, of an error answer."""
+        deployment, health, by = ticket.deployment, self._router.health, ticket.principal.app.user_id
+        whose = blame(status, body, is_chat=ticket.request.surface.path == CHAT)
+        own = ticket.front.cost_policy == CostPolicy.OWN_KEYS
+        if own and whose is not Blame.FAILURE:
+            health.said_nothing(deployment.id, by)
+            if refusals.status_meant(status, body, is_chat=True) in _KEY_REFUSED:
+                error = refusals.own_key_refused(deployment, status)
+        elif whose in (Blame.CALLER, Blame.REQUEST):
+            health.said_nothing(deployment.id, by)
+        elif whose is Blame.ACCOUNT:
             self._failed(ticket, _OURS_REST_S)
-        elif status in _CALLERS_TO_MEND or status in _NOT_THERE:
-            health.said_nothing(deployment.id)
-            return error, status in _NOT_THERE
+        elif whose is Blame.REFUSAL:
+            self._suspected(ticket, _OURS_REST_S, alone=False)
+        elif whose is Blame.RATE:
+            self._failed(ticket, told_s=ticket.retry_after_s or None)
         else:
-            self._failed(ticket, ticket.retry_after_s or None)
-        return error, True
+            self._suspected(ticket, ticket.retry_after_s)
+        return error, whose is not Blame.CALLER
 
     async def _wasted(self, ticket: Ticket, fault: UpstreamFault) -> int:
         """What an attempt has used that was sent and came to nothing, in tokens; its cost is added to the ticket's."""

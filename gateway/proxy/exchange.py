@@ -107,7 +107,7 @@ class Exchange:
         """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
         request = surface.parse(call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
-        route = self._router.route(request.model)
+        route = self._router.route(request.model, principal.app.user_id)
         if request.placed is not None:
             route = request.placed(route)
         call.model = request.model
@@ -156,7 +156,7 @@ class Exchange:
             reply = again.recorded(reply)
         ticket.first_byte_at = perf_counter()
         if ticket.route.several:
-            self._router.answered(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at)
+            self._attempts.answered(ticket)
         try:
             if request.surface.streams(request, reply):
                 is_whole = await self._stream(ticket, reply)
@@ -170,7 +170,7 @@ class Exchange:
         finally:
             await reply.close()
         if ticket.route.several and is_whole:
-            self._router.ended(ticket.deployment.id)
+            self._attempts.ended(ticket)
         return None
 
     # ---- before the provider: price it and hold the money -------------------------------------
@@ -442,7 +442,7 @@ class Exchange:
             paying = quote.served(paying, variant)
         amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in paying]
         provider_cost = quote.cost_micro(self._prices, ticket.front.cost_policy, deployment.id, variant, counts, ticket.at_ms)
-        started = ticket.call.started
+        started, ticket.used = ticket.call.started, usage
         rest = encode_event(
             EventRest(
                 at_ms=self._clock() // 1_000_000,

@@ -4,6 +4,7 @@ import msgspec
 
 from gateway.balance.model import Admitted, Hold
 from gateway.balance.places import Place
+from gateway.core.units import Usage
 from gateway.identity.model import Principal
 from gateway.metering.event import EventFront
 from gateway.providers.model import Deployment, Route
@@ -72,4 +73,5 @@ class Ticket(msgspec.Struct):
     input_counted: int | None = None  # tokens of the prompt, once they were counted
     place: Place | None = None  # at a deployment with a capacity, while it is asked
     too_small: int = 0  # tokens of input that a deployment reads at most for which the prompt was too long
+    used: Usage | None = None  # once it is settled
     wasted_micro: int = 0  # what attempts that came to nothing cost the platform, by our estimate

@@ -140,13 +140,10 @@ class House:
     def may_use(self, principal: Principal, model: str) -> bool:
         return True
 
-    def route(self, model: str) -> Route:
+    def route(self, model: str, by: str = "") -> Route:
         return Route(model, (self.deployment,))
 
-    def answered(self, deployment_id: str, took_s: float) -> None:
-        raise AssertionError("there is no choice")
-
-    def ended(self, deployment_id: str) -> None:
+    def took(self, deployment_id: str, took_s: float, output_tokens: int = 0) -> None:
         raise AssertionError("there is no choice")
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
