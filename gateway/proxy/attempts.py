@@ -262,6 +262,7 @@ class Attempts:
                 health.count(deployment.id, "full")
                 ticket.retry_after_s = failed.error.retry_after_s or 0.0
             return failed.error, True
+        ticket.asked = ticket.asked or not isinstance(failed, UpstreamFault) or failed.sent
         if isinstance(failed, UpstreamFault):
             if failed.sent or ticket.front.cost_policy == CostPolicy.OWN_KEYS:
                 self._suspected(ticket, began=ticket.first_byte_at > ticket.sent_at)

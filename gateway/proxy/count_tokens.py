@@ -49,12 +49,14 @@ class CountTokens:
         asked = next((each for each in deployments if COUNT_TOKENS in each.speaks), deployments[0])
         front = front_of(call, COUNT_TOKENS, model, principal, end_user, tags, (asked.provider, asked.id))
         hold, admitted = await self._uncharged.admitted(front, principal)
+        was_asked = False
         try:
             if COUNT_TOKENS in asked.speaks:
                 asked = await as_paid_by(self._gate, principal, asked)
+            was_asked = COUNT_TOKENS in asked.speaks
             counted = await self._count(asked, body, passed_on)
         except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
-            self._uncharged.given_back(hold)
+            self._uncharged.given_back(hold, asked=was_asked)
             raise
         await self._uncharged.served(hold, call)
         overhead_ms = (perf_counter() - call.started) * 1000

@@ -121,6 +121,7 @@ class Exchange:
             await self._forward(ticket)
         except BaseException:  # a bug or a cancelled task alike: the hold must end before it goes on
             if not ticket.ended:
+                ticket.asked = ticket.sent_at > 0.0
                 self._tasks.spawn(self._release(ticket), "release")
             raise
         finally:
@@ -483,7 +484,7 @@ class Exchange:
         self._attempts.leave(ticket)
         ticket.ended = True
         try:
-            await self._balance.release(ticket.hold)
+            await self._balance.release(ticket.hold, asked=ticket.asked or ticket.first_byte_at > 0.0)
         except BalanceUnavailable:
             _log.warning("release of %s is left to the sweeper", ticket.hold.request_id)
 

@@ -66,7 +66,7 @@ class StoredResponses:
         try:
             status, body = await self._answer(deployment, method, path)
         except BaseException:  # a fault or a cancelled task alike: the request is given back before it goes on
-            self._uncharged.given_back(hold)
+            self._uncharged.given_back(hold, asked=True)
             raise
         await self._uncharged.served(hold, call)
         if status == 404:

@@ -62,6 +62,7 @@ class Ticket(msgspec.Struct):
     sent_at: float = 0.0
     first_byte_at: float = 0.0
     attempts: int = 1
+    asked: bool = False  # a provider has got it, for all that is known, and it came to nothing
     tried: Tried | None = None  # once an attempt has failed
     served_model: str = ""  # when another than was asked for is asked
     noted: tuple[str, ...] = ()  # flags of the event: attempts that failed

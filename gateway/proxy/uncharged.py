@@ -38,9 +38,9 @@ class Uncharged:
         assert isinstance(outcome, Admitted), "it draws on no wallet"
         return Hold(front.request_id, principal.shard, (), limits), outcome
 
-    def given_back(self, hold: Hold) -> None:
-        """It came to nothing, and does not count."""
-        self._tasks.spawn(self._balance.release(hold), "release")
+    def given_back(self, hold: Hold, *, asked: bool) -> None:
+        """It came to nothing, and counts only where a provider was `asked`."""
+        self._tasks.spawn(self._balance.release(hold, asked=asked), "release")
 
     async def served(self, hold: Hold, call: Call) -> None:
         """It counts, and is in the books."""

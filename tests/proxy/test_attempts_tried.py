@@ -1,15 +1,19 @@
 """How often one request asks providers, in whatever way they fail: each deployment once, and so many retries."""
 
+import asyncio
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
+from gateway.balance.model import Limit, LimitKind
 from gateway.core.errors import GatewayError, Unavailable
 from gateway.core.limits import ATTEMPTS_MAX
+from gateway.identity.model import Limits
 from gateway.pricing.rates import Rates
-from gateway.providers.model import UpstreamFault, UpstreamSilent
+from gateway.providers.model import Deployment, Headers, UpstreamFault, UpstreamSilent
 from tests.proxy.test_attempts import REFUSED, SILENT, Failing, Many, Step, good, pauses_of
-from tests.proxy.test_exchange import Reply
+from tests.proxy.test_exchange import PRINCIPAL, Reply
 
 JSON, EVENTS = "application/json", "text/event-stream"
 TOO_LARGE = UpstreamFault("the upstream's answer is too large", sent=True)
@@ -65,6 +69,39 @@ async def test_there_is_a_bound_on_attempts_whatever_the_configuration_says(way:
     with pytest.raises(GatewayError):
         await house.run(stream=streamed, max_tokens=50)
     assert len(house.bodies) == ATTEMPTS_MAX
+
+
+async def rpm_left(house: Many) -> int:
+    [left] = await house.balance.used(PRINCIPAL.shard, [Limit("k/key_1", LimitKind.REQUESTS_PER_MINUTE, 5)])
+    return 5 - left
+
+
+@pytest.mark.parametrize("fails", [REFUSED, SILENT, *[Failing(status) for status in (400, 403, 422, 429, 503)]])
+async def test_a_request_counts_on_rpm_unless_no_provider_got_it(fails: Step) -> None:
+    house = Many({"a": [fails]})
+    house.principal = msgspec.structs.replace(PRINCIPAL, limits=Limits(rpm=5))
+    with pytest.raises(GatewayError):
+        await house.run(max_tokens=50)
+    assert await rpm_left(house) == (5 if fails is REFUSED else 4)
+    assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_request_that_is_cancelled_while_its_provider_works_counts_on_rpm() -> None:
+    class Never(Many):
+        async def send(self, deployment: Deployment, path: str, body: bytes, headers: Headers = ()) -> Reply:
+            self.bodies.append((deployment.id, {}))
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    house = Never({"a": []})
+    house.principal = msgspec.structs.replace(PRINCIPAL, limits=Limits(rpm=5))
+    running = asyncio.ensure_future(house.run(max_tokens=50))
+    while not house.bodies:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await rpm_left(house) == 4
 
 
 class Forgets(Many):
