@@ -20,6 +20,7 @@ from gateway.providers.model import Deployment, Reply, UpstreamFault
 from gateway.proxy import forms, wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count, tokens_told
 from gateway.proxy.surface import Measured, Request, Stream
+from gateway.proxy.told_errors import check_answered
 from gateway.proxy.typed import Bytes, TypedEvents
 
 # What is held of speech: slow speakers take a quarter of a second for a character of an alphabet, and for one of Chinese or
@@ -181,6 +182,8 @@ class Transcriptions(MediaSurface):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer = None
         if type(answer) is dict:
+            if answer.get("error"):
+                check_answered(body)
             text = answer.get("text")
             return {"usage": answer.get("usage"), "duration": answer.get("duration"), "text": text if type(text) is str else ""}
         return {"usage": None, "text": body.decode("utf-8", "replace"), "plain": body}

@@ -19,6 +19,7 @@ from gateway.providers.model import Deployment, Reply
 from gateway.proxy import forms, wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count, tokens_told
 from gateway.proxy.surface import Measured, Request, Stream
+from gateway.proxy.told_errors import check_answered
 from gateway.proxy.typed import TypedEvents
 
 # Output tokens of one picture at most, up to `_PIXELS` large: the dearest of gpt-image-1 and its kin (OpenAI's guide to image
@@ -40,6 +41,7 @@ class _Kept(msgspec.Struct, frozen=True):
 class _Answer(msgspec.Struct):
     data: list[msgspec.Raw]
     usage: Any = None
+    error: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
@@ -74,6 +76,8 @@ class ImageSurface(MediaSurface):
     def told(self, body: bytes) -> Any:
         """The usage, and how many pictures there are."""
         answer = _decode_answer(body)
+        if answer.error:
+            check_answered(body)
         return {"usage": answer.usage, "made": len(answer.data)}
 
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:

@@ -18,6 +18,7 @@ from gateway.providers.model import Deployment
 from gateway.proxy import wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count
 from gateway.proxy.surface import Measured, Request
+from gateway.proxy.told_errors import check_answered
 
 _DOCUMENTS_A_SEARCH: Final = 100
 # Cohere's pricing page: documents of more than 500 tokens, with the query, are split, and each part counts. A token is a byte
@@ -29,12 +30,14 @@ _QUERY_TOKENS_MAX: Final = 250  # the query takes of each part no more than half
 class _Moderated(msgspec.Struct):
     results: list[msgspec.Raw]
     usage: Any = None
+    error: Any = None
 
 
 class _Ranked(msgspec.Struct):
     results: list[msgspec.Raw]
     usage: Any = None
     meta: Any = None
+    error: Any = None
 
 
 _decode_moderated: Final = msgspec.json.Decoder(_Moderated, float_hook=wire.read_float).decode
@@ -66,7 +69,10 @@ class Moderations(MediaSurface):
 
     def told(self, body: bytes) -> Any:
         """Its usage, where it has one."""
-        return {"usage": _decode_moderated(body).usage}
+        answer = _decode_moderated(body)
+        if answer.error:
+            check_answered(body)
+        return {"usage": answer.usage}
 
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
         """As told; counted where the provider bills it and does not tell."""
@@ -113,6 +119,8 @@ class Rerank(MediaSurface):
     def told(self, body: bytes) -> Any:
         """Its usage, by either name."""
         answer = _decode_ranked(body)
+        if answer.error:
+            check_answered(body)
         return {"usage": answer.usage, "meta": answer.meta}
 
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:

@@ -22,6 +22,7 @@ from gateway.core.words import Level
 from gateway.providers.model import Deployment, UpstreamFault, UpstreamSilent
 from gateway.proxy import wire
 from gateway.proxy.quote import Payer
+from gateway.proxy.told_errors import AnsweredError
 
 _CALLERS_TO_FIX = frozenset({400, 404, 409, 413, 415, 422})
 _WAIT_MAX_S: Final = 60.0  # the official clients obey no longer one; what is still full by then is asked for again
@@ -147,7 +148,8 @@ def fault_error(fault: UpstreamFault, deployment: Deployment, attempts: int) -> 
     """502 or 504: which deployment and how many attempts."""
     details = {"deployment": deployment.id, "attempts": attempts}
     kind = UpstreamTimeout if isinstance(fault, UpstreamSilent) else UpstreamFailed
-    return kind(f"The provider failed: {fault.reason}.", details=details)
+    reason = without_secrets(fault.reason, deployment) if isinstance(fault, AnsweredError) else fault.reason
+    return kind(f"The provider failed: {reason}.", details=details)
 
 
 def answer_error(status: int, headers: Mapping[str, str], body: bytes, deployment: Deployment, attempts: int) -> GatewayError:

@@ -36,6 +36,7 @@ from gateway.proxy.responses_stream import (
 )
 from gateway.proxy.surface import Measured, Request, Surface
 from gateway.proxy.ticket import Call, Ticket
+from gateway.proxy.told_errors import check_answered
 
 OUTPUT_TOKENS_LEAST: Final = 16  # OpenAI's own: it refuses a lower cap
 PREVIOUS: Final = "previous_response_id"
@@ -55,6 +56,7 @@ class _Answer(msgspec.Struct):
     usage: Any = None
     status: Any = None
     output: Any = None
+    error: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
@@ -154,6 +156,8 @@ class Responses:
     def told(self, body: bytes) -> Any:
         """`usage`, as it stands there. An answer that failed before anything was made used nothing."""
         answer = _decode_answer(body)
+        if answer.error and answer.status is None:  # a response that failed has a status
+            check_answered(body)
         if answer.status == "failed" and type(answer.usage) is not dict and not texts_in(answer.output):
             return NOTHING_USED
         return answer.usage
