@@ -251,6 +251,7 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         params=tuple(config.params.items()),
         speaks=_spoken(config),
         api_version=config.api_version,
+        own_keys=config.own_keys,
         capacity=None if limits == LimitsConfig() else Capacity(name, limits.rpm, limits.tpm, limits.concurrency),
     )
 

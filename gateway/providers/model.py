@@ -50,6 +50,8 @@ class Deployment(msgspec.Struct, frozen=True):
     `surfaces` are the paths that the model is known to serve, None where nobody knows; one that chats with nobody has an
     `input_tokens_max` of 0.
     `api_version` is Azure's; see `azure`.
+    `own_keys` says whether apps may bring a key for it; None: where the operator has one. A server that looks at no key serves
+    anybody's.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Deployment(msgspec.Struct, frozen=True):
     surfaces: frozenset[str] | None = None
     capacity: Capacity | None = None
     api_version: str = ""
+    own_keys: bool | None = None
 
 
 class Strategy(StrEnum):

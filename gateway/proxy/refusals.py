@@ -206,8 +206,11 @@ def full(deployment: Deployment, wait_s: float) -> RateLimited:
     return RateLimited("This model takes no more requests at the moment.", retry_after_s=wait_s or 1.0, details=details)
 
 
-def no_own_key(deployment: Deployment) -> InvalidRequest:
-    """400: the app's usage runs on keys that it brings, and it brought none for this provider."""
+def no_own_key(deployment: Deployment, *, takes_keys: bool = True) -> InvalidRequest:
+    """400: the app's usage runs on keys that it brings, and it brought none for this provider; or this deployment takes none."""
+    if not takes_keys:
+        text = "This app runs on provider keys of its own, and this model is served with none that it could bring."
+        return InvalidRequest(text, code=NO_OWN_KEY, details={"provider": deployment.provider})
     text = f"This app runs on provider keys of its own, and has none for {deployment.provider}: its owner can set one."
     return InvalidRequest(text, code=NO_OWN_KEY, details={"provider": deployment.provider})
 
