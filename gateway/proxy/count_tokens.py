@@ -1,14 +1,15 @@
 """`/v1/messages/count_tokens`: what a prompt would count, free of charge.
 
-A deployment that speaks Anthropic's dialect is asked; for the others the gateway counts, as it does for poor wallets, so the
-number is one that the prompt does not exceed. No money is held, but it is a request: the limits of the key and of its end
-user count it, and the books have a record of it, which costs nothing.
+A deployment that speaks Anthropic's dialect is asked, unless it is full; for the others the gateway counts, as it does for
+poor wallets, so the number is one that the prompt does not exceed. No money is held, but it is a request: the limits of the
+key and of its end user count it, and the books have a record of it, which costs nothing.
 """
 
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Final
 
-from gateway.core.errors import Forbidden, GatewayError
+from gateway.core.errors import Forbidden, GatewayError, RateLimited
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.messages import messages_prompt
@@ -49,15 +50,19 @@ class CountTokens:
         asked = next((each for each in deployments if COUNT_TOKENS in each.speaks), deployments[0])
         front = front_of(call, COUNT_TOKENS, model, principal, end_user, tags, (asked.provider, asked.id))
         hold, admitted = await self._uncharged.admitted(front, principal)
-        was_asked = False
+        place, asks = None, False
         try:
             if COUNT_TOKENS in asked.speaks:
                 asked = await as_paid_by(self._gate, principal, asked)
-            was_asked = COUNT_TOKENS in asked.speaks
-            counted = await self._count(asked, body, passed_on)
+                with suppress(RateLimited):  # one that is full needs not be asked
+                    place = await self._uncharged.seat(asked, call.request_id)
+                    asks = True
+            counted = await self._count(asked, body, passed_on, asks=asks)
         except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
-            self._uncharged.given_back(hold, asked=was_asked)
+            self._uncharged.given_back(hold, asked=asks)
             raise
+        finally:
+            self._uncharged.leave(place)
         await self._uncharged.served(hold, call)
         overhead_ms = (perf_counter() - call.started) * 1000
         headers = wire.answer_headers(b"application/json", call.request_id, principal.level, asked.id, 1, overhead_ms)
@@ -66,9 +71,9 @@ class CountTokens:
         call.answer.whole(200, headers, counted)
         await call.answer.drained()
 
-    async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes:
-        """The answer's body. GatewayError where the provider does not give one."""
-        if COUNT_TOKENS in deployment.speaks:
+    async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers, *, asks: bool) -> bytes:
+        """The answer's body. GatewayError where the provider is asked and does not give one."""
+        if asks:
             try:
                 answer = await self._asked(deployment, body, headers)
             except UpstreamFault as fault:

@@ -223,7 +223,7 @@ class Responses:
         ]
         if not found:
             raise InvalidRequest(f"{PREVIOUS} is kept by another provider than this model's", param=PREVIOUS)
-        return replace(route, deployments=(found[0],), fallbacks=(), several=False)
+        return replace(route, deployments=(found[0],), fallbacks=(), several=found[0].capacity is not None)
 
 
 class OwnExchange:
