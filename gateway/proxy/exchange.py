@@ -121,8 +121,7 @@ class Exchange:
             await self._forward(ticket)
         except BaseException:  # a bug or a cancelled task alike: the hold must end before it goes on
             if not ticket.ended:
-                ticket.asked = ticket.sent_at > 0.0
-                self._tasks.spawn(self._release(ticket), "release")
+                self._tasks.spawn(self._release(ticket, asked=ticket.sent_at > 0.0), "release")
             raise
         finally:
             del self.in_flight[call.request_id]
@@ -480,11 +479,11 @@ class Exchange:
         output = await self._counter.count_text(ticket.deployment.model, text) if text else 0
         return Usage(input=await input_of(ticket, self._counter), output=output)
 
-    async def _release(self, ticket: Ticket) -> None:
+    async def _release(self, ticket: Ticket, *, asked: bool = False) -> None:
         self._attempts.leave(ticket)
         ticket.ended = True
         try:
-            await self._balance.release(ticket.hold, asked=ticket.asked or ticket.first_byte_at > 0.0)
+            await self._balance.release(ticket.hold, asked=asked or ticket.asked or ticket.first_byte_at > 0.0)
         except BalanceUnavailable:
             _log.warning("release of %s is left to the sweeper", ticket.hold.request_id)
 
