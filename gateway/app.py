@@ -260,7 +260,7 @@ def _hot(
     responses = Responses(ids, gate, services.routing.deployment)
     hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
     for made in MEDIA:
-        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)))
+        media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)), services.routing.serves)
         hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
     return hot
 
@@ -319,11 +319,13 @@ _WORKER_TURN_S: Final = 2.0
 _COLLECT: Final = (50_000, 20, 50)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """404 and 405 of the router, in the shape of every other error."""
     assert isinstance(error, HTTPException)
     request_id = new_id("req")
-    known: GatewayError = NotFound("There is nothing at this path.")
+    twice = request.url.path.startswith("/v1/v1/")
+    hint = " It has /v1 twice: leave it out of the client's base_url, as Anthropic's clients add it themselves." if twice else ""
+    known: GatewayError = NotFound("There is nothing at this path." + hint)
     if error.status_code == 405:
         known = InvalidRequest("This path does not take that method.", code="method_not_allowed")
         known.status = 405

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+from contextlib import suppress
 from typing import Final
 
 from gateway.balance.model import BalanceUnavailable
@@ -32,7 +33,11 @@ async def run(services: Services, stop: asyncio.Event) -> None:
         services.tasks.spawn(_look_after_books(services, stop), "look after books"),
         services.tasks.spawn(_reconcile(services, stop), "reconcile"),
     ]
-    await asyncio.gather(*loops)
+    try:
+        await asyncio.gather(*loops)
+    finally:
+        with suppress(BalanceUnavailable):
+            await services.events.leave(consumer)
 
 
 async def _sweep(services: Services, stop: asyncio.Event) -> None:

@@ -10,8 +10,8 @@ import hmac
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,7 +27,6 @@ from gateway.balance.wallets import Wallets
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
-from gateway.db.faults import SqlDown
 from gateway.identity.cache import PRICE_LISTS, PRICES, InvalidationBus
 from gateway.identity.following import Following
 from gateway.identity.service import Identity
@@ -36,17 +35,18 @@ from gateway.ledger.audit import AuditReport, audit, persisting
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
-from gateway.pricing.catalog import BOOK_TTL_MS, Catalog
-from gateway.pricing.configured import PriceOverride
+from gateway.pricing.catalog import Catalog
+from gateway.pricing.configured import PriceOverride, read_override
 from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
 from gateway.providers.azure import is_azure_itself, is_v1
 from gateway.providers.model import Capacity, Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.proxy.models import Listed, listed
-from gateway.settings import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig, Settings, SettingsError
+from gateway.settings import DIALECTS, NAMES, DeploymentConfig, LimitsConfig, ModelConfig, Part, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4
+_ONLY_READ: Final = frozenset(("/moderations", "/rerank"))
 _REASONS: Final = re.compile(r"o\d|gpt-5")  # Azure's models that refuse `max_tokens`
 _AUDIT_AGAIN_S: Final = 1.5
 
@@ -63,6 +63,7 @@ class Services:
     def __init__(self, settings: Settings, redis_url: str) -> None:
         self.settings = settings
         self._listed_models: tuple[Listed, ...] | None = None
+        self._listed_by = ""  # the price list that was in force then
         self.tasks = Tasks()
         self.clock = SYSTEM_CLOCK
         self.databases = Databases(settings.database_url, settings.app_database_url)
@@ -93,7 +94,7 @@ class Services:
             routing = self._routing(entries)
             self.catalog.configure(overrides, settings.platform_markup_bp)
         except ValueError as wrong:
-            raise SettingsError(f"models: {wrong}.") from wrong
+            raise _wrong_models(settings, wrong) from wrong
         self.routing.become(routing)
         self.settings = settings
         self._listed_models = None
@@ -131,47 +132,32 @@ class Services:
 
     async def follow_changes(self) -> None:
         """Forget what other processes changed, until cancelled."""
-
-        lists = asyncio.Event()
+        trail = Following(self.databases.platform, (self.identity, self.catalog), self.clock)
 
         def changed(kind: str, subject: str) -> None:
             self.identity.forget(kind, subject)
             if kind == PRICES and subject == PRICE_LISTS:
-                lists.set()
+                trail.look_soon()
             elif kind == PRICES:
                 self.catalog.invalidate(subject)
 
         def connected() -> None:
             self.identity.forget_all()
             self.catalog.forget_all()
-            lists.set()
+            trail.look_soon()
 
-        trail = Following(self.databases.platform, (self.identity, self.catalog), self.clock)
-        beside = [
-            self.tasks.spawn(self._follow_lists(lists), "follow price lists"),
-            self.tasks.spawn(trail.run(), "follow the trail"),
-        ]
+        beside = self.tasks.spawn(trail.run(), "follow the trail")
         try:
             await self.bus.run(changed, connected)
         finally:
-            for task in beside:
-                task.cancel()
-
-    async def _follow_lists(self, changed: asyncio.Event) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), BOOK_TTL_MS / 1000)
-            changed.clear()
-            try:
-                await self.catalog.load_lists()
-                self._listed_models = None
-            except SqlDown as down:
-                _log.warning("price lists could not be read again; the old ones stay: %s", down)
+            beside.cancel()
 
     @property
     def listed_models(self) -> tuple[Listed, ...]:
         """Every model that can be listed: those configured, and those that a pattern stands for; by their first deployments."""
-        if self._listed_models is None:
+        in_force = self.catalog.lists.in_force()
+        if self._listed_models is None or self._listed_by != in_force:
+            self._listed_by = in_force
             names = dict.fromkeys(self.routing.models())
             for pattern, provider in self.routing.patterns():
                 names |= dict.fromkeys(self.catalog.lists.names(provider, pattern))
@@ -185,8 +171,13 @@ class Services:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Services]:
-    """Services on open, migrated stores; closed at the end. Raises EmbeddedRedisFailed, SettingsError, SqlDown."""
+async def opened(settings: Settings, needs: Part = Part.ALL) -> AsyncIterator[Services]:
+    """Services on open, migrated stores; closed at the end. Raises EmbeddedRedisFailed, SettingsError, SqlDown.
+
+    Where not all of the settings is needed, models that are wrong are left out, and told in `settings.faults`.
+    """
+    if needs != Part.ALL:
+        settings = _as_far_as_they_are_well(settings)
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url
         if not redis_url:
@@ -196,7 +187,7 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         try:
             services = Services(settings, redis_url)
         except ValueError as wrong:
-            raise SettingsError(f"models: {wrong}.") from wrong
+            raise _wrong_models(settings, wrong) from wrong
         stack.push_async_callback(services.databases.close)
         stack.push_async_callback(services.balance.close)
         stack.push_async_callback(services.places.close)
@@ -208,9 +199,45 @@ async def opened(settings: Settings) -> AsyncIterator[Services]:
         yield services
 
 
+def _wrong_models(settings: Settings, wrong: ValueError) -> SettingsError:
+    where = "models" if settings.config is None else f"{settings.config}: models"
+    return SettingsError(f"{where}: {wrong}.", "models")
+
+
+def _as_far_as_they_are_well(settings: Settings) -> Settings:
+    """Without the models that stop a start."""
+    well, faults = [], list(settings.faults)
+    for model in settings.models:
+        try:
+            entry = _entry(model)
+            Routing([msgspec.structs.replace(entry, fallbacks=())])
+            for override in _overrides(model, entry):
+                read_override(override)
+        except ValueError as wrong:
+            faults.append(str(_wrong_models(settings, wrong)))
+        else:
+            well.append(model)
+    kept = msgspec.structs.replace(settings, models=tuple(well), faults=tuple(faults))
+    try:
+        Routing(_configured(kept)[0])
+    except ValueError as wrong:
+        return msgspec.structs.replace(kept, models=(), faults=(*faults, str(_wrong_models(settings, wrong))))
+    return kept
+
+
 def models_name(settings: Settings) -> str:
     """See `Services.models_name`. Keyed, as providers' keys are part of it."""
-    told = msgspec.json.encode((settings.models, settings.platform_markup_bp, settings.demo))
+    return _word(settings, (settings.models, settings.platform_markup_bp, settings.demo))
+
+
+def setting_names(settings: Settings) -> dict[str, str]:
+    """Such a word for each of the settings that a process keeps until it ends."""
+    names = [name for name in settings.__struct_fields__ if name in NAMES]
+    return {name: _word(settings, getattr(settings, name)) for name in names}
+
+
+def _word(settings: Settings, of: Any) -> str:
+    told = msgspec.json.encode(of, enc_hook=str)
     return hmac.new(settings.key_pepper.encode(), told, hashlib.sha256).hexdigest()[:16]
 
 
@@ -274,10 +301,24 @@ def _spoken(config: DeploymentConfig) -> frozenset[str]:
 def _overrides(model: ModelConfig, entry: ModelEntry) -> list[PriceOverride]:
     return [
         PriceOverride(
-            deployment.id, deployment.provider, deployment.model, config.prices or model.prices, model.charge, _region(config)
+            deployment.id,
+            deployment.provider,
+            deployment.model,
+            config.prices or model.prices,
+            model.charge,
+            _region(config),
+            _makes_tokens(config, deployment),
         )
         for deployment, config in zip(entry.deployments, model.deployments, strict=True)
     ]
+
+
+def _makes_tokens(config: DeploymentConfig, deployment: Deployment) -> bool:
+    """False where it is known that it only reads: by the price list, or as it says itself."""
+    surfaces = shipped_surfaces(deployment.provider, deployment.model)
+    if surfaces is None:
+        surfaces = frozenset(path for name in config.speaks or () for path in DIALECTS[name])
+    return not surfaces or not surfaces <= _ONLY_READ
 
 
 def _region(config: DeploymentConfig) -> str:

@@ -16,15 +16,16 @@ import msgspec
 
 from gateway.balance.condition import Condition, condition
 from gateway.balance.model import BalanceUnavailable
-from gateway.compose import Services
-from gateway.core.clock import now_ms
+from gateway.compose import Services, setting_names
+from gateway.core.clock import now_ms, rfc3339
 from gateway.db.faults import SqlDown, SqlRefused
-from gateway.metrics import is_fresh, snapshots
+from gateway.metrics import is_fresh, other_ports, snapshots
 from gateway.providers.azure import is_translated
 from gateway.providers.direct import address_of
 from gateway.providers.model import Deployment
 from gateway.providers.native import as_spoken_to
 from gateway.providers.routing import DEMO
+from gateway.settings import PREFIX
 
 _CLOCKS_APART_MS: Final = 2000
 _BACKLOG_MANY: Final = 100_000
@@ -55,7 +56,8 @@ AskProvider = Callable[[Deployment], Awaitable[int | str]]
 
 async def examine(services: Services, ask: AskProvider | None = None) -> list[Finding]:
     """Everything, in the order in which a request needs it. `ask` gives a provider's HTTP status, or what went wrong."""
-    found = [*await _store(services), *await _databases(services), *_configuration(services), *_prices(services)]
+    found = [*await _store(services), *await _databases(services), *_web(services), *_configuration(services)]
+    found += _prices(services)
     return found + await _providers(services, ask or ask_for_models)
 
 
@@ -64,7 +66,7 @@ async def _store(services: Services) -> list[Finding]:
         seen, waiting = await condition(services.balance, services.clock), await services.events.depth()
     except BalanceUnavailable as down:
         return [Finding("balance store", Verdict.PROBLEM, f"It does not serve, so every charged request is refused: {down}")]
-    return [*_server(seen), *_worker(seen, waiting)]
+    return [*_server(seen), _clock("clock of the balance store", seen.clock_ahead_ms), *_worker(seen, waiting)]
 
 
 def _server(seen: Condition) -> list[Finding]:
@@ -80,29 +82,37 @@ def _server(seen: Condition) -> list[Finding]:
     if not seen.is_append_only:
         text = "It keeps no append-only file: a restart loses balances until they are rebuilt from the books. Set appendonly yes."
         found.append(Finding(about, Verdict.WARNING, text))
-    if abs(seen.clock_ahead_ms) > _CLOCKS_APART_MS:
-        text = f"Its clock is {seen.clock_ahead_ms / 1000:+.1f} s beside this machine's: limits and expiries are off by as much."
-        found.append(Finding(about, Verdict.WARNING, text))
     if not found:
         durable = f"append-only file, fsync {seen.fsync}" if seen.fsync else "append-only file"
         found.append(Finding(about, Verdict.OK, f"Version {seen.version} serves ({durable})."))
     return found
 
 
+def _clock(about: str, ahead_ms: int | None) -> Finding:
+    """Beside this machine's, which nothing here can tell to be right."""
+    if ahead_ms is None:
+        return Finding(about, Verdict.OK, "It is this machine's.")
+    if abs(ahead_ms) > _CLOCKS_APART_MS:
+        text = f"It is {ahead_ms / 1000:+.1f} s beside this machine's: limits and expiries are off by as much."
+        return Finding(about, Verdict.WARNING, text)
+    return Finding(about, Verdict.OK, f"It is {ahead_ms / 1000:+.1f} s beside this machine's.")
+
+
 def _worker(seen: Condition, waiting: int) -> list[Finding]:
     about = "worker"
-    if seen.worker_seen_ms is None:
+    if not seen.workers:
         text = f"None has shown itself for a minute; {waiting} usage events wait. Does `gateway serve` or `gateway worker` run?"
         return [Finding(about, Verdict.PROBLEM if waiting else Verdict.WARNING, text)]
     if waiting > _BACKLOG_MANY:
         return [Finding(about, Verdict.WARNING, f"{waiting} usage events wait for the books: one worker more would help.")]
-    return [Finding(about, Verdict.OK, f"One lives; {waiting} usage events wait.")]
+    live = "One lives" if seen.workers == 1 else f"{seen.workers} live"
+    return [Finding(about, Verdict.OK, f"{live}; {waiting} usage events wait.")]
 
 
 async def _databases(services: Services) -> list[Finding]:
     if not await services.databases.answers():
         return [Finding("platform database", Verdict.PROBLEM, "It does not answer.")]
-    found = [Finding("platform database", Verdict.OK, "It serves, at the newest schema.")]
+    found = [Finding("platform database", Verdict.OK, "It serves, at the newest schema."), await _database_clock(services)]
     names = await services.enterprise_ids()
     free = asyncio.Semaphore(_AT_ONCE)
 
@@ -120,15 +130,51 @@ async def _databases(services: Services) -> list[Finding]:
     return found + broken
 
 
+async def _database_clock(services: Services) -> Finding:
+    about, before_ms = "clock of the database", now_ms(services.clock)
+    try:
+        at_ms = await services.databases.clock_ms()
+    except (SqlDown, SqlRefused) as failed:
+        return Finding(about, Verdict.WARNING, f"It cannot be asked: {failed}")
+    return _clock(about, None if at_ms is None else at_ms - (before_ms + now_ms(services.clock)) // 2)
+
+
+def _web(services: Services) -> list[Finding]:
+    """The clock by which everything here is told, and who serves on this machine."""
+    at_ms = now_ms(services.clock)
+    found = [Finding("clock of this machine", Verdict.OK, f"It says {rfc3339(at_ms)}.")]
+    about = "web processes"
+    live = sum(is_fresh(each, at_ms) for each in snapshots(services.settings))
+    if live:
+        text = "One gave a sign of life." if live == 1 else f"{live} gave a sign of life."
+        return [*found, Finding(about, Verdict.OK, text)]
+    others = other_ports(services.settings)
+    where = f"None on port {services.settings.port} of this machine gives a sign of life"
+    why = f", but on {', '.join(others)}: is MOZAIKS_PORT another?" if others else ": `gateway serve` does not run."
+    return [*found, Finding(about, Verdict.PROBLEM, where + why)]
+
+
 def _configuration(services: Services) -> list[Finding]:
     """Whether the processes that serve run with what this one has read. Nothing where none serves on this machine."""
+    about = "configuration"
+    if services.settings.faults:
+        kept = "No gateway starts with it; one that runs keeps what it had."
+        return [Finding(about, Verdict.PROBLEM, f"{fault} {kept}") for fault in services.settings.faults]
     at_ms = now_ms(services.clock)
     live = [each for each in snapshots(services.settings) if is_fresh(each, at_ms)]
+    found: list[Finding] = []
     others = [each for each in live if each.models != services.models_name]
     if others:
         text = f"{len(others)} of {len(live)} web processes run with other models or prices than those of the configuration here:"
-        return [Finding("configuration", Verdict.WARNING, f"{text} send SIGHUP, and look into the log.")]
-    return [Finding("configuration", Verdict.OK, "It is what runs.")] if live else []
+        found.append(Finding(about, Verdict.WARNING, f"{text} send SIGHUP, and look into the log."))
+    own = setting_names(services.settings)
+    waits = [name for name in own if any(each.started_with.get(name, own[name]) != own[name] for each in live)]
+    if len(waits) == len(own):
+        waits = ["key_pepper"]  # which the words of the others are made with
+    for name in waits:
+        text = f"{PREFIX}{name.upper()} is another than what runs was started with, and takes force with the next start."
+        found.append(Finding(about, Verdict.WARNING, text))
+    return found or ([Finding(about, Verdict.OK, "It is what runs.")] if live else [])
 
 
 def _prices(services: Services) -> list[Finding]:
@@ -139,14 +185,15 @@ def _prices(services: Services) -> list[Finding]:
             provided = services.catalog.provided(deployment.id)
             if provided.cost is None or provided.charge is None:
                 why = f" {provided.unpriced}" if provided.cost is None else ""
-                text = f"{deployment.id} has no price, so requests for {name} are refused: set `prices` in the configuration."
-                found.append(Finding("prices", Verdict.PROBLEM, text + why))
+                text = f"{deployment.id} has no price: requests for {name} are refused, but of apps that have set one themselves"
+                rest = " or are analytics_only, which measure them without. Set `prices` in the configuration."
+                found.append(Finding("prices", Verdict.PROBLEM, text + rest + why))
             else:
                 priced += 1
     if priced and not found:
         text = "The deployment of the named model has one." if priced == 1 else f"{priced} deployments of named models have one."
         found.append(Finding("prices", Verdict.OK, text))
-    if not services.routing.models() and not services.routing.patterns():
+    if not services.routing.models() and not services.routing.patterns() and not services.settings.faults:
         found.append(Finding("models", Verdict.PROBLEM, "None is configured, so there is nothing to serve."))
     return found
 
@@ -169,11 +216,14 @@ def _provider(deployment: Deployment, answer: int | str) -> Finding:
     about = f"provider of {deployment.id}"
     match answer:
         case 200:
-            return Finding(about, Verdict.OK, "It answers, and takes the key.")
+            return Finding(about, Verdict.OK, "It answers, and takes the key." if deployment.api_key else "It answers.")
+        case 401 | 403 if not deployment.api_key and not deployment.headers:
+            return Finding(about, Verdict.PROBLEM, f"It answers {answer}: it wants a key, and `api_key` is not set.")
         case 401 | 403:
             return Finding(about, Verdict.PROBLEM, f"It answers {answer}: the key is missing, wrong, or may not do this.")
         case 404 | 405:
-            return Finding(about, Verdict.OK, "It answers; it has no list of models, so its key shows with the first request.")
+            shows = ", so its key shows with the first request" if deployment.api_key else ""
+            return Finding(about, Verdict.OK, f"It answers; it has no list of models{shows}.")
         case int():
             return Finding(about, Verdict.WARNING, f"It answers {answer}.")
         case _:

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from gateway.balance.model import BalanceUnavailable
-from gateway.compose import Services
+from gateway.compose import Services, setting_names
 from gateway.core.clock import now_ms
 from gateway.proxy.meter import BOUNDS_S, Histogram, Meter
 from gateway.settings import Settings
@@ -56,12 +56,15 @@ _FAMILIES: Final = {
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One process's numbers, by sample as Prometheus writes them; `models` names the configuration of models it runs with."""
+    """One process's numbers, by sample as Prometheus writes them. `models` names the configuration of models it runs with,
+    `started_with` each setting that it keeps until it ends.
+    """
 
     at_ms: int
     counters: dict[str, float]
     gauges: dict[str, float]
     models: str = ""
+    started_with: dict[str, str] = {}
 
 
 _decode: Final = msgspec.json.Decoder(Snapshot).decode
@@ -79,13 +82,24 @@ def cleared(settings: Settings) -> None:
 
 def snapshots(settings: Settings, but: str = "") -> list[Snapshot]:
     """What the processes wrote last, less the file named `but`."""
+    return _in(folder_of(settings), but)
+
+
+def _in(folder: Path, but: str = "") -> list[Snapshot]:
     found = []
-    for path in sorted(folder_of(settings).glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         if path.name == but:
             continue
         with contextlib.suppress(OSError, msgspec.DecodeError):  # it is being written for the first time, or is no file of ours
             found.append(_decode(path.read_bytes()))
     return found
+
+
+def other_ports(settings: Settings) -> list[str]:
+    """Where other gateways on the same data have web processes that live."""
+    at_ms = now_ms()
+    folders = [folder for folder in folder_of(settings).parent.glob("*") if folder != folder_of(settings)]
+    return sorted(folder.name for folder in folders if any(is_fresh(each, at_ms) for each in _in(folder)))
 
 
 def is_fresh(snapshot: Snapshot, at_ms: int) -> bool:
@@ -102,25 +116,31 @@ class Metrics:
         self._in_flight = in_flight
         self._holds = holds
         self._path = folder_of(services.settings) / f"{os.getpid()}.json"
+        self._started_with = setting_names(services.settings)
 
     async def run(self) -> None:
-        """Write the file every second, until cancelled."""
+        """Write the file every second, until cancelled; then once more, as one that is gone."""
         failed = False
-        while True:
-            try:
-                self.write()
-                failed = False
-            except OSError as wrong:
-                if not failed:
-                    _log.warning("metrics of this process cannot be written for the others: %s", wrong)
-                failed = True
-            await asyncio.sleep(_WRITE_EVERY_S)
+        try:
+            while True:
+                try:
+                    self.write()
+                    failed = False
+                except OSError as wrong:
+                    if not failed:
+                        _log.warning("metrics of this process cannot be written for the others: %s", wrong)
+                    failed = True
+                await asyncio.sleep(_WRITE_EVERY_S)
+        finally:
+            with contextlib.suppress(OSError):
+                self.write(ended=True)
 
-    def write(self) -> None:
+    def write(self, *, ended: bool = False) -> None:
         """The file as a whole or not at all. OSError."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         scratch = self._path.with_suffix(".tmp")
-        scratch.write_bytes(msgspec.json.encode(self.own()))
+        own = self.own()
+        scratch.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, at_ms=0) if ended else own))
         scratch.replace(self._path)
 
     def own(self) -> Snapshot:
@@ -150,7 +170,7 @@ class Metrics:
         gauges["mozaiks_holds_in_flight"] = self._holds()
         gauges["mozaiks_settlements_kept"] = sum(map(len, self._services.balance.kept))
         gauges["mozaiks_web_processes"] = 1
-        return Snapshot(now_ms(self._services.clock), counters, gauges, self._services.models_name)
+        return Snapshot(now_ms(self._services.clock), counters, gauges, self._services.models_name, self._started_with)
 
     async def text(self) -> str:
         """All processes' numbers, and what the stores say, as Prometheus reads it."""

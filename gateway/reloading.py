@@ -17,11 +17,10 @@ from typing import Final
 
 from gateway.compose import Services
 from gateway.db.faults import SqlDown
-from gateway.settings import PREFIX, Settings, SettingsError, load
+from gateway.settings import PREFIX, TAKEN_WHILE_IT_RUNS, Settings, SettingsError, load
 
 _log = logging.getLogger(__name__)
 LOOK_EVERY_S: Final = 1.0
-_MODELS: Final = frozenset(("models", "platform_markup_bp"))
 _Stamp = tuple[int, int, int] | None
 
 
@@ -89,7 +88,7 @@ class Reloading:
 
 def wait_for_a_restart(old: Settings, new: Settings) -> list[str]:
     """The settings that differ and are not taken by a process that runs."""
-    names = [name for name in old.__struct_fields__ if name not in _MODELS]
+    names = [name for name in old.__struct_fields__ if name not in TAKEN_WHILE_IT_RUNS]
     return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 

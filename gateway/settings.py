@@ -8,9 +8,12 @@ settings stand in lower case without the prefix (`port: 8080`), beside `models` 
 import os
 import re
 import secrets
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -42,6 +45,12 @@ NAMES: Final = {
     "metrics_token": "bearer token with which /metrics may be read, beside the operator's",
     "log_level": "debug, info, warning or error; default info",
 }
+# Without these nobody knows where the books are, and who may do what with them.
+_STORES: Final = ("data_dir", "database_url", "app_database_url", "redis_url", "operator_token", "key_pepper", "mode")
+_MODELS: Final = "models"
+_MARKUP: Final = "platform_markup_percent"
+_FILE: Final = "the whole file"
+TAKEN_WHILE_IT_RUNS: Final = frozenset((_MODELS, "platform_markup_bp"))
 _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
 _ANSWER_CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -50,8 +59,23 @@ _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?|preview|latest|v1")
 _SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+_T = TypeVar("_T")
+
+
 class SettingsError(Exception):
-    """One sentence that names the wrong setting."""
+    """One sentence that names what is wrong, and the file where it stands in one. `about` is the setting's name there."""
+
+    def __init__(self, says: str, about: str = "") -> None:
+        super().__init__(says)
+        self.about = about
+
+
+class Part(StrEnum):
+    """How much of the file somebody needs. What is wrong in the rest is in `Settings.faults`, and as if it were not there."""
+
+    ALL = "all"
+    STORES = "stores"  # where they are, and the secrets
+    ANY = "any"  # what can be read of it
 
 
 DIALECTS: Final = {"messages": (MESSAGES, COUNT_TOKENS), "responses": (RESPONSES,), **UNTRANSLATED}
@@ -130,9 +154,10 @@ class Settings(msgspec.Struct, frozen=True):
     config: Path | None  # the file, where there is one
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
+    faults: tuple[str, ...] = ()  # what is wrong with the file, a sentence each, for who did not need all of it
 
 
-def load(environment: dict[str, str] | None = None, *, make_data: bool = True) -> Settings:
+def load(environment: dict[str, str] | None = None, *, make_data: bool = True, needs: Part = Part.ALL) -> Settings:
     """Settings from the environment (of this process unless given) and the file it names; SettingsError."""
     env = dict(os.environ) if environment is None else environment  # noqa: TID251 - this is the one home
     known = {PREFIX + name.upper() for name in NAMES} | {PREFIX + "CONFIG"}
@@ -140,18 +165,56 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True) -
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(f"{name} is not a setting of this gateway.")
     path = env.get(PREFIX + "CONFIG", "")
-    file = _read_file(Path(path), env) if path else {}
-    in_file = {name: file.pop(name, "") for name in NAMES}
+    faults = _Faults(path, needs)
+    file = _read_file(Path(path), faults) if path else {}
+    in_file = {name: faults.but("", _scalar, name, file.pop(name, None), env) for name in NAMES}
     given = {name: env.get(PREFIX + name.upper(), "") or in_file[name] for name in NAMES}
-    models = _models(file.pop("models", []), env, configured=bool(path))
-    markup_bp = _percent("platform_markup_percent", file.pop("platform_markup_percent", "0"))
-    if file:
-        raise SettingsError(f"{min(file)} in {path} is not a setting of this gateway.")
-    if not (make_data or given["data_dir"] or given["database_url"] or Path("data").exists()):
+    models = _models(file.pop(_MODELS, []), env, faults) if path else _default_models(env)
+    markup_bp = faults.but(0, _percent, _MARKUP, file.pop(_MARKUP, "0"))
+    for name in sorted(file):
+        meant = get_close_matches(name.lower().removeprefix(PREFIX.lower()), _STORES, 1)
+        faults.add(SettingsError(f"{name} is not a setting of this gateway.", meant[0] if meant else name))
+    is_placed = given["data_dir"] or given["database_url"]
+    if path and faults.told and not file and not (is_placed or Path("data/secrets.json").exists()):
+        raise SettingsError(f"{faults.told[0]} They do not say where the stores are.", _FILE)
+    if not (make_data or is_placed or Path("data").exists()):
         raise SettingsError(
             f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
         )
-    return _build(given, models, markup_bp, Path(path).absolute() if path else None)
+    while True:
+        try:
+            return _build(given, models, markup_bp, Path(path).absolute() if path else None, faults.told)
+        except SettingsError as wrong:
+            if in_file.get(wrong.about, "") == "" or env.get(PREFIX + wrong.about.upper(), ""):
+                raise  # the environment's
+            faults.add(wrong)
+            given[wrong.about] = ""
+
+
+class _Faults:
+    """What is wrong with the file: the first thing ends the reading, but for who can do without it."""
+
+    def __init__(self, path: str, needs: Part) -> None:
+        self.told: list[str] = []
+        self._path = path
+        self._needs = needs
+
+    def add(self, wrong: SettingsError) -> None:
+        """Keep it, or raise it, with the file's name."""
+        said = str(wrong) if self._path in str(wrong) else f"{self._path}: {wrong}"
+        needed = wrong.about in _STORES or (wrong.about == _FILE and self._needs != Part.ANY)
+        if self._needs == Part.ALL or needed:
+            raise SettingsError(said, wrong.about) from wrong
+        rest = " What is looked at is what the environment and the defaults say." if wrong.about == _FILE else ""
+        self.told.append(said + rest)
+
+    def but(self, instead: _T, read: Callable[..., _T], *given: Any) -> _T:
+        """What `read` makes of what is given, or something `instead`."""
+        try:
+            return read(*given)
+        except SettingsError as wrong:
+            self.add(wrong)
+            return instead
 
 
 def translation_environment() -> None:
@@ -170,36 +233,38 @@ def translation_environment() -> None:
     os.environ.update(switches)  # noqa: TID251 - this is the one home
 
 
-def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, config: Path | None) -> Settings:
+def _build(
+    given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, config: Path | None, faults: Sequence[str]
+) -> Settings:
     embedded = not given["database_url"]
     data_dir = Path(given["data_dir"] or "data").absolute()
     if str(given["mode"] or "hosted") != "hosted":
-        raise SettingsError(f"{PREFIX}MODE must be hosted.")
+        raise _wrong("mode", "must be hosted.")
     app_url = str(given["app_database_url"])
     if bool(app_url) == embedded:
-        raise SettingsError(f"{PREFIX}DATABASE_URL and {PREFIX}APP_DATABASE_URL are set together or not at all.")
+        raise _wrong("database_url", f"and {PREFIX}APP_DATABASE_URL are set together or not at all.")
     if app_url and "{enterprise_id}" not in app_url:
-        raise SettingsError(f"{PREFIX}APP_DATABASE_URL must contain {{enterprise_id}}: each app has a database of its own.")
+        raise _wrong("app_database_url", "must contain {enterprise_id}: each app has a database of its own.")
     for name in ("database_url", "app_database_url"):
         scheme = str(given[name]).partition(":")[0]
         if given[name] and scheme not in ("sqlite+aiosqlite", "postgresql+asyncpg"):
-            raise SettingsError(f"{PREFIX}{name.upper()} must start with sqlite+aiosqlite: or postgresql+asyncpg:.")
+            raise _wrong(name, "must start with sqlite+aiosqlite: or postgresql+asyncpg:.")
     if given["redis_url"] and urlsplit(str(given["redis_url"])).scheme not in ("redis", "rediss", "unix"):
-        raise SettingsError(f"{PREFIX}REDIS_URL must start with redis://, rediss:// or unix://.")
+        raise _wrong("redis_url", "must start with redis://, rediss:// or unix://.")
     host = str(given["host"] or "127.0.0.1")
     port = _whole("port", given["port"] or 8080, 0, 65535)
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
     hold_ttl_s = _whole("hold_ttl_s", given["hold_ttl_s"] or HOLD_TTL_S, 5, 3600)
     log_level = str(given["log_level"] or "info").lower()
     if log_level not in ("debug", "info", "warning", "error"):
-        raise SettingsError(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
+        raise _wrong("log_level", "must be debug, info, warning or error.")
     operator_token, key_pepper = str(given["operator_token"]), str(given["key_pepper"])
     metrics_token = str(given["metrics_token"])
     for name, secret in (("operator_token", operator_token), ("key_pepper", key_pepper), ("metrics_token", metrics_token)):
         if not secret and not embedded and name != "metrics_token":
-            raise SettingsError(f"{PREFIX}{name.upper()} must be set when {PREFIX}DATABASE_URL is.")
+            raise _wrong(name, f"must be set when {PREFIX}DATABASE_URL is.")
         if secret and len(secret) < _TOKEN_CHARS_MIN:
-            raise SettingsError(f"{PREFIX}{name.upper()} must have at least {_TOKEN_CHARS_MIN} characters.")
+            raise _wrong(name, f"must have at least {_TOKEN_CHARS_MIN} characters.")
     if not (operator_token and key_pepper):
         kept = kept_secrets(data_dir)
         operator_token, key_pepper = operator_token or kept["operator_token"], key_pepper or kept["key_pepper"]
@@ -224,7 +289,12 @@ def _build(given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: in
         config=config,
         models=models,
         platform_markup_bp=markup_bp,
+        faults=tuple(faults),
     )
+
+
+def _wrong(name: str, says: str) -> SettingsError:
+    return SettingsError(f"{PREFIX}{name.upper()} {says}", name)
 
 
 def kept_secrets(data_dir: Path) -> dict[str, str]:
@@ -247,57 +317,78 @@ def kept_secrets(data_dir: Path) -> dict[str, str]:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
 
 
-def _read_file(path: Path, env: dict[str, str]) -> dict[str, Any]:
+def _read_file(path: Path, faults: _Faults) -> dict[str, Any]:
+    """As it is written: `${NAME}` is replaced where each of its parts is read."""
+    says = content = None
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as broken:
-        raise SettingsError(f"{PREFIX}CONFIG: {path} cannot be read: {broken}.") from broken
+        says = f"cannot be read: {broken}"
     except yaml.YAMLError as broken:
-        raise SettingsError(f"{PREFIX}CONFIG: {path} is not valid YAML: {' '.join(str(broken).split())}.") from broken
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise SettingsError(f"{PREFIX}CONFIG: {path} must be a mapping of settings.")
-    return {name: _substituted(value, name, env) for name, value in content.items()}
+        says = f"is not valid YAML: {' '.join(str(broken).split())}"
+    if content is not None and not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
+        says, content = "must be a mapping of settings", None
+    if says is not None:
+        faults.add(SettingsError(f"{PREFIX}CONFIG: {path} {says}.", _FILE))
+    return dict(content or {})
 
 
-def _substituted(value: Any, where: str, env: dict[str, str]) -> Any:
+def _scalar(name: str, value: Any, env: dict[str, str]) -> Any:
+    if isinstance(value, dict | list):
+        raise SettingsError(f"{name} must be a single value.", name)
+    return "" if value is None else _substituted(value, name, env, name)
+
+
+def _substituted(value: Any, where: str, env: dict[str, str], about: str) -> Any:
     if isinstance(value, str):
 
         def replace(found: re.Match[str]) -> str:
             name = found.group(1)
             if name not in env:
-                raise SettingsError(f"{where} refers to ${{{name}}}, which is not set.")
+                raise SettingsError(f"{where} refers to ${{{name}}}, which is not set.", about)
             return env[name]
 
         return _SUBSTITUTE.sub(replace, value)
     if isinstance(value, list):
-        return [_substituted(item, f"{where}[{index}]", env) for index, item in enumerate(value)]
+        return [_substituted(item, f"{where}[{index}]", env, about) for index, item in enumerate(value)]
     if isinstance(value, dict):
-        return {name: _substituted(item, f"{where}.{name}", env) for name, item in value.items()}
+        return {name: _substituted(item, f"{where}.{name}", env, about) for name, item in value.items()}
     return value
 
 
-def _models(given: Any, env: dict[str, str], *, configured: bool) -> tuple[ModelConfig, ...]:
-    if not configured:
-        return _default_models(env)
+def _models(given: Any, env: dict[str, str], faults: _Faults) -> tuple[ModelConfig, ...]:
+    """Those of the file; where it is broken those of them that are well, else those of the environment."""
+    models: dict[str, ModelConfig] = {}
+    before = len(faults.told)
+    if not isinstance(given, list | None):
+        faults.add(SettingsError("models must be a list.", _MODELS))
+        given = None
+    for index, each in enumerate(given or ()):
+        model = faults.but(None, _model, index, each, env)
+        if model is not None and model.name in models:
+            faults.add(SettingsError(f"models: {model.name!r} is there twice.", _MODELS))
+        elif model is not None:
+            models[model.name] = model
+    return tuple(models.values()) if models or not before else _default_models(env)
+
+
+def _model(index: int, written: Any, env: dict[str, str]) -> ModelConfig:
+    written = _substituted(written, f"models[{index}]", env, _MODELS)
+    name = written.get("name") if isinstance(written, dict) else None
+    where = f"models: {name!r}" if isinstance(name, str) else f"models[{index}]"
     try:
-        models = msgspec.convert(given, tuple[ModelConfig, ...])
-    except msgspec.ValidationError as wrong:
-        raise SettingsError(f"models: {wrong}.") from wrong
-    seen: set[str] = set()
-    for model in models:
-        where = f"models: {model.name!r}"
-        if model.name in seen:
-            raise SettingsError(f"{where} is there twice.")
-        seen.add(model.name)
+        model = msgspec.convert(written, ModelConfig)
         if not 0 <= model.retries <= _RETRIES_MAX:
             raise SettingsError(f"{where}: retries must be a whole number from 0 to {_RETRIES_MAX}.")
         if not model.deployments:
             raise SettingsError(f"{where} has no deployments.")
         for deployment in model.deployments:
             _check_deployment(where, deployment)
-    return models
+    except msgspec.ValidationError as wrong:
+        raise SettingsError(f"{where}: {wrong}.", _MODELS) from wrong
+    except SettingsError as wrong:
+        raise SettingsError(str(wrong), _MODELS) from wrong
+    return model
 
 
 def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
@@ -354,14 +445,14 @@ def _default_models(env: dict[str, str]) -> tuple[ModelConfig, ...]:
 def _whole(name: str, value: Any, least: int, most: int) -> int:
     text = str(value).strip()
     if not text.isdigit() or not least <= int(text) <= most:
-        raise SettingsError(f"{PREFIX}{name.upper()} must be a whole number from {least} to {most}, not {text!r}.")
+        raise _wrong(name, f"must be a whole number from {least} to {most}, not {text!r}.")
     return int(text)
 
 
 def _flag(name: str, value: Any, default: bool) -> bool:
     text = str(value).strip().lower()
     if text not in ("", "1", "0", "true", "false"):
-        raise SettingsError(f"{PREFIX}{name.upper()} must be true or false, not {text!r}.")
+        raise _wrong(name, f"must be true or false, not {text!r}.")
     return default if not text else text in ("1", "true")
 
 
@@ -371,5 +462,5 @@ def _percent(name: str, value: Any) -> int:
     except ArithmeticError:
         points = Decimal(-1)
     if not points.is_finite() or points != points.to_integral_value() or not 0 <= points <= 1_000_000:
-        raise SettingsError(f"{name} must be a percentage from 0 to 10000 with at most two decimals, not {value!r}.")
+        raise SettingsError(f"{name} must be a percentage from 0 to 10000 with at most two decimals, not {value!r}.", name)
     return int(points)

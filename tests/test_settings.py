@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from gateway.providers.translation import TRANSLATED
-from gateway.settings import DeploymentConfig, SettingsError, load
+from gateway.settings import DeploymentConfig, Part, SettingsError, load
 
 
 def deployment(folder: Path, **fields: Any) -> DeploymentConfig:
@@ -47,3 +47,68 @@ def test_a_translated_provider_needs_no_address_and_takes_params(tmp_path: Path)
 def test_a_setting_that_cannot_be_meant_stops_the_start_and_is_named(tmp_path: Path, fields: dict[str, Any], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         deployment(tmp_path, model="m", **fields)
+
+
+_GOOD = {"name": "good", "deployments": [{"model": "m", "api_base": "http://x"}]}
+
+
+def written(folder: Path, content: Any, **env: str) -> dict[str, str]:
+    path = folder / "gateway.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return {"MOZAIKS_CONFIG": str(path), **env}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"models": [_GOOD, {"name": "bad", "deployments": [{"api_base": "http://x", "weight": 0}]}]}, "'bad': weight"),
+        ({"models": [_GOOD, {"name": "bad", "deployments": [{"api_bas": "http://x"}]}]}, "'bad': .*`api_bas`"),
+        ({"models": [_GOOD, {"deployments": []}]}, r"models\[1\]"),
+        ({"models": [_GOOD, _GOOD]}, "'good' is there twice"),
+        ({"models": [_GOOD, {"name": "bad", "deployments": [{"api_base": "${NOWHERE}"}]}]}, "NOWHERE"),
+        ({"models": [_GOOD], "foo": 1}, "foo is not a setting"),
+        ({"models": [_GOOD], "port": "eighty"}, "PORT must be a whole number"),
+        ({"models": [_GOOD], "host": ["127.0.0.1"]}, "host must be a single value"),
+        ({"models": [_GOOD], "platform_markup_percent": "-1"}, "platform_markup_percent"),
+    ],
+)
+def test_a_file_that_stops_a_start_is_named_and_who_needs_only_the_stores_goes_on_without_what_is_wrong(
+    tmp_path: Path, content: dict[str, Any], says: str
+) -> None:
+    env = written(tmp_path, {**content, "data_dir": str(tmp_path / "data")})
+    with pytest.raises(SettingsError, match=says) as stopped:
+        load(env)
+    assert str(tmp_path / "gateway.yaml") in str(stopped.value)
+    assert not (tmp_path / "data").exists()  # a start that fails leaves nothing behind
+    found = load(env, needs=Part.STORES)
+    assert found.faults == (str(stopped.value),)
+    assert found.data_dir == tmp_path / "data"
+    assert [model.name for model in found.models] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "models: [",
+        {"redis_url": "http://x", "data_dir": "/nowhere"},
+        {"data_dirr": "/nowhere"},
+        {"MOZAIKS_REDIS_URL": "redis://elsewhere"},
+        {"data_dir": "${NOWHERE}"},
+    ],
+)
+def test_nobody_guesses_where_the_stores_are(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(SettingsError, match=r"gateway\.yaml"):
+        load(written(tmp_path, content), needs=Part.STORES)
+
+
+def test_of_a_file_that_is_no_yaml_the_environment_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="They do not say where the stores are"):
+        load(written(tmp_path, "models: ["), needs=Part.ANY)
+    env = written(tmp_path, "models: [", MOZAIKS_DATA_DIR=str(tmp_path), OPENAI_API_KEY="sk-made-up")
+    found = load(env, needs=Part.ANY)
+    assert "is not valid YAML" in found.faults[0]
+    assert "gpt-*" in [model.name for model in found.models]
+    # What the environment says is not the file's fault.
+    with pytest.raises(SettingsError, match="MOZAIKS_PORT"):
+        load({**env, "MOZAIKS_PORT": "eighty"}, needs=Part.ANY)

@@ -1,5 +1,7 @@
 """Handlers: the price lists in litellm's format, and what each list and the configuration say of what is served here."""
 
+import asyncio
+
 import msgspec
 
 from gateway.api.endpoint import ApiContext, Call
@@ -20,7 +22,7 @@ from gateway.pricing.lists import checked
 from gateway.pricing.rates import Rates
 from gateway.pricing.shipped import PriceList, shipped_models, shipped_version
 from gateway.pricing.store import ListRow
-from gateway.pricing.written import given_of, written
+from gateway.pricing.written import shown
 
 
 async def show(context: ApiContext, call: Call) -> Listing[PriceListAnswer]:
@@ -28,7 +30,8 @@ async def show(context: ApiContext, call: Call) -> Listing[PriceListAnswer]:
     await context.catalog.load_lists()
     in_force = context.catalog.lists.in_force()
     rows = [_shown(row, is_in_force=row.id == in_force) for row in await context.catalog.lists.rows()]
-    first = PriceListAnswer("shipped", f"litellm {shipped_version()}", shipped_models(), in_force=not in_force)
+    priced = await asyncio.to_thread(shipped_models)
+    first = PriceListAnswer("shipped", f"litellm {shipped_version()}", priced, in_force=not in_force)
     return Listing((*rows, first), False, None)
 
 
@@ -78,7 +81,7 @@ def _differences(context: ApiContext, model: str, offered: PriceList | None) -> 
 
 
 def _decimals(rates: Rates | None) -> Prices | None:
-    return None if rates is None else written(given_of(rates))
+    return None if rates is None else shown(rates)
 
 
 def _shown(row: ListRow, *, is_in_force: bool) -> PriceListAnswer:

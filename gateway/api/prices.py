@@ -23,7 +23,7 @@ from gateway.pricing.catalog import MARKUP_BP_MAX
 from gateway.pricing.configured import percent
 from gateway.pricing.rates import Rates
 from gateway.pricing.store import PriceRow
-from gateway.pricing.written import WrongPrice, given_of, read_prices, written
+from gateway.pricing.written import WrongPrice, read_prices, shown, written
 
 _OWN_NAMES = {"rates": "prices", "markup_bp": "markup_percent"}
 
@@ -155,4 +155,4 @@ async def _with_app(context: ApiContext, row: PriceAnswer, app: App, at_ms: int)
 
 def _decimals(rates: Rates | None) -> dict[str, Any] | None:
     """Prices as they are written, without kinds that cost nothing; of long prompts and variants, what is different."""
-    return None if rates is None else written(given_of(rates))
+    return None if rates is None else shown(rates)

@@ -35,7 +35,7 @@ async def read_body(request: Request, kind: Any, bytes_max: int) -> Any:
     try:
         return msgspec.json.decode(bytes(body), type=kind)
     except msgspec.ValidationError as wrong:
-        raise _misfit(wrong, "body") from wrong
+        raise _missing(bytes(body), kind) or _misfit(wrong, "body") from wrong
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
         raise InvalidRequest("The body is not valid JSON.", param="body") from broken
 
@@ -107,6 +107,21 @@ def as_gateway_error(fault: SqlDown | SqlRefused | BalanceUnavailable) -> Gatewa
 def listing(rows: Iterable[U], next_cursor: str | None, shown: Callable[[U], T]) -> Listing[T]:
     """One page."""
     return Listing(data=tuple(shown(row) for row in rows), has_more=next_cursor is not None, next_cursor=next_cursor)
+
+
+def _missing(body: bytes, kind: Any) -> InvalidRequest | None:
+    """All the fields that a body lacks, where it lacks some: told one by one they would take as many requests."""
+    try:
+        given = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # behind what was wrong first
+        return None
+    if type(given) is not dict or not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return None
+    lacking = [field.encode_name for field in msgspec.structs.fields(kind) if field.required and field.encode_name not in given]
+    if not lacking:
+        return None
+    says = "field" if len(lacking) == 1 else "fields"
+    return InvalidRequest(f"Object missing required {says} {', '.join([f'`{name}`' for name in lacking])}.", param=lacking[0])
 
 
 def _misfit(wrong: msgspec.ValidationError, whole: str) -> InvalidRequest:

@@ -4,13 +4,13 @@ import msgspec
 
 from gateway.balance.model import BalanceUnavailable
 from gateway.balance.redis_balance import RedisBalance
-from gateway.balance.redis_events import WORKER_SEEN, WORKER_SEEN_FOR_S
+from gateway.balance.redis_events import WORKER_SEEN_FOR_S, WORKERS
 from gateway.balance.redis_link import RedisLinkLost, RedisReplyError
 from gateway.core.clock import Clock, now_ms
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """As the server tells. `clock_ahead_ms`: beside this machine. So long ago a worker showed itself; None: not lately."""
+    """As the server tells. `clock_ahead_ms`: beside this machine. `workers` showed themselves lately."""
 
     version: str
     eviction: str
@@ -20,7 +20,7 @@ class Condition(msgspec.Struct, frozen=True):
     used_bytes: int
     limit_bytes: int
     clock_ahead_ms: int
-    worker_seen_ms: int | None
+    workers: int
 
 
 async def condition(balance: RedisBalance, clock: Clock) -> Condition:
@@ -31,7 +31,8 @@ async def condition(balance: RedisBalance, clock: Clock) -> Condition:
         seconds, micro = await balance.link.call("TIME")
         between_ms = (before_ms + now_ms(clock)) // 2
         fsync = told.get("aof_enabled") == "1" and await balance.link.call("CONFIG", "GET", "appendfsync")
-        left_ms = await balance.link.call("PTTL", WORKER_SEEN)
+        since_ms = int(seconds) * 1000 + int(micro) // 1000 - 1000 * WORKER_SEEN_FOR_S
+        workers = await balance.link.call("ZCOUNT", WORKERS, since_ms, "+inf")
     except (RedisLinkLost, RedisReplyError) as failed:
         raise BalanceUnavailable(str(failed)) from failed
     return Condition(
@@ -43,7 +44,7 @@ async def condition(balance: RedisBalance, clock: Clock) -> Condition:
         used_bytes=int(told.get("used_memory", 0)),
         limit_bytes=int(told.get("maxmemory", 0)),
         clock_ahead_ms=int(seconds) * 1000 + int(micro) // 1000 - between_ms,
-        worker_seen_ms=None if left_ms < 0 else 1000 * WORKER_SEEN_FOR_S - left_ms,
+        workers=workers,
     )
 
 

@@ -19,8 +19,9 @@ from gateway.balance.redis_link import Part, RedisLink, RedisLinkLost, RedisRepl
 from gateway.core.limits import EVENT_BLOCK_S_MAX, REDIS_TIMEOUT_S
 
 _GROUP: Final = "ledger"
-# While a worker lives this key does. (The server knows of a consumer only when it last gave it something.)
-WORKER_SEEN: Final = "mzk:worker"
+# The workers that live, each with when it last said so, by the server's clock. (The server knows of a consumer only when it
+# last gave it something.)
+WORKERS: Final = "mzk:workers"
 WORKER_SEEN_FOR_S: Final = 60
 _SAYS_SO_EVERY_S: Final = 10.0
 _SHARD_OF: Final = {stream.encode(): shard for shard, stream in enumerate(EVENT_STREAMS)}
@@ -89,6 +90,16 @@ class RedisEvents:
             calls.append(("XACK", EVENT_STREAMS[shard], _GROUP, *ids))
         await self._ask(calls)
 
+    async def leave(self, consumer: str) -> None:
+        """It claims no more: nobody needs to wait until it has not been seen for a while."""
+        await self._ask([("ZREM", WORKERS, consumer)])
+
+    async def _say_so(self, consumer: str) -> None:
+        [(seconds, micro)] = await self._send([("TIME",)])
+        at_ms, for_ms = int(seconds) * 1000 + int(micro) // 1000, 1000 * WORKER_SEEN_FOR_S
+        gone = ("ZREMRANGEBYSCORE", WORKERS, "-inf", at_ms - for_ms)
+        await self._send([("ZADD", WORKERS, at_ms, consumer), gone, ("PEXPIRE", WORKERS, for_ms)])
+
     async def depth(self) -> int:
         """How many events are not in the books yet, claimed ones included."""
         return sum(await self._ask([("XLEN", stream) for stream in EVENT_STREAMS]))
@@ -112,7 +123,7 @@ class RedisEvents:
         if not self._has_groups:
             await self._make_groups()
         if asyncio.get_running_loop().time() >= self._seen_at:
-            await self._send([("SET", WORKER_SEEN, 1, "EX", WORKER_SEEN_FOR_S)])
+            await self._say_so(consumer)
             self._seen_at = asyncio.get_running_loop().time() + _SAYS_SO_EVERY_S
         if asyncio.get_running_loop().time() >= self._reclaim_at:
             left_behind = await self._reclaim(consumer, count)

@@ -14,8 +14,7 @@ from typing import Final
 import click
 import msgspec
 
-from gateway.cli.local import looking, run, sentence, settings
-from gateway.compose import opened
+from gateway.cli.local import looking, run, sentence, stores
 from gateway.core.clock import now_ms
 from gateway.ledger.audit import AuditReport
 
@@ -50,7 +49,7 @@ def audit(as_json: bool, metrics: Path | None) -> None:
 
 
 async def _audited() -> tuple[AuditReport, int]:
-    async with opened(settings(make_data=False)) as services:
+    async with stores() as services:
         return await services.audited(), await services.events.depth()
 
 

@@ -5,15 +5,17 @@ import sys
 import click
 import msgspec
 
-from gateway.cli.local import looking, run, settings
-from gateway.compose import opened
+from gateway.cli.local import looking, run, stores
 from gateway.doctor import Finding, Verdict, examine
+from gateway.settings import Part
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def doctor(as_json: bool) -> None:
-    """Look at stores, clocks, worker, prices, providers and their keys; nothing is changed.
+    """Look at stores, clocks, web processes, worker, prices, providers and their keys; nothing is changed.
+
+    Of a configuration file that is broken it looks at what can be read.
 
     Exit status 0: no problem (there may be warnings). 1: a problem, which stops requests. 2: not everything could be looked at.
     """
@@ -29,5 +31,5 @@ def doctor(as_json: bool) -> None:
 
 
 async def _examined() -> list[Finding]:
-    async with opened(settings(make_data=False)) as services:
+    async with stores(Part.ANY) as services:
         return await examine(services)

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -17,7 +18,7 @@ from gateway.compose import Services, opened
 from gateway.core.errors import GatewayError
 from gateway.core.ids import new_id
 from gateway.db.faults import SqlDown, SqlRefused
-from gateway.settings import Settings, SettingsError, load
+from gateway.settings import Part, Settings, SettingsError, load
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -63,16 +64,28 @@ def looking() -> Iterator[None]:
         raise CouldNotLook(f"a bug: {type(bug).__name__}: {bug}") from bug
 
 
-def settings(*, make_data: bool = True) -> Settings:
-    """Settings of this process; a wrong one ends the command with its sentence.
-
-    Without `make_data` a default data directory that is not there is an error, not the place of a new
-    installation: the command was given in another directory than the gateway's.
-    """
+def settings() -> Settings:
+    """Settings of a process that serves, or makes an installation; a wrong one ends the command with its sentence."""
     try:
-        return load(make_data=make_data)
+        return load()
     except SettingsError as wrong:
         raise click.ClickException(str(wrong)) from wrong
+
+
+@asynccontextmanager
+async def stores(needs: Part = Part.STORES) -> AsyncIterator[Services]:
+    """Services of a command that neither serves nor makes an installation; settings that it `needs` and are wrong are status 2.
+
+    What else is wrong with the file goes to stderr. A default data directory that is not there is an error, not the place of
+    a new installation: the command was given in another directory than the gateway's.
+    """
+    try:
+        async with opened(load(make_data=False, needs=needs), needs) as services:
+            for fault in services.settings.faults if needs == Part.STORES else ():
+                click.echo(f"Warning: {fault} This command goes without, but the gateway does not start.", err=True)
+            yield services
+    except SettingsError as wrong:
+        raise CouldNotLook(str(wrong)) from wrong
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -86,17 +99,23 @@ def request(
     body: Mapping[str, Any] | None = None,
     query: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
+    needs: Part = Part.STORES,
 ) -> Any:
     """Answer of one call; a refusal ends the command with its message and status 1.
 
-    Fields and parameters that are None are left out. Without an Idempotency-Key a fresh one is sent.
+    Fields and parameters that are None are left out. Without an Idempotency-Key a fresh one is sent. What a call that does
+    not need the models would warn of is left out where they cannot be read.
     """
 
-    async def once(config: Settings) -> Any:
-        async with opened(config) as services:
-            return await call(services, config.operator_token, method, path, body, query, idempotency_key)
+    async def once() -> Any:
+        async with stores(needs) as services:
+            config = services.settings
+            answer = await call(services, config.operator_token, method, path, body, query, idempotency_key)
+        if config.faults and isinstance(answer, dict):
+            answer.pop("warnings", None)
+        return answer
 
-    return run(once(settings(make_data=False)))
+    return run(once())
 
 
 async def call(
@@ -144,7 +163,16 @@ async def call(
     payload = b"".join(part.get("body", b"") for part in sent if part["type"] == "http.response.body")
     answer: Any = msgspec.json.decode(payload) if payload else None
     if sent[0]["status"] >= 400:
-        error = answer["error"]
-        where = f" ({error['param']})" if error.get("param") else ""
-        raise click.ClickException(f"{error['message']}{where}")
+        raise click.ClickException(_as_typed(answer["error"]["message"], answer["error"].get("param") or ""))
     return answer
+
+
+def _as_typed(message: str, param: str) -> str:
+    """A refusal with the field that it names as the option that was given for it."""
+    context = click.get_current_context(silent=True)
+    options = [] if context is None else [each for each in context.command.params if isinstance(each, click.Option)]
+    named = next((max(each.opts, key=len) for each in options if each.name == param), "")
+    if named:
+        message = re.sub(rf"`?\b{re.escape(param)}\b`?", named, message)
+    where = named or param
+    return f"{message} ({where})" if where and where not in message else message

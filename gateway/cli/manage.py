@@ -8,7 +8,17 @@ import click
 from gateway.cli.local import request
 from gateway.cli.options import json_option, limit_options, page_options, taken_limits
 from gateway.cli.output import show
-from gateway.cli.values import AMOUNT, AMOUNT_OR_NONE, COUNT, MOMENT, MOMENT_HELP, MOMENT_OR_NONE, NONE, SPAN_OR_NONE
+from gateway.cli.values import (
+    AMOUNT,
+    AMOUNT_OR_NONE,
+    COUNT,
+    MOMENT,
+    MOMENT_HELP,
+    MOMENT_OR_NONE,
+    NONE,
+    SPAN,
+    SPAN_OR_NONE,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -216,7 +226,7 @@ def update_key(key_id: str, enterprise_id: str, models: tuple[str, ...], as_json
 @keys.command("rotate")
 @click.argument("key_id")
 @click.option("--app", "enterprise_id", required=True)
-@click.option("--overlap-seconds", type=COUNT, default=0, show_default=True, help="How long the old secret stays good.")
+@click.option("--overlap", "overlap_seconds", type=SPAN, default="0", show_default=True, help="How long the old secret is good.")
 @json_option
 def rotate_key(key_id: str, enterprise_id: str, overlap_seconds: int, as_json: bool) -> None:
     """Make a new key like this one; the old one ends after the overlap."""
@@ -278,7 +288,7 @@ def tokens() -> None:
     help="The app_usage key that the token hangs on: it ends with it and counts on its limits. "
     "Default: the newest in force that allows the models and lasts as long; the answer names it.",
 )
-@click.option("--expires-in-seconds", type=COUNT, default=3600, show_default=True)
+@click.option("--expires-in", "expires_in_seconds", type=SPAN, default="1h", show_default=True, help="How long it is good.")
 @click.option("--spend-max", "spend_micro_max", type=AMOUNT, help="What the token may spend in all, in the app's asset.")
 @click.option("--rpm", type=COUNT, help="Requests a minute.")
 @click.option("--model", "models", multiple=True, help="A model or pattern the token may use; repeat.")

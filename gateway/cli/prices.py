@@ -12,6 +12,7 @@ from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 from gateway.cli.values import MOMENT, MOMENT_HELP
 from gateway.pricing.written import told
+from gateway.settings import Part
 
 _UNITS: Final = "Per million tokens or characters, per image, second, search or request"
 
@@ -26,13 +27,15 @@ def prices() -> None:
 @click.option("--app", "enterprise_id", help="Beside them, what this app's end users pay now.")
 @json_option
 def list_prices(pattern: str, enterprise_id: str | None, as_json: bool) -> None:
-    """List what each served model costs now, per million units, and where each price comes from.
+    """List what each served model costs now, and where each price comes from.
+
+    Prices are per million tokens or characters, and per image, second, search or request; what is free costs 0.
 
     PATTERN is a model's name, or has `*` in it. `provider` is what the provider takes, `creator` what a creator pays (in
     USD), `end user` what the app's end users pay. A kind that is not shown costs what its like costs: cached input as input,
     reasoning as output. Prices of long prompts and of variants are shown with a model's own name.
     """
-    answer = request("GET", "/api/v1/prices", query={"model": pattern, "enterprise_id": enterprise_id})
+    answer = request("GET", "/api/v1/prices", query={"model": pattern, "enterprise_id": enterprise_id}, needs=Part.ALL)
     if not as_json:
         answer["data"] = [_row(line, whole="*" not in pattern) for line in answer["data"]]
     show(answer, as_json=as_json)
@@ -42,7 +45,7 @@ def _row(line: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     row = {
         "model": line["model"],
         "deployment": line["deployment"].partition("=")[0],
-        "provider": _short(line["prices"] or None, whole=whole),
+        "provider": _short(line["prices"] or None, whole=whole),  # of one without a price they are empty
         "from": line["source"],
         "creator": _short(line["charge"], whole=whole),
         "of": line["charge_source"],
@@ -65,7 +68,9 @@ _LIKE: Final = {
 def _short(prices: dict[str, Any] | None, *, whole: bool) -> str:
     """Prices in one cell, without those that are as their like; without `whole`, only the names of what else there is."""
     if prices is None:
-        return "-"
+        return "no price"
+    if not prices.keys() - {"input"} and prices.get("input") == "0":
+        return "0"
     if whole:
         return told(prices, _LIKE)
     others = (["long prompts"] if "long" in prices else []) + list(prices.get("variants", {}))
@@ -149,9 +154,9 @@ def diff(pattern: str, file: Path | None, as_json: bool) -> None:
     PATTERN is the name of a model that is served here, or has `*` in it.
     """
     if file is None:
-        answer = request("GET", "/api/v1/price-differences", query={"model": pattern})
+        answer = request("GET", "/api/v1/price-differences", query={"model": pattern}, needs=Part.ALL)
     else:
-        answer = request("POST", "/api/v1/price-lists/compare", {"prices": _content(file), "model": pattern})
+        answer = request("POST", "/api/v1/price-lists/compare", {"prices": _content(file), "model": pattern}, needs=Part.ALL)
     _show_differences(answer, as_json=as_json)
 
 
@@ -167,7 +172,8 @@ def update(file: Path, effective_at: str | None, dry_run: bool, as_json: bool) -
     """
     content = _content(file)
     if dry_run:
-        _show_differences(request("POST", "/api/v1/price-lists/compare", {"prices": content}), as_json=as_json)
+        answer = request("POST", "/api/v1/price-lists/compare", {"prices": content}, needs=Part.ALL)
+        _show_differences(answer, as_json=as_json)
     else:
         show(request("POST", "/api/v1/price-lists", {"prices": content, "effective_at": effective_at}), as_json=as_json)
 

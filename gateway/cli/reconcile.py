@@ -9,8 +9,7 @@ import click
 import msgspec
 
 from gateway.balance.reconcile import Outcome
-from gateway.cli.local import looking, run, settings
-from gateway.compose import opened
+from gateway.cli.local import looking, run, stores
 
 
 @click.command()
@@ -37,7 +36,7 @@ def reconcile(fix: bool, as_json: bool) -> None:
 
 
 async def _reconciled(fix: bool) -> list[Outcome]:
-    async with opened(settings(make_data=False)) as services:
+    async with stores() as services:
         return await services.reconciler.run(rebuild=fix, repair=fix, actor="gateway reconcile")
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import click
 import msgspec
 
-from gateway.cli.local import CouldNotLook, looking, request, run, settings
+from gateway.cli.local import CouldNotLook, looking, request, run, stores
 from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
-from gateway.compose import opened
 from gateway.trail.service import Trail, Verdict, not_found
 
 _PLATFORM = "platform"
@@ -55,7 +54,7 @@ def head(enterprise_ids: tuple[str, ...], as_json: bool) -> None:
     """Print where every chain stands: hash, last line's number, chain. Keep it where the database's owner cannot write."""
 
     async def work() -> list[dict[str, Any]]:
-        async with opened(settings(make_data=False)) as services:
+        async with stores() as services:
             chains = Trail(services.databases)
             books: Sequence[str | None] = enterprise_ids or (None, *await services.enterprise_ids())
             heads = [(book, await chains.head(book)) for book in books]
@@ -96,7 +95,7 @@ def verify(enterprise_ids: tuple[str, ...], heads: tuple[str, ...], file: Path |
 
 
 async def _verified(enterprise_ids: Sequence[str], pins: Sequence[Pin]) -> Report:
-    async with opened(settings(make_data=False)) as services:
+    async with stores() as services:
         chains = Trail(services.databases)
         every = (None, *await services.enterprise_ids())
         books = tuple(enterprise_ids) or every

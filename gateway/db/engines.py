@@ -132,6 +132,14 @@ class Databases:
             return False
         return True
 
+    async def clock_ms(self) -> int | None:
+        """The time by the platform's database server, Unix ms; None where it has no clock of its own. SqlDown, SqlRefused."""
+        if self._platform.dialect.name == "sqlite":
+            return None
+        with named_faults():
+            async with self._platform.connect() as conn:
+                return int(await conn.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp()) * 1000")))
+
     async def close(self) -> None:
         """Close every connection. Engines handed out must not be used after it."""
         self._closed = True

@@ -8,6 +8,7 @@ look at the lines since the last look tells all that was missed, and what they d
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -33,6 +34,10 @@ class Cache(Protocol):
         """Doubt everything."""
         ...
 
+    async def catch_up(self) -> None:
+        """Read again at once what is not looked up when it is asked for. SqlDown, and it is due with the next look."""
+        ...
+
     def confirm(self, at_ns: int) -> None:
         """What is remembered, and not doubted, was still so at that time."""
         ...
@@ -47,15 +52,22 @@ class Following:
         self._caches = caches
         self._clock = clock
         self._seq: int | None = None
+        self._asked = asyncio.Event()
+
+    def look_soon(self) -> None:
+        """There is word of a change that the trail tells of."""
+        self._asked.set()
 
     async def run(self) -> None:
         """Look again and again until cancelled. While the database does not answer nothing is confirmed."""
         while True:
+            self._asked.clear()
             try:
                 await self.look()
             except SqlDown as down:
                 _log.info("what is cached cannot be confirmed: %s", down)
-            await asyncio.sleep(LOOK_EVERY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
 
     async def look(self) -> None:
         """Learn what changed since the last look. Raises SqlDown."""
@@ -67,5 +79,6 @@ class Following:
                 cache.forget_all()
             elif lines:
                 cache.forget_lines(lines)
+            await cache.catch_up()
             cache.confirm(at_ns)
         self._seq = seq

@@ -404,11 +404,7 @@ class Registry:
             until_ms = now_ms + new.expires_in_seconds * 1000
             key = await token_keys.chosen(self._store, enterprise_id, new.models, now_ms, until_ms)
             if key is None:
-                raise Conflict(
-                    "The app has no key that a token could hang on: make one of level app_usage "
-                    f"(gateway keys create --app {enterprise_id} --level app_usage).",
-                    param="key_id",
-                )
+                raise Conflict("The app has no key that a token could hang on: make one of level app_usage.", param="key_id")
             return key
         key = await self._key(enterprise_id, key_id)
         if not token_keys.can_serve(key, now_ms):

@@ -221,6 +221,9 @@ class Identity:
             whose = [(part, entry.principal.app) for part, entry in self._keys.items()]
             self._drop([part for part, app in whose if app.enterprise_id in apps or app.user_id in users])
 
+    async def catch_up(self) -> None:
+        """Nothing: who is asked for is looked up."""
+
     def confirm(self, at_ns: int) -> None:
         """What is cached, and not doubted, was still so at that time."""
         self._confirmed_ns = at_ns

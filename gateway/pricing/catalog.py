@@ -28,7 +28,7 @@ from gateway.pricing.configured import NOT_CONFIGURED, Configured, PriceOverride
 from gateway.pricing.lists import AHEAD_MS_MAX, BACKDATE_MS_MAX, FOR_EVER_MS, Lists
 from gateway.pricing.rates import Rates, marked_up, rates_from
 from gateway.pricing.shipped import PriceList, shipped
-from gateway.pricing.store import PriceRow, SameInstant, Store
+from gateway.pricing.store import LIST_ADDED, PriceRow, SameInstant, Store
 from gateway.pricing.written import check_rates, check_whole, given_of
 from gateway.trail.model import Act, Line
 
@@ -93,6 +93,7 @@ class Catalog:
         self._books: dict[str, _AppBook] = {}
         self._confirmed_ms = 0  # the books were still so then
         self._changes = 0
+        self._lists_doubted = False
 
     # ---- reading, on the path of a request ------------------------------------------------------
 
@@ -200,17 +201,31 @@ class Catalog:
         self._books.pop(enterprise_id, None)
 
     def forget_lines(self, lines: list[Line]) -> None:
-        """Forget the books of the apps that the changes of the trail concern."""
+        """Forget the books of the apps whose prices were changed, by the trail; doubt the lists where there is another one."""
         for line in lines:
-            self.invalidate(line.enterprise_id)
+            if line.act == LIST_ADDED:
+                self._lists_doubted = True
+            elif line.act.startswith("price"):
+                self.invalidate(line.enterprise_id)
+
+    async def catch_up(self) -> None:
+        """Read the lists that were added, where there may be some. SqlDown."""
+        if self._lists_doubted:
+            self._lists_doubted = False
+            try:
+                await self.load_lists()
+            except SqlDown:
+                self._lists_doubted = True
+                raise
 
     def confirm(self, at_ns: int) -> None:
         """What is in memory was still so at that time (Unix nanoseconds)."""
         self._confirmed_ms = at_ns // 1_000_000
 
     def forget_all(self) -> None:
-        """Forget every app's book: messages about changes may have been missed."""
+        """Forget every app's book, and doubt the lists: messages about changes may have been missed."""
         self._changes += 1
+        self._lists_doubted = True
         self._books.clear()
 
     # ---- management -------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ class PriceOverride(msgspec.Struct, frozen=True):
     """What the configuration says of one deployment's prices. Give one for every deployment.
 
     `prices` (what the provider takes) and `charge` (what the platform takes) are in USD, as `written` has them. `model` "*" is a
-    deployment that is asked for many models. `region` is where it serves, if that costs more (`terms.uplift_bp`).
+    deployment that is asked for many models. `region` is where it serves, if that costs more (`terms.uplift_bp`). One that is
+    known not to make tokens, as of moderations, may leave out what they cost.
     """
 
     deployment_id: str
@@ -25,6 +26,7 @@ class PriceOverride(msgspec.Struct, frozen=True):
     prices: Mapping[str, Any] | None = None
     charge: Mapping[str, Any] | None = None
     region: str = ""
+    makes_tokens: bool = True
 
 
 class Provided(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ class Configured:
         self._lists = lists
         self._markup_bp = markup_bp
         self._given = {given.deployment_id: given for given in deployments}
-        self._prices = {given.deployment_id: _parsed(given) for given in self._given.values()}
+        self._prices = {given.deployment_id: read_override(given) for given in self._given.values()}
         self.since_ms = since_ms
         self.until_ms = FOR_EVER_MS
 
@@ -104,11 +106,12 @@ def percent(basis_points: int) -> str:
     return f"{whole}.{rest:02d}".rstrip("0") if rest else str(whole)
 
 
-def _parsed(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
+def read_override(given: PriceOverride) -> tuple[Rates | None, Rates | None]:
+    """What the provider takes and what creators are charged, as far as it says so. ValueError, naming the deployment."""
     found: list[Rates | None] = []
     for name, prices in (("prices", given.prices), ("charge", given.charge)):
         try:
-            found.append(rates_from(USD, read_prices(prices)) if prices is not None else None)
+            found.append(rates_from(USD, read_prices(prices, makes_tokens=given.makes_tokens)) if prices is not None else None)
         except ValueError as wrong:
             raise ValueError(f"{name} of {given.deployment_id}: {wrong}") from wrong
     return found[0], found[1]

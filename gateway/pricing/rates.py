@@ -216,6 +216,12 @@ def scaled(rates: Rates, part_bp: int) -> Rates:
     )
 
 
+def flat(asset: str, amount_micro: int) -> Rates:
+    """The same price for a request, whatever it uses."""
+    nothing: dict[str, Any] = dict.fromkeys(KINDS, 0)
+    return Rates(asset=asset, **nothing, request=amount_micro * MILLION)
+
+
 def rate_from_decimal(kind: str, text: str) -> int:
     """A rate from what people write: of one image, second, search or request, of a million of anything else. ValueError."""
     if kind not in ONE_BY_ONE:

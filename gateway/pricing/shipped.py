@@ -263,9 +263,10 @@ def _folder() -> Path:
     return Path(package.origin).parent
 
 
+@functools.cache
 def shipped_models() -> int:
-    """How many models the shipped list has. PriceListMissing."""
-    return len(_entries())
+    """How many models of the shipped list have prices, as `PriceList.check` counts them. PriceListMissing."""
+    return _entries().check()
 
 
 @functools.cache

@@ -5,7 +5,7 @@ Rows are only ever added, each together with its line in the trail.
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import insert, select
@@ -16,6 +16,8 @@ from gateway.db.tables import app_prices, apps, price_lists
 from gateway.pricing.book import ANY_MODEL, Version
 from gateway.trail import store as trail
 from gateway.trail.model import Act
+
+LIST_ADDED: Final = "price_list.create"  # in the trail
 
 
 class SameInstant(Exception):
@@ -147,7 +149,7 @@ class Store:
             "content": deflated,
         }
         after = {"effective_at_ms": row.effective_at_ms, "models": row.models, "digest": row.digest}
-        act = Act(name="price_list.create", role=role, actor=row.actor, subject=row.id, after=after)
+        act = Act(name=LIST_ADDED, role=role, actor=row.actor, subject=row.id, after=after)
         with named_faults():
             async with self._engine.begin() as connection:
                 try:

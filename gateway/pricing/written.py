@@ -32,17 +32,19 @@ class WrongPrice(ValueError):
         self.field = field
 
 
-def read_prices(written: object) -> dict[str, Any]:
+def read_prices(written: object, *, makes_tokens: bool = True) -> dict[str, Any]:
     """What `rates_from` takes, of prices as they are written. WrongPrice."""
     given = _read(written, "", 1)
-    check_whole(given)
+    check_whole(given, makes_tokens=makes_tokens)
     return given
 
 
-def check_whole(given: Mapping[str, Any]) -> None:
-    """WrongPrice where rates leave out what a model must have."""
+def check_whole(given: Mapping[str, Any], *, makes_tokens: bool = True) -> None:
+    """WrongPrice where rates leave out what a model must have; one that is known to make no tokens needs no price of them."""
+    if "input" in given and not makes_tokens:
+        return
     if not (given.keys() >= _BY_TOKENS or given.keys() & _BY_UNITS):
-        raise WrongPrice("", 'input and output must both be named (say output: "0" for embeddings)')
+        raise WrongPrice("", 'input and output must both be named (say output: "0" for embeddings, moderations and rerank)')
 
 
 def check_rates(given: object, most: int, field: str = "", depth: int = 1) -> None:
@@ -77,6 +79,11 @@ def written(given: Mapping[str, Any]) -> dict[str, Any]:
 def given_of(rates: Rates) -> dict[str, Any]:
     """The rates to look at: every kind that costs something; in `long` and variants, what differs from the rates above them."""
     return _given({kind: getattr(rates, kind) for kind in PRICED_KINDS}, rates, dict.fromkeys(PRICED_KINDS, 0))
+
+
+def shown(rates: Rates) -> dict[str, Any]:
+    """The same as they are written; of what is free, that the input is."""
+    return written(given_of(rates)) or {"input": "0"}
 
 
 def _given(own: Mapping[str, int], rates: Rates, above: Mapping[str, int]) -> dict[str, Any]:
@@ -153,9 +160,9 @@ def told(given: Mapping[str, Any], like: Mapping[str, str]) -> str:
         for kind, price in given.items()
         if kind in PRICED_KINDS and price != given.get(like.get(kind, ""))
     ]
-    parts = [", ".join(kinds)]
-    if "long" in given:
+    parts = [", ".join(kinds)] if kinds else []
+    if given.get("long"):  # where nothing is different above it, there is nothing to tell
         parts.append(f"above {given['above']}: {told(given['long'], like)}")
-    parts += [f"{name}: {told(each, like)}" for name, each in given.get("variants", {}).items()]
+    parts += [f"{name}: {told(each, like) or 'the same'}" for name, each in given.get("variants", {}).items()]
     return "; ".join(parts)
 

@@ -76,6 +76,10 @@ class Routing:
             self.health.chosen(drawn[0].id, by)
         return Route(model, drawn, choice.fallbacks, choice.retries, several=True)
 
+    def serves(self, model: str) -> bool:
+        """Whether there is a route for a model."""
+        return model in self._exact or any(pattern.fullmatch(model) for pattern, _ in self._patterns)
+
     def become(self, other: "Routing") -> None:
         """Route as `other` does from now on. What is known of deployments that are the same in both stays."""
         known = {deployment.id: deployment for deployment in self.deployments()}

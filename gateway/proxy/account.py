@@ -11,7 +11,7 @@ from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import MissingEndUser, NotFound
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import USD, decimal_from_micro
-from gateway.core.words import Enforcement, Level
+from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.models import Listed, RatesOf, told_to
@@ -54,19 +54,35 @@ class Account:
         self._clock = clock
 
     async def models(self, _: Call, principal: Principal) -> bytes:
-        """OpenAI's list of models, those that this key may use, with what this caller pays for them."""
-        may_use = self._gate.may_use
-        usable = [model for model in self._listed_models() if may_use(principal, model.name)]
-        data = told_to(usable, await self._rates(principal))
-        return wire.encode_json({"object": "list", "data": data})
+        """OpenAI's list of models, those that this key may use, with what this caller pays for them.
+
+        A model without a price is there for those alone whose requests for it are not refused for that.
+        """
+        may_use, rates_of = self._gate.may_use, await self._rates(principal)
+        usable = [each for each in self._listed_models() if may_use(principal, each.name)]
+        usable = [each for each in usable if self._sold(principal, each, rates_of)]
+        return wire.encode_json({"object": "list", "data": told_to(usable, rates_of)})
 
     async def model(self, call: Call, principal: Principal) -> bytes:
         """One model; NotFound when it is not listed for this key."""
         asked = call.raw.decode()
         for model in self._listed_models():
             if model.name == asked and self._gate.may_use(principal, asked):
-                return wire.encode_json(told_to([model], await self._rates(principal))[0])
+                rates_of = await self._rates(principal)
+                if self._sold(principal, model, rates_of):
+                    return wire.encode_json(told_to([model], rates_of)[0])
         raise NotFound(f"The model {asked!r} does not exist here.", code="model_not_found", param="model")
+
+    def _sold(self, principal: Principal, model: Listed, rates_of: RatesOf) -> bool:
+        """Whether everybody who would pay has a price for it, as `quote.payers` asks."""
+        app = principal.app
+        if app.enforcement == Enforcement.ANALYTICS_ONLY:
+            return True
+        if rates_of(model.name, model.deployment_id) is None:
+            return False
+        if principal.level == Level.PLATFORM or app.cost_policy != CostPolicy.CREATOR_PAYS:
+            return True
+        return self._prices.platform(model.name, model.deployment_id, now_ms(self._clock)) is not None
 
     async def _rates(self, principal: Principal) -> RatesOf:
         """What this caller pays, by the name of a model and its deployment."""

@@ -3,12 +3,15 @@
 The same request is: the same app, surface, model and body, byte for byte as its JSON means, less what only says who asks or
 how the answer travels; and the same end user, where the app wants that. What was kept is what the provider sent, so that it is
 counted, shown and cut as the first time. It takes the way of every request: it is held for, settled and in the books, at the
-part of its price that the app says (nothing, unless it says so), with no cost of a provider and the flag `cached`.
+part of its price that the app says (nothing, unless it says so), with no cost of a provider and the flag `cached`. What was
+used is kept beside it, so that exactly its price is held, and a wallet that has less is refused.
 
-Not kept: what was not whole, what another model answered in a fallback, images and audio (large, or gone with their address),
-and responses that a provider stores (their ids belong to one end user).
+Not kept: what was not whole, or says that it failed; what is as short as the wallet of who asked first; what another model
+answered in a fallback; images and audio (large, or gone with their address); and responses that a provider stores (their ids
+belong to one end user). A deployment that has become another one, by its model or address, has kept nothing.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final, Protocol
@@ -19,16 +22,17 @@ from msgspec.structs import replace
 from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest
 from gateway.core.limits import ANSWER_TTL_S_MAX
+from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.tasks import Tasks
 from gateway.identity.model import AnswerCache, Principal
-from gateway.pricing.rates import scaled
-from gateway.providers.model import MESSAGES, RESPONSES, Reply, Route
+from gateway.pricing.rates import flat, scaled
+from gateway.providers.model import MESSAGES, RESPONSES, Deployment, Reply, Route
 from gateway.proxy import wire
 from gateway.proxy.quote import Payer
 from gateway.proxy.surface import Request
 
 HEADER: Final = b"x-mozaiks-cache"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _KEPT_PATHS: Final = frozenset(
     ("/chat/completions", "/completions", "/embeddings", "/moderations", "/rerank", MESSAGES, RESPONSES)
 )  # fmt: skip
@@ -37,16 +41,22 @@ _NOT_ASKED: Final = frozenset(
 )
 _ANSWER_BYTES_MAX: Final = 1024 * 1024
 _DEFAULT: Final = AnswerCache(ttl_s=0)
+# An `error` that holds something, or an event that says so, of any dialect. Quotes in a text that was written are escaped.
+_FAILED: Final = re.compile(
+    rb'"error"\s*:\s*[{"]|"type"\s*:\s*"(?:error|response\.(?:failed|incomplete))"|"status"\s*:\s*"(?:failed|incomplete|cancelled)"'
+)
 _deterministic: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
-    """One kept answer: who gave it, when, and the bytes that it sent."""
+    """One kept answer: who gave it, when, the bytes that it sent, and what was used, by the kinds and the price it was."""
 
     deployment: str
     at_ms: int
     content_type: bytes
     body: bytes
+    counts: tuple[int, ...]
+    variant: str
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -87,7 +97,12 @@ class Again:
             return paying
         if not self.costs:
             return ()
-        return tuple([Payer(payer.wallet, payer.role, scaled(payer.rates, 100 * self._percent)) for payer in paying])
+        made = []
+        for payer in paying:
+            rates = scaled(payer.rates.variant(self.hit.variant) if self.hit.variant else payer.rates, 100 * self._percent)
+            amount = min(rates.price_of(self.hit.counts), AMOUNT_MICRO_MAX)
+            made.append(Payer(payer.wallet, payer.role, flat(rates.asset, amount)))
+        return tuple(made)
 
     def reply(self) -> Reply:
         """The answer that was found."""
@@ -101,11 +116,16 @@ class Again:
         self._recorded = _Recorded(reply)
         return self._recorded
 
-    def keep(self, store: Store, tasks: Tasks, deployment_id: str, now_ms: int) -> None:
+    def keep(
+        self, store: Store, tasks: Tasks, deployment: Deployment, now_ms: int, counts: tuple[int, ...], variant: str
+    ) -> None:
         """Keep the answer that was read; it was whole."""
         found = self._recorded
-        if self.hit is None and found is not None and found.parts is not None:
-            kept = Kept(deployment_id, now_ms, found.content_type, b"".join(found.parts))
+        if self.hit is not None or found is None or found.parts is None:
+            return
+        body = b"".join(found.parts)
+        if not _FAILED.search(body):
+            kept = Kept(_who(deployment), now_ms, found.content_type, body, counts, variant)
             tasks.spawn(store.keep(self._enterprise_id, self._digest, _encode(kept), self._ttl_s), "keep an answer")
 
 
@@ -130,7 +150,7 @@ class Answers:
         value = await self._store.find(principal.app.enterprise_id, digest) if looks else None
         if value is not None:
             kept = _read(value)
-            of = next((each for each in route.deployments if kept is not None and each.id == kept.deployment), None)
+            of = next((each for each in route.deployments if kept is not None and _who(each) == kept.deployment), None)
             if of is not None:
                 again.hit = kept
                 return again, replace(route, deployments=(of,), fallbacks=(), retries=0, several=False)
@@ -144,10 +164,10 @@ class Answers:
         told = [(HEADER, b"hit"), (b"age", b"%d" % age_s)]
         return told if again.costs else [*told, *wire.money_headers(0, None)]
 
-    def keep(self, again: Again, route: Route, deployment_id: str) -> None:
-        """Keep what was answered whole, by a deployment that the same request would ask."""
-        if any(each.id == deployment_id for each in route.deployments):
-            again.keep(self._store, self._tasks, deployment_id, self._clock() // 1_000_000)
+    def keep(self, again: Again, route: Route, deployment: Deployment, counts: tuple[int, ...], variant: str) -> None:
+        """Keep what was answered whole, by a deployment that the same request would ask. `counts`: what was used, by kind."""
+        if any(each.id == deployment.id for each in route.deployments):
+            again.keep(self._store, self._tasks, deployment, self._clock() // 1_000_000, counts, variant)
 
 
 def _wish(asked: bytes | None, policy: AnswerCache, principal: Principal) -> tuple[int, bool]:
@@ -175,6 +195,11 @@ def _digest(request: Request, end_user: str | None) -> bytes:
     body: Mapping[str, Any] = {name: value for name, value in request.body.items() if name not in _NOT_ASKED}
     asked = [_VERSION, request.surface.path, request.streamed, request.headers, end_user, body]
     return sha256(_deterministic(asked)).hexdigest().encode()
+
+
+def _who(deployment: Deployment) -> str:
+    """A deployment, which another one of the same id is not: ids are places in the configuration."""
+    return f"{deployment.id} {deployment.provider} {deployment.model} {deployment.api_base}"
 
 
 def _read(value: bytes) -> Kept | None:

@@ -460,8 +460,8 @@ class Exchange:
                 served_by=(ticket.served_model, deployment.provider, deployment.id) if ticket.served_model else None,
             )
         )
-        if ticket.call.again is not None and whole and status is _SERVED:
-            self._answers.keep(ticket.call.again, ticket.route, deployment.id)
+        if ticket.call.again is not None and whole and status is _SERVED and not ticket.is_cut:
+            self._answers.keep(ticket.call.again, ticket.route, deployment, counts, variant)
         tokens = sum(counts[:_TOKEN_KINDS])  # its buckets are disjoint
         cost = amounts[0] if amounts else 0
         if ticket.place is not None:

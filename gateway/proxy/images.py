@@ -6,6 +6,7 @@ and what is billed is what the answer tells: text and images read, images made.
 """
 
 import re
+from abc import abstractmethod
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +30,13 @@ _PIXELS: Final = 1_572_864  # 1024 x 1536
 _LARGER: Final = 5, 2  # what larger ones take more, at most: the calculator says 12,329 for 3584 x 2048, high
 _PARTIAL_TOKENS: Final = 100  # each
 _PARTIAL_MAX: Final = 3
+# Who makes pictures where no model is named (OpenAI's client, `image_generate_params` and `image_edit_params`): dall-e-2
+# generates, unless something is asked for that only the GPT image models have; they edit.
+_GENERATES: Final = "dall-e-2"
+_GENERATES_MORE: Final = "gpt-image-1"
+_EDITS: Final = "gpt-image-1.5"
+_MORE_FIELDS: Final = ("background", "moderation", "output_compression", "output_format", "partial_images", "stream")
+_MORE: Final = {"quality": ("low", "medium", "high"), "size": ("1024x1536", "1536x1024")}
 _SIZE: Final = re.compile(r"(\d{2,5})x(\d{2,5})")
 _COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
 
@@ -51,10 +59,6 @@ class ImageSurface(MediaSurface):
     """What making and editing have in common."""
 
     bytes_max = limits.BODY_BYTES_MAX
-
-    def parse(self, raw: bytes, content_type: bytes) -> Request:
-        """Each reads its own."""
-        raise NotImplementedError
 
     def text_bytes(self, body: dict[str, Any]) -> int:
         """The prompt's; models frame it in a few tokens of their own."""
@@ -95,6 +99,10 @@ class ImageSurface(MediaSurface):
         estimated = Usage(image_input=read, image_output=made * kept.image_tokens, images=made)
         return estimated, ESTIMATED
 
+    @abstractmethod
+    def default(self, body: dict[str, Any]) -> str:
+        """The model where a body names none."""
+
     def asked(self, body: dict[str, Any], size: int, number: int, partial: int, streamed: bool, files: Any = ()) -> Request:
         """The request for so many pictures; InvalidRequest."""
         quality, dimensions = body.get("quality") or "auto", body.get("size") or "auto"
@@ -112,7 +120,7 @@ class ImageSurface(MediaSurface):
         read = len(files) * image_tokens_max(None)
         units = (("images", number), ("image_output", number * each), ("image_input", read))
         return Request(
-            self, body, size, wire.read_model(body), streamed, False, None, 1, False, units,
+            self, body, size, self.model_or(self.default(body), body), streamed, False, None, 1, False, units,
             _variant(quality, dimensions), forms.CONTENT_TYPE if files else (), _Kept(each, tuple(files)),
         )  # fmt: skip
 
@@ -136,6 +144,13 @@ class Generations(ImageSurface):
         return self.asked(body, len(raw), number, partial, streamed)
 
 
+    def default(self, body: dict[str, Any]) -> str:
+        """See `ImageSurface`."""
+        more = any(body.get(name) not in (None, False) for name in _MORE_FIELDS)
+        more = more or any(body.get(name) in values for name, values in _MORE.items())
+        return _GENERATES_MORE if more else _GENERATES
+
+
 class Edits(ImageSurface):
     """`/v1/images/edits`: a form with the pictures to change."""
 
@@ -155,6 +170,10 @@ class Edits(ImageSurface):
         partial = forms.whole_in(form.fields, "partial_images", 0, _PARTIAL_MAX, 0)
         streamed = forms.flag_in(form.fields, "stream")
         return self.asked(form.fields, len(raw), number, partial, streamed, form.files)
+
+    def default(self, body: dict[str, Any]) -> str:
+        """See `ImageSurface`."""
+        return _EDITS
 
     def outgoing(self, request: Request, deployment: Deployment, cap: int | None) -> bytes:
         """The form once more."""

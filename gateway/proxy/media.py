@@ -6,6 +6,7 @@ character or by the token, and both are counted where both are known: a price na
 told is estimated only where the provider's price needs it, and the event says so with the flag `estimated`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,11 +21,12 @@ from gateway.proxy import wire
 from gateway.proxy.surface import Measured, Request, Stream
 
 CostOf = Callable[[str], Rates | None]
+IsServed = Callable[[str], bool]
 ESTIMATED: Final[tuple[str, ...]] = ("estimated",)
 NO_FLAGS: Final[tuple[str, ...]] = ()
 
 
-class MediaSurface:
+class MediaSurface(ABC):
     """See `Surface`."""
 
     path: str
@@ -32,18 +34,29 @@ class MediaSurface:
     error_body = staticmethod(wire.error_body)
     error_event = staticmethod(wire.error_event)
 
-    def __init__(self, cost_of: CostOf) -> None:
-        """`cost_of` a deployment's id is what its provider takes, None when nobody knows."""
+    def __init__(self, cost_of: CostOf, is_served: IsServed) -> None:
+        """`cost_of` a deployment's id is what its provider takes, None when nobody knows; `is_served` tells of a model's name."""
         self._cost_of = cost_of
+        self._is_served = is_served
+
+    def model_or(self, default: str, body: dict[str, Any]) -> str:
+        """The model that is asked for; where none is, what OpenAI takes then, if it is served here. InvalidRequest."""
+        if body.get("model") is None and self._is_served(default):
+            body["model"] = default
+        return wire.read_model(body)
+
+    @abstractmethod
+    def parse(self, raw: bytes, content_type: bytes) -> Request:
+        """See `Surface`."""
 
     def bound(self, request: Request, deployment: Deployment) -> int:
         """The bytes of its text; InvalidRequest where the deployment does not serve this surface."""
         check_serves(self.path, deployment)
         return self.text_bytes(request.body)
 
+    @abstractmethod
     def text_bytes(self, body: dict[str, Any]) -> int:
         """No fewer than the tokens of what the model reads of a body."""
-        raise NotImplementedError
 
     def most(self, request: Request, deployment: Deployment) -> int:
         """None that a cap bounds: see `Request.units`."""
@@ -61,17 +74,21 @@ class MediaSurface:
         """A stream that was asked for; some servers answer whole all the same."""
         return request.streamed and reply.content_type.startswith(b"text/event-stream")
 
+    @abstractmethod
     def stream(self, request: Request, reply: Reply) -> Stream:
-        """Surfaces that stream say how."""
-        raise NotImplementedError
+        """See `Surface`."""
+
+    @abstractmethod
+    def told(self, body: bytes) -> Any:
+        """See `Surface`."""
 
     def text(self, body: bytes) -> str:
         """Nothing that the gateway would count."""
         return ""
 
+    @abstractmethod
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
         """The usage in what was told."""
-        raise NotImplementedError
 
     def returned(self, request: Request, body: bytes) -> bytes:
         """As the upstream wrote it."""

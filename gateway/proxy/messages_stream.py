@@ -17,7 +17,7 @@ from gateway.providers.frames import Frames, NotEvents, payload
 from gateway.providers.messages_answers import ENDS_PLAINLY, USAGE_OF_A_DELTA
 from gateway.proxy import wire
 from gateway.proxy.anthropic_errors import error_event
-from gateway.proxy.relay import BrokenStream, text_of
+from gateway.proxy.relay import BrokenStream, Streamed
 from gateway.proxy.surface import Request
 
 _NONE: Final = msgspec.Raw(b"")
@@ -66,15 +66,13 @@ def event(body: Mapping[str, Any]) -> bytes:
     return b"event: " + str(body["type"]).encode() + b"\ndata: " + wire.encode_json(body) + b"\n\n"
 
 
-class MessageStream:
+class MessageStream(Streamed):
     """One stream; see `surface.Stream`. `usage` is merged of all that was told."""
 
-    content_type = b"text/event-stream; charset=utf-8"
-    __slots__ = (
-        "_begun", "_delta", "_ended", "_frames", "_open", "_stop", "_told_at", "error", "text_bytes", "texts", "usage",
-    )  # fmt: skip
+    __slots__ = ("_begun", "_delta", "_ended", "_frames", "_open", "_stop", "_told_at", "usage")
 
     def __init__(self) -> None:
+        super().__init__()
         self._frames = Frames()
         self._begun = False
         self._delta = b""  # message_delta, kept back
@@ -82,10 +80,7 @@ class MessageStream:
         self._open: Any = None  # the index of the block that is not stopped
         self._ended = False  # it was said why
         self._told_at = -1  # how many texts there were when the output was told
-        self.texts: list[bytes] = []
-        self.text_bytes = 0
         self.usage: dict[str, Any] | None = None
-        self.error = ""
 
     def feed(self, chunk: bytes) -> bytes:
         """See `Stream`."""
@@ -114,10 +109,6 @@ class MessageStream:
     def told_early(self) -> bool:
         """Whether there were texts behind the last telling of the output."""
         return self.usage is not None and any(self.texts[max(0, self._told_at) :])
-
-    def text(self) -> str:
-        """Everything generated so far."""
-        return text_of(self.texts)
 
     def finish(self) -> bytes:
         """Stops the open block; `last` ends the message."""

@@ -14,12 +14,14 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
 from gateway.metering.counting import text_tokens
 from gateway.metering.usage import image_tokens_max
-from gateway.providers.model import Deployment
+from gateway.providers.model import Deployment, Reply
 from gateway.proxy import wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count
-from gateway.proxy.surface import Measured, Request
+from gateway.proxy.surface import Measured, Request, Stream
 from gateway.proxy.told_errors import check_answered
+from gateway.proxy.typed import Bytes
 
+_MODERATES: Final = "omni-moderation-latest"  # OpenAI's default (its API reference: create moderation, `model`)
 _DOCUMENTS_A_SEARCH: Final = 100
 # Cohere's pricing page: documents of more than 500 tokens, with the query, are split, and each part counts. A token is a byte
 # at least, so no document has more parts than this makes of its bytes.
@@ -44,7 +46,19 @@ _decode_moderated: Final = msgspec.json.Decoder(_Moderated, float_hook=wire.read
 _decode_ranked: Final = msgspec.json.Decoder(_Ranked, float_hook=wire.read_float).decode
 
 
-class Moderations(MediaSurface):
+class _Whole(MediaSurface):
+    """Answers that nobody streams: whatever comes is read as one."""
+
+    def streams(self, request: Request, reply: Reply) -> bool:
+        """Never."""
+        return False
+
+    def stream(self, request: Request, reply: Reply) -> Stream:
+        """As bytes, for who would ask all the same."""
+        return Bytes(reply.content_type, "")
+
+
+class Moderations(_Whole):
     """`/v1/moderations`."""
 
     path = "/moderations"
@@ -53,7 +67,7 @@ class Moderations(MediaSurface):
     def parse(self, raw: bytes, content_type: bytes) -> Request:
         """See `Surface`."""
         body = wire.read_body(raw, content_type)
-        model = wire.read_model(body)
+        model = self.model_or(_MODERATES, body)
         _texts_of(body)
         return Request(self, body, len(raw), model, False, False, None, 1, False, kept=_texts_of(body))
 
@@ -83,7 +97,7 @@ class Moderations(MediaSurface):
         return Usage(input=tokens), NO_FLAGS
 
 
-class Rerank(MediaSurface):
+class Rerank(_Whole):
     """`/v1/rerank`, in the shape of Cohere and Jina: `{model, query, documents, top_n}`."""
 
     path = "/rerank"

@@ -37,7 +37,36 @@ class BrokenStream(Exception):
     """The upstream sent something that is not a stream of events."""
 
 
-class Relay:
+class Streamed:
+    """What the streams of all dialects have in common; see `surface.Stream`."""
+
+    content_type = b"text/event-stream; charset=utf-8"
+    __slots__ = ("error", "text_bytes", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+        self.text_bytes = 0
+        self.error = ""
+
+    @property
+    def told_early(self) -> bool:
+        """Never, where the event that tells of the usage is the last."""
+        return False
+
+    def text(self) -> str:
+        """Everything generated so far, in order, unescaped."""
+        return text_of(self.texts)
+
+    def finish(self) -> bytes:
+        """Nothing, where an error event, or the end itself, says it."""
+        return b""
+
+    def ended_by(self, error: GatewayError, request_id: str) -> bytes:
+        """An error event, and nothing behind it."""
+        return wire.error_event(error, request_id)
+
+
+class Relay(Streamed):
     """One stream. `feed` returns the bytes to forward now; after the end, the attributes tell what was seen.
 
     `texts` is the generated text as it stands in JSON, `text_bytes` how much of it there is (a bound on its tokens).
@@ -45,13 +74,11 @@ class Relay:
     may name addresses or keys, and nothing after it is.
     """
 
-    content_type = b"text/event-stream; charset=utf-8"
     __slots__ = (
-        "_after", "_before", "_frames_to_learn", "_last", "_tail", "_told_at", "done", "error", "text_bytes",
-        "texts", "usage", "usage_chunk",
+        "_after", "_before", "_frames_to_learn", "_last", "_tail", "_told_at", "done", "usage", "usage_chunk",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # of `Streamed` as well: the plain path makes no call for it
         self._tail = bytearray()
         self._last = b""
         self._before = self._after = b""  # what stood around the text of the last plain event
@@ -121,10 +148,6 @@ class Relay:
         """Whether the upstream went on after its last word on usage."""
         return self.usage is not None and any(self.texts[self._told_at :])
 
-    def text(self) -> str:
-        """Everything generated so far, in order, unescaped."""
-        return text_of(self.texts)
-
     def finish(self) -> bytes:
         """The event that ends the choices of a stream which is cut here, in the shape of the events before."""
         chunk = _parsed(_payload(self._last))
@@ -156,10 +179,6 @@ class Relay:
         if "service_tier" in chunk:
             usage.pop("service_tier", None)  # it stands beside the usage
         return b"data: " + _encode({**chunk, "usage": usage}) + b"\n\n" + end
-
-    def ended_by(self, error: GatewayError, request_id: str) -> bytes:
-        """An error event, and nothing behind it."""
-        return wire.error_event(error, request_id)
 
     def _keep(self, texts: list[bytes]) -> None:
         self.texts += texts

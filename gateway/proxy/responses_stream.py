@@ -15,7 +15,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
 from gateway.providers.event_frames import Frames, NoEvents, data_of
 from gateway.proxy import wire
-from gateway.proxy.relay import BrokenStream, text_of
+from gateway.proxy.relay import BrokenStream, Streamed, text_of
 from gateway.proxy.surface import Request
 
 COMPLETED: Final = "response.completed"
@@ -94,13 +94,11 @@ class _Item:
         return item
 
 
-class ResponsesStream:
+class ResponsesStream(Streamed):
     """See `surface.Stream`."""
 
-    content_type = b"text/event-stream; charset=utf-8"
-    told_early = False  # nothing behind the last event is read
-
     def __init__(self, names: Names) -> None:
+        super().__init__()
         self._names = names
         self._frames = Frames()
         self._response: dict[str, Any] | None = None  # as the latest event had it, renamed
@@ -108,10 +106,7 @@ class ResponsesStream:
         self._items: dict[int, _Item] = {}
         self._final: tuple[str, dict[str, Any]] | None = None
         self._next_number = 0
-        self.texts: list[bytes] = []
-        self.text_bytes = 0
         self.usage: Any = None
-        self.error = ""
 
     @property
     def complete(self) -> bool:
@@ -136,14 +131,6 @@ class ResponsesStream:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return b""  # it broke off in the middle
         return self._passed(rest + b"\n\n")
-
-    def text(self) -> str:
-        """Everything generated so far."""
-        return text_of(self.texts)
-
-    def finish(self) -> bytes:
-        """Nothing yet: why it is cut goes before the event that ends it, and both into `last`."""
-        return b""
 
     def last(
         self,

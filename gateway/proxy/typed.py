@@ -14,7 +14,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
 from gateway.metering.audio import Meter
 from gateway.proxy import wire
-from gateway.proxy.relay import DONE, BrokenStream, text_of
+from gateway.proxy.relay import DONE, BrokenStream, Streamed, text_of
 from gateway.proxy.surface import Request
 
 _BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -32,16 +32,15 @@ class _Event(msgspec.Struct):
 _decode_event: Final = msgspec.json.Decoder(_Event, float_hook=wire.read_float).decode
 
 
-class TypedEvents:
+class TypedEvents(Streamed):
     """A stream of events, of which those whose type is in `last` end it and tell its usage.
 
     `usage` is that event's `usage`, None where it has none; with it come `made`, how many such events came, and `nanos`, how
     long the audio in the events plays, where `audio` says in what form it comes. See `Stream`.
     """
 
-    content_type = b"text/event-stream; charset=utf-8"
-
     def __init__(self, last: frozenset[str], event_bytes_max: int, audio: str = "") -> None:
+        super().__init__()  # its texts stay empty: it has no checkpoints, as their price is not of its tokens alone
         self._last_types = last
         self._bytes_max = event_bytes_max
         self._tail = bytearray()
@@ -52,9 +51,6 @@ class TypedEvents:
         self._meter = Meter(audio) if audio else None
         self.made = 0
         self._said: list[bytes] = []
-        self.texts: list[bytes] = []  # none: such a stream has no checkpoints, as their price is not of its tokens alone
-        self.text_bytes = 0
-        self.error = ""
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -66,11 +62,6 @@ class TypedEvents:
     def complete(self) -> bool:
         """Whether its last event came."""
         return not self.error and self.made > 0
-
-    @property
-    def told_early(self) -> bool:
-        """Never: the event that tells is the last."""
-        return False
 
     def feed(self, chunk: bytes) -> bytes:
         """The whole events that are not kept back. BrokenStream."""
@@ -98,14 +89,6 @@ class TypedEvents:
             return tail + b"\n\n"
         return b""
 
-    def text(self) -> str:
-        """None that is counted without the rest."""
-        return ""
-
-    def finish(self) -> bytes:
-        """Nothing: its error event, or its end, says it."""
-        return b""
-
     def last(
         self,
         request: Request,
@@ -128,10 +111,6 @@ class TypedEvents:
         if self._done:
             kept.append(DONE)
         return b"".join(kept)
-
-    def ended_by(self, error: GatewayError, request_id: str) -> bytes:
-        """An error event, and nothing behind it."""
-        return wire.error_event(error, request_id)
 
     def _passes(self, frame: bytes) -> bool:
         if self.error:
@@ -163,17 +142,15 @@ class TypedEvents:
         return False
 
 
-class Bytes:
+class Bytes(Streamed):
     """An answer of bytes that pass as they come. `audio` is the form of what they play, "" where nobody needs to know it."""
 
     def __init__(self, content_type: bytes, audio: str) -> None:
+        super().__init__()
         self.content_type = content_type or b"application/octet-stream"
         self._meter = Meter(audio)
         self._size = 0
         self._ended = False
-        self.texts: list[bytes] = []
-        self.text_bytes = 0
-        self.error = ""
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -185,11 +162,6 @@ class Bytes:
         """Whether it came to its end, and there was anything."""
         return self._ended and self._size > 0
 
-    @property
-    def told_early(self) -> bool:
-        """Never."""
-        return False
-
     def feed(self, chunk: bytes) -> bytes:
         """All of it."""
         self._size += len(chunk)
@@ -199,14 +171,6 @@ class Bytes:
     def end(self) -> bytes:
         """Nothing is left."""
         self._ended = True
-        return b""
-
-    def text(self) -> str:
-        """None."""
-        return ""
-
-    def finish(self) -> bytes:
-        """Bytes have no word for it."""
         return b""
 
     def last(

@@ -60,11 +60,15 @@ def read_body(raw: bytes, content_type: bytes) -> dict[str, Any]:
     return body
 
 
+_MODEL_IS: Final = "must be a string of 1 to 256 printable ASCII characters"
+
+
 def read_model(body: dict[str, Any]) -> str:
     """The name of the model that is asked for; InvalidRequest."""
     model = body.get("model")
     if type(model) is not str or not 0 < len(model) <= 256 or not model.isprintable() or not model.isascii():
-        raise InvalidRequest("model must be a string of 1 to 256 printable ASCII characters", param="model")
+        says = "is missing: name one that GET /v1/models lists" if model is None else _MODEL_IS
+        raise InvalidRequest(f"model {says}", param="model")
     return model
 
 

@@ -237,3 +237,14 @@ async def test_bytes_that_are_no_such_body_are_one_clear_error(api: Api) -> None
 async def test_a_grant_without_a_good_idempotency_key_is_refused(api: Api, key: str | None) -> None:
     headers = {} if key is None else {"idempotency-key": key}
     assert flaw(await api.call("POST", "/grants", GRANT, headers=headers), INVALID, "Idempotency-Key") is None
+
+
+async def test_all_the_fields_that_a_body_lacks_are_named_at_once(api: Api) -> None:
+    sent = {"authorization": f"Bearer {api.credentials[Role.OPERATOR]}", "content-type": "application/json"}
+    for body, lacking in ((b"{}", ["enterprise_id", "user_id", "name"]), (b'{"user_id": 5}', ["enterprise_id", "name"])):
+        answer = await api.http.post("/api/v1/apps", content=body, headers=sent)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, lacking[0])
+        assert error["message"] == f"Object missing required fields {', '.join(f'`{name}`' for name in lacking)}."
+    broken = await api.http.post("/api/v1/apps", content=b'{"user_id": 5, "name', headers=sent)
+    assert (broken.status_code, broken.json()["error"]["param"]) == (400, "user_id")

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.balance.condition import condition
 from gateway.balance.model import BalanceUnavailable
 from gateway.balance.redis_balance import EVENT_STREAMS, RedisBalance
-from gateway.balance.redis_events import Claimed, RedisEvents
+from gateway.balance.redis_events import WORKER_SEEN_FOR_S, WORKERS, Claimed, RedisEvents
+from gateway.core.clock import SYSTEM_CLOCK
 from tests.balance.conftest import Proxy
 
 
@@ -154,3 +156,23 @@ async def test_events_whose_delivery_was_lost_on_the_way_come_with_the_next_clai
     [again] = await events.claim("a", 10, 1)
     assert again.data == b"lost on the way"
     await events.close()
+
+
+async def test_workers_are_seen_while_they_live_and_not_a_moment_longer_when_they_stop(
+    balance: RedisBalance, events: RedisEvents, server_url: str
+) -> None:
+    other = RedisEvents(server_url)
+    assert (await condition(balance, SYSTEM_CLOCK)).workers == 0
+    await events.claim("one", 10, 1)
+    await other.claim("two", 10, 1)
+    assert (await condition(balance, SYSTEM_CLOCK)).workers == 2
+    await events.leave("one")
+    assert (await condition(balance, SYSTEM_CLOCK)).workers == 1
+    # The other was killed: it is there until its time is over, and gone with the next who says so.
+    await balance.link.call("ZINCRBY", WORKERS, -1000 * WORKER_SEEN_FOR_S - 1, "two")
+    assert (await condition(balance, SYSTEM_CLOCK)).workers == 0
+    third = RedisEvents(server_url)
+    await third.claim("three", 10, 1)
+    assert await balance.link.call("ZRANGE", WORKERS, 0, -1) == [b"three"]
+    await other.close()
+    await third.close()

@@ -49,6 +49,8 @@ MODELS = [
         "deployments": [{"model": "gpt-4.1-mini", "api_base": "http://127.0.0.1:9/v1"}],
         "prices": {"input": "0.5", "output": "1.6"},
     },
+    {"name": "free", "deployments": [{"api_base": "http://127.0.0.1:9/v1"}], "prices": {"input": "0", "output": "0"}},
+    {"name": "unlisted", "deployments": [{"api_base": "http://127.0.0.1:9/v1"}]},
     {"name": "gpt-*", "deployments": [{"model": "*", "api_base": "http://127.0.0.1:9/v1"}]},
     {
         "name": "flat-*",

@@ -2,8 +2,11 @@
 
 import json
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from gateway.pricing.shipped import PriceList
 
 from .conftest import Cli
 
@@ -62,6 +65,13 @@ def test_an_app_in_another_asset_shows_that_it_has_no_price(cli: Cli) -> None:
     euros, tokens = (listed(cli, "own", "--app", app)["own"] for app in ("euros", "tokens"))
     assert (euros["app_prices"], euros["app_source"], euros["app_asset"]) == (None, "none", "EUR")
     assert (tokens["app_prices"]["input"], tokens["app_source"]) == ("1000000", "1 TOK a token")
+
+
+def test_what_is_free_costs_0_and_what_has_no_price_says_so(cli: Cli) -> None:
+    assert listed(cli, "free")["free"]["prices"] == {"input": "0"}
+    (free,) = [line.split() for line in cli.text("prices", "list", "free").splitlines() if line.startswith("free ")]
+    assert free[2:4] == ["0", "configuration"]
+    assert "no price" in cli.text("prices", "list", "unlisted")
 
 
 def test_a_slip_of_the_pen_in_a_kind_is_refused_with_the_kinds_there_are(cli: Cli, app: str) -> None:
@@ -164,6 +174,11 @@ def test_a_newer_list_is_shown_then_taken_and_the_shipped_one_stays_behind_it(cl
     assert listed(cli, "gpt-4o-mini")["gpt-4o-mini"] == before, "nothing was kept"
     (shipped,) = cli.json("prices", "lists")["data"]
     assert (shipped["id"], shipped["in_force"]) == ("shipped", True)
+    package = find_spec("litellm")
+    assert package is not None
+    assert package.origin is not None
+    same = Path(package.origin).with_name("model_prices_and_context_window_backup.json").read_bytes()
+    assert shipped["models"] == PriceList(same).check(), "the very file would be counted otherwise as an update"
 
     later = cli.json("prices", "update", str(file), "--effective-at", "30d")
     assert (later["models"], later["in_force"]) == (2, False)

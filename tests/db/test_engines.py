@@ -223,3 +223,13 @@ def test_a_database_that_is_up_to_date_costs_no_alembic(urls: tuple[str, str]) -
 def test_the_engines_know_the_newest_revisions() -> None:
     assert migrate.head("platform") == engines.PLATFORM_HEAD
     assert migrate.head("app") == engines.APP_HEAD
+
+
+async def test_the_servers_clock_is_told_where_it_has_one(databases: Databases) -> None:
+    assert await databases.answers()
+    at_ms = await databases.clock_ms()
+    if databases.platform.dialect.name == "sqlite":
+        assert at_ms is None
+    else:
+        assert at_ms is not None
+        assert 0 < at_ms - 1_767_225_600_000 < 100 * 365 * 86_400_000  # milliseconds since 1970, of this century

@@ -1,5 +1,7 @@
 """What is cached is confirmed by the trail, and dropped by it, without a bus."""
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -160,9 +162,36 @@ async def test_books_of_prices_are_confirmed_and_dropped_likewise(world: World, 
         clock.advance(29)
         await following.look()
         assert known("shop")
+    await world.key()  # an app's key is none of its prices
+    await following.look()
+    assert known("shop")
     prices = {"input": 1, "output": 1}
     await elsewhere.add_app_price("shop", "m", clock() // 1_000_000, rates=prices, actor="op")
     await following.look()
     assert (known("shop"), known("bobs")) == (False, True)
 
 
+
+
+async def test_price_lists_are_read_again_when_the_trail_tells_of_one(
+    world: World, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 3600)
+    catalog, elsewhere = (Catalog(world.databases.platform, [], clock=clock) for _ in range(2))
+    following = Following(world.databases.platform, (catalog,), clock)
+    running = asyncio.create_task(following.run())
+    await following.look()
+    entry = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
+    row = await elsewhere.lists.add(json.dumps({"gpt-new": entry}).encode(), clock() // 1_000_000, "op", "operator")
+    async with world.databases.platform.begin() as connection:
+        await connection.execute(text("ALTER TABLE price_lists RENAME TO gone"))
+    with pytest.raises(SqlDown):
+        await following.look()
+    assert catalog.lists.in_force() == ""
+    async with world.databases.platform.begin() as connection:
+        await connection.execute(text("ALTER TABLE gone RENAME TO price_lists"))
+    following.look_soon()  # and not only with the next look of its own
+    async with asyncio.timeout(20):
+        while catalog.lists.in_force() != row.id:
+            await asyncio.sleep(0.01)
+    running.cancel()

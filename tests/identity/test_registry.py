@@ -321,7 +321,7 @@ async def test_a_token_hangs_on_the_newest_key_that_is_in_force_and_fits(world: 
 
     with pytest.raises(Conflict) as none:
         await hangs_on()
-    assert "gateway keys create --app shop --level app_usage" in none.value.message
+    assert "make one of level app_usage." in none.value.message
     lasting = (await world.key())[0].id
     narrow = (await world.key(models=("gpt-*",)))[0].id
     brief = (await world.key(expires_at_ms=soon_ms(600)))[0].id

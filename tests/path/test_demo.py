@@ -91,6 +91,9 @@ def test_it_stops_cleanly_and_a_second_start_finds_everything(demo: Demo) -> Non
     assert key is not None
     assert demo.process.stop() == 0
     assert "Traceback" not in demo.process.log.read_text()
+    said = demo.cli("doctor", status=1)  # at once, not when their signs of life are old
+    assert re.search(r"WARNING +worker +None has shown itself", said)
+    assert re.search(r"PROBLEM +web processes +None on port", said)
     assert "demo-user" in demo.cli("usage", "--app", "demo-app", "--events")  # starts the store for itself, and stops it
     demo.start()
     assert key.group() in demo.banner

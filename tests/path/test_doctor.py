@@ -19,10 +19,16 @@ KEY = "sk-made-up-good-key"
 
 def doctor(env: dict[str, str]) -> tuple[int, dict[str, tuple[str, str]]]:
     """The exit status, and (verdict, sentence) by what it is about."""
+    status, rows = looked(env)
+    return status, {about: (verdict, says) for about, verdict, says in rows}
+
+
+def looked(env: dict[str, str]) -> tuple[int, list[tuple[str, str, str]]]:
+    """The exit status, and (about, verdict, sentence) of each row."""
     command = [sys.executable, "-m", "gateway.cli.main", "doctor", "--json"]
     ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout, ended.stderr
-    return ended.returncode, {each["about"]: (each["verdict"], each["says"]) for each in json.loads(ended.stdout)}
+    return ended.returncode, [(each["about"], each["verdict"], each["says"]) for each in json.loads(ended.stdout)]
 
 
 class Lists(BaseHTTPRequestHandler):
@@ -64,6 +70,10 @@ def test_a_gateway_that_runs_is_well_but_for_what_its_providers_are(stack: Stack
     assert "append-only file" in found["balance store"][1]
     assert found["worker"][0] == "ok", found["worker"]
     assert found["configuration"] == ("ok", "It is what runs.")
+    assert found["web processes"] == ("ok", "One gave a sign of life.")
+    assert [found[f"clock of {whose}"][0] for whose in ("this machine", "the balance store", "the database")] == ["ok"] * 3
+    more = doctor({**stack.env, "MOZAIKS_WORKERS": "2"})[1]["configuration"]
+    assert more == ("warning", "MOZAIKS_WORKERS is another than what runs was started with, and takes force with the next start.")
     assert found["platform database"][0] == "ok"
     assert found["app databases"][0] == "ok"
     assert "unpriced-model" in found["prices"][1]
@@ -111,3 +121,30 @@ def test_without_any_model_there_is_nothing_to_serve(tmp_path: Path) -> None:
     env = plain_env(MOZAIKS_CONFIG=str(config), MOZAIKS_DATA_DIR=str(tmp_path / "data"), MOZAIKS_PORT=str(free_port()))
     status, found = doctor(env)
     assert (status, found["models"][0]) == (1, "problem")
+
+
+def test_a_broken_file_is_a_problem_and_stops_no_command_that_needs_no_models(tmp_path: Path, provider: str) -> None:
+    good = {"model": "m", "api_base": provider + "/v1", "api_key": KEY}
+    models: list[dict[str, Any]] = [
+        {"name": "good", "deployments": [good], "prices": {"input": "1", "output": "1"}},
+        {"name": "bad", "deployments": [good], "prices": {"output": "1"}},
+        {"name": "worse", "deployments": [{**good, "weight": 0}]},
+    ]
+    config = tmp_path / "gateway.yaml"
+    config.write_text(yaml.safe_dump({"models": models, "data_dir": str(tmp_path / "data"), "port": free_port()}))
+    env = plain_env(MOZAIKS_CONFIG=str(config))
+    command = [sys.executable, "-m", "gateway.cli.main", "creators", "create", "acme"]
+    ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, "acme" in ended.stdout) == (0, True)
+    assert f"Warning: {config}: models: 'worse': weight" in ended.stderr
+    status, rows = looked(env)
+    assert status == 1
+    faults = [row for row in rows if row[0] == "configuration"]
+    assert [verdict for _, verdict, _ in faults] == ["problem", "problem"]
+    assert f"{config}: models: 'worse': weight must be at least 1." in faults[0][2]
+    assert f"{config}: models: prices of bad/openai/0: input" in faults[1][2]
+    well = {about for about, verdict, _ in rows if verdict == "ok"}
+    assert well >= {"provider of good/openai/0", "balance store", "platform database"}
+    needs_them = [sys.executable, "-m", "gateway.cli.main", "prices", "list"]
+    ended = subprocess.run(needs_them, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.startswith(f"Error: {config}: models: 'worse'")) == (2, True), ended.stderr

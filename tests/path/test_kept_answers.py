@@ -157,3 +157,40 @@ def test_embeddings_are_kept_as_well(stack: Stack) -> None:
     raw = create(model="ok", input=["a", "b"])
     assert raw.headers["x-mozaiks-cache"] == "hit"
     assert raw.parse().data[1].embedding == first.data[1].embedding
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_as_short_as_a_wallet_is_for_that_wallet_alone(stack: Stack, streamed: bool) -> None:
+    app = kept(stack)
+    asked: Any = {"model": "ok:tokens=200", "messages": MESSAGES, "stream": streamed}
+    lengths = []
+    for who, funds in (("poor", 150), ("rich", 1_000_000)):
+        stack.fund(app, who, funds)
+        answer = client(stack, app, who).chat.completions.with_raw_response.create(**asked)
+        assert answer.headers["x-mozaiks-cache"] == "miss"
+        assert ("x-mozaiks-output-cap" in answer.headers) == (who == "poor")
+        lengths.append(len(said(answer.parse(), streamed)))
+        stack.events(app, len(lengths))
+    assert lengths[0] < lengths[1]
+
+
+def test_exactly_the_price_of_what_is_given_again_is_held_for_it(stack: Stack) -> None:
+    app = kept(stack, price_percent=100)
+    asked: Any = {"model": "ok:tokens=200", "messages": MESSAGES}
+    first = client(stack, app).chat.completions.with_raw_response.create(**asked)
+    price = stack.events(app, 1)[0]["amount_micro"]
+    for who, funds in (("short", price - 1), ("exact", price)):
+        stack.fund(app, who, funds)
+    with pytest.raises(openai.APIStatusError) as refused:
+        client(stack, app, "short").chat.completions.create(**asked)
+    assert refused.value.status_code == 402
+    again = client(stack, app, "exact").chat.completions.with_raw_response.create(**asked)
+    assert (again.headers["x-mozaiks-cache"], again.parse()) == ("hit", first.parse())
+    assert "x-mozaiks-output-cap" not in again.headers
+    stack.events(app, 2)
+    assert {name: stack.wallet(app, "exact")[name] for name in ("available_micro", "debt_micro")} == {
+        "available_micro": 0,
+        "debt_micro": 0,
+    }
+    assert stack.wallet(app, "short")["available_micro"] == price - 1
+    stack.cli("audit")

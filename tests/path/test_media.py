@@ -349,6 +349,7 @@ def test_moderation_is_free_where_the_list_says_so(media: Stack) -> None:
     found = caller.client.moderations.create(model="omni-moderation-latest", input=["one", "two"])
     assert len(found.results) == 2
     assert caller.billed()["amount_micro"] == 0
+    assert caller.client.moderations.create(input="one").model == "omni-moderation-latest"  # as at OpenAI
 
 
 def test_ranking_by_the_search_costs_what_was_billed(caller: Caller) -> None:
@@ -561,7 +562,16 @@ def test_models_are_listed_with_what_this_caller_pays_and_what_they_are_for(medi
     assert (chat["pricing"]["input"], chat["pricing"]["output"]) == ("0.225", "0.9")
     assert found["whisper-1"]["pricing"] == {"asset": "USD", "seconds": "0.00015"}
     assert found["omni-moderation-latest"]["pricing"] == {"asset": "USD", "input": "0"}
-    assert (found["mystery"]["pricing"], found["mystery"]["surfaces"]) == (None, None)
+    # What has no price is refused, but of apps that set one themselves, or are not charged: nobody else sees it.
+    assert "mystery" not in found
+    assert HTTP.get(media.url + "/v1/models/mystery", headers={"authorization": f"Bearer {media.key(app)}"}).status_code == 404
+    measured = models_of(media, media.key(media.app(enforcement="analytics_only")))
+    assert (measured["mystery"]["pricing"], measured["mystery"]["surfaces"]) == (None, None)
+    for policy, seen in (("platform_pays", True), ("creator_pays", False)):
+        priced = media.app(cost_policy=policy)
+        media.post(f"/apps/{priced}/price-books", {"model": "mystery", "prices": {"input": "1", "output": "2"}})
+        assert ("mystery" in models_of(media, media.key(priced))) is seen
+        assert "mystery" not in models_of(media, media.key(priced, "platform"))
     assert found["whisper-large-v3"]["surfaces"] == ["/audio/transcriptions", "/audio/translations"]
     creator = models_of(media, media.key(app, "platform"))
     assert creator["tts-1"]["pricing"] == {"asset": "USD", "characters": "15"}

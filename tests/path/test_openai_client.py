@@ -4,6 +4,8 @@ from typing import Any
 
 import openai
 import pytest
+from anthropic import Anthropic
+from anthropic import NotFoundError as AnthropicNotFound
 from openai import AsyncOpenAI, OpenAI
 
 from tests.path.conftest import Stack
@@ -107,12 +109,19 @@ def test_a_text_completion_streams(client: OpenAI) -> None:
 
 def test_models_are_listed_for_the_key_that_asks(stack: Stack, app: str, client: OpenAI) -> None:
     listed = {model.id for model in client.models.list()}
-    assert {"unpriced-model", "unsized-model"} <= listed
+    assert {"flat-model", "unsized-model"} <= listed
+    assert "unpriced-model" not in listed  # it would be refused
     narrow = OpenAI(base_url=stack.url + "/v1", api_key=stack.key(app, models=["unsized-*"]))
     assert {model.id for model in narrow.models.list()} == {"unsized-model"}
     assert client.models.retrieve("unsized-model").id == "unsized-model"
     with pytest.raises(openai.NotFoundError):
-        narrow.models.retrieve("unpriced-model")
+        narrow.models.retrieve("flat-model")
+
+
+def test_an_address_that_has_v1_twice_says_what_to_do(stack: Stack, app: str) -> None:
+    anthropic = Anthropic(base_url=stack.url + "/v1", api_key=stack.key(app), max_retries=0)
+    with pytest.raises(AnthropicNotFound, match="/v1 twice: leave it out of the client's base_url"):
+        anthropic.messages.create(model="ok", max_tokens=5, messages=[{"role": "user", "content": "one"}])
 
 
 @pytest.mark.asyncio

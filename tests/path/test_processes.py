@@ -121,7 +121,7 @@ def test_a_management_command_in_another_directory_makes_no_installation(tmp_pat
         [sys.executable, "-m", "gateway.cli.main", "usage"],
         env=plain_env(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert str(tmp_path) in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.units import Usage
 from gateway.pricing.rates import dearest, rates_from
-from gateway.pricing.written import WrongPrice, given_of, read_prices, told, written
+from gateway.pricing.written import WrongPrice, given_of, read_prices, shown, told, written
 
 PRICES: dict[str, Any] = {
     "input": "3", "cached_input": "0.3", "output": "15", "images": "0.04",
@@ -22,9 +22,21 @@ PRICES: dict[str, Any] = {
 def test_what_was_written_is_shown_again() -> None:
     assert written(read_prices(PRICES)) == PRICES
     assert written(given_of(rates_from("USD", read_prices(PRICES))))["long"]["long"]["input"] == "9"
-    shown = told(PRICES, {"cached_input": "input"})
-    assert shown.startswith("input 3, cached_input 0.3, output 15, images 0.04; above 200000: input 6, output 22.5; above 5")
-    assert shown.endswith("; flex: input 1.5, output 7.5; above 100000: input 2")
+    line = told(PRICES, {"cached_input": "input"})
+    assert line.startswith("input 3, cached_input 0.3, output 15, images 0.04; above 200000: input 6, output 22.5; above 5")
+    assert line.endswith("; flex: input 1.5, output 7.5; above 100000: input 2")
+
+
+def test_nothing_is_told_of_what_costs_the_same_and_what_is_free_costs_0() -> None:
+    variants = {"priority": {"input": "9"}, "flex": {}}
+    given = {"input": "1", "output": "2", "above": 2000, "long": {"input": "3"}, "variants": variants}
+    rates = rates_from("USD", read_prices(given))
+    like = dict.fromkeys(("cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input"), "input")
+    like |= dict.fromkeys(("reasoning", "audio_output", "image_output"), "output")
+    assert told(shown(rates), like) == "input 1, output 2; above 2000: input 3; priority: input 9; flex: above 2000: input 3"
+    plain = rates_from("USD", read_prices({"input": "1", "output": "2", "variants": {"flex": {}}}))
+    assert told(shown(plain), like) == "input 1, output 2; flex: the same"
+    assert shown(rates_from("USD", read_prices({"input": "0", "output": "0"}))) == {"input": "0"}
 
 
 def test_each_size_of_a_prompt_and_each_variant_has_its_price() -> None:
@@ -48,6 +60,12 @@ def test_what_may_be_served_in_several_ways_costs_the_dearest_until_the_answer_s
     assert either.variant("default|flex|priority") == either
     assert rates.variant("default|nothing").input == rates.input
     assert dearest(rates, rates.variant("flex")).long_above == 100_000
+
+
+def test_a_model_that_only_reads_needs_no_price_of_what_it_makes() -> None:
+    assert read_prices({"input": "0"}, makes_tokens=False) == {"input": 0}
+    with pytest.raises(WrongPrice, match="both be named"):
+        read_prices({"output": "1"}, makes_tokens=False)
 
 
 @pytest.mark.parametrize(

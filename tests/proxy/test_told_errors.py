@@ -17,18 +17,19 @@ from tests.proxy.test_attempts import Many, good
 from tests.proxy.test_exchange import KEY, House, Reply
 
 ERROR = {"error": {"message": "Upstream idle", "code": 502}}
+MEDIA: Any = (lambda _: None, lambda _: True)
 ANSWERS: list[tuple[Any, dict[str, Any]]] = [
     (Chat(), {"choices": [{"message": {"content": "x"}}]}),
     (Completions(), {"choices": [{"text": "x"}]}),
     (Embeddings(), {"data": [{"embedding": [0.5]}]}),
     (Messages(), {"content": [{"type": "text", "text": "x"}]}),
     (Responses(None, None, lambda _: None), {"output": [{"type": "message"}]}),  # type: ignore[arg-type]
-    (Generations(lambda _: None), {"data": [{"url": "u"}]}),
-    (Edits(lambda _: None), {"data": [{"url": "u"}]}),
-    (Transcriptions(lambda _: None), {"text": "x"}),
-    (Translations(lambda _: None), {"text": "x"}),
-    (Moderations(lambda _: None), {"results": [{"flagged": False}]}),
-    (Rerank(lambda _: None), {"results": [{"index": 0}]}),
+    (Generations(*MEDIA), {"data": [{"url": "u"}]}),
+    (Edits(*MEDIA), {"data": [{"url": "u"}]}),
+    (Transcriptions(*MEDIA), {"text": "x"}),
+    (Translations(*MEDIA), {"text": "x"}),
+    (Moderations(*MEDIA), {"results": [{"flagged": False}]}),
+    (Rerank(*MEDIA), {"results": [{"index": 0}]}),
 ]
 
 
