@@ -11,6 +11,7 @@ from typing import Any, Final
 from gateway.core.errors import Forbidden, GatewayError
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
+from gateway.metering.event import EventFront
 from gateway.metering.messages import messages_prompt
 from gateway.providers.model import COUNT_TOKENS, Deployment, Headers, Upstream, UpstreamFault
 from gateway.proxy import refusals, wire
@@ -52,7 +53,7 @@ class CountTokens:
         try:
             if COUNT_TOKENS in asked.speaks:
                 asked = await as_paid_by(self._gate, principal, asked)
-            counted = await self._count(asked, body, passed_on)
+            counted = await self._count(asked, body, passed_on, front)
         except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
             self._uncharged.given_back(hold)
             raise
@@ -64,7 +65,7 @@ class CountTokens:
         call.answer.whole(200, headers, counted)
         await call.answer.drained()
 
-    async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes:
+    async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers, front: EventFront) -> bytes:
         """The answer's body. GatewayError where the provider does not give one."""
         if COUNT_TOKENS in deployment.speaks:
             try:
@@ -73,7 +74,7 @@ class CountTokens:
                 raise refusals.fault_error(fault, deployment, 1) from fault
             if answer is not None:
                 return answer
-        tokens = await self._counter.count_input(deployment.model, *messages_prompt(body))
+        tokens = await self._counter.count_input(deployment.model, *messages_prompt(body), front)
         return wire.encode_json({"input_tokens": tokens})
 
     async def _asked(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes | None:

@@ -10,6 +10,14 @@ MUCH_TOKENS: Final = 131_072  # few models make more in one answer; a count abov
 Read = tuple[Usage, tuple[str, ...]]
 
 
+async def as_counted(ticket: Ticket, told: object, count: Awaitable[Usage]) -> Read:
+    """Our own count where the upstream told none that can be used; with what its surface adds that is no token."""
+    usage, request = await count, ticket.request
+    if request.completed is not None:
+        return request.completed(told, request, ticket.deployment, usage)
+    return usage, () if told is None else ("usage_unusable",)
+
+
 async def believed(ticket: Ticket, read: Read, whole: bool, counted: Callable[[], Awaitable[Usage]]) -> tuple[Read, bool]:
     """What to bill, and whether it is the upstream's word.
 
@@ -17,6 +25,8 @@ async def believed(ticket: Ticket, read: Read, whole: bool, counted: Callable[[]
     is taken. A whole answer's count is taken as it is, unless no model could have made or read so much.
     """
     usage, flags = read
+    if ticket.request.units:  # of such a request our count would lack what is no token
+        return read, True
     if whole:
         most = max(ticket.cap or 0, ticket.request.output_cap or 0, ticket.deployment.output_tokens_max or 0, MUCH_TOKENS)
         most_read = max(ticket.input_bound, ticket.deployment.input_tokens_max or 0, MUCH_TOKENS)

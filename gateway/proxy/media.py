@@ -69,7 +69,7 @@ class MediaSurface:
         """Nothing that the gateway would count."""
         return ""
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """The usage in what was told."""
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ import msgspec
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
-from gateway.metering.counting import text_tokens
+from gateway.metering.counting import Times
 from gateway.metering.usage import image_tokens_max
 from gateway.providers.model import Deployment
 from gateway.proxy import wire
@@ -52,7 +52,7 @@ class Moderations(MediaSurface):
         body = wire.read_body(raw, content_type)
         model = wire.read_model(body)
         _texts_of(body)
-        return Request(self, body, len(raw), model, False, False, None, 1, False, kept=_texts_of(body))
+        return Request(self, body, len(raw), model, False, False, None, 1, False, completed=self.completed)
 
     def text_bytes(self, body: dict[str, Any]) -> int:
         """Of the texts, and what pictures take."""
@@ -68,13 +68,16 @@ class Moderations(MediaSurface):
         """Its usage, where it has one."""
         return {"usage": _decode_moderated(body).usage}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """As told; counted where the provider bills it and does not tell."""
-        usage = told["usage"]
-        tokens = _total(usage)
+        tokens = _total(told["usage"])
         if not tokens and self.sold_by(deployment, "input"):
-            return Usage(input=text_tokens(deployment.model, request.kept)), ESTIMATED
+            return None
         return Usage(input=tokens), NO_FLAGS
+
+    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """Our count of the texts."""
+        return Usage(input=counted.input), ESTIMATED
 
 
 class Rerank(MediaSurface):
@@ -97,8 +100,8 @@ class Rerank(MediaSurface):
         room = _TOKENS_A_PART - min(len(query.encode()), _QUERY_TOKENS_MAX)
         parts = sum(-(-max(1, len(text.encode())) // room) for text in texts)
         searches = -(-parts // _DOCUMENTS_A_SEARCH)
-        kept = (query, texts)
-        return Request(self, body, len(raw), model, False, False, None, 1, False, (("searches", searches),), kept=kept)
+        units = (("searches", searches),)
+        return Request(self, body, len(raw), model, False, False, None, 1, False, units, completed=self.completed)
 
     def text_bytes(self, body: dict[str, Any]) -> int:
         """The query is read with each document."""
@@ -107,16 +110,28 @@ class Rerank(MediaSurface):
         return sum(len(text.encode()) + query for text in texts)
 
     def prompt(self, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """Each document with the query before it."""
-        return {"prompt": [body["query"] + _document(0, each) for each in body["documents"]]}, "prompt"
+        """Each document, and as often the query, which is not written out: a long one before many is more than any memory."""
+        texts = [_document(0, each) for each in body["documents"]]
+        return {"prompt": [Times(body["query"], len(texts)), "\n".join(texts)]}, "prompt"
 
     def told(self, body: bytes) -> Any:
         """Its usage, by either name."""
         answer = _decode_ranked(body)
         return {"usage": answer.usage, "meta": answer.meta}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
-        """Searches and tokens as told; what the provider bills and did not tell is estimated."""
+    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+        """Searches and tokens as told; what the provider bills and did not tell is estimated, tokens by our count."""
+        (usage, flags), is_told = self._told(told, request, deployment)
+        if not is_told and self.sold_by(deployment, "input"):
+            return None
+        return usage, flags
+
+    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """Our count of the query with each document."""
+        (usage, _), _ = self._told(told, request, deployment)
+        return Usage(input=counted.input, searches=usage.searches), ESTIMATED
+
+    def _told(self, told: Any, request: Request, deployment: Deployment) -> tuple[Measured, bool]:
         meta = told["meta"] if type(told["meta"]) is dict else {}
         billed = meta.get("billed_units")
         billed = billed if type(billed) is dict else {}
@@ -125,13 +140,9 @@ class Rerank(MediaSurface):
         if not searches and type(told["usage"]) is dict:
             searches = count(told["usage"].get("search_units"))
         flags: tuple[str, ...] = NO_FLAGS
-        query, texts = request.kept
         if not searches and self.sold_by(deployment, "searches"):
             searches, flags = dict(request.units)["searches"], ESTIMATED
-        if not tokens and self.sold_by(deployment, "input"):
-            asked = text_tokens(deployment.model, query)
-            tokens, flags = asked * len(texts) + text_tokens(deployment.model, "\n".join(texts)), ESTIMATED
-        return Usage(input=tokens, searches=searches), flags
+        return (Usage(input=tokens, searches=searches), flags), tokens > 0
 
 
 def _total(usage: Any) -> int:

@@ -60,7 +60,7 @@ class TypedEvents:
     def usage(self) -> dict[str, Any]:
         """What was told, and what was seen besides."""
         nanos = None if self._meter is None else self._meter.nanos
-        return {"usage": self._told, "made": self.made, "nanos": nanos, "text": text_of(self._said)}
+        return {"usage": self._told, "made": self.made, "nanos": nanos}
 
     @property
     def complete(self) -> bool:
@@ -99,8 +99,8 @@ class TypedEvents:
         return b""
 
     def text(self) -> str:
-        """None that is counted without the rest."""
-        return ""
+        """What came in pieces of text, as a transcript does."""
+        return text_of(self._said)
 
     def finish(self) -> bytes:
         """Nothing: its error event, or its end, says it."""

@@ -32,7 +32,7 @@ def test_the_last_event_is_kept_back_in_whatever_pieces_it_comes(size: int) -> N
     passed = b"".join(stream.feed(STREAM[at : at + size]) for at in range(0, len(STREAM), size)) + stream.end()
     assert passed == event(type="delta", delta="a b") + b": alive\n\n"
     assert stream.complete
-    assert (stream.usage["usage"], stream.usage["made"], stream.usage["text"]) == ({"input_tokens": 1}, 1, "a b")
+    assert (stream.usage["usage"], stream.usage["made"], stream.text()) == ({"input_tokens": 1}, 1, "a b")
     end = stream.last(REQUEST, "req", None, {}, None, asked=False)
     assert passed + end == STREAM
 
