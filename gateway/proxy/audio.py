@@ -2,7 +2,8 @@
 
 Speech is sold by the character of its text (tts-1) or by the second of what is made, with its text by the token
 (gpt-4o-mini-tts); transcripts by the second of what was heard (whisper) or by the token (gpt-4o-transcribe). Seconds are
-those that the provider tells, else those that the audio itself shows (`metering.audio`); a started one counts.
+those that the provider tells, else those that the audio itself shows (`metering.heard`, `metering.audio`); a started one
+counts.
 """
 
 import re
@@ -14,7 +15,8 @@ from msgspec.structs import replace
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
-from gateway.metering.audio import seconds_at_most, seconds_of, started_seconds
+from gateway.metering.audio import started_seconds
+from gateway.metering.heard import seconds_at_most, seconds_of
 from gateway.providers.model import Deployment, Reply, UpstreamFault
 from gateway.proxy import forms, wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count, tokens_told
@@ -160,7 +162,7 @@ class Transcriptions(MediaSurface):
         if seconds is None and answer == "text":
             text = "how long the file is does not show, and an answer of text does not tell it: ask for json"
             raise InvalidRequest(text, param="response_format")
-        most = seconds if seconds is not None else seconds_at_most(len(form.files[0].content))
+        most = seconds if seconds is not None else seconds_at_most(form.files[0].content)
         units = (
             ("seconds", most), ("audio_input", most * _TOKENS_A_SECOND_MOST), ("output", (most + 10) * _WRITTEN_A_SECOND_MOST),
         )  # fmt: skip
