@@ -108,13 +108,13 @@ class Speech(MediaSurface):
         """Nothing: it never comes whole."""
         return None
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """Its characters; the seconds that play; tokens where told, or where the provider's price needs them."""
         if tokens_told(told["usage"]) is None and self.sold_by(deployment, "input"):
             return None
         return self._spoken(told, request, deployment)
 
-    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
         """With our count of what it read."""
         usage, flags = self._spoken(told, request, deployment)
         return replace(usage, input=counted.input), flags
@@ -201,14 +201,14 @@ class Transcriptions(MediaSurface):
         text: str = self.told(body)["text"]
         return text
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """Seconds as told, else as the file shows; tokens where told, or where the provider's price needs them."""
         found = self._heard(told, request)
         if tokens_told(told["usage"]) is None and self.sold_by(deployment, "audio_input"):
             return None
         return found
 
-    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
         """By the second that was heard, and our count of what was written."""
         (usage, _) = self._heard(told, request)
         return replace(usage, audio_input=usage.seconds * _HEARD_A_SECOND, output=counted.output), ESTIMATED

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from gateway.core.units import Usage
 from gateway.proxy.ticket import Ticket
 
@@ -25,7 +27,9 @@ async def believed(ticket: Ticket, read: Read, whole: bool, counted: Callable[[]
     is taken. A whole answer's count is taken as it is, unless no model could have made or read so much.
     """
     usage, flags = read
-    if ticket.request.units:  # of such a request our count would lack what is no token
+    if ticket.request.units:  # of such a request our count would lack what is no token; its surface has looked at the rest
+        if usage.input > 4 * ticket.input_bound:
+            return (replace(usage, input=ticket.input_bound), (*flags, "usage_absurd")), True
         return read, True
     if whole:
         most = max(ticket.cap or 0, ticket.request.output_cap or 0, ticket.deployment.output_tokens_max or 0, MUCH_TOKENS)

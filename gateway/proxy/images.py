@@ -76,7 +76,7 @@ class ImageSurface(MediaSurface):
         answer = _decode_answer(body)
         return {"usage": answer.usage, "made": len(answer.data)}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured:
         """Pictures by the piece, and tokens: those told, or where the provider's price needs them the most there can be."""
         made = told["made"]
         tokens = tokens_told(told["usage"])

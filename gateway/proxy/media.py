@@ -6,8 +6,11 @@ character or by the token, and both are counted where both are known: a price na
 told is estimated only where the provider's price needs it, and the event says so with the flag `estimated`.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
@@ -19,6 +22,9 @@ from gateway.providers.routing import DEMO
 from gateway.proxy import wire
 from gateway.proxy.surface import Measured, Request, Stream
 
+_log = logging.getLogger(__name__)
+_BELIEVED: Final = 4  # times what was held: no more than providers count otherwise than the gateway
+_WORDS: Final = ("image_output", "audio_output")  # what text is part of that an answer tells beside what it was held for
 CostOf = Callable[[str], Rates | None]
 ESTIMATED: Final[tuple[str, ...]] = ("estimated",)
 NO_FLAGS: Final[tuple[str, ...]] = ()
@@ -70,7 +76,20 @@ class MediaSurface:
         return ""
 
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
-        """The usage in what was told."""
+        """The usage in what was told, as far as it can be true; None where it lacks tokens that must be counted."""
+        found = self.read(told, request, deployment)
+        return None if found is None else credible(found, request)
+
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+        """The usage in what was told; see `measured`."""
+        raise NotImplementedError
+
+    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """See `Request.completed`."""
+        return credible(self.counted(told, request, deployment, counted), request)
+
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """The usage where `read` found none; see `Request.completed`."""
         raise NotImplementedError
 
     def returned(self, request: Request, body: bytes) -> bytes:
@@ -81,6 +100,20 @@ class MediaSurface:
         """Whether the provider bills this kind, or may: nobody knows its price."""
         cost = self._cost_of(deployment.id)
         return cost is None or bool(getattr(cost, kind))
+
+
+def credible(found: Measured, request: Request) -> Measured:
+    """What is told far above what the request could use is taken for what was held, with the flag `usage_absurd`."""
+    usage, flags = found
+    held = dict(request.units)
+    if "output" not in held:
+        held["output"] = sum(held.get(kind, 0) for kind in _WORDS)
+    absurd = {kind: most for kind, most in held.items() if getattr(usage, kind) > _BELIEVED * most}
+    if not absurd:
+        return found
+    told = ", ".join(f"{getattr(usage, kind)} {kind}" for kind in absurd)
+    _log.warning("%s: an answer tells %s, which is not believed", request.model, told)
+    return replace(usage, **absurd), (*flags, "usage_absurd")
 
 
 def check_serves(path: str, deployment: Deployment) -> None:

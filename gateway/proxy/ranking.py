@@ -68,14 +68,14 @@ class Moderations(MediaSurface):
         """Its usage, where it has one."""
         return {"usage": _decode_moderated(body).usage}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """As told; counted where the provider bills it and does not tell."""
         tokens = _total(told["usage"])
         if not tokens and self.sold_by(deployment, "input"):
             return None
         return Usage(input=tokens), NO_FLAGS
 
-    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
         """Our count of the texts."""
         return Usage(input=counted.input), ESTIMATED
 
@@ -119,14 +119,14 @@ class Rerank(MediaSurface):
         answer = _decode_ranked(body)
         return {"usage": answer.usage, "meta": answer.meta}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """Searches and tokens as told; what the provider bills and did not tell is estimated, tokens by our count."""
         (usage, flags), is_told = self._told(told, request, deployment)
         if not is_told and self.sold_by(deployment, "input"):
             return None
         return usage, flags
 
-    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
         """Our count of the query with each document."""
         (usage, _), _ = self._told(told, request, deployment)
         return Usage(input=counted.input, searches=usage.searches), ESTIMATED

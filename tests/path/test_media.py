@@ -372,6 +372,35 @@ def test_ranking_by_the_token_costs_the_tokens_told_or_those_counted(caller: Cal
     assert event["units"]["input"] >= 5
 
 
+@pytest.mark.parametrize(
+    ("ask", "used", "cost_micro"),
+    [
+        (("/rerank", {"json": {"model": "rerank-v3.5", "query": "absurd", "documents": ["a"]}}), {"searches": 1}, 2_000),
+        (("/images/generations", {"json": {"model": "dall-e-3", "prompt": "absurd"}}), {"images": 1}, 40_000),
+        (
+            (
+                "/audio/transcriptions",
+                {"data": {"model": "whisper-1", "prompt": "absurd"}, "files": {"file": ("2s.wav", wave(2))}},
+            ),
+            {"seconds": 2},
+            200,
+        ),
+    ],
+)
+def test_units_far_above_what_was_held_are_not_believed(caller: Caller, ask: Any, used: Any, cost_micro: int) -> None:
+    path, given = ask
+    assert caller.post(path, **given).status_code == 200
+    event = caller.billed()
+    assert (units(event), event["flags"], event["amount_micro"]) == (used, ["usage_absurd"], cost_micro)
+
+
+def test_tokens_far_above_what_was_held_are_not_believed(caller: Caller) -> None:
+    caller.post("/rerank", json={"model": "word-ranker", "query": "absurd", "documents": ["a document"] * 10})
+    event = caller.billed()
+    assert event["flags"] == ["usage_absurd"]
+    assert event["units"]["input"] <= 10 * (6 + 8 + 10)
+
+
 # ---- what is refused, and what costs nothing ---------------------------------------------------------
 
 
