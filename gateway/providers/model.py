@@ -50,6 +50,7 @@ class Deployment(msgspec.Struct, frozen=True):
     `surfaces` are the paths that the model is known to serve, None where nobody knows; one that chats with nobody has an
     `input_tokens_max` of 0.
     `api_version` is Azure's; see `azure`.
+    `names_tier`: a request that names no service tier would get that of a setting of its account, at another price.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Deployment(msgspec.Struct, frozen=True):
     surfaces: frozenset[str] | None = None
     capacity: Capacity | None = None
     api_version: str = ""
+    names_tier: bool = False
 
 
 class Strategy(StrEnum):
