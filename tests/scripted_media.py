@@ -7,6 +7,7 @@ The script is the first word of the text (`prompt`, `input`, `query`), a form's 
     status:N      that status with an OpenAI error body       no-usage     an answer without usage
     half          drops the connection in the middle          garbage      not JSON
     json          JSON where audio was asked for              split        documents count threefold (rerank)
+    huge          eight million characters for each picture
     absurd        a thousand million seconds, searches and tokens, a thousand images
 
 Pictures and their tokens: `size` 1024x1024 takes 272, 1056 or 4160 tokens by quality. Speech plays a second for every ten
@@ -114,7 +115,7 @@ class Server:
             events.append({"type": f"{kind}.completed", "b64_json": PIXEL, "usage": usage, **about})
             return await self._events(request, events, half=script == "half")
         number = 1_000 if script == "absurd" else number
-        answer: dict[str, Any] = {"created": 1, "data": [{"b64_json": PIXEL}] * number}
+        answer: dict[str, Any] = {"created": 1, "data": [{"b64_json": "A" * 8_000_000 if script == "huge" else PIXEL}] * number}
         if not body["model"].startswith("dall-e") and script != "no-usage":
             answer["usage"] = usage
         return web.json_response(answer)

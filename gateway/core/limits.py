@@ -7,6 +7,9 @@ BODY_BYTES_MAX: Final = 16 * 1024 * 1024  # a 1M-token prompt is about 5 MB; ima
 MANAGEMENT_BODY_BYTES_MAX: Final = 1024 * 1024
 PRICE_LIST_BYTES_MAX: Final = 16 * 1024 * 1024  # the shipped list has 3 MB
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024  # a non-streamed upstream answer held in memory
+EMBEDDINGS_BYTES_MAX: Final = (
+    256 * 1024 * 1024
+)  # one of embeddings: 2,048 texts of 4,096 numbers are 180 MB
 SSE_FRAME_BYTES_MAX: Final = 8 * 1024 * 1024  # one event of a stream; beyond it the upstream is broken
 IMAGE_EVENT_BYTES_MAX: Final = 32 * 1024 * 1024  # one event that carries an image: 3840 x 2160 as PNG is 20 MB, in base64
 FILE_BYTES_MAX: Final = 25 * 1024 * 1024  # of one file in a form, as OpenAI takes them
@@ -15,6 +18,7 @@ FORM_PARTS_MAX: Final = 64
 FORM_FIELD_BYTES_MAX: Final = 256 * 1024  # of one field that is no file: a prompt of 32,000 characters
 FORM_HEADER_BYTES_MAX: Final = 4096  # of one line of a part's head
 IMAGES_MAX: Final = 10  # of one request, as OpenAI has it
+IMAGES_BYTES_MAX: Final = IMAGES_MAX * IMAGE_EVENT_BYTES_MAX  # a whole answer of so many, each as large as it may be in a stream
 IMAGE_FILES_MAX: Final = 16  # that one edit may look at
 SPEECH_CHARS_MAX: Final = 100_000  # of one text to speak; providers take 4,096 to 50,000
 RANKED_DOCUMENTS_MAX: Final = 10_000

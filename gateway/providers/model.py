@@ -146,7 +146,10 @@ class Reply(Protocol):
         ...
 
     async def read(self, limit_s: float) -> bytes:
-        """The whole body, at most `ANSWER_BYTES_MAX`; UpstreamFault when it breaks off, UpstreamSilent after `limit_s`."""
+        """The whole body, at most `ANSWER_BYTES_MAX`, of images and embeddings more.
+
+        UpstreamFault when it breaks off, UpstreamSilent after `limit_s`.
+        """
         ...
 
     async def relay(self, take: Callable[[bytes], bool]) -> bool:

@@ -35,8 +35,9 @@ _decode_event: Final = msgspec.json.Decoder(_Event, float_hook=wire.read_float).
 class TypedEvents:
     """A stream of events, of which those whose type is in `last` end it and tell its usage.
 
-    `usage` is that event's `usage`, None where it has none; with it come `made`, how many such events came, and `nanos`, how
-    long the audio in the events plays, where `audio` says in what form it comes. See `Stream`.
+    `usage` is that event's `usage`, None where it has none; with it come `made`, how many such events came, `begun`, whether
+    anything was delivered before or it was cut here, so that nobody knows, and `nanos`, how long the audio in the events plays,
+    where `audio` says in what form it comes. See `Stream`.
     """
 
     content_type = b"text/event-stream; charset=utf-8"
@@ -51,6 +52,8 @@ class TypedEvents:
         self._told: Any = None
         self._meter = Meter(audio) if audio else None
         self.made = 0
+        self._passed = 0  # events that were not kept back
+        self._cut = False
         self._said: list[bytes] = []
         self.texts: list[bytes] = []  # none: such a stream has no checkpoints, as their price is not of its tokens alone
         self.text_bytes = 0
@@ -60,7 +63,7 @@ class TypedEvents:
     def usage(self) -> dict[str, Any]:
         """What was told, and what was seen besides."""
         nanos = None if self._meter is None else self._meter.nanos
-        return {"usage": self._told, "made": self.made, "nanos": nanos}
+        return {"usage": self._told, "made": self.made, "begun": self._cut or self._passed > 0, "nanos": nanos}
 
     @property
     def complete(self) -> bool:
@@ -104,6 +107,7 @@ class TypedEvents:
 
     def finish(self) -> bytes:
         """Nothing: its error event, or its end, says it."""
+        self._cut = True
         return b""
 
     def last(
@@ -156,6 +160,7 @@ class TypedEvents:
         if self._meter is not None and type(event.audio) is str:
             self._meter.feed(_audio_in(event.audio))
         if event.type not in self._last_types:
+            self._passed += 1
             return True
         self.made += 1
         self._told = event.usage

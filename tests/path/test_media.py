@@ -372,6 +372,34 @@ def test_ranking_by_the_token_costs_the_tokens_told_or_those_counted(caller: Cal
     assert event["units"]["input"] >= 5
 
 
+def test_a_whole_answer_of_large_pictures_is_delivered_and_billed(caller: Caller) -> None:
+    answer = caller.post("/images/generations", json={"model": "dall-e-3", "prompt": "huge", "n": 10})
+    assert (answer.status_code, len(answer.content) > 10 * 8_000_000) == (200, True)
+    event = caller.billed()
+    assert (units(event), event["amount_micro"]) == ({"images": 10}, 400_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "used", "cost_micro"),
+    [("dall-e-3", {"images": 1}, 40_000), ("gpt-image-1", {"images": 1, "image_output": 408 + 200}, 24_320)],
+)
+def test_a_stream_that_ends_after_partial_pictures_is_billed_as_it_was_held(
+    caller: Caller, model: str, used: dict[str, int], cost_micro: int
+) -> None:
+    body = {"model": model, "prompt": "half", "stream": True, "partial_images": 2, "quality": "low"}
+    answer = caller.post("/images/generations", json=body)
+    assert answer.text.count('"partial_image_index"') == 2
+    event = caller.billed()
+    assert (event["status"], event["flags"]) == ("upstream_broke", ["estimated"])
+    assert (units(event), event["amount_micro"]) == (used, cost_micro)
+
+
+def test_a_stream_that_ends_before_anything_was_delivered_costs_nothing(caller: Caller) -> None:
+    body = {"model": "dall-e-3", "prompt": "half", "stream": True, "quality": "low"}
+    assert caller.post("/images/generations", json=body).status_code == 502
+    caller.has(FUNDS)
+
+
 @pytest.mark.parametrize(
     ("ask", "used", "cost_micro"),
     [
