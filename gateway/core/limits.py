@@ -7,9 +7,7 @@ BODY_BYTES_MAX: Final = 16 * 1024 * 1024  # a 1M-token prompt is about 5 MB; ima
 MANAGEMENT_BODY_BYTES_MAX: Final = 1024 * 1024
 PRICE_LIST_BYTES_MAX: Final = 16 * 1024 * 1024  # the shipped list has 3 MB
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024  # a non-streamed upstream answer held in memory
-EMBEDDINGS_BYTES_MAX: Final = (
-    256 * 1024 * 1024
-)  # one of embeddings: 2,048 texts of 4,096 numbers are 180 MB
+EMBEDDINGS_BYTES_MAX: Final = 256 * 1024 * 1024  # one of embeddings: 2,048 texts of 4,096 numbers are 180 MB
 SSE_FRAME_BYTES_MAX: Final = 8 * 1024 * 1024  # one event of a stream; beyond it the upstream is broken
 IMAGE_EVENT_BYTES_MAX: Final = 32 * 1024 * 1024  # one event that carries an image: 3840 x 2160 as PNG is 20 MB, in base64
 FILE_BYTES_MAX: Final = 25 * 1024 * 1024  # of one file in a form, as OpenAI takes them
