@@ -315,10 +315,10 @@ class Attempts:
         ticket.relay = ticket.made = None  # the next attempt is counted by itself
         if request.body_bytes <= _COUNTED_BYTES_MAX:
             prompt = request.surface.prompt(self._parsed(ticket).body)
-            tokens = min(ticket.input_bound, await self._counter.count_input(deployment.model, *prompt))
+            tokens = min(ticket.input_bound, await self._counter.count_input(deployment.model, *prompt, ticket.front))
         else:
             tokens = min(ticket.input_bound, request.body_bytes // _BYTES_A_TOKEN)
-        output = min(await self._counter.count_text(deployment.model, text), ticket.output_held) if text else 0
+        output = min(await self._counter.count_text(deployment.model, text, ticket.front), ticket.output_held) if text else 0
         rates = self._prices.cost(deployment.id, ticket.at_ms)
         if rates is not None and ticket.front.cost_policy != CostPolicy.OWN_KEYS:
             rates = rates.variant(request.variant)
@@ -372,7 +372,7 @@ class Attempts:
         except (PaymentRequired, InvalidRequest, Unavailable):  # it does not serve this surface; no prices to be had
             return False
         if paying and not await self._covered(ticket, paying, bound):
-            bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body)))
+            bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body), ticket.front))
             if not await self._covered(ticket, paying, bound) and not self._lowered(ticket, paying, bound):
                 return False
         ticket.paying, ticket.input_bound, ticket.served_model = paying, bound, model

@@ -92,6 +92,8 @@ class OpenAISurface:
             given = [field for field in _CAP_FIELDS if body.get(field) is not None]
             for field in given or (deployment.output_cap_field,):
                 body[field] = cap
+        if deployment.names_tier and self.path == CHAT and body.get("service_tier") is None:
+            body["service_tier"] = PLAIN  # as it was held
         return wire.encode_json(body)
 
     def streams(self, request: Request, reply: Reply) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from gateway.core.errors import Forbidden, GatewayError, RateLimited
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
+from gateway.metering.event import EventFront
 from gateway.metering.messages import messages_prompt
 from gateway.providers.model import COUNT_TOKENS, Deployment, Headers, Upstream, UpstreamFault
 from gateway.proxy import refusals, wire
@@ -57,7 +58,7 @@ class CountTokens:
                 with suppress(RateLimited):  # one that is full needs not be asked
                     place = await self._uncharged.seat(asked, call.request_id)
                     asks = True
-            counted = await self._count(asked, body, passed_on, asks=asks)
+            counted = await self._count(asked, body, passed_on, front, asks=asks)
         except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
             self._uncharged.given_back(hold, asked=asks)
             raise
@@ -71,7 +72,9 @@ class CountTokens:
         call.answer.whole(200, headers, counted)
         await call.answer.drained()
 
-    async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers, *, asks: bool) -> bytes:
+    async def _count(
+        self, deployment: Deployment, body: dict[str, Any], headers: Headers, front: EventFront, *, asks: bool
+    ) -> bytes:
         """The answer's body. GatewayError where the provider is asked and does not give one."""
         if asks:
             try:
@@ -80,7 +83,7 @@ class CountTokens:
                 raise refusals.fault_error(fault, deployment, 1) from fault
             if answer is not None:
                 return answer
-        tokens = await self._counter.count_input(deployment.model, *messages_prompt(body))
+        tokens = await self._counter.count_input(deployment.model, *messages_prompt(body), front)
         return wire.encode_json({"input_tokens": tokens})
 
     async def _asked(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes | None:

@@ -44,7 +44,7 @@ from gateway.providers.model import Reply, Route, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.again import HEADER, Answers
 from gateway.proxy.attempts import Attempts
-from gateway.proxy.doubt import MUCH_TOKENS, believed
+from gateway.proxy.doubt import MUCH_TOKENS, as_counted, believed
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import BrokenStream
 from gateway.proxy.renewal import input_of, sign
@@ -228,7 +228,7 @@ class Exchange:
                 raise refusals.refusal(outcome, paying, asked, counted, principal.level, bound + total)
             else:
                 exact = True
-                bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(request.body)))
+                bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(request.body), front))
                 if most and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
                     least = request.choices
         cap, is_cut = None, False
@@ -434,8 +434,7 @@ class Exchange:
                 (usage, flags), is_theirs = await believed(ticket, read, whole, lambda: self._counted(ticket, text()))
                 source, counts = _UPSTREAM if is_theirs else _COUNTED, astuple(usage)
         else:
-            flags = () if told is None else ("usage_unusable",)
-            usage, source = await self._counted(ticket, text()), _COUNTED
+            (usage, flags), source = await as_counted(ticket, told, self._counted(ticket, text())), _COUNTED
             counts = astuple(usage)
         paying, variant = ticket.paying, ticket.request.variant
         if variant:
@@ -476,7 +475,7 @@ class Exchange:
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
         """Usage that we count ourselves, because the upstream did not say."""
-        output = await self._counter.count_text(ticket.deployment.model, text) if text else 0
+        output = await self._counter.count_text(ticket.deployment.model, text, ticket.front) if text else 0
         return Usage(input=await input_of(ticket, self._counter), output=output)
 
     async def _release(self, ticket: Ticket, *, asked: bool = False) -> None:

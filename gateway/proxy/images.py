@@ -84,9 +84,19 @@ class ImageSurface(MediaSurface):
             check_answered(body)
         return {"usage": answer.usage, "made": len(answer.data)}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
-        """Pictures by the piece, and tokens: those told, or where the provider's price needs them the most there can be."""
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+        """Pictures by the piece, and tokens: those told, or where the provider's price needs them the most there can be.
+
+        A stream of which something was delivered, or which its client left, has made a picture at its provider, whether or not
+        its last event came: it is billed as it was held.
+        """
         made = told["made"]
+        if not made and told.get("begun"):
+            held = dict(request.units)
+            usage = Usage(images=1)
+            if self.sold_by(deployment, "image_output"):
+                usage = replace(usage, image_output=held["image_output"], image_input=held["image_input"])
+            return usage, ESTIMATED
         tokens = tokens_told(told["usage"])
         if tokens is not None:
             details = told["usage"].get("output_tokens_details")

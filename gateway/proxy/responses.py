@@ -20,6 +20,7 @@ from gateway.core.units import Usage
 from gateway.identity.model import Principal
 from gateway.metering.responses_prompt import PROMPT_FIELD, added_bytes, as_chat
 from gateway.metering.usage import UNBOUNDED_PART_TOKENS, input_bound, read_usage
+from gateway.pricing.rates import PLAIN
 from gateway.providers.model import RESPONSES, Deployment, Reply, Route
 from gateway.proxy import wire
 from gateway.proxy.chat import OUTPUT_TOKENS_DEFAULT, check_price_known, shows_all
@@ -143,6 +144,8 @@ class Responses:
             if cap < OUTPUT_TOKENS_LEAST and RESPONSES in deployment.speaks:
                 raise PaymentRequired(f"The balance covers less than {OUTPUT_TOKENS_LEAST} tokens of output, the least here.")
             body["max_output_tokens"] = cap
+        if deployment.names_tier:
+            body["service_tier"] = PLAIN  # the only tier with a price here
         return wire.encode_json(body)
 
     def streams(self, request: Request, reply: Reply) -> bool:

@@ -16,7 +16,7 @@ from gateway.core.tasks import Tasks
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
 from gateway.identity.model import App, Limits, Principal
 from gateway.metering.counting import Counter
-from gateway.metering.event import UsageEvent, decode_event
+from gateway.metering.event import EventFront, UsageEvent, decode_event
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import Health
 from gateway.providers.model import Deployment, Headers, Route
@@ -247,11 +247,11 @@ async def test_a_task_that_is_cancelled_while_its_stream_is_counted_is_billed_fo
     class Slow(Counter):
         waits = 1
 
-        async def count_text(self, model: str, text: str) -> int:
+        async def count_text(self, model: str, text: str, of: EventFront | None = None) -> int:
             if self.waits:
                 self.waits -= 1
                 await asyncio.Event().wait()
-            return await super().count_text(model, text)
+            return await super().count_text(model, text, of)
 
     counter = Slow()
     house = House(Reply([delta("hello"), b"data: [DONE]\n\n"]))
