@@ -44,7 +44,7 @@ def test_what_each_document_counts_is_the_query_and_itself() -> None:
     ],
 )
 def test_tokens_that_are_sold_and_were_not_told_are_left_to_the_counter(surface: Any, body: Any, answer: bytes) -> None:
-    made = surface(lambda deployment: BY_THE_TOKEN)
+    made = surface(lambda deployment: BY_THE_TOKEN, bool)
     request = made.parse(json.dumps({"model": "m", **body}).encode(), b"application/json")
     told = made.told(answer)
     assert made.measured(told, request, DEPLOYMENT) is None
