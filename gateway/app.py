@@ -272,7 +272,7 @@ def _hot(
 
 
 def _uncharged(services: Services) -> Uncharged:
-    return Uncharged(services.balance, services.tasks, services.clock, services.settings.hold_ttl_s)
+    return Uncharged(services.balance, services.tasks, services.clock, services.settings.hold_ttl_s, services.places)
 
 
 def _stored(stored: StoredResponses, gate: Gate) -> list[BaseRoute]:

@@ -345,8 +345,18 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         params=tuple(config.params.items()),
         speaks=_spoken(config),
         api_version=config.api_version,
+        own_keys=config.own_keys,
+        names_tier=_is_openai_itself(config),
         capacity=None if limits == LimitsConfig() else Capacity(name, limits.rpm, limits.tpm, limits.concurrency),
     )
+
+
+def _is_openai_itself(config: DeploymentConfig) -> bool:
+    """Or one of its regional hosts. A `service_tier` that is missing there is `auto`: what the project's settings say, while
+    `default` is the standard price whatever they say (OpenAI's API reference of chat completions and responses).
+    """
+    host = urlsplit(config.api_base).hostname or ""
+    return host == "api.openai.com" or host.endswith(".api.openai.com")
 
 
 def _is_azure_itself(config: DeploymentConfig) -> bool:

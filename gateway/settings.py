@@ -117,6 +117,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
     speaks: list[str] | None = None  # the surfaces of `DIALECTS` that it serves itself; default: as the provider is known to
     limits: LimitsConfig = LimitsConfig()
+    own_keys: bool | None = None  # whether apps may bring a key for it; None: where it has an api_key
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

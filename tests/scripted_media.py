@@ -7,6 +7,8 @@ The script is the first word of the text (`prompt`, `input`, `query`), a form's 
     status:N      that status with an OpenAI error body       no-usage     an answer without usage
     half          drops the connection in the middle          garbage      not JSON
     json          JSON where audio was asked for              split        documents count threefold (rerank)
+    huge          eight million characters for each picture
+    absurd        a thousand million seconds, searches and tokens, a thousand images
 
 Pictures and their tokens: `size` 1024x1024 takes 272, 1056 or 4160 tokens by quality. Speech plays a second for every ten
 characters. A file of audio is as long as its name says ("7.5s.wav"). Rerank tells searches where the model begins with
@@ -27,6 +29,7 @@ from aiohttp import BodyPartReader, web
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"pixels" * 40).decode()
 TOKENS = {"low": 272, "medium": 1056, "high": 4160, "auto": 1056}
 PROMPT_TOKENS = 11
+ABSURD = 1e9
 MP3_FRAME = b"\xff\xf3\x64\xc4" + bytes(140)  # MPEG-2 layer III, 48 kbit/s at 24 kHz: 576 samples, 24 ms in 144 bytes
 MP3_FRAMES_A_SECOND = 41  # 984 ms
 
@@ -111,7 +114,8 @@ class Server:
             ]
             events.append({"type": f"{kind}.completed", "b64_json": PIXEL, "usage": usage, **about})
             return await self._events(request, events, half=script == "half")
-        answer: dict[str, Any] = {"created": 1, "data": [{"b64_json": PIXEL}] * number}
+        number = 1_000 if script == "absurd" else number
+        answer: dict[str, Any] = {"created": 1, "data": [{"b64_json": "A" * 8_000_000 if script == "huge" else PIXEL}] * number}
         if not body["model"].startswith("dall-e") and script != "no-usage":
             answer["usage"] = usage
         return web.json_response(answer)
@@ -148,7 +152,7 @@ class Server:
         script = (body.get("prompt") or "plain").split()[0]
         if found := await self._scripted(script, request):
             return found
-        seconds = float(files["file"][0][0].partition("s")[0])
+        seconds = ABSURD if script == "absurd" else float(files["file"][0][0].partition("s")[0])
         form = body.get("response_format") or "json"
         text = "one two three"
         usage: dict[str, Any] = {"type": "duration", "seconds": int(seconds + 0.999)}
@@ -199,8 +203,9 @@ class Server:
             return web.json_response({"results": results})
         if body["model"].startswith("rerank"):
             searches = -(-len(documents) * (3 if script == "split" else 1) // 100)
+            searches = int(ABSURD) if script == "absurd" else searches
             return web.json_response({"id": "r", "results": results, "meta": {"billed_units": {"search_units": searches}}})
-        words = sum(len(str(each).split()) for each in documents)
+        words = int(ABSURD) if script == "absurd" else sum(len(str(each).split()) for each in documents)
         return web.json_response({"results": results, "usage": {"total_tokens": words, "prompt_tokens": words}})
 
     async def journal(self, _: web.Request) -> web.StreamResponse:

@@ -192,12 +192,12 @@ class MemoryBalance:
         live.owed, live.event = tuple(owed_micro) or live.owed, event or live.event
         return Extended(live.granted, tuple(state.available_micro for state in moved))
 
-    async def release(self, hold: Hold) -> bool:
+    async def release(self, hold: Hold, *, asked: bool = False) -> bool:
         """See the port."""
         live = self._find(hold.shard, hold.request_id, now_ms(self._clock))
         if not isinstance(live, _Live):
             return False
-        self._give_back(live)
+        self._give_back(live, asked=asked)
         return True
 
     async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
@@ -338,10 +338,11 @@ class MemoryBalance:
         self._wallets.update(zip(wallets, moved, strict=True))
         return tuple(state.available_micro for state in moved)
 
-    def _give_back(self, live: _Live) -> None:
+    def _give_back(self, live: _Live, *, asked: bool = False) -> None:
         self._end(live, [0] * len(live.request.charges))
-        for counter, amount in live.counted:
-            self._counts[counter] -= amount
+        for (counter, amount), limit in zip(live.counted, live.request.limits, strict=True):
+            if not asked or limit.kind is not LimitKind.REQUESTS_PER_MINUTE:
+                self._counts[counter] -= amount
         self._remember(live, None)
 
     def _end_at_checkpoint(self, live: _Live, owed: tuple[int, ...]) -> None:

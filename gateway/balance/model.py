@@ -198,8 +198,11 @@ class Balance(Protocol):
         """
         ...
 
-    async def release(self, hold: Hold) -> bool:
-        """Give the hold back whole, with the minute's request and token counts. False when it had ended already."""
+    async def release(self, hold: Hold, *, asked: bool = False) -> bool:
+        """Give the hold back whole, with the minute's token count. False when it had ended already.
+
+        The minute's request is given back, too, unless a provider was `asked`: what it refused is a request all the same.
+        """
         ...
 
     async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:

@@ -279,9 +279,9 @@ class RedisBalance:
         numbers = _numbers(reply)
         return Extended(numbers[:n], numbers[n:])
 
-    async def release(self, hold: Hold) -> bool:
+    async def release(self, hold: Hold, *, asked: bool = False) -> bool:
         """One call of release_v1."""
-        return bool(await self._run(_evalsha(self._release, self._keys(hold), b"%d" % _RESULT_TTL_MS, b"")))
+        return bool(await self._run(_evalsha(self._release, self._keys(hold), b"%d" % _RESULT_TTL_MS, b"%d" % asked)))
 
     async def credit(self, op_id: str, shard: int, wallet: str, delta_micro: int) -> WalletState | None:
         """One call of credit_v1; a repeat answers with the wallet as it is now."""

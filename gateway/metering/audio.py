@@ -1,10 +1,7 @@
-"""How long audio is: of a file that was sent, and of speech as it passes in pieces. Pure; nothing is decoded.
+"""How long speech is that passes in pieces, as its provider makes it. Pure; nothing is decoded.
 
-Sources: ISO/IEC 11172-3 and 13818-3 (MPEG audio frames), 14496-3 (ADTS), 14496-12 (mvhd, mdhd), RFC 3533 and 7845 (Ogg,
-Opus), RFC 9639 (FLAC), Microsoft's RIFF WAVE, Matroska's RFC 9559; raw PCM as OpenAI's speech has it.
-
-MPEG audio, ADTS, WAVE and PCM are measured by what is there. Ogg, FLAC, MP4 and WebM say how long they are; a file that
-says less than its bytes would take at the highest rate that such audio has is not believed that far.
+Sources: ISO/IEC 11172-3 and 13818-3 (MPEG audio frames), 14496-3 (ADTS), RFC 3533 and 7845 (Ogg, Opus), Microsoft's RIFF
+WAVE; raw PCM as OpenAI's speech has it. A file that a caller uploads is not believed so far: see `heard`.
 """
 
 import re
@@ -12,27 +9,24 @@ from struct import unpack_from
 from typing import Final
 
 _NANO: Final = 1_000_000_000
-BYTES_A_SECOND_LEAST: Final = 750  # the lowest rate of a speech codec that transcribers take: Opus at 6 kbit/s
-_BYTES_A_SECOND_MOST: Final = 400_000  # FLAC of two channels at 96 kHz
 _PCM_BYTES_A_SECOND: Final = 48_000  # 24 kHz, 16 bits, one channel
 _PIECES_MAX: Final = 20_000  # frames or pages that are walked; behind them the rest counts by the average
 _RESYNCS_MAX: Final = 1_000
 _SEARCHED_BYTES: Final = 4_096  # for the next frame, at a time
-_BOXES_MAX: Final = 2_000
 _HEAD_BYTES_MAX: Final = 1024 * 1024  # before the samples of a WAVE
 _SYNC: Final = re.compile(rb"\xff[\xe2-\xe7\xf0-\xf7\xf8\xf9\xfa-\xff][\x00-\xef]")
-_KBPS_1: Final = {
+KBPS_1: Final = {
     3: (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     2: (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
 }
-_KBPS_2: Final = {
+KBPS_2: Final = {
     3: (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     1: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_HZ: Final = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-_ADTS_HZ: Final = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
+HZ: Final = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+ADTS_HZ: Final = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 
 
 class Meter:
@@ -122,7 +116,7 @@ class Meter:
         version, index, rate = second >> 3 & 3, third >> 4, third >> 2 & 3
         if version == 1 or rate == 3 or not 0 < index < 15:
             return 0
-        hz, kbps = _HZ[version][rate], (_KBPS_1 if version == 3 else _KBPS_2)[layer][index - 1]
+        hz, kbps = HZ[version][rate], (KBPS_1 if version == 3 else KBPS_2)[layer][index - 1]
         padding = third >> 1 & 1
         if layer == 3:
             samples, length = 384, (12_000 * kbps // hz + padding) * 4
@@ -135,9 +129,9 @@ class Meter:
     def _adts(self, data: bytes, at: int) -> int:
         rate = data[at + 2] >> 2 & 15
         length = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
-        if rate >= len(_ADTS_HZ) or length < 7:
+        if rate >= len(ADTS_HZ) or length < 7:
             return 0
-        self._made(1024 * ((data[at + 6] & 3) + 1), _ADTS_HZ[rate])
+        self._made(1024 * ((data[at + 6] & 3) + 1), ADTS_HZ[rate])
         return length
 
     def _made(self, samples: int, hz: int) -> None:
@@ -187,116 +181,6 @@ class Meter:
         return min(at, len(data))
 
 
-def seconds_of(content: memoryview) -> int | None:
-    """How many seconds a file of audio has begun; None where it does not show."""
-    data = bytes(content)
-    nanos: int | None = None
-    if data[:4] in (b"RIFF", b"RF64"):
-        nanos = _metered("wav", data)
-    elif data[:4] == b"OggS":
-        nanos = _last_page(data)
-    elif data[:4] == b"fLaC":
-        nanos = _flac(data)
-    elif data[4:8] == b"ftyp":
-        nanos = _mp4(data)
-    elif data[:4] == b"\x1a\x45\xdf\xa3":
-        nanos = _webm(data)
-    else:
-        return started_seconds(_metered("mp3", data))
-    if nanos is None or nanos <= 0:
-        return None
-    if data[:4] not in (b"RIFF", b"RF64"):
-        nanos = max(nanos, len(data) * _NANO // _BYTES_A_SECOND_MOST)
-    return started_seconds(nanos)
-
-
 def started_seconds(nanos: int | None) -> int | None:
     """Whole seconds, a started one counts; None for None."""
     return None if nanos is None else -(-nanos // _NANO)
-
-
-def seconds_at_most(size: int) -> int:
-    """No file of this many bytes that anybody transcribes is longer."""
-    return -(-size // BYTES_A_SECOND_LEAST)
-
-
-def _metered(form: str, data: bytes) -> int | None:
-    meter = Meter(form)
-    meter.feed(data)
-    return meter.nanos
-
-
-def _last_page(data: bytes) -> int | None:
-    """A file is here as a whole: its last page says how long it is, whatever the number of pages."""
-    meter = Meter("ogg")
-    meter.feed(data)
-    last = data.rfind(b"OggS")
-    if meter.nanos is not None and last > 0:
-        meter._page(data, last)
-    return meter.nanos
-
-
-def _flac(data: bytes) -> int | None:
-    if len(data) < 26 or data[4] & 0x7F:  # the first block is STREAMINFO
-        return None
-    packed = int.from_bytes(data[18:26], "big")
-    hz, samples = packed >> 44, packed & (1 << 36) - 1
-    return samples * _NANO // hz if hz else None
-
-
-def _mp4(data: bytes) -> int | None:
-    """The longest of what the movie and its tracks say."""
-    longest, boxes = 0, 0
-    spans = [(0, len(data))]
-    while spans:
-        at, end = spans.pop()
-        while at + 8 <= end and boxes < _BOXES_MAX:
-            boxes += 1
-            size, kind = unpack_from(">I", data, at)[0], data[at + 4 : at + 8]
-            head = 8
-            if size == 1 and at + 16 <= end:
-                size, head = unpack_from(">Q", data, at + 8)[0], 16
-            if size == 0:
-                size = end - at
-            if size < head:
-                break
-            if kind in (b"moov", b"trak", b"mdia"):
-                spans.append((at + head, min(at + size, end)))
-            elif kind in (b"mvhd", b"mdhd") and at + head + 32 <= len(data):
-                wide = data[at + head] == 1
-                scale, length = unpack_from(">IQ" if wide else ">II", data, at + head + (20 if wide else 12))
-                unknown = (1 << (64 if wide else 32)) - 1
-                if scale and length != unknown:
-                    longest = max(longest, length * _NANO // scale)
-            at += size
-    return longest or None
-
-
-def _webm(data: bytes) -> int | None:
-    """What its head says, or the time of its last block."""
-    scale_at = data.find(b"\x2a\xd7\xb1\x83", 0, 65_536)
-    scale = int.from_bytes(data[scale_at + 4 : scale_at + 7], "big") if scale_at >= 0 else 1_000_000
-    for name, kind in ((b"\x44\x89\x88", ">d"), (b"\x44\x89\x84", ">f")):
-        at = data.find(name, 0, 65_536)
-        if at >= 0 and at + 11 <= len(data):
-            length = unpack_from(kind, data, at + 3)[0]
-            if 0 < length < 1e12:  # not a number is neither
-                return int(length * scale)
-    at = data.rfind(b"\x1f\x43\xb6\x75")
-    time_at = data.find(b"\xe7", at, at + 24) if at >= 0 else -1
-    if time_at < 0 or not 0x80 < (data[time_at + 1 : time_at + 2] or b"\0")[0] <= 0x88:
-        return None
-    size = data[time_at + 1] & 0x7F
-    latest = ticks = int.from_bytes(data[time_at + 2 : time_at + 2 + size], "big")
-    at = time_at + 2 + size
-    for _ in range(_BOXES_MAX):
-        if at + 12 > len(data) or data[at] != 0xA3:  # blocks lie side by side
-            break
-        width = 9 - data[at + 1].bit_length() if data[at + 1] else 9
-        length = int.from_bytes(data[at + 1 : at + 1 + width], "big") & (1 << 7 * width) - 1 if width <= 8 else 0
-        if not length:
-            break
-        ticks_at = at + 1 + width + 1  # behind the number of the track
-        latest = max(latest, ticks + unpack_from(">h", data, ticks_at)[0])
-        at += 1 + width + length
-    return latest * scale if latest else None

@@ -8,12 +8,14 @@ shown. What has no text counts as in `usage.input_bound`.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
 
 from gateway.core.limits import JSON_DEPTH_MAX
+from gateway.metering.event import EventFront
 from gateway.metering.usage import (
     AUDIO_REFERENCE_TOKENS_MAX,
     TOOLS_TOKENS,
@@ -30,7 +32,10 @@ _ANSWER_TOKENS: Final = 3
 _LOW_DETAIL_TOKENS: Final = 2_833
 # One token for each 100 ms at OpenAI, up to 50 a second elsewhere; mp3 needs at least 1,000 bytes a second.
 _AUDIO_BYTES_A_TOKEN: Final = 20
-_AT_ONCE_MAX: Final = 2  # long prompts must not take every thread that other work needs
+_AT_ONCE_MAX: Final = 3  # long prompts must not take every thread that other work needs
+_AT_ONCE_OF_AN_APP: Final = 2  # fewer than there are: another app's prompt never waits for one app's alone
+_AT_ONCE_OF_AN_END_USER: Final = 1
+_COUNTED_CHARS_MAX: Final = 1_000_000  # of one answer's text: what lies behind them counts by the average of those
 
 
 # Fields that no provider reads as text of the prompt. Whatever is not named here counts by its bytes: the
@@ -45,21 +50,66 @@ _NOT_PROMPT: Final = frozenset(
 )  # fmt: skip
 
 
+class Times(msgspec.Struct, frozen=True):
+    """One of a list of texts that a model reads so often: it is counted once."""
+
+    text: str
+    times: int
+
+
 class Counter:
-    """Counts in worker threads, a few at a time. Make it inside the event loop that uses it."""
+    """Counts in worker threads, a few at a time, and of one app and one end user fewer, so that nobody waits for what another
+    has asked. Make it inside the event loop that uses it.
+    """
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(_AT_ONCE_MAX)
+        self._all = asyncio.Semaphore(_AT_ONCE_MAX)
+        self._apps = _Queues(_AT_ONCE_OF_AN_APP)
+        self._end_users = _Queues(_AT_ONCE_OF_AN_END_USER)
 
-    async def count_input(self, model: str, body: Mapping[str, Any], field: str) -> int:
-        """Tokens of a prompt: `model` is the upstream's own name, `field` holds the prompt."""
-        async with self._slots:
+    async def count_input(self, model: str, body: Mapping[str, Any], field: str, of: EventFront | None = None) -> int:
+        """Tokens of a prompt: `model` is the upstream's own name, `field` holds the prompt; `of` says whose it is."""
+        async with self._turn(of):
             return await asyncio.to_thread(input_tokens, model, body, field)
 
-    async def count_text(self, model: str, text: str) -> int:
-        """Tokens of a text."""
-        async with self._slots:
-            return await asyncio.to_thread(text_tokens, model, text)
+    async def count_text(self, model: str, text: str, of: EventFront | None = None) -> int:
+        """Tokens of a text that was made, of a long one by its first million characters."""
+        async with self._turn(of):
+            if len(text) <= _COUNTED_CHARS_MAX:
+                return await asyncio.to_thread(text_tokens, model, text)
+            begun = await asyncio.to_thread(text_tokens, model, text[:_COUNTED_CHARS_MAX])
+        return begun * len(text) // _COUNTED_CHARS_MAX
+
+    @asynccontextmanager
+    async def _turn(self, of: EventFront | None) -> AsyncIterator[None]:
+        if of is None:
+            async with self._all:
+                yield
+            return
+        app = of.enterprise_id
+        async with self._end_users.turn((app, of.platform_user_id)), self._apps.turn(app), self._all:
+            yield
+
+
+class _Queues:
+    """So many at once under each name; a name under which nobody waits is forgotten."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._waiting: dict[Hashable, int] = {}
+        self._slots: dict[Hashable, asyncio.Semaphore] = {}
+
+    @asynccontextmanager
+    async def turn(self, name: Hashable) -> AsyncIterator[None]:
+        slots = self._slots.setdefault(name, asyncio.Semaphore(self._at_once))
+        self._waiting[name] = self._waiting.get(name, 0) + 1
+        try:
+            async with slots:
+                yield
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name], self._slots[name]
 
 
 def text_tokens(model: str, text: str) -> int:
@@ -94,7 +144,13 @@ def _prompt_tokens(model: str, prompt: Any) -> int:
     ids = count_ids(prompt)
     if ids is not None:
         return ids
-    return sum(text_tokens(model, item) if isinstance(item, str) else len(_json(item)) for item in prompt)
+    return sum(_item_tokens(model, item) for item in prompt)
+
+
+def _item_tokens(model: str, item: Any) -> int:
+    if isinstance(item, Times):
+        return item.times * text_tokens(model, item.text)
+    return text_tokens(model, item) if isinstance(item, str) else len(_json(item))
 
 
 def _message_tokens(model: str, message: Any) -> int:

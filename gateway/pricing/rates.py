@@ -7,6 +7,7 @@ A rate is an integer of micro-units of one asset per million units. amount = cei
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
 from functools import lru_cache
+from operator import gt
 from typing import Any, Final
 
 import msgspec
@@ -131,6 +132,15 @@ def _any_of(rates: Rates, names: str) -> Rates:
     found = dearest(*[rates.variant(name) for name in names.split("|")])
     kept = rates.variants if rates.has_variant(PLAIN) else ((PLAIN, rates), *rates.variants)
     return replace(found, variants=kept)
+
+
+def cheaper(held: Rates, served: Rates) -> Rates:
+    """The rates of what was served, or those held where any of the served is dearer; of long prompts alike."""
+    if any(map(gt, served.by_kind, held.by_kind)) or served.request > held.request:
+        return held
+    if served.long is not None and cheaper(held if held.long is None else held.long, served.long) is not served.long:
+        return held
+    return served
 
 
 def dearest(*each: Rates) -> Rates:

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from gateway.core.limits import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S
+from gateway.core.limits import ANSWER_BYTES_MAX, CONNECT_TIMEOUT_S, EMBEDDINGS_BYTES_MAX, IMAGES_BYTES_MAX
 from gateway.providers.http1 import Connection, Origin, Pool
 from gateway.providers.model import METHOD, Deployment, Headers, Reply, UpstreamFault, UpstreamSilent
 from gateway.providers.wire_errors import Invalid, Lost, Silent, TooLarge, WireError
@@ -35,6 +35,10 @@ _PATH_SAFE: Final = "/%:@!$&'()*+,;=~"
 _QUERY_SAFE: Final = _PATH_SAFE + "?"
 _PORTS: Final = {"http": 80, "https": 443}
 
+# What is asked for there may be larger than text ever is; refused, it would have been made and paid all the same.
+_LARGER: Final = {
+    "/images/generations": IMAGES_BYTES_MAX, "/images/edits": IMAGES_BYTES_MAX, "/embeddings": EMBEDDINGS_BYTES_MAX
+}  # fmt: skip
 _TOO_LARGE: Final = "the upstream's answer is too large"
 _NOT_DECODED: Final = "the upstream's answer is not encoded as it says"
 
@@ -42,9 +46,10 @@ _NOT_DECODED: Final = "the upstream's answer is not encoded as it says"
 class _Target:
     """What every request to one path of a deployment has in common: where it goes, and its head up to the body's length."""
 
-    __slots__ = ("head", "origin")
+    __slots__ = ("bytes_max", "head", "origin")
 
     def __init__(self, pool: Pool, deployment: Deployment, path: str, more: Headers) -> None:
+        self.bytes_max = _LARGER.get(path, ANSWER_BYTES_MAX)
         scheme, host, port, resource = _address(address_of(deployment.api_base, path))
         self.origin: Origin = pool.origin(tls=scheme == "https", host=host, port=port)
         name = f"[{host}]" if ":" in host else host.rstrip(".")
@@ -102,7 +107,8 @@ def _line(header: str, value: str) -> str:
 class DirectReply:
     """An answer whose head has arrived."""
 
-    def __init__(self, connection: Connection, chunk_timeout_s: float) -> None:
+    def __init__(self, connection: Connection, chunk_timeout_s: float, bytes_max: int = ANSWER_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
         self.status: int = connection.status
         self._head = connection.head
         self._connection: Connection | None = connection
@@ -129,7 +135,7 @@ class DirectReply:
         if connection is None:
             return b""
         try:
-            body = await connection.whole(ANSWER_BYTES_MAX, limit_s)
+            body = await connection.whole(self._bytes_max, limit_s)
         except WireError as broken:
             raise _broken(broken, "answer", b"" if b"content-encoding" in self._head else connection.arrived) from broken
         except TimeoutError as late:
@@ -141,7 +147,7 @@ class DirectReply:
         inflater = _Inflater(self._head[b"content-encoding"])
         for part in inflater.feed(body):
             size += len(part)
-            if size > ANSWER_BYTES_MAX:
+            if size > self._bytes_max:
                 raise UpstreamFault(_TOO_LARGE, sent=True)
             parts.append(part)
         inflater.end()
@@ -199,7 +205,7 @@ class DirectUpstream:
         if connection is not None:
             try:
                 await connection.ask(target.head, body, deployment.first_byte_timeout_s)
-                return DirectReply(connection, deployment.chunk_timeout_s)
+                return DirectReply(connection, deployment.chunk_timeout_s, target.bytes_max)
             except WireError as failed:
                 if connection.answered or not isinstance(failed, Lost):
                     raise _unanswered(failed) from failed
@@ -211,7 +217,7 @@ class DirectUpstream:
             await connection.ask(target.head, body, deployment.first_byte_timeout_s)
         except WireError as failed:
             raise _unanswered(failed) from failed
-        return DirectReply(connection, deployment.chunk_timeout_s)
+        return DirectReply(connection, deployment.chunk_timeout_s, target.bytes_max)
 
     async def close(self) -> None:
         """Close every connection."""

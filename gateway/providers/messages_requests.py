@@ -54,6 +54,8 @@ def chat_of(given: Any, deployment: Deployment) -> dict[str, Any]:
     most = deployment.output_tokens_max
     # What no answer of the model's can have need not be asked for: many providers refuse it.
     chat[deployment.output_cap_field] = min(cap, most) if type(cap) is int and most is not None else cap
+    if deployment.names_tier:
+        chat["service_tier"] = "default"  # messages have the price of no other tier
     chat |= {name: given[name] for name in _SAME if name in given}
     if given.get("stop_sequences"):
         chat["stop"] = given["stop_sequences"]

@@ -50,6 +50,9 @@ class Deployment(msgspec.Struct, frozen=True):
     `surfaces` are the paths that the model is known to serve, None where nobody knows; one that chats with nobody has an
     `input_tokens_max` of 0.
     `api_version` is Azure's; see `azure`.
+    `own_keys` says whether apps may bring a key for it; None: where the operator has one. A server that looks at no key serves
+    anybody's.
+    `names_tier`: a request that names no service tier would get that of a setting of its account, at another price.
     """
 
     id: str
@@ -71,6 +74,8 @@ class Deployment(msgspec.Struct, frozen=True):
     surfaces: frozenset[str] | None = None
     capacity: Capacity | None = None
     api_version: str = ""
+    own_keys: bool | None = None
+    names_tier: bool = False
 
 
 class Strategy(StrEnum):
@@ -144,7 +149,10 @@ class Reply(Protocol):
         ...
 
     async def read(self, limit_s: float) -> bytes:
-        """The whole body, at most `ANSWER_BYTES_MAX`; UpstreamFault when it breaks off, UpstreamSilent after `limit_s`."""
+        """The whole body, at most `ANSWER_BYTES_MAX`, of images and embeddings more.
+
+        UpstreamFault when it breaks off, UpstreamSilent after `limit_s`.
+        """
         ...
 
     async def relay(self, take: Callable[[bytes], bool]) -> bool:

@@ -19,6 +19,9 @@ Sizes = Callable[[str, str], tuple[int | None, int | None, bool | None]]
 _NAMES_CACHED_MAX: Final = 10_000
 _MODEL_CHARS_MAX: Final = 256
 _NEWEST: Final = 0.2  # share of the newest time in the average
+_SLOWER_MAX: Final = 2.0  # than the average: as which a slow answer counts at most
+_LEAST_S: Final = 0.001
+_FIRST_TOKENS: Final = 50  # a whole answer is compared by about when it had so many
 _LOOKS_AROUND: Final = 0.05
 CostOf = Callable[[str], int | None]
 Serves = Callable[[str, str], frozenset[str] | None]
@@ -56,8 +59,9 @@ class Routing:
         # Names that clients ask for are theirs to choose, so only a bounded number is remembered.
         self._found: dict[str, _Choice] = {}
 
-    def route(self, model: str) -> Route:
-        """Where to send a request for `model`: its deployments in the order of its strategy, those that rest last.
+    def route(self, model: str, by: str = "") -> Route:
+        """Where to send a request for `model` of the creator `by`: its deployments in the order of its strategy, those that rest
+        last.
 
         Raises NotFound `model_not_found`.
         """
@@ -68,8 +72,8 @@ class Routing:
             return choice.only
         drawn = self._ordered(choice)
         if self.health.troubled:  # those that rest are asked last
-            drawn = tuple(sorted(drawn, key=lambda deployment: not self.health.may_try(deployment.id)))
-            self.health.chosen(drawn[0].id)
+            drawn = tuple(sorted(drawn, key=lambda deployment: not self.health.may_try(deployment.id, by)))
+            self.health.chosen(drawn[0].id, by)
         return Route(model, drawn, choice.fallbacks, choice.retries, several=True)
 
     def serves(self, model: str) -> bool:
@@ -85,19 +89,17 @@ class Routing:
         self._entries, self._exact, self._patterns = other._entries, other._exact, other._patterns
         self._found = other._found
 
-    def answered(self, deployment_id: str, took_s: float) -> None:
-        """A deployment of several gave its first byte after so long."""
-        if self.health.troubled:
-            self.health.served(deployment_id)
+    def took(self, deployment_id: str, took_s: float, output_tokens: int = 0) -> None:
+        """It took so long to the first byte of an answer, which had so much output then.
+
+        Whole answers come when all of it was made, which says more about what was asked for; and one answer moves the average
+        only so far.
+        """
+        took_s *= _FIRST_TOKENS / (_FIRST_TOKENS + output_tokens)
         before = self._took_s.get(deployment_id, took_s)
         if len(self._took_s) >= _NAMES_CACHED_MAX:
             self._took_s.clear()
-        self._took_s[deployment_id] = before + (took_s - before) * _NEWEST
-
-    def ended(self, deployment_id: str) -> None:
-        """A deployment of several has given its whole answer."""
-        if self.health.troubled:
-            self.health.served(deployment_id, whole=True)
+        self._took_s[deployment_id] = before + (min(took_s, _SLOWER_MAX * max(before, _LEAST_S)) - before) * _NEWEST
 
     def _ordered(self, choice: "_Choice") -> tuple[Deployment, ...]:
         match choice.strategy:

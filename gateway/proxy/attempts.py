@@ -1,9 +1,11 @@
 """What happens when a deployment fails before it answers: another one, a fallback model, or the error.
 
 Each deployment of the model is asked once, in the route's order, then those of the fallback models that the key may use;
-where `retries` says so, the last one again after a pause. Nothing was shown to the client yet, so all it sees is a later
-answer and the number of attempts. What is the caller's to mend (a malformed request) goes back at once, as every provider
-would say the same; only a prompt that is too long goes on to those that read longer ones.
+where `retries` says so, the last one again after a pause. What was tried is remembered for as long as the request runs,
+whether attempts failed before their answers' heads or behind them, and there is a bound on attempts. Nothing was shown to
+the client yet, so all it sees is a later answer and the number of attempts. What is the caller's to mend (a malformed
+request) goes back at once, as every provider would say the same; only a prompt that is too long goes on to those that read
+longer ones.
 
 A deployment that is asked for as much as its capacity allows is passed over like one that failed, and so is one that cannot
 read so long a prompt where another can: neither is asked, nor counts as an attempt.
@@ -17,7 +19,7 @@ what had arrived are counted, and go into the provider's cost of the usage event
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from random import SystemRandom
 from time import perf_counter
 from typing import Final
@@ -27,7 +29,8 @@ from msgspec.structs import astuple
 from gateway.balance.model import Balance, BalanceUnavailable
 from gateway.balance.places import Full, Places
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
-from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired, UpstreamFailed
+from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired, Unavailable, UpstreamFailed
+from gateway.core.limits import ATTEMPTS_MAX
 from gateway.core.units import Usage
 from gateway.core.words import CostPolicy, HoldPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
@@ -35,17 +38,16 @@ from gateway.metering.event import EventRest, encode_event
 from gateway.providers.model import Deployment, Reply, Route, Upstream, UpstreamFault
 from gateway.providers.tokenizer import is_own_tokenizer
 from gateway.proxy import quote, refusals, wire
+from gateway.proxy.blame import Blame, blame
 from gateway.proxy.chat import CHAT
 from gateway.proxy.own_keys import as_paid_by
 from gateway.proxy.ports import Gate, Prices, Router
 from gateway.proxy.renewal import input_of
 from gateway.proxy.surface import Request
-from gateway.proxy.ticket import Ticket
+from gateway.proxy.ticket import Ticket, Tried
 
 _log = logging.getLogger(__name__)
-_CALLERS_TO_MEND: Final = frozenset((400, 409, 413, 415, 422))
-_OURS_TO_MEND: Final = frozenset((401, 402, 403, 404))  # a key, an account, or a name in the configuration
-_NOT_THERE: Final = frozenset((405, 501))  # it serves other surfaces
+_KEY_REFUSED: Final = frozenset((401, 402, 403))
 _OURS_REST_S: Final = 60.0
 _PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 8.0
@@ -119,7 +121,8 @@ class Attempts:
 
     async def after(self, ticket: Ticket, failed: UpstreamFault | Reply) -> Reply:
         """The first answer with status 200; GatewayError, and the hold is ended, where there is none."""
-        candidates = self._candidates(ticket, isinstance(failed, PassedOver))
+        first = ticket.deployment
+        tried = ticket.tried = ticket.tried or Tried(first, isinstance(failed, PassedOver), {first.id})
         told: GatewayError | None = None
         none_failed = True
         while True:
@@ -129,7 +132,7 @@ class Attempts:
             elif none_failed:
                 told = _sooner(told, error)
             assert told is not None
-            found = await anext(candidates, None) if may_go_on else None
+            found = await self._next(ticket, tried) if may_go_on else None
             if found is None or ticket.call.answer.left:
                 await self._given_up(ticket, told)
                 raise told from (failed if isinstance(failed, UpstreamFault) else None)
@@ -152,13 +155,38 @@ class Attempts:
 
     def broke(self, ticket: Ticket, fault: UpstreamFault) -> UpstreamFailed:
         """The error that ends a stream which broke off before its client's eyes: nobody else can go on with it."""
-        self._failed(ticket, began=True)
+        self._suspected(ticket, began=True)
         return refusals.fault_error(fault, ticket.deployment, ticket.attempts)
 
-    def _failed(self, ticket: Ticket, rest_s: float | None = None, *, began: bool = False) -> None:
+    def answered(self, ticket: Ticket) -> None:
+        """A deployment of several has begun its answer."""
+        self._served(ticket, whole=False)
+
+    def ended(self, ticket: Ticket) -> None:
+        """A deployment of several has given its whole answer."""
+        self._served(ticket, whole=True)
+        if ticket.front.cost_policy != CostPolicy.OWN_KEYS and ticket.used is not None:  # another's account may be slower
+            output = ticket.used.output if ticket.relay is None else 0  # a stream begins before it is made
+            self._router.took(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at, output)
+
+    def _served(self, ticket: Ticket, *, whole: bool) -> None:
+        health = self._router.health
+        if health.troubled:
+            own = ticket.front.cost_policy == CostPolicy.OWN_KEYS
+            health.served(ticket.deployment.id, whole=whole, only=ticket.principal.app.user_id if own else None)
+
+    def _failed(self, ticket: Ticket, rest_s: float | None = None, told_s: float | None = None) -> None:
         """Who is the only one to ask is counted, and never left alone."""
         if ticket.route.several:
-            self._router.health.failed(ticket.deployment.id, rest_s, began=began)
+            self._router.health.failed(ticket.deployment.id, rest_s, told_s=told_s)
+        else:
+            self._router.health.count(ticket.deployment.id, "failed")
+
+    def _suspected(self, ticket: Ticket, rest_s: float = 0.0, *, began: bool = False, alone: bool = True) -> None:
+        """It failed, if only because of this request. What becomes of one creator's own key is nobody else's trouble."""
+        if ticket.route.several:
+            all_, by = ticket.front.cost_policy != CostPolicy.OWN_KEYS, ticket.principal.app.user_id
+            self._router.health.suspected(ticket.deployment.id, by, rest_s, began=began, alone=alone, all_=all_)
         else:
             self._router.health.count(ticket.deployment.id, "failed")
 
@@ -175,42 +203,45 @@ class Attempts:
             if isinstance(found, Full):
                 raise PassedOver(refusals.full(deployment, found.wait_s))
             ticket.place = found
-        self._router.health.asked(deployment.id)
+        self._router.health.asked(deployment.id, ticket.principal.app.user_id)
 
-    async def _candidates(self, ticket: Ticket, first_was_passed_over: bool) -> AsyncIterator[Deployment]:
-        """What to try next, each already paid for; waits where the same one is tried again."""
-        route, first = ticket.route, ticket.deployment
+    async def _next(self, ticket: Ticket, tried: Tried) -> Deployment | None:
+        """What to try next, already paid for; waits where the same one is tried again. None: nobody any more."""
+        if ticket.attempts >= ATTEMPTS_MAX:
+            return None
         asked_for = ticket.request.model
-        nobody_else = True
-        for model, deployment in self._others(ticket, route, asked_for):
+        for model, deployment in self._others(ticket, ticket.route, asked_for):
+            if deployment.id in tried.ids:
+                continue
+            tried.ids.add(deployment.id)
             if _reads_more(deployment, ticket.too_small) and await self._may_serve(ticket, model, deployment):
-                nobody_else = False
-                yield deployment
+                tried.nobody_else = False
+                return deployment
         # Nobody who reads more could be asked: the provider itself says what it thinks of the prompt.
-        if ticket.too_small and nobody_else and first_was_passed_over and await self._may_serve(ticket, asked_for, first):
-            yield first
-        if not _reads_more(ticket.deployment, ticket.too_small):
-            return
-        waited_s = 0.0
-        for number in range(route.retries):
-            pause_s = max(ticket.retry_after_s, min(_PAUSE_S_MAX, _PAUSE_S * 2**number) * (0.5 + self._random() / 2))
-            waited_s += pause_s
-            if waited_s > _WAITED_S_MAX:
-                return
-            await self._pause(pause_s)
-            yield ticket.deployment
+        if ticket.too_small and tried.nobody_else and tried.first_was_passed_over:
+            tried.first_was_passed_over = False  # once
+            if await self._may_serve(ticket, asked_for, tried.first):
+                return tried.first
+        if tried.retries >= ticket.route.retries or not _reads_more(ticket.deployment, ticket.too_small):
+            return None
+        backoff_s = min(_PAUSE_S_MAX, _PAUSE_S * 2**tried.retries) * (0.5 + self._random() / 2)
+        pause_s = max(ticket.retry_after_s, backoff_s)
+        tried.retries += 1
+        tried.waited_s += pause_s
+        if tried.waited_s > _WAITED_S_MAX:
+            return None
+        await self._pause(pause_s)
+        return ticket.deployment
 
     def _others(self, ticket: Ticket, route: Route, asked_for: str) -> Iterator[tuple[str, Deployment]]:
-        """Every other deployment that the key may use, under the name of its model, in the order to try."""
-        first = ticket.deployment
+        """Every deployment that the key may use, under the name of its model, in the order to try."""
         for deployment in route.deployments:
-            if deployment.id != first.id:
-                yield asked_for, deployment
+            yield asked_for, deployment
         for model in route.fallbacks:
             if ticket.principal.models and not self._gate.may_use(ticket.principal, model):
                 continue
             try:
-                fallback = self._router.route(model)
+                fallback = self._router.route(model, ticket.principal.app.user_id)
             except NotFound:
                 continue
             for deployment in fallback.deployments:
@@ -231,8 +262,12 @@ class Attempts:
                 health.count(deployment.id, "full")
                 ticket.retry_after_s = failed.error.retry_after_s or 0.0
             return failed.error, True
+        ticket.asked = ticket.asked or not isinstance(failed, UpstreamFault) or failed.sent
         if isinstance(failed, UpstreamFault):
-            self._failed(ticket, began=ticket.first_byte_at > ticket.sent_at)
+            if failed.sent or ticket.front.cost_policy == CostPolicy.OWN_KEYS:
+                self._suspected(ticket, began=ticket.first_byte_at > ticket.sent_at)
+            else:
+                self._failed(ticket)
             self.leave(ticket, await self._wasted(ticket, failed) if failed.sent else 0, asked=failed.sent)
             ticket.retry_after_s = 0.0
             return refusals.fault_error(failed, deployment, ticket.attempts), True
@@ -247,23 +282,30 @@ class Attempts:
         ticket.retry_after_s = refusals.retry_after_s(failed.headers) or 0.0
         if error.code == refusals.CONTEXT_TOO_LONG:
             ticket.too_small = max(ticket.too_small, deployment.input_tokens_max or 1)
-            health.said_nothing(deployment.id)
+            health.said_nothing(deployment.id, ticket.principal.app.user_id)
             return error, True
-        status = refusals.status_meant(failed.status, body, is_chat=ticket.request.surface.path == CHAT)
-        if status < 500 and ticket.front.cost_policy == CostPolicy.OWN_KEYS:
-            # What becomes of one app's key, or its quota, is nobody else's trouble.
-            health.said_nothing(deployment.id)
-            if status in (401, 402, 403):
-                error = refusals.own_key_refused(deployment, failed.status)
-            return error, status not in _CALLERS_TO_MEND
-        if status in _OURS_TO_MEND:
+        return self._blamed(ticket, failed.status, body, error)
+
+    def _blamed(self, ticket: Ticket, status: int, body: bytes, error: GatewayError) -> tuple[GatewayError, bool]:
+        """As `_noted`, of an error answer."""
+        deployment, health, by = ticket.deployment, self._router.health, ticket.principal.app.user_id
+        whose = blame(status, body, is_chat=ticket.request.surface.path == CHAT)
+        own = ticket.front.cost_policy == CostPolicy.OWN_KEYS
+        if own and whose is not Blame.FAILURE:
+            health.said_nothing(deployment.id, by)
+            if refusals.status_meant(status, body, is_chat=True) in _KEY_REFUSED:
+                error = refusals.own_key_refused(deployment, status)
+        elif whose in (Blame.CALLER, Blame.REQUEST):
+            health.said_nothing(deployment.id, by)
+        elif whose is Blame.ACCOUNT:
             self._failed(ticket, _OURS_REST_S)
-        elif status in _CALLERS_TO_MEND or status in _NOT_THERE:
-            health.said_nothing(deployment.id)
-            return error, status in _NOT_THERE
+        elif whose is Blame.REFUSAL:
+            self._suspected(ticket, _OURS_REST_S, alone=False)
+        elif whose is Blame.RATE:
+            self._failed(ticket, told_s=ticket.retry_after_s or None)
         else:
-            self._failed(ticket, ticket.retry_after_s or None)
-        return error, True
+            self._suspected(ticket, ticket.retry_after_s)
+        return error, whose is not Blame.CALLER
 
     async def _wasted(self, ticket: Ticket, fault: UpstreamFault) -> int:
         """What an attempt has used that was sent and came to nothing, in tokens; its cost is added to the ticket's."""
@@ -273,10 +315,10 @@ class Attempts:
         ticket.relay = ticket.made = None  # the next attempt is counted by itself
         if request.body_bytes <= _COUNTED_BYTES_MAX:
             prompt = request.surface.prompt(self._parsed(ticket).body)
-            tokens = min(ticket.input_bound, await self._counter.count_input(deployment.model, *prompt))
+            tokens = min(ticket.input_bound, await self._counter.count_input(deployment.model, *prompt, ticket.front))
         else:
             tokens = min(ticket.input_bound, request.body_bytes // _BYTES_A_TOKEN)
-        output = min(await self._counter.count_text(deployment.model, text), ticket.output_held) if text else 0
+        output = min(await self._counter.count_text(deployment.model, text, ticket.front), ticket.output_held) if text else 0
         rates = self._prices.cost(deployment.id, ticket.at_ms)
         if rates is not None and ticket.front.cost_policy != CostPolicy.OWN_KEYS:
             rates = rates.variant(request.variant)
@@ -318,15 +360,19 @@ class Attempts:
         end_user = ticket.front.platform_user_id or None
         try:
             paying = quote.payers(self._prices, ticket.principal, end_user, model, deployment.id, ticket.at_ms)
-            assert paying is not None, "the app's prices were loaded for the first attempt"
+            if paying is None:  # the app has changed since the first attempt
+                await self._prices.load_app(ticket.principal.app.enterprise_id)
+                paying = quote.payers(self._prices, ticket.principal, end_user, model, deployment.id, ticket.at_ms)
+            if paying is None:  # once more, while it was read
+                return False
             if request.units or request.variant:
                 paying = quote.for_units(self._prices, paying, request, deployment.id, ticket.at_ms)
             again = self._parsed(ticket)
             bound = surface.bound(again, deployment)
-        except (PaymentRequired, InvalidRequest):  # the latter: it does not serve this surface
+        except (PaymentRequired, InvalidRequest, Unavailable):  # it does not serve this surface; no prices to be had
             return False
         if paying and not await self._covered(ticket, paying, bound):
-            bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body)))
+            bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body), ticket.front))
             if not await self._covered(ticket, paying, bound) and not self._lowered(ticket, paying, bound):
                 return False
         ticket.paying, ticket.input_bound, ticket.served_model = paying, bound, model

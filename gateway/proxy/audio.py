@@ -2,7 +2,8 @@
 
 Speech is sold by the character of its text (tts-1) or by the second of what is made, with its text by the token
 (gpt-4o-mini-tts); transcripts by the second of what was heard (whisper) or by the token (gpt-4o-transcribe). Seconds are
-those that the provider tells, else those that the audio itself shows (`metering.audio`); a started one counts.
+those that the provider tells, else those that the audio itself shows (`metering.heard`, `metering.audio`); a started one
+counts.
 """
 
 import re
@@ -14,12 +15,13 @@ from msgspec.structs import replace
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
-from gateway.metering.audio import seconds_at_most, seconds_of, started_seconds
-from gateway.metering.counting import text_tokens
+from gateway.metering.audio import started_seconds
+from gateway.metering.heard import seconds_at_most, seconds_of
 from gateway.providers.model import Deployment, Reply, UpstreamFault
 from gateway.proxy import forms, wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count, tokens_told
 from gateway.proxy.surface import Measured, Request, Stream
+from gateway.proxy.told_errors import check_answered
 from gateway.proxy.typed import Bytes, TypedEvents
 
 # What is held of speech: slow speakers take a quarter of a second for a character of an alphabet, and for one of Chinese or
@@ -44,7 +46,6 @@ _PROMPT_BYTES_BESIDES: Final = 64
 
 class _Spoken(msgspec.Struct, frozen=True):
     characters: int
-    text: str
     form: str
     seconds_most: int
 
@@ -78,9 +79,11 @@ class Speech(MediaSurface):
         spoken = (len(text) - wide) * _SECONDS_A_CHARACTER + wide * _SECONDS_A_WIDE_CHARACTER
         most = int((spoken + _SECONDS_BESIDES) / speed) + 1
         units = (("characters", len(text)), ("seconds", most), ("audio_output", most * _TOKENS_A_SECOND_MOST))
-        kept = _Spoken(len(text), text + (body.get("instructions") or ""), form, most)
+        kept = _Spoken(len(text), form, most)
         events = body.get("stream_format") == "sse"
-        return Request(self, body, len(raw), model, events, False, None, 1, False, units, kept=kept)
+        return Request(
+            self, body, len(raw), model, events, False, None, 1, False, units, kept=kept, completed=self.completed
+        )  # fmt: skip
 
     def text_bytes(self, body: dict[str, Any]) -> int:
         """Of what is said, and how."""
@@ -106,8 +109,18 @@ class Speech(MediaSurface):
         """Nothing: it never comes whole."""
         return None
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """Its characters; the seconds that play; tokens where told, or where the provider's price needs them."""
+        if tokens_told(told["usage"]) is None and self.sold_by(deployment, "input"):
+            return None
+        return self._spoken(told, request, deployment)
+
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """With our count of what it read."""
+        usage, flags = self._spoken(told, request, deployment)
+        return replace(usage, input=counted.input), flags
+
+    def _spoken(self, told: Any, request: Request, deployment: Deployment) -> Measured:
         kept = request.kept
         tokens = tokens_told(told["usage"])
         flags: tuple[str, ...] = NO_FLAGS
@@ -119,8 +132,6 @@ class Speech(MediaSurface):
         usage = Usage(characters=kept.characters, seconds=seconds or 0)
         if tokens is not None:
             return replace(usage, input=tokens.input, audio_output=tokens.output), flags
-        if self.sold_by(deployment, "input"):
-            usage = replace(usage, input=text_tokens(deployment.model, kept.text))
         if self.sold_by(deployment, "audio_output"):
             usage, flags = replace(usage, audio_output=(seconds or 0) * _MADE_A_SECOND), ESTIMATED
         return usage, flags
@@ -152,14 +163,15 @@ class Transcriptions(MediaSurface):
         if seconds is None and answer == "text":
             text = "how long the file is does not show, and an answer of text does not tell it: ask for json"
             raise InvalidRequest(text, param="response_format")
-        most = seconds if seconds is not None else seconds_at_most(len(form.files[0].content))
+        most = seconds if seconds is not None else seconds_at_most(form.files[0].content)
         units = (
             ("seconds", most), ("audio_input", most * _TOKENS_A_SECOND_MOST), ("output", (most + 10) * _WRITTEN_A_SECOND_MOST),
         )  # fmt: skip
         kept = _Heard(answer, seconds, most, form.files)
         streamed = forms.flag_in(form.fields, "stream")
         return Request(
-            self, form.fields, len(raw), model, streamed, False, None, 1, False, units, headers=forms.CONTENT_TYPE, kept=kept
+            self, form.fields, len(raw), model, streamed, False, None, 1, False, units, headers=forms.CONTENT_TYPE, kept=kept,
+            completed=self.completed,
         )  # fmt: skip
 
     def text_bytes(self, body: dict[str, Any]) -> int:
@@ -181,12 +193,30 @@ class Transcriptions(MediaSurface):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer = None
         if type(answer) is dict:
+            if answer.get("error"):
+                check_answered(body)
             text = answer.get("text")
             return {"usage": answer.get("usage"), "duration": answer.get("duration"), "text": text if type(text) is str else ""}
         return {"usage": None, "text": body.decode("utf-8", "replace"), "plain": body}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+    def text(self, body: bytes) -> str:
+        """What was understood, for where its tokens are not told."""
+        text: str = self.told(body)["text"]
+        return text
+
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """Seconds as told, else as the file shows; tokens where told, or where the provider's price needs them."""
+        found = self._heard(told, request)
+        if tokens_told(told["usage"]) is None and self.sold_by(deployment, "audio_input"):
+            return None
+        return found
+
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """By the second that was heard, and our count of what was written."""
+        (usage, _) = self._heard(told, request)
+        return replace(usage, audio_input=usage.seconds * _HEARD_A_SECOND, output=counted.output), ESTIMATED
+
+    def _heard(self, told: Any, request: Request) -> Measured:
         kept, plain = request.kept, told.get("plain")
         if plain is not None and kept.form not in _TEXT_FORMS:
             raise UpstreamFault("its answer is not JSON", sent=True)
@@ -202,11 +232,7 @@ class Transcriptions(MediaSurface):
             flags = ESTIMATED if tokens is None else NO_FLAGS
         if tokens is not None:
             return replace(tokens, seconds=seconds), flags
-        found = Usage(seconds=seconds)
-        if self.sold_by(deployment, "audio_input"):
-            written = text_tokens(deployment.model, told.get("text") or "")
-            return replace(found, audio_input=seconds * _HEARD_A_SECOND, output=written), ESTIMATED
-        return found, flags
+        return Usage(seconds=seconds), flags
 
 
 class Translations(Transcriptions):

@@ -18,6 +18,7 @@ from gateway.proxy import wire
 from gateway.proxy.media import check_listed
 from gateway.proxy.relay import Relay, generated_text
 from gateway.proxy.surface import AUTO_TIERS, Measured, Request
+from gateway.proxy.told_errors import check_answered
 
 CHAT: Final = "/chat/completions"
 COMPLETIONS: Final = "/completions"
@@ -51,6 +52,7 @@ _OTHER_PROMPTS: Final = {endpoint: {*_PROMPT_FIELD.values()} - {field} for endpo
 class _Answer(msgspec.Struct):
     usage: Any = None
     service_tier: Any = None
+    error: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
@@ -90,6 +92,8 @@ class OpenAISurface:
             given = [field for field in _CAP_FIELDS if body.get(field) is not None]
             for field in given or (deployment.output_cap_field,):
                 body[field] = cap
+        if deployment.names_tier and self.path == CHAT and body.get("service_tier") is None:
+            body["service_tier"] = PLAIN  # as it was held
         return wire.encode_json(body)
 
     def streams(self, request: Request, reply: Reply) -> bool:
@@ -103,6 +107,8 @@ class OpenAISurface:
     def told(self, body: bytes) -> Any:
         """`usage`, as it stands there, with the service tier that the answer names."""
         answer = _decode_answer(body)
+        if answer.error:
+            check_answered(body)
         if answer.service_tier is not None and type(answer.usage) is dict:
             answer.usage["service_tier"] = answer.service_tier
         return answer.usage

@@ -1,16 +1,18 @@
 """`/v1/messages/count_tokens`: what a prompt would count, free of charge.
 
-A deployment that speaks Anthropic's dialect is asked; for the others the gateway counts, as it does for poor wallets, so the
-number is one that the prompt does not exceed. No money is held, but it is a request: the limits of the key and of its end
-user count it, and the books have a record of it, which costs nothing.
+A deployment that speaks Anthropic's dialect is asked, unless it is full; for the others the gateway counts, as it does for
+poor wallets, so the number is one that the prompt does not exceed. No money is held, but it is a request: the limits of the
+key and of its end user count it, and the books have a record of it, which costs nothing.
 """
 
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Final
 
-from gateway.core.errors import Forbidden, GatewayError
+from gateway.core.errors import Forbidden, GatewayError, RateLimited
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
+from gateway.metering.event import EventFront
 from gateway.metering.messages import messages_prompt
 from gateway.providers.model import COUNT_TOKENS, Deployment, Headers, Upstream, UpstreamFault
 from gateway.proxy import refusals, wire
@@ -49,13 +51,19 @@ class CountTokens:
         asked = next((each for each in deployments if COUNT_TOKENS in each.speaks), deployments[0])
         front = front_of(call, COUNT_TOKENS, model, principal, end_user, tags, (asked.provider, asked.id))
         hold, admitted = await self._uncharged.admitted(front, principal)
+        place, asks = None, False
         try:
             if COUNT_TOKENS in asked.speaks:
                 asked = await as_paid_by(self._gate, principal, asked)
-            counted = await self._count(asked, body, passed_on)
+                with suppress(RateLimited):  # one that is full needs not be asked
+                    place = await self._uncharged.seat(asked, call.request_id)
+                    asks = True
+            counted = await self._count(asked, body, passed_on, front, asks=asks)
         except BaseException:  # a bug or a cancelled task alike: the request is given back before it goes on
-            self._uncharged.given_back(hold)
+            self._uncharged.given_back(hold, asked=asks)
             raise
+        finally:
+            self._uncharged.leave(place)
         await self._uncharged.served(hold, call)
         overhead_ms = (perf_counter() - call.started) * 1000
         headers = wire.answer_headers(b"application/json", call.request_id, principal.level, asked.id, 1, overhead_ms)
@@ -64,16 +72,18 @@ class CountTokens:
         call.answer.whole(200, headers, counted)
         await call.answer.drained()
 
-    async def _count(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes:
-        """The answer's body. GatewayError where the provider does not give one."""
-        if COUNT_TOKENS in deployment.speaks:
+    async def _count(
+        self, deployment: Deployment, body: dict[str, Any], headers: Headers, front: EventFront, *, asks: bool
+    ) -> bytes:
+        """The answer's body. GatewayError where the provider is asked and does not give one."""
+        if asks:
             try:
                 answer = await self._asked(deployment, body, headers)
             except UpstreamFault as fault:
                 raise refusals.fault_error(fault, deployment, 1) from fault
             if answer is not None:
                 return answer
-        tokens = await self._counter.count_input(deployment.model, *messages_prompt(body))
+        tokens = await self._counter.count_input(deployment.model, *messages_prompt(body), front)
         return wire.encode_json({"input_tokens": tokens})
 
     async def _asked(self, deployment: Deployment, body: dict[str, Any], headers: Headers) -> bytes | None:

@@ -44,7 +44,7 @@ from gateway.providers.model import Reply, Route, Upstream, UpstreamFault
 from gateway.proxy import quote, refusals, wire
 from gateway.proxy.again import HEADER, Answers
 from gateway.proxy.attempts import Attempts
-from gateway.proxy.doubt import MUCH_TOKENS, believed
+from gateway.proxy.doubt import MUCH_TOKENS, as_counted, believed
 from gateway.proxy.ports import Gate, Opener, Prices, Router
 from gateway.proxy.relay import BrokenStream
 from gateway.proxy.renewal import input_of, sign
@@ -107,7 +107,7 @@ class Exchange:
         """Answer one request of a known caller; GatewayError when it is refused or fails before the first byte."""
         request = surface.parse(call.raw, call.headers.get(b"content-type", b""))
         end_user = self._gate.resolve_end_user(principal, call.headers, request.body)
-        route = self._router.route(request.model)
+        route = self._router.route(request.model, principal.app.user_id)
         if request.placed is not None:
             route = request.placed(route)
         call.model = request.model
@@ -121,7 +121,7 @@ class Exchange:
             await self._forward(ticket)
         except BaseException:  # a bug or a cancelled task alike: the hold must end before it goes on
             if not ticket.ended:
-                self._tasks.spawn(self._release(ticket), "release")
+                self._tasks.spawn(self._release(ticket, asked=ticket.sent_at > 0.0), "release")
             raise
         finally:
             del self.in_flight[call.request_id]
@@ -156,7 +156,7 @@ class Exchange:
             reply = again.recorded(reply)
         ticket.first_byte_at = perf_counter()
         if ticket.route.several:
-            self._router.answered(ticket.deployment.id, ticket.first_byte_at - ticket.sent_at)
+            self._attempts.answered(ticket)
         try:
             if request.surface.streams(request, reply):
                 is_whole = await self._stream(ticket, reply)
@@ -170,7 +170,7 @@ class Exchange:
         finally:
             await reply.close()
         if ticket.route.several and is_whole:
-            self._router.ended(ticket.deployment.id)
+            self._attempts.ended(ticket)
         return None
 
     # ---- before the provider: price it and hold the money -------------------------------------
@@ -229,7 +229,7 @@ class Exchange:
                 raise await refusals.explained(refused, outcome, asked, self._opener)
             else:
                 exact = True
-                bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(request.body)))
+                bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(request.body), front))
                 if most and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
                     least = request.choices
         cap, is_cut = None, False
@@ -435,15 +435,14 @@ class Exchange:
                 (usage, flags), is_theirs = await believed(ticket, read, whole, lambda: self._counted(ticket, text()))
                 source, counts = _UPSTREAM if is_theirs else _COUNTED, astuple(usage)
         else:
-            flags = () if told is None else ("usage_unusable",)
-            usage, source = await self._counted(ticket, text()), _COUNTED
+            (usage, flags), source = await as_counted(ticket, told, self._counted(ticket, text())), _COUNTED
             counts = astuple(usage)
         paying, variant = ticket.paying, ticket.request.variant
         if variant:
             paying = quote.served(paying, variant)
         amounts = [min(payer.rates.price_of(counts), AMOUNT_MICRO_MAX) for payer in paying]
         provider_cost = quote.cost_micro(self._prices, ticket.front.cost_policy, deployment.id, variant, counts, ticket.at_ms)
-        started = ticket.call.started
+        started, ticket.used = ticket.call.started, usage
         rest = encode_event(
             EventRest(
                 at_ms=self._clock() // 1_000_000,
@@ -477,14 +476,14 @@ class Exchange:
 
     async def _counted(self, ticket: Ticket, text: str) -> Usage:
         """Usage that we count ourselves, because the upstream did not say."""
-        output = await self._counter.count_text(ticket.deployment.model, text) if text else 0
+        output = await self._counter.count_text(ticket.deployment.model, text, ticket.front) if text else 0
         return Usage(input=await input_of(ticket, self._counter), output=output)
 
-    async def _release(self, ticket: Ticket) -> None:
+    async def _release(self, ticket: Ticket, *, asked: bool = False) -> None:
         self._attempts.leave(ticket)
         ticket.ended = True
         try:
-            await self._balance.release(ticket.hold)
+            await self._balance.release(ticket.hold, asked=asked or ticket.asked or ticket.first_byte_at > 0.0)
         except BalanceUnavailable:
             _log.warning("release of %s is left to the sweeper", ticket.hold.request_id)
 

@@ -20,6 +20,7 @@ from gateway.providers.model import Deployment, Reply
 from gateway.proxy import forms, wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count, tokens_told
 from gateway.proxy.surface import Measured, Request, Stream
+from gateway.proxy.told_errors import check_answered
 from gateway.proxy.typed import TypedEvents
 
 # Output tokens of one picture at most, up to `_PIXELS` large: the dearest of gpt-image-1 and its kin (OpenAI's guide to image
@@ -48,6 +49,7 @@ class _Kept(msgspec.Struct, frozen=True):
 class _Answer(msgspec.Struct):
     data: list[msgspec.Raw]
     usage: Any = None
+    error: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
@@ -78,11 +80,23 @@ class ImageSurface(MediaSurface):
     def told(self, body: bytes) -> Any:
         """The usage, and how many pictures there are."""
         answer = _decode_answer(body)
+        if answer.error:
+            check_answered(body)
         return {"usage": answer.usage, "made": len(answer.data)}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
-        """Pictures by the piece, and tokens: those told, or where the provider's price needs them the most there can be."""
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+        """Pictures by the piece, and tokens: those told, or where the provider's price needs them the most there can be.
+
+        A stream of which something was delivered, or which its client left, has made a picture at its provider, whether or not
+        its last event came: it is billed as it was held.
+        """
         made = told["made"]
+        if not made and told.get("begun"):
+            held = dict(request.units)
+            usage = Usage(images=1)
+            if self.sold_by(deployment, "image_output"):
+                usage = replace(usage, image_output=held["image_output"], image_input=held["image_input"])
+            return usage, ESTIMATED
         tokens = tokens_told(told["usage"])
         if tokens is not None:
             details = told["usage"].get("output_tokens_details")

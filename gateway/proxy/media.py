@@ -6,9 +6,12 @@ character or by the token, and both are counted where both are known: a price na
 told is estimated only where the provider's price needs it, and the event says so with the flag `estimated`.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
@@ -20,6 +23,9 @@ from gateway.providers.routing import DEMO
 from gateway.proxy import wire
 from gateway.proxy.surface import Measured, Request, Stream
 
+_log = logging.getLogger(__name__)
+_BELIEVED: Final = 4  # times what was held: no more than providers count otherwise than the gateway
+_WORDS: Final = ("image_output", "audio_output")  # what text is part of that an answer tells beside what it was held for
 CostOf = Callable[[str], Rates | None]
 IsServed = Callable[[str], bool]
 ESTIMATED: Final[tuple[str, ...]] = ("estimated",)
@@ -86,9 +92,22 @@ class MediaSurface(ABC):
         """Nothing that the gateway would count."""
         return ""
 
+    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+        """The usage in what was told, as far as it can be true; None where it lacks tokens that must be counted."""
+        found = self.read(told, request, deployment)
+        return None if found is None else credible(found, request)
+
     @abstractmethod
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
-        """The usage in what was told."""
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+        """The usage in what was told; see `measured`."""
+
+    def completed(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """See `Request.completed`."""
+        return credible(self.counted(told, request, deployment, counted), request)
+
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """The usage where `read` found none; see `Request.completed`. What was counted, unless there is more to it."""
+        return counted, NO_FLAGS
 
     def returned(self, request: Request, body: bytes) -> bytes:
         """As the upstream wrote it."""
@@ -98,6 +117,20 @@ class MediaSurface(ABC):
         """Whether the provider bills this kind, or may: nobody knows its price."""
         cost = self._cost_of(deployment.id)
         return cost is None or bool(getattr(cost, kind))
+
+
+def credible(found: Measured, request: Request) -> Measured:
+    """What is told far above what the request could use is taken for what was held, with the flag `usage_absurd`."""
+    usage, flags = found
+    held = dict(request.units)
+    if "output" not in held:
+        held["output"] = sum(held.get(kind, 0) for kind in _WORDS)
+    absurd = {kind: most for kind, most in held.items() if getattr(usage, kind) > _BELIEVED * most}
+    if not absurd:
+        return found
+    told = ", ".join(f"{getattr(usage, kind)} {kind}" for kind in absurd)
+    _log.warning("%s: an answer tells %s, which is not believed", request.model, told)
+    return replace(usage, **absurd), (*flags, "usage_absurd")
 
 
 def check_serves(path: str, deployment: Deployment) -> None:

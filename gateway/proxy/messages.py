@@ -21,6 +21,7 @@ from gateway.proxy.messages_stream import MessageStream
 from gateway.proxy.routes import Line
 from gateway.proxy.surface import Measured, Request, Surface
 from gateway.proxy.ticket import Call, Ticket
+from gateway.proxy.told_errors import check_answered
 
 _THINKING_TOKENS_MIN: Final = 1024  # Anthropic's least budget
 _ROLES: Final = ("assistant", "system", "user")
@@ -46,6 +47,7 @@ _UNPRICED_BETAS: Final = re.compile(
 
 class _Answer(msgspec.Struct):
     usage: Any = None
+    error: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
@@ -133,7 +135,10 @@ class Messages:
 
     def told(self, body: bytes) -> Any:
         """`usage`; None where it counts nothing at all."""
-        usage = _decode_answer(body).usage
+        answer = _decode_answer(body)
+        if answer.error:
+            check_answered(body)
+        usage = answer.usage
         if type(usage) is dict and not any(usage.values()):
             return None
         return usage

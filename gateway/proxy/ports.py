@@ -80,16 +80,12 @@ class Gate(Protocol):
 class Router(Protocol):
     """Where a model is served."""
 
-    def route(self, model: str) -> Route:
-        """At least one deployment, in the order to try; NotFound `model_not_found`."""
+    def route(self, model: str, by: str = "") -> Route:
+        """At least one deployment, in the order to try for a creator; NotFound `model_not_found`."""
         ...
 
-    def answered(self, deployment_id: str, took_s: float) -> None:
-        """A deployment of several gave its first byte after so long."""
-        ...
-
-    def ended(self, deployment_id: str) -> None:
-        """A deployment of several has given its whole answer."""
+    def took(self, deployment_id: str, took_s: float, output_tokens: int = 0) -> None:
+        """A deployment of several took so long to the first byte of an answer, which had so much output then."""
         ...
 
     @property

@@ -18,7 +18,7 @@ from gateway.core.units import KINDS, UNIT_KINDS
 from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.metering.event import EventFront, EventPayer
-from gateway.pricing.rates import Rates
+from gateway.pricing.rates import Rates, cheaper
 from gateway.providers.model import Deployment
 from gateway.proxy.ports import Prices
 from gateway.proxy.surface import AUTO_TIERS, Request
@@ -99,8 +99,11 @@ def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deplo
 
 
 def served(paying: tuple[Payer, ...], variant: str) -> tuple[Payer, ...]:
-    """The payers at the rates of what the request was served as, where that is known by name only from the answer."""
-    return tuple([Payer(payer.wallet, payer.role, payer.rates.variant(variant)) for payer in paying])
+    """The payers at the rates of what the request was served as, where that is known by name only from the answer.
+
+    Never at rates above those by which it was held: a tier that nobody asked for is the operator's to pay.
+    """
+    return tuple([Payer(payer.wallet, payer.role, cheaper(payer.rates, payer.rates.variant(variant))) for payer in paying])
 
 
 def cost_micro(prices: Prices, policy: str, deployment_id: str, variant: str, counts: tuple[int, ...], at_ms: int) -> int:

@@ -12,12 +12,13 @@ import msgspec
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
-from gateway.metering.counting import text_tokens
+from gateway.metering.counting import Times
 from gateway.metering.usage import image_tokens_max
 from gateway.providers.model import Deployment, Reply
 from gateway.proxy import wire
 from gateway.proxy.media import ESTIMATED, NO_FLAGS, MediaSurface, count
 from gateway.proxy.surface import Measured, Request, Stream
+from gateway.proxy.told_errors import check_answered
 from gateway.proxy.typed import Bytes
 
 _MODERATES: Final = "omni-moderation-latest"  # OpenAI's default (its API reference: create moderation, `model`)
@@ -31,12 +32,14 @@ _QUERY_TOKENS_MAX: Final = 250  # the query takes of each part no more than half
 class _Moderated(msgspec.Struct):
     results: list[msgspec.Raw]
     usage: Any = None
+    error: Any = None
 
 
 class _Ranked(msgspec.Struct):
     results: list[msgspec.Raw]
     usage: Any = None
     meta: Any = None
+    error: Any = None
 
 
 _decode_moderated: Final = msgspec.json.Decoder(_Moderated, float_hook=wire.read_float).decode
@@ -66,7 +69,7 @@ class Moderations(_Whole):
         body = wire.read_body(raw, content_type)
         model = self.model_or(_MODERATES, body)
         _texts_of(body)
-        return Request(self, body, len(raw), model, False, False, None, 1, False, kept=_texts_of(body))
+        return Request(self, body, len(raw), model, False, False, None, 1, False, completed=self.completed)
 
     def text_bytes(self, body: dict[str, Any]) -> int:
         """Of the texts, and what pictures take."""
@@ -80,15 +83,21 @@ class Moderations(_Whole):
 
     def told(self, body: bytes) -> Any:
         """Its usage, where it has one."""
-        return {"usage": _decode_moderated(body).usage}
+        answer = _decode_moderated(body)
+        if answer.error:
+            check_answered(body)
+        return {"usage": answer.usage}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """As told; counted where the provider bills it and does not tell."""
-        usage = told["usage"]
-        tokens = _total(usage)
+        tokens = _total(told["usage"])
         if not tokens and self.sold_by(deployment, "input"):
-            return Usage(input=text_tokens(deployment.model, request.kept)), ESTIMATED
+            return None
         return Usage(input=tokens), NO_FLAGS
+
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """Our count of the texts."""
+        return Usage(input=counted.input), ESTIMATED
 
 
 class Rerank(_Whole):
@@ -111,8 +120,8 @@ class Rerank(_Whole):
         room = _TOKENS_A_PART - min(len(query.encode()), _QUERY_TOKENS_MAX)
         parts = sum(-(-max(1, len(text.encode())) // room) for text in texts)
         searches = -(-parts // _DOCUMENTS_A_SEARCH)
-        kept = (query, texts)
-        return Request(self, body, len(raw), model, False, False, None, 1, False, (("searches", searches),), kept=kept)
+        units = (("searches", searches),)
+        return Request(self, body, len(raw), model, False, False, None, 1, False, units, completed=self.completed)
 
     def text_bytes(self, body: dict[str, Any]) -> int:
         """The query is read with each document."""
@@ -121,16 +130,30 @@ class Rerank(_Whole):
         return sum(len(text.encode()) + query for text in texts)
 
     def prompt(self, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """Each document with the query before it."""
-        return {"prompt": [body["query"] + _document(0, each) for each in body["documents"]]}, "prompt"
+        """Each document, and as often the query, which is not written out: a long one before many is more than any memory."""
+        texts = [_document(0, each) for each in body["documents"]]
+        return {"prompt": [Times(body["query"], len(texts)), "\n".join(texts)]}, "prompt"
 
     def told(self, body: bytes) -> Any:
         """Its usage, by either name."""
         answer = _decode_ranked(body)
+        if answer.error:
+            check_answered(body)
         return {"usage": answer.usage, "meta": answer.meta}
 
-    def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured:
-        """Searches and tokens as told; what the provider bills and did not tell is estimated."""
+    def read(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
+        """Searches and tokens as told; what the provider bills and did not tell is estimated, tokens by our count."""
+        (usage, flags), is_told = self._told(told, request, deployment)
+        if not is_told and self.sold_by(deployment, "input"):
+            return None
+        return usage, flags
+
+    def counted(self, told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
+        """Our count of the query with each document."""
+        (usage, _), _ = self._told(told, request, deployment)
+        return Usage(input=counted.input, searches=usage.searches), ESTIMATED
+
+    def _told(self, told: Any, request: Request, deployment: Deployment) -> tuple[Measured, bool]:
         meta = told["meta"] if type(told["meta"]) is dict else {}
         billed = meta.get("billed_units")
         billed = billed if type(billed) is dict else {}
@@ -139,13 +162,9 @@ class Rerank(_Whole):
         if not searches and type(told["usage"]) is dict:
             searches = count(told["usage"].get("search_units"))
         flags: tuple[str, ...] = NO_FLAGS
-        query, texts = request.kept
         if not searches and self.sold_by(deployment, "searches"):
             searches, flags = dict(request.units)["searches"], ESTIMATED
-        if not tokens and self.sold_by(deployment, "input"):
-            asked = text_tokens(deployment.model, query)
-            tokens, flags = asked * len(texts) + text_tokens(deployment.model, "\n".join(texts)), ESTIMATED
-        return Usage(input=tokens, searches=searches), flags
+        return (Usage(input=tokens, searches=searches), flags), tokens > 0
 
 
 def _total(usage: Any) -> int:

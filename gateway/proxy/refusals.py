@@ -23,6 +23,7 @@ from gateway.providers.model import Deployment, UpstreamFault, UpstreamSilent
 from gateway.proxy import wire
 from gateway.proxy.ports import Opener
 from gateway.proxy.quote import Payer
+from gateway.proxy.told_errors import AnsweredError
 
 _CALLERS_TO_FIX = frozenset({400, 404, 409, 413, 415, 422})
 _WAIT_MAX_S: Final = 60.0  # the official clients obey no longer one; what is still full by then is asked for again
@@ -43,6 +44,8 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _SPENT: Final = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+# Anthropic's, on a 400; DeepSeek's; OpenRouter's, which says of one request that it requires more credits.
+_IS_SPENT: Final = re.compile(r"Your credit balance is too low|Insufficient (?:balance|credits)", re.IGNORECASE)
 _NAMES_A_MODEL = re.compile(rb"model|deployment", re.IGNORECASE)  # the latter is Azure's word
 _OWNER = {"k": "key", "t": "token", "u": "end_user"}
 
@@ -158,7 +161,8 @@ def fault_error(fault: UpstreamFault, deployment: Deployment, attempts: int) -> 
     """502 or 504: which deployment and how many attempts."""
     details = {"deployment": deployment.id, "attempts": attempts}
     kind = UpstreamTimeout if isinstance(fault, UpstreamSilent) else UpstreamFailed
-    return kind(f"The provider failed: {fault.reason}.", details=details)
+    reason = without_secrets(fault.reason, deployment) if isinstance(fault, AnsweredError) else fault.reason
+    return kind(f"The provider failed: {reason}.", details=details)
 
 
 def answer_error(status: int, headers: Mapping[str, str], body: bytes, deployment: Deployment, attempts: int) -> GatewayError:
@@ -168,11 +172,11 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, deploymen
     gateway's own key or quota is the operator's trouble, and is a 502 without them.
     """
     details: dict[str, Any] = {"deployment": deployment.id, "attempts": attempts, "upstream_status": status}
-    said = _error_object(body)
+    said = error_object(body)
     message = said.get("message")
     if type(message) is str:
         message = without_secrets(message, deployment)
-    status = 402 if _is_spent(said) else status
+    status = 402 if is_spent(said) else status
     if status in _CALLERS_TO_FIX:
         code, param = said.get("code"), said.get("param")
         if status in (400, 413) and type(message) is str and _TOO_LONG.search(said["message"][:_WORDS_MAX]):
@@ -198,15 +202,15 @@ def status_meant(status: int, body: bytes, *, is_chat: bool) -> int:
 
     402: its account with the provider is empty. 404: it has no such model, or does not even chat; 405: it has no such endpoint.
     """
-    if _is_spent(_error_object(body)):
+    if is_spent(error_object(body)):
         return 402
     return status if status != 404 or is_chat or _NAMES_A_MODEL.search(body[:_WORDS_MAX]) else 405
 
 
-def _is_spent(said: Mapping[str, Any]) -> bool:
-    """OpenAI has codes for it, on statuses of other meanings; Anthropic has a sentence, on a 400."""
+def is_spent(said: Mapping[str, Any]) -> bool:
+    """Whether the account is empty: OpenAI has codes for it, on statuses of other meanings; others have a sentence."""
     message = said.get("message")
-    return said.get("code") in _SPENT or (type(message) is str and "credit balance is too low" in message)
+    return said.get("code") in _SPENT or (type(message) is str and bool(_IS_SPENT.match(message)))
 
 
 def full(deployment: Deployment, wait_s: float) -> RateLimited:
@@ -215,8 +219,11 @@ def full(deployment: Deployment, wait_s: float) -> RateLimited:
     return RateLimited("This model takes no more requests at the moment.", retry_after_s=wait_s or 1.0, details=details)
 
 
-def no_own_key(deployment: Deployment) -> InvalidRequest:
-    """400: the app's usage runs on keys that it brings, and it brought none for this provider."""
+def no_own_key(deployment: Deployment, *, takes_keys: bool = True) -> InvalidRequest:
+    """400: the app's usage runs on keys that it brings, and it brought none for this provider; or this deployment takes none."""
+    if not takes_keys:
+        text = "This app runs on provider keys of its own, and this model is served with none that it could bring."
+        return InvalidRequest(text, code=NO_OWN_KEY, details={"provider": deployment.provider})
     text = f"This app runs on provider keys of its own, and has none for {deployment.provider}: its owner can set one."
     return InvalidRequest(text, code=NO_OWN_KEY, details={"provider": deployment.provider})
 
@@ -234,7 +241,8 @@ def too_long(deployment: Deployment, tokens: int) -> InvalidRequest:
     return InvalidRequest(text, code=CONTEXT_TOO_LONG, param="messages")
 
 
-def _error_object(body: bytes) -> dict[str, Any]:
+def error_object(body: bytes) -> dict[str, Any]:
+    """`error` of an answer, empty where there is none."""
     try:
         answer = wire.decode_json(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -90,7 +90,7 @@ class Renewal:
         """What each wallet owes for what a stream has made, the rest of its event, its tokens; nothing before its first text."""
         if ticket.relay is None or not ticket.relay.texts:
             return (), b"", 0
-        made = ticket.made = ticket.made or Made(ticket.relay, self._counter, ticket.deployment.model)
+        made = ticket.made = ticket.made or Made(ticket.relay, self._counter, ticket.deployment.model, ticket.front)
         usage = Usage(input=await input_of(ticket, self._counter), output=await made.count())
         counts = astuple(usage)
         amounts = [payer.rates.price_of(counts) for payer in ticket.paying]
@@ -127,5 +127,5 @@ async def input_of(ticket: Ticket, counter: Counter) -> int:
     if ticket.input_counted is None:
         surface, call = ticket.request.surface, ticket.call
         body = surface.parse(call.raw, call.headers.get(b"content-type", b"")).body
-        ticket.input_counted = await counter.count_input(ticket.deployment.model, *surface.prompt(body))
+        ticket.input_counted = await counter.count_input(ticket.deployment.model, *surface.prompt(body), ticket.front)
     return ticket.input_counted

@@ -20,6 +20,7 @@ from gateway.core.units import Usage
 from gateway.identity.model import Principal
 from gateway.metering.responses_prompt import PROMPT_FIELD, added_bytes, as_chat
 from gateway.metering.usage import UNBOUNDED_PART_TOKENS, input_bound, read_usage
+from gateway.pricing.rates import PLAIN
 from gateway.providers.model import RESPONSES, Deployment, Reply, Route
 from gateway.proxy import wire
 from gateway.proxy.chat import OUTPUT_TOKENS_DEFAULT, check_price_known, shows_all
@@ -36,6 +37,7 @@ from gateway.proxy.responses_stream import (
 )
 from gateway.proxy.surface import Measured, Request, Surface
 from gateway.proxy.ticket import Call, Ticket
+from gateway.proxy.told_errors import check_answered
 
 OUTPUT_TOKENS_LEAST: Final = 16  # OpenAI's own: it refuses a lower cap
 PREVIOUS: Final = "previous_response_id"
@@ -55,6 +57,7 @@ class _Answer(msgspec.Struct):
     usage: Any = None
     status: Any = None
     output: Any = None
+    error: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer, float_hook=wire.read_float).decode
@@ -141,6 +144,8 @@ class Responses:
             if cap < OUTPUT_TOKENS_LEAST and RESPONSES in deployment.speaks:
                 raise PaymentRequired(f"The balance covers less than {OUTPUT_TOKENS_LEAST} tokens of output, the least here.")
             body["max_output_tokens"] = cap
+        if deployment.names_tier:
+            body["service_tier"] = PLAIN  # the only tier with a price here
         return wire.encode_json(body)
 
     def streams(self, request: Request, reply: Reply) -> bool:
@@ -154,6 +159,8 @@ class Responses:
     def told(self, body: bytes) -> Any:
         """`usage`, as it stands there. An answer that failed before anything was made used nothing."""
         answer = _decode_answer(body)
+        if answer.error and answer.status is None:  # a response that failed has a status
+            check_answered(body)
         if answer.status == "failed" and type(answer.usage) is not dict and not texts_in(answer.output):
             return NOTHING_USED
         return answer.usage
@@ -219,7 +226,7 @@ class Responses:
         ]
         if not found:
             raise InvalidRequest(f"{PREVIOUS} is kept by another provider than this model's", param=PREVIOUS)
-        return replace(route, deployments=(found[0],), fallbacks=(), several=False)
+        return replace(route, deployments=(found[0],), fallbacks=(), several=found[0].capacity is not None)
 
 
 class OwnExchange:

@@ -116,7 +116,7 @@ def rolling_hold(balance: Balance, counter: TextCounter, ticket: Ticket, relay: 
     """The hold of a ticket whose stream begins."""
     assert ticket.cap is not None
     choices = ticket.request.choices
-    made = ticket.made = Made(relay, counter, ticket.deployment.model)
+    made = ticket.made = Made(relay, counter, ticket.deployment.model, ticket.front)
     return RollingHold(
         balance, ticket.hold, ticket.paying, ticket.granted, ticket.input_bound, SLICE_TOKENS * choices, ticket.cap * choices,
         ttl_ms, made,

@@ -63,11 +63,16 @@ class StoredResponses:
             front_of(call, _ENDPOINT + below, model, principal, end_user, tags, served_by), principal
         )
         call.extra_headers += wire.limit_headers(hold.limits, admitted.remaining)
+        place, asked = None, False
         try:
+            place = await self._uncharged.seat(deployment, call.request_id)
+            asked = True
             status, body = await self._answer(deployment, method, path)
         except BaseException:  # a fault or a cancelled task alike: the request is given back before it goes on
-            self._uncharged.given_back(hold)
+            self._uncharged.given_back(hold, asked=asked)
             raise
+        finally:
+            self._uncharged.leave(place)
         await self._uncharged.served(hold, call)
         if status == 404:
             raise not_found(text, _PARAM)

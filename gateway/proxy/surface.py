@@ -22,7 +22,8 @@ class Request(msgspec.Struct):
 
     `units` are the most that it uses of what is no token, by kind; `headers` go upstream with it; `kept` is what the surface
     itself wants to know again when the answer comes. `placed` narrows a route to where alone it can be served; it raises
-    GatewayError where that is nowhere.
+    GatewayError where that is nowhere. `completed` is asked with our own count of tokens where `measured` found none; it takes
+    what was told, the request, the deployment and the count.
     """
 
     surface: "Surface"
@@ -39,6 +40,7 @@ class Request(msgspec.Struct):
     headers: Headers = ()
     kept: Any = None
     placed: Callable[[Route], Route] | None = None
+    completed: "Callable[[Any, Request, Deployment, Usage], Measured] | None" = None
 
 
 class Stream(Protocol):

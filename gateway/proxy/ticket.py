@@ -4,6 +4,7 @@ import msgspec
 
 from gateway.balance.model import Admitted, Hold
 from gateway.balance.places import Place
+from gateway.core.units import Usage
 from gateway.identity.model import Principal
 from gateway.metering.event import EventFront
 from gateway.providers.model import Deployment, Route
@@ -28,6 +29,17 @@ class Call(msgspec.Struct):
     again: Again | None = None  # what it may have been answered before
 
 
+class Tried(msgspec.Struct):
+    """What was made of a request's route so far; one for all the ways in which attempts fail."""
+
+    first: Deployment
+    first_was_passed_over: bool
+    ids: set[str]  # of deployments that were asked, or passed over
+    nobody_else: bool = True  # no other could be asked
+    retries: int = 0  # of the last one, that were begun
+    waited_s: float = 0.0  # in pauses before them
+
+
 class Ticket(msgspec.Struct):
     """One admitted request, until it is settled or released. `granted` is what its hold holds now, per wallet."""
 
@@ -50,6 +62,8 @@ class Ticket(msgspec.Struct):
     sent_at: float = 0.0
     first_byte_at: float = 0.0
     attempts: int = 1
+    asked: bool = False  # a provider has got it, for all that is known, and it came to nothing
+    tried: Tried | None = None  # once an attempt has failed
     served_model: str = ""  # when another than was asked for is asked
     noted: tuple[str, ...] = ()  # flags of the event: attempts that failed
     retry_after_s: float = 0.0  # as the last provider that failed said
@@ -60,4 +74,5 @@ class Ticket(msgspec.Struct):
     input_counted: int | None = None  # tokens of the prompt, once they were counted
     place: Place | None = None  # at a deployment with a capacity, while it is asked
     too_small: int = 0  # tokens of input that a deployment reads at most for which the prompt was too long
+    used: Usage | None = None  # once it is settled
     wasted_micro: int = 0  # what attempts that came to nothing cost the platform, by our estimate

@@ -35,8 +35,9 @@ _decode_event: Final = msgspec.json.Decoder(_Event, float_hook=wire.read_float).
 class TypedEvents(Streamed):
     """A stream of events, of which those whose type is in `last` end it and tell its usage.
 
-    `usage` is that event's `usage`, None where it has none; with it come `made`, how many such events came, and `nanos`, how
-    long the audio in the events plays, where `audio` says in what form it comes. See `Stream`.
+    `usage` is that event's `usage`, None where it has none; with it come `made`, how many such events came, `begun`, whether
+    anything was delivered before or it was cut here, so that nobody knows, and `nanos`, how long the audio in the events plays,
+    where `audio` says in what form it comes. See `Stream`.
     """
 
     def __init__(self, last: frozenset[str], event_bytes_max: int, audio: str = "") -> None:
@@ -50,13 +51,15 @@ class TypedEvents(Streamed):
         self._told: Any = None
         self._meter = Meter(audio) if audio else None
         self.made = 0
+        self._passed = 0  # events that were not kept back
+        self._cut = False
         self._said: list[bytes] = []
 
     @property
     def usage(self) -> dict[str, Any]:
         """What was told, and what was seen besides."""
         nanos = None if self._meter is None else self._meter.nanos
-        return {"usage": self._told, "made": self.made, "nanos": nanos, "text": text_of(self._said)}
+        return {"usage": self._told, "made": self.made, "begun": self._cut or self._passed > 0, "nanos": nanos}
 
     @property
     def complete(self) -> bool:
@@ -87,6 +90,15 @@ class TypedEvents(Streamed):
         self._tail.clear()
         if tail and self._passes(tail + b"\n\n"):
             return tail + b"\n\n"
+        return b""
+
+    def text(self) -> str:
+        """What came in pieces of text, as a transcript does."""
+        return text_of(self._said)
+
+    def finish(self) -> bytes:
+        """Nothing: its error event, or its end, says it."""
+        self._cut = True
         return b""
 
     def last(
@@ -135,6 +147,7 @@ class TypedEvents(Streamed):
         if self._meter is not None and type(event.audio) is str:
             self._meter.feed(_audio_in(event.audio))
         if event.type not in self._last_types:
+            self._passed += 1
             return True
         self.made += 1
         self._told = event.usage

@@ -3,11 +3,13 @@
 from time import perf_counter
 
 from gateway.balance.model import Admitted, Balance, BalanceUnavailable, Hold, HoldRequest, LimitKind, RefusedByLimit
+from gateway.balance.places import Full, Place, Places
 from gateway.core.clock import Clock, now_ms
 from gateway.core.tasks import Tasks
 from gateway.core.words import CostPolicy, Level, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.event import EventFront, EventRest, encode_event
+from gateway.providers.model import Deployment
 from gateway.proxy import quote, refusals
 from gateway.proxy.ticket import Call
 from gateway.proxy.wire import Tags
@@ -18,7 +20,8 @@ _COUNTED = (LimitKind.REQUESTS_PER_MINUTE, LimitKind.CONCURRENCY)
 class Uncharged:
     """Admits such requests, and ends them; holds no state of theirs."""
 
-    def __init__(self, balance: Balance, tasks: Tasks, clock: Clock, hold_ttl_s: int) -> None:
+    def __init__(self, balance: Balance, tasks: Tasks, clock: Clock, hold_ttl_s: int, places: Places | None = None) -> None:
+        self._places = places
         self._balance = balance
         self._tasks = tasks
         self._clock = clock
@@ -38,9 +41,23 @@ class Uncharged:
         assert isinstance(outcome, Admitted), "it draws on no wallet"
         return Hold(front.request_id, principal.shard, (), limits), outcome
 
-    def given_back(self, hold: Hold) -> None:
-        """It came to nothing, and does not count."""
-        self._tasks.spawn(self._balance.release(hold), "release")
+    async def seat(self, deployment: Deployment, request_id: str) -> Place | None:
+        """A place at a deployment that has a capacity, as every request to it takes one. RateLimited where it is full."""
+        if deployment.capacity is None or self._places is None:
+            return None
+        found = await self._places.take(deployment.capacity, request_id, 0)
+        if isinstance(found, Full):
+            raise refusals.full(deployment, found.wait_s)
+        return found
+
+    def leave(self, place: Place | None) -> None:
+        """The provider has answered, or failed."""
+        if place is not None and self._places is not None:
+            self._places.leave(place, 0)
+
+    def given_back(self, hold: Hold, *, asked: bool) -> None:
+        """It came to nothing, and counts only where a provider was `asked`."""
+        self._tasks.spawn(self._balance.release(hold, asked=asked), "release")
 
     async def served(self, hold: Hold, call: Call) -> None:
         """It counts, and is in the books."""

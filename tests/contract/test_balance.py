@@ -348,6 +348,20 @@ async def test_a_limit_by_tokens_counts_what_a_stream_used_by_now_and_corrects_i
     assert await left() == (790, 390)
 
 
+async def test_a_request_that_a_provider_refused_counts_as_one_and_has_used_nothing(place: Place) -> None:
+    await place.balance.open(SHARD, WALLET, 1000)
+    limits = (Limit("k/1", RPM, 9), Limit("k/1", TPM, 1000, 100), Limit("k/1", CONCURRENCY, 9), Limit("k/1", DAY, 900))
+    still = (Limit("k/1", RPM, 9, 0), Limit("k/1", TPM, 1000, 0), Limit("k/1", CONCURRENCY, 9, 0), Limit("k/1", DAY, 900, 0))
+    request, _ = await place.hold(all_of(WALLET, 100), limits=limits)
+    assert await place.balance.release(handle(request), asked=True) is True
+    assert await place.balance.release(handle(request), asked=False) is False
+    assert await place.state() == [WalletState(1000, 0)]
+    assert (await place.hold(limits=still[:3]))[1].remaining == (8, 1000, 9)
+    request, _ = await place.hold(all_of(WALLET, 100), limits=limits)
+    assert await place.balance.release(handle(request)) is True
+    assert (await place.hold(all_of(WALLET, 1), limits=still))[1].remaining[:3] == (8, 1000, 9)
+
+
 async def test_a_stream_that_is_given_back_or_left_to_the_sweeper_counts_what_it_is_known_to_have_used(place: Place) -> None:
     limits, still = (Limit("k/1", TPM, 1000, 100),), (Limit("k/1", TPM, 1000, 0),)
     request, _ = await place.hold(limits=limits)

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.metering import counting
 from gateway.metering.counting import Counter, text_tokens
+from gateway.metering.event import EventFront
 from gateway.metering.usage import IMAGE_TOKENS_MAX
 
 
@@ -72,7 +73,7 @@ def test_an_image_at_low_detail_counts_less() -> None:
 async def test_the_event_loop_runs_on_while_a_long_prompt_is_counted() -> None:
     counter = Counter()
     await counter.count_text("gpt-4o", "warm")
-    text = "The quick brown fox jumps over the lazy dog. " * 40_000
+    text = "The quick brown fox jumps over the lazy dog. " * 20_000
     counting = asyncio.gather(*[counter.count_text("gpt-4o", text) for _ in range(4)])
     longest_s = 0.0
     while not counting.done():
@@ -111,3 +112,35 @@ def test_only_the_endpoints_own_field_is_its_prompt() -> None:
 def test_another_familys_tokenizer_is_given_a_margin() -> None:
     body = {"messages": [{"role": "user", "content": BIG}]}
     assert input_tokens("some-llama", body) == input_tokens("gpt-4o", body) * 3 // 2
+
+
+def asked_by(app: str, end_user: str) -> EventFront:
+    return EventFront(
+        request_id="req_1", level="app_usage", user_id="creator", enterprise_id=app, key_id="key_1", endpoint="/rerank",
+        model="m", platform_user_id=end_user, workflow_type="", session_id="", agent_name="", provider="openai",
+        deployment="m/openai/0", payers=(), cost_policy="platform_pays", streamed=False,
+    )  # fmt: skip
+
+
+async def test_what_one_app_or_end_user_has_counted_keeps_no_other_waiting() -> None:
+    counter, text = Counter(), "The quick brown fox jumps over the lazy dog. " * 10_000
+    done: list[str] = []
+
+    async def count(app: str, end_user: str, what: str) -> None:
+        await counter.count_text("gpt-4o", what, asked_by(app, end_user))
+        done.append(f"{app}/{end_user}")
+
+    await count("warm", "up", "warm")
+    busy = [asyncio.ensure_future(count("app", f"user-{n % 3}", text)) for n in range(12)]
+    await asyncio.sleep(0)
+    await asyncio.gather(count("other", "bob", "hello"), count("app", "ann", "hello"))
+    assert done.index("other/bob") < 4
+    assert done.index("app/ann") < 10
+    await asyncio.gather(*busy)
+    assert not counter._apps._slots
+    assert not counter._end_users._waiting
+
+
+async def test_a_text_of_many_megabytes_counts_by_its_beginning() -> None:
+    each = text_tokens("gpt-4o", "hello world, " * 1_000) / 1_000
+    assert await Counter().count_text("gpt-4o", "hello world, " * 400_000) == pytest.approx(400_000 * each, rel=0.01)

@@ -373,6 +373,63 @@ def test_ranking_by_the_token_costs_the_tokens_told_or_those_counted(caller: Cal
     assert event["units"]["input"] >= 5
 
 
+def test_a_whole_answer_of_large_pictures_is_delivered_and_billed(caller: Caller) -> None:
+    answer = caller.post("/images/generations", json={"model": "dall-e-3", "prompt": "huge", "n": 10})
+    assert (answer.status_code, len(answer.content) > 10 * 8_000_000) == (200, True)
+    event = caller.billed()
+    assert (units(event), event["amount_micro"]) == ({"images": 10}, 400_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "used", "cost_micro"),
+    [("dall-e-3", {"images": 1}, 40_000), ("gpt-image-1", {"images": 1, "image_output": 408 + 200}, 24_320)],
+)
+def test_a_stream_that_ends_after_partial_pictures_is_billed_as_it_was_held(
+    caller: Caller, model: str, used: dict[str, int], cost_micro: int
+) -> None:
+    body = {"model": model, "prompt": "half", "stream": True, "partial_images": 2, "quality": "low"}
+    answer = caller.post("/images/generations", json=body)
+    assert answer.text.count('"partial_image_index"') == 2
+    event = caller.billed()
+    assert (event["status"], event["flags"]) == ("upstream_broke", ["estimated"])
+    assert (units(event), event["amount_micro"]) == (used, cost_micro)
+
+
+def test_a_stream_that_ends_before_anything_was_delivered_costs_nothing(caller: Caller) -> None:
+    body = {"model": "dall-e-3", "prompt": "half", "stream": True, "quality": "low"}
+    assert caller.post("/images/generations", json=body).status_code == 502
+    caller.has(FUNDS)
+
+
+@pytest.mark.parametrize(
+    ("ask", "used", "cost_micro"),
+    [
+        (("/rerank", {"json": {"model": "rerank-v3.5", "query": "absurd", "documents": ["a"]}}), {"searches": 1}, 2_000),
+        (("/images/generations", {"json": {"model": "dall-e-3", "prompt": "absurd"}}), {"images": 1}, 40_000),
+        (
+            (
+                "/audio/transcriptions",
+                {"data": {"model": "whisper-1", "prompt": "absurd"}, "files": {"file": ("2s.wav", wave(2))}},
+            ),
+            {"seconds": 2},
+            200,
+        ),
+    ],
+)
+def test_units_far_above_what_was_held_are_not_believed(caller: Caller, ask: Any, used: Any, cost_micro: int) -> None:
+    path, given = ask
+    assert caller.post(path, **given).status_code == 200
+    event = caller.billed()
+    assert (units(event), event["flags"], event["amount_micro"]) == (used, ["usage_absurd"], cost_micro)
+
+
+def test_tokens_far_above_what_was_held_are_not_believed(caller: Caller) -> None:
+    caller.post("/rerank", json={"model": "word-ranker", "query": "absurd", "documents": ["a document"] * 10})
+    event = caller.billed()
+    assert event["flags"] == ["usage_absurd"]
+    assert event["units"]["input"] <= 10 * (6 + 8 + 10)
+
+
 # ---- what is refused, and what costs nothing ---------------------------------------------------------
 
 

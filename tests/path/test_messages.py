@@ -46,6 +46,7 @@ def far(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, dialects_ur
     chats = {"provider": "openai", "model": "ok:tokens=5", "api_base": upstream_url, "api_key": "sk-made-up-upstream-key"}
     models = [
         {"name": "claude", "deployments": [claude], "prices": CLAUDE_PRICES},
+        {"name": "narrow", "deployments": [{**claude, "limits": {"rpm": 1}}], "prices": CLAUDE_PRICES},
         {"name": "local", "deployments": [local], "prices": CLAUDE_PRICES},
         {"name": "gemini", "deployments": [gemini], "prices": {"input": "0.30", "cached_input": "0.075", "output": "2.50"}},
         {"name": "hasty", "deployments": [{**claude, "first_byte_timeout_s": 0.3}], "prices": CLAUDE_PRICES},
@@ -254,6 +255,15 @@ def test_counting_is_free_and_counts_as_a_request(far: Stack, app: str, client: 
     rows = far.events(app, 3)
     assert {(row["endpoint"], row["amount_micro"], row["tokens_used"]) for row in rows} == {("/messages/count_tokens", 0, 0)}
     assert far.wallet(app, "ann")["available_micro"] == FUNDS_MICRO
+
+
+def test_a_deployment_that_is_full_is_not_asked_to_count(client: Anthropic) -> None:
+    messages: Any = [{"role": "user", "content": "one two three"}]
+    counted = [client.messages.count_tokens(model="narrow", messages=messages).input_tokens for _ in range(2)]
+    assert counted[0] == 123
+    assert 3 <= counted[1] < 20  # our own count
+    with pytest.raises(anthropic.RateLimitError):
+        say(client, "narrow", "hello")
 
 
 def test_failures_are_the_clients_own_exceptions(far: Stack, app: str, client: Anthropic) -> None:

@@ -46,6 +46,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, native_ur
     rich = {**native, "output_tokens_max": 100_000}
     models: list[dict[str, Any]] = [
         {"name": "native/*", "deployments": [{**native, "input_tokens_max": 5000}], "prices": CACHED},
+        {"name": "narrow", "deployments": [{**native, "model": "ok", "limits": {"rpm": 4}}], "prices": PRICED},
         {"name": "rich/*", "deployments": [rich], "prices": PRICED},
         {"name": "long-chat", "deployments": [{**chat, "model": "ok:tokens=3000", "output_tokens_max": 9000}], "prices": PRICED},
         {"name": "either", "strategy": "order", "deployments": [{**native, "model": "reject:9"}, chat], "prices": PRICED},
@@ -246,6 +247,25 @@ def test_reasoning_and_what_the_provider_cached_have_their_own_prices(house: Sta
 
 
 # ---- whose a response is -------------------------------------------------------------------------------------------------
+
+
+def test_follow_ups_and_stored_responses_count_on_the_limits_of_their_deployment(client: Any) -> None:
+    first = client.responses.create(model="narrow", input="one two")
+    for _ in range(2):
+        client.responses.create(model="narrow", input="and?", previous_response_id=first.id)
+    assert client.responses.retrieve(first.id).id == first.id
+    asks: list[Any] = [
+        lambda: client.responses.create(model="narrow", input="and?", previous_response_id=first.id),
+        lambda: client.responses.create(model="narrow", input="and?", previous_response_id=first.id, stream=True),
+        lambda: client.responses.retrieve(first.id),
+        lambda: client.responses.delete(first.id),
+    ]
+    for ask in asks:
+        with pytest.raises(openai.RateLimitError) as full:
+            ask()
+        body: Any = full.value.body
+        assert body["limit_source"] == "provider"
+        assert full.value.response.headers["retry-after"]
 
 
 def test_a_response_is_continued_read_and_deleted_by_its_owner(house: Stack, app: App, client: Any, native_url: str) -> None:

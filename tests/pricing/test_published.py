@@ -198,13 +198,13 @@ def measured(case: Case, rates: Rates) -> Usage:
             read = read_messages_usage(case.usage)
         case "images":
             request: Any = SimpleNamespace(kept=None)
-            read = Generations(lambda _: rates, bool).measured({"usage": case.usage, "made": 1}, request, deployment)
+            read = Generations(lambda _: rates, bool).read({"usage": case.usage, "made": 1}, request, deployment)
         case "heard":
             request = SimpleNamespace(kept=SimpleNamespace(form="json", seconds=None, seconds_most=60))
-            read = Transcriptions(lambda _: rates, bool).measured({"usage": case.usage, "text": "hello"}, request, deployment)
+            read = Transcriptions(lambda _: rates, bool).read({"usage": case.usage, "text": "hello"}, request, deployment)
         case "spoken":
             request = SimpleNamespace(kept=SimpleNamespace(characters=case.usage, text="", seconds_most=60))
-            read = Speech(lambda _: rates, bool).measured({"usage": None, "nanos": None}, request, deployment)
+            read = Speech(lambda _: rates, bool).read({"usage": None, "nanos": None}, request, deployment)
     assert read is not None
     usage, flags = read
     assert flags == ()

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,9 +39,12 @@ def test_it_is_tiktokens_own_encoding(name: str, tiktokens_own: None) -> None:
 
 
 def test_litellm_is_not_imported_and_the_environment_is_left_alone() -> None:
-    load(O200K)
-    assert "litellm" not in sys.modules
-    assert "TIKTOKEN_CACHE_DIR" not in os.environ
+    look = (
+        "import os, sys; from gateway.providers.tokenizer import O200K, load; load(O200K); "
+        "assert 'litellm' not in sys.modules and 'TIKTOKEN_CACHE_DIR' not in os.environ"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TIKTOKEN_CACHE_DIR"}
+    subprocess.run([sys.executable, "-c", look], env=environment, timeout=60, check=True)
 
 
 @pytest.mark.parametrize(

@@ -65,21 +65,17 @@ class Many(House):
             for name in steps
         }
         self.own = tuple(self.deployments[name] for name in own)
-        self.took: list[str] = []
+        self.times: list[tuple[str, int]] = []
 
-    def route(self, model: str) -> Route:
+    def route(self, model: str, by: str = "") -> Route:
         if model in self.models:
             return Route(model, tuple(self.deployments[name] for name in self.models[model]))
         if model != "m":
             raise NotFound("no")
         return Route(model, self.own, tuple(self.models), self.retries, several=True)
 
-    def answered(self, deployment_id: str, took_s: float) -> None:
-        self.took.append(deployment_id)
-        self.health.served(deployment_id)
-
-    def ended(self, deployment_id: str) -> None:
-        self.health.served(deployment_id, whole=True)
+    def took(self, deployment_id: str, took_s: float, output_tokens: int = 0) -> None:
+        self.times.append((deployment_id, output_tokens))
 
     def _rates(self, deployment_id: str) -> Rates:
         return self.prices.get(deployment_id, rates())
@@ -125,7 +121,7 @@ async def test_another_deployment_answers_when_the_first_one_fails(failure: Step
     assert event.rest.served_by == ("m", "openai", "b")
     assert await house.wallet() == (1_000_000 - 8 - 100, 0)
     assert "a" in house.health.troubled
-    assert house.took == ["b"]
+    assert house.times == [("b", 10)]
     assert not isinstance(failure, Reply) or failure.closed
 
 
@@ -258,12 +254,12 @@ def whole_stream() -> Reply:
 async def test_a_deployment_that_begins_answers_and_breaks_them_off_rests_until_it_has_given_a_whole_one() -> None:
     house = Many({"a": [Reply([delta("hello"), SILENT]) for _ in range(FAILURES)], "b": []})
     for number in range(FAILURES):
-        assert house.health.may_try("a"), number
+        assert house.health.may_try("a", "creator"), number
         house.name = f"req_{number}"
         await house.run(stream=True)
-    assert not house.health.may_try("a")
+    assert not house.health.may_try("a", "creator")
     house.health.served("a")  # it begins one more
-    assert not house.health.may_try("a")
+    assert not house.health.may_try("a", "creator")
     house.steps["a"] = [whole_stream()]
     house.name = "req_whole"
     await house.run(stream=True)
@@ -311,8 +307,8 @@ async def test_who_is_the_only_one_to_ask_is_never_left_alone() -> None:
     assert house.health.counts == {(house.deployment.id, "failed"): FAILURES + 1}
 
 
-async def pauses_of(house: Many, **fields: Any) -> list[float]:
-    pauses: list[float] = []
+async def pauses_of(house: Many, pauses: list[float] | None = None, **fields: Any) -> list[float]:
+    pauses = [] if pauses is None else pauses
 
     async def pause(seconds: float) -> None:
         pauses.append(seconds)

@@ -16,7 +16,7 @@ from gateway.core.tasks import Tasks
 from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
 from gateway.identity.model import App, Limits, Principal
 from gateway.metering.counting import Counter
-from gateway.metering.event import UsageEvent, decode_event
+from gateway.metering.event import EventFront, UsageEvent, decode_event
 from gateway.pricing.rates import Rates, rates_from
 from gateway.providers.health import Health
 from gateway.providers.model import Deployment, Headers, Route
@@ -140,13 +140,10 @@ class House:
     def may_use(self, principal: Principal, model: str) -> bool:
         return True
 
-    def route(self, model: str) -> Route:
+    def route(self, model: str, by: str = "") -> Route:
         return Route(model, (self.deployment,))
 
-    def answered(self, deployment_id: str, took_s: float) -> None:
-        raise AssertionError("there is no choice")
-
-    def ended(self, deployment_id: str) -> None:
+    def took(self, deployment_id: str, took_s: float, output_tokens: int = 0) -> None:
         raise AssertionError("there is no choice")
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
@@ -253,11 +250,11 @@ async def test_a_task_that_is_cancelled_while_its_stream_is_counted_is_billed_fo
     class Slow(Counter):
         waits = 1
 
-        async def count_text(self, model: str, text: str) -> int:
+        async def count_text(self, model: str, text: str, of: EventFront | None = None) -> int:
             if self.waits:
                 self.waits -= 1
                 await asyncio.Event().wait()
-            return await super().count_text(model, text)
+            return await super().count_text(model, text, of)
 
     counter = Slow()
     house = House(Reply([delta("hello"), b"data: [DONE]\n\n"]))

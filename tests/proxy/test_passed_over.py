@@ -251,7 +251,8 @@ class Brought(Many):
         self.brought: dict[str, str] = given.pop("brought")
         providers: dict[str, str] = given.pop("providers", {})
         super().__init__(steps, **given)
-        headers = (("X-Api-Key", "sk-operator"), ("X-Region", "eu"))
+        account = (("OpenAI-Organization", "org-operators"), ("OpenAI-Project", "proj"), ("x-goog-user-project", "theirs"))
+        headers = (("X-Api-Key", "sk-operator"), *account, ("X-Region", "eu"))
         for name, each in self.deployments.items():
             provider, capacity = providers.get(name, "openai"), Capacity(name, rpm=1)
             self.deployments[name] = msgspec.structs.replace(each, provider=provider, headers=headers, capacity=capacity)
@@ -290,6 +291,30 @@ async def test_a_deployment_whose_provider_the_app_has_no_key_for_is_passed_over
     assert "none for openai" in refused.value.message
     assert house.bodies == []
     assert await house.wallet() == (1_000_000, 0)
+
+
+async def test_a_key_that_an_app_brings_runs_on_no_server_that_would_take_any() -> None:
+    house = Brought({"keyless": [], "b": [good()]}, brought={"openai": "sk-made-up-by-the-creator"})
+    keyless = msgspec.structs.replace(house.deployments["keyless"], api_key="")
+    house.own = (keyless, house.own[1])
+    await house.run(max_tokens=50)
+    assert house.asked_in_turn() == ["b"]
+    assert house.events()[0].rest.flags == ("no_key:keyless",)
+    for deployment, asked in (
+        (keyless, 0),
+        (msgspec.structs.replace(keyless, own_keys=True), 1),  # it checks keys, and the operator has none
+        (msgspec.structs.replace(keyless, api_key="EMPTY", own_keys=False), 0),
+    ):
+        house = Brought({"keyless": [good()]}, brought={"openai": "sk-made-up-by-the-creator"})
+        house.own = (deployment,)
+        if asked:
+            await house.run(max_tokens=50)
+        else:
+            with pytest.raises(GatewayError) as refused:
+                await house.run(max_tokens=50)
+            assert (refused.value.status, refused.value.code) == (400, "missing_provider_key")
+            assert await house.wallet() == (1_000_000, 0)
+        assert len(house.bodies) == asked
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 429])

@@ -14,7 +14,7 @@ from gateway.balance.model import BalanceUnavailable, Extended, Hold, HoldLost
 from gateway.core.errors import GatewayError
 from gateway.core.words import DisconnectPolicy
 from gateway.metering.counting import Counter
-from gateway.metering.event import ABANDONED, decode_event
+from gateway.metering.event import ABANDONED, EventFront, decode_event
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.rolling import SLICE_TOKENS
 from gateway.proxy.routes import AsgiAnswer
@@ -301,7 +301,7 @@ async def test_a_count_that_fails_keeps_back_no_sign(caplog: pytest.LogCaptureFi
     await balance.open(PRINCIPAL.shard, WALLET, 1000)
 
     class Fails(Counter):
-        async def count_text(self, model: str, text: str) -> int:
+        async def count_text(self, model: str, text: str, of: EventFront | None = None) -> int:
             raise RuntimeError("no tokenizer")
 
     replies = [Paused(words(1), ended(2)), Paused([], ended(2))]

@@ -7,8 +7,14 @@ import pytest
 
 from gateway.core.errors import InvalidRequest, PaymentRequired
 from gateway.pricing.rates import Rates, rates_from
+from gateway.providers.messages_requests import chat_of
+from gateway.providers.model import Deployment
 from gateway.proxy import chat
+from gateway.proxy.responses import Responses
+from gateway.proxy.surface import Request
 from tests.proxy.test_exchange import House, Reply, delta
+
+DEPLOYMENT = Deployment("m/openai/0", "openai", "m", "http://127.0.0.1:9/v1", "sk-made-up")
 
 GIVEN = {"input": 1_000_000, "output": 10_000_000, "cached_input": 100_000}
 TIERS = {"priority": {"input": 2_000_000, "output": 20_000_000}, "flex": {"input": 500_000, "output": 5_000_000}}
@@ -66,7 +72,9 @@ def streamed(tier: object = None) -> Reply:
         ("default", "default", "default"),
         ("default", "scale", "default"),  # a tier that has no price of its own
         (None, "default", "default"),
-        (None, "priority", "priority"),  # the provider's own setting made it so
+        (None, "priority", "default"),  # the provider's own setting made it so: nobody asked for it, or held it
+        (None, "flex", "flex"),
+        ("flex", "priority", "default"),
         ("priority", 7, "priority"),
         ("priority", "x" * 65, "priority"),
     ],
@@ -79,7 +87,9 @@ async def test_a_request_is_charged_at_the_tier_that_its_answer_names(
     if asked is not None:
         fields["service_tier"] = asked
     cost, held, provider_cost, flags = await house.settled(**fields)
-    assert (cost, provider_cost) == (COST[charged], COST[charged])
+    took = answered if isinstance(answered, str) and answered in COST else charged
+    assert (cost, provider_cost) == (COST[charged], COST[took])
+    assert cost <= held
     dearest = 20 if asked in ("priority", "auto") else 10
     assert held >= house.cap * dearest
     named = answered if isinstance(answered, str) and answered in ("priority", "flex", "scale") else None
@@ -127,3 +137,41 @@ async def test_a_wallet_that_covers_only_the_cheaper_tier_is_refused() -> None:
 async def test_a_tier_is_refused_where_its_surface_knows_no_prices_of_tiers() -> None:
     with pytest.raises(InvalidRequest, match="other tiers have no price"):
         chat.Completions().parse(b'{"model": "m", "prompt": "x", "service_tier": "flex"}', b"")
+
+
+async def test_a_wallet_that_covers_the_plain_price_owes_nothing_for_a_tier_that_nobody_asked_for() -> None:
+    house = TierHouse(whole("priority"), opening=4_000 + 25_000)
+    await house.run(max_tokens=2_500)
+    [event] = house.events()
+    assert event.rest.amounts_micro == (COST["default"],)
+    assert event.rest.provider_cost_micro == COST["priority"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"), [({}, "default"), ({"service_tier": None}, "default"), ({"service_tier": "auto"}, "auto")]
+)
+def test_where_a_missing_tier_is_a_projects_setting_the_standard_one_is_asked_for(given: Any, sent: str) -> None:
+    own = msgspec.structs.replace(DEPLOYMENT, names_tier=True)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **given}
+    surface = chat.Chat()
+
+    def asked(deployment: Deployment) -> Any:
+        request = surface.parse(msgspec.json.encode(body), b"application/json")
+        return msgspec.json.decode(surface.outgoing(request, deployment, None)).get("service_tier")
+
+    assert asked(own) == sent
+    assert asked(DEPLOYMENT) == given.get("service_tier")
+    embeddings = chat.Embeddings()
+    request = embeddings.parse(b'{"model": "m", "input": "x"}', b"application/json")
+    assert b"service_tier" not in embeddings.outgoing(request, own, None)
+
+
+def test_responses_and_messages_ask_for_it_too() -> None:
+    own = msgspec.structs.replace(DEPLOYMENT, names_tier=True)
+    unused: Any = None
+    surface = Responses(unused, unused, unused)
+    request = Request(surface, {"model": "m", "input": "x", "service_tier": "auto"}, 1, "m", False, False, None, 1, False)
+    assert msgspec.json.decode(surface.outgoing(request, own, None))["service_tier"] == "default"
+    given = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+    assert chat_of(given, own)["service_tier"] == "default"
+    assert "service_tier" not in chat_of(given, DEPLOYMENT)

@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 
+from gateway.core.units import Usage
+from gateway.pricing.rates import rates_from
 from gateway.proxy.chat import Chat
+from gateway.proxy.images import Generations
 from gateway.proxy.relay import BrokenStream
 from gateway.proxy.surface import Request
 from gateway.proxy.typed import Bytes, TypedEvents
+from tests.proxy.test_exchange import Reply
+from tests.proxy.test_messages import DEPLOYMENT
 from tests.scripted_media import speech
 
 LAST = frozenset(("done",))
@@ -32,7 +37,7 @@ def test_the_last_event_is_kept_back_in_whatever_pieces_it_comes(size: int) -> N
     passed = b"".join(stream.feed(STREAM[at : at + size]) for at in range(0, len(STREAM), size)) + stream.end()
     assert passed == event(type="delta", delta="a b") + b": alive\n\n"
     assert stream.complete
-    assert (stream.usage["usage"], stream.usage["made"], stream.usage["text"]) == ({"input_tokens": 1}, 1, "a b")
+    assert (stream.usage["usage"], stream.usage["made"], stream.text()) == ({"input_tokens": 1}, 1, "a b")
     end = stream.last(REQUEST, "req", None, {}, None, asked=False)
     assert passed + end == STREAM
 
@@ -91,3 +96,25 @@ def test_bytes_that_never_came_are_no_answer() -> None:
     stream.end()
     assert not stream.complete
     assert stream.content_type == b"application/octet-stream"
+
+
+def test_a_stream_that_its_client_left_is_begun_and_one_that_brought_nothing_is_not() -> None:
+    stream = events()
+    stream.feed(b": alive\n\n")
+    assert not stream.usage["begun"]
+    stream.finish()
+    assert stream.usage["begun"]
+    partial = events()
+    partial.feed(event(type="delta", delta="a"))
+    assert partial.usage["begun"]
+
+
+def test_a_picture_of_a_stream_that_was_left_is_billed_as_it_was_held() -> None:
+    surface = Generations(lambda deployment: rates_from("USD", {"images": 40_000_000_000}), bool)
+    body = b'{"model": "m", "prompt": "x", "stream": true, "partial_images": 3}'
+    request = surface.parse(body, b"application/json")
+    stream = surface.stream(request, Reply([]))
+    stream.finish()
+    assert surface.measured(stream.usage, request, DEPLOYMENT) == (Usage(images=1), ("estimated",))
+    whole = surface.told(b'{"data": []}')
+    assert surface.measured(whole, request, DEPLOYMENT) == (Usage(), ())
