@@ -19,14 +19,18 @@ from starlette.routing import Route
 from gateway.api.endpoint import MANAGERS, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.shapes import Answer, Body, Stamp
 from gateway.balance.model import BalanceUnavailable
+from gateway.balance.places import Full
+from gateway.billing.links import Link
 from gateway.billing.model import Branding
 from gateway.billing.pages import PAY, RETURNED, logo_origin
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.core.clock import rfc3339
 from gateway.core.errors import GatewayError, NotFound, RateLimited
 from gateway.core.ids import new_id
+from gateway.core.limits import END_USER_SALES_RPM
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.identity.model import Actor, Role
+from gateway.providers.model import Capacity
 
 _log = logging.getLogger(__name__)
 Colour = Annotated[str, Meta(description="Such as #1a73e8.")]
@@ -148,6 +152,7 @@ class _Pages:
             looks = await self._context.sales.pages.of(app)
             if request.method == "HEAD":  # who only looks whether it is there opens nothing at Stripe
                 return Response(headers=_headers())
+            await self._count(link)
             return Response(status_code=303, headers={**_headers(), "location": await links.followed(link, app)})
         except RateLimited as often:
             return _page(looks, "Too often", "This link was used too often. Try again later.", often.status)
@@ -159,6 +164,17 @@ class _Pages:
         except (PaymentsDown, SqlDown, SqlRefused, BalanceUnavailable) as down:
             _log.warning("a link cannot be followed: %s", down)
             return _page(looks, "Not just now", "Payments are not available just now. Try again shortly.", 503)
+
+    async def _count(self, link: Link) -> None:
+        """One more sale that this buyer opens, by a link or otherwise. RateLimited. Where nobody can count, all pass."""
+        places, whose = self._context.places, f"{link.enterprise_id}/{link.platform_user_id}"
+        if places is None:
+            return
+        place = await places.take(Capacity(f"sales:{whose}", END_USER_SALES_RPM), new_id("req"), 0)
+        if isinstance(place, Full):
+            raise RateLimited("This link was used too often.", retry_after_s=place.wait_s)
+        if place is not None:
+            places.leave(place, 0)
 
     async def returned(self, request: Request) -> Response:
         """What a buyer sees who comes back from Stripe."""

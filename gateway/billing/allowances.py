@@ -115,10 +115,11 @@ class Allowances:
             raise NotOurs("no line of it is of a plan")
         ends = max(line.period_end_ms for line, _ in ours)
         op_id = allowance_op(facts.subscription_id, begins, ends, facts.invoice_id)
-        granted, payment = worth(facts, ours, 0), await self._payment(account_id, wallet, facts)
+        value = paid_worth if await self._sellers.is_platforms_cost(wallet) else worth
+        granted, payment = value(facts, ours, 0), await self._payment(account_id, wallet, facts)
         if await self._ledger.payments.posted_as(wallet.enterprise_id, op_id) is None:
             await self._admission.check(account_id, wallet, facts.subscription_id, payment)
-            granted = worth(facts, ours, await self._left_over(account_id, facts))
+            granted = value(facts, ours, await self._left_over(account_id, facts))
             if not whole:
                 granted = min(granted, await self._room(wallet, facts.subscription_id, ends, ours))
         if payment is not None:
@@ -275,6 +276,18 @@ def _begins(facts: InvoiceFacts) -> int | None:
 
 def _in_order(facts: InvoiceFacts) -> tuple[int, int, str]:
     return (_begins(facts) or 0, facts.created_at_ms, facts.invoice_id)
+
+
+def paid_worth(facts: InvoiceFacts, lines: list[tuple[InvoiceLine, Plan]], left_over_minor: int) -> int:
+    """The same where the platform pays for what is granted: by money alone, of the price before any discount.
+
+    On its own account a creator can give anybody a coupon, credit or a trial, of what would be somebody else's.
+    """
+    listed_minor = sum(line.amount_minor for line, _ in lines)
+    if listed_minor <= 0:
+        return 0
+    gifts = {"total_minor": listed_minor, "credit_minor": 0, "amount_paid_minor": min(facts.amount_paid_minor, listed_minor)}
+    return worth(msgspec.structs.replace(facts, **gifts), lines, 0)
 
 
 def worth(facts: InvoiceFacts, lines: list[tuple[InvoiceLine, Plan]], left_over_minor: int) -> int:

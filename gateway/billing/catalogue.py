@@ -65,6 +65,9 @@ class Catalogue:
         if not currency_fits(new.currency, seller):
             raise InvalidRequest(f"These wallets hold {asset_of(seller)}: sell for that.", param="currency")
         _check_kind(new)
+        if new.trial_days and seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
+            # Whoever has the account may begin trials for any number of people.
+            raise InvalidRequest("In an app whose usage the platform pays for nothing is granted unpaid.", param="trial_days")
         rules.number(new.grant_micro, "grant_micro", AMOUNT_MICRO_MAX, 1)
         rules.number(new.lot_days, "lot_days", _LOT_DAYS_MAX, 1)
         plan = Plan(

@@ -9,9 +9,10 @@ from gateway.billing.model import PurchaseState
 from gateway.billing.ports import Payments, PaymentsRefused, RefundFacts
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.limits import REASON_CHARS_MAX
-from gateway.identity.model import Actor, App
+from gateway.core.words import CostPolicy
+from gateway.identity.model import Actor, App, Role
 from gateway.identity.registry import Registry
 from gateway.ledger.model import WalletKey
 
@@ -53,6 +54,9 @@ class Refunding:
         platform's share of it. InvalidRequest, NotFound, Forbidden, Conflict.
         """
         seller = await managed_seller(self._registry, actor, enterprise_id)
+        if actor.role != Role.OPERATOR and seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
+            # Else its creator could give back what was spent already at providers whom the platform pays.
+            raise Forbidden("The platform pays for the usage of this app: its operator refunds.", param="enterprise_id")
         if len(reason) > REASON_CHARS_MAX:
             raise InvalidRequest(f"`reason` may have at most {REASON_CHARS_MAX} characters", param="reason")
         if purchase_id is not None and payment_id is None:

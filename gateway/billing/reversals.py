@@ -4,8 +4,8 @@ Each first makes sure that the payment behind it is in the books, so that one wh
 
 A refund counts once its money has moved (`succeeded`): a pending one may still fail, and is told again when it is decided. Stripe
 returns the platform's share only with refunds that were asked for so; with any other, as from a creator's own dashboard,
-we return the same part of it. A refund that failed after all is corrected; what was returned of the share stays returned,
-as Stripe takes none of it back.
+we return the same part of it, unless the platform pays for what was bought. A refund that failed after all is corrected; what
+was returned of the share stays returned, as Stripe takes none of it back.
 
 A dispute is followed by its state as it is now, not by what was told: while it is open what is left is frozen, a lost one takes
 the money that Stripe withdrew, a won one frees it, and one that was lost and won by the bank's change of mind is
@@ -101,6 +101,8 @@ class Reversals:
         """What of the platform's share went back with a refund: what Stripe returned, or else what we return now."""
         if facts.fee_returned_minor:
             return micro(facts.fee_returned_minor, facts.currency)
+        if await self._sellers.is_platforms_cost(wallet):
+            return 0  # it paid for what may be spent already: only who asked for it here, an operator, gave the share back
         standing = await self._ledger.payments.standing(wallet, payment.payment_id)
         if standing is None or payment.fee_id is None or not standing.fee_micro:
             return 0

@@ -73,6 +73,12 @@ class Sellers:
             metadata = (await self._payments.invoice(account_id, payment.invoice_id)).metadata
         return await self.wallet_of(account_id, metadata)
 
+    async def is_platforms_cost(self, wallet: WalletKey) -> bool:
+        """Whether what is bought for a wallet of an app is spent at providers whom the platform pays."""
+        if wallet.enterprise_id is None:
+            return False
+        return (await self._ledger.apps([wallet.enterprise_id]))[wallet.enterprise_id].is_platforms_cost
+
     async def asset_of(self, wallet: WalletKey) -> str:
         """The asset that a wallet holds. NotFound for nobody's."""
         return (await self._ledger.owner_of(wallet)).asset

@@ -416,11 +416,12 @@ class UsagePosting(msgspec.Struct, frozen=True):
 
 
 class AppFacts(msgspec.Struct, frozen=True):
-    """What posting needs to know of an app."""
+    """What posting needs to know of an app. `is_platforms_cost`: the platform pays the providers for its usage."""
 
     enterprise_id: str
     user_id: str
     asset: str
+    is_platforms_cost: bool = False
 
 
 class DeadEvent(msgspec.Struct, frozen=True):

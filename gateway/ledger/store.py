@@ -15,6 +15,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from gateway.core.words import CostPolicy
 from gateway.db import bulk
 from gateway.db.faults import named_faults
 from gateway.db.tables import (
@@ -103,8 +104,8 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[Connection]:
 async def app_facts(conn: Connection, enterprise_ids: Sequence[str]) -> dict[str, AppFacts]:
     """Those of the apps that exist."""
     rule = bulk.is_in(conn, apps.c.enterprise_id, enterprise_ids)
-    query = sa.select(apps.c.enterprise_id, apps.c.user_id, apps.c.asset).where(rule)
-    return {row[0]: AppFacts(row[0], row[1], row[2]) for row in await conn.execute(query)}
+    query = sa.select(apps.c.enterprise_id, apps.c.user_id, apps.c.asset, apps.c.cost_policy).where(rule)
+    return {row[0]: AppFacts(*row[:3], row[3] == CostPolicy.PLATFORM_PAYS) for row in await conn.execute(query)}
 
 
 async def creator_exists(conn: Connection, user_id: str) -> bool:
