@@ -55,9 +55,12 @@ class Reversals:
         sellers: Sellers,
         granted: Callable[[str, PaymentFacts], Awaitable[bool]],
         disputed: Callable[[WalletKey], Awaitable[None]],
+        undone: Callable[[WalletKey, str], Awaitable[None]],
         clock: Clock,
     ) -> None:
-        """`granted` makes sure that a payment is in the books; `disputed` is told of a dispute before it freezes anything."""
+        """`granted` makes sure that a payment is in the books. Before anything is taken back, `disputed` is told of the wallet of
+        a dispute, and `undone` of a payment that is refunded.
+        """
         self._payments = payments
         self._rows = rows
         self._clock = clock
@@ -66,6 +69,7 @@ class Reversals:
         self._sellers = sellers
         self._granted = granted
         self._disputed = disputed
+        self._undone = undone
         # Two refunds of one payment share what is left of its fee: one at a time, here, and by a lease among processes.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -84,6 +88,7 @@ class Reversals:
             posted = await self._ledger.payments.posted_as(wallet.enterprise_id, f"refund:{facts.refund_id}")
             returned = 0
             if posted is None:
+                await self._undone(wallet, payment.payment_id)
                 returned = await self._fee(wallet, payment, facts)
             else:
                 returned = sum(entry.amount_micro for entry in posted.entries if entry.account.kind == FEE_EXPENSE)
@@ -188,4 +193,7 @@ def _share(standing: PaymentStanding, payment: PaymentFacts, facts: RefundFacts)
     left = standing.fee_micro // unit
     if standing.gone_micro + micro(facts.amount_minor, facts.currency) >= standing.paid_micro:
         return left
-    return min(left, (2 * payment.fee_minor * facts.amount_minor + payment.amount_minor) // (2 * payment.amount_minor))
+    # Of the sum that has gone by then, less what went before: many small refunds round no more than one.
+    gone = standing.gone_micro // unit + facts.amount_minor
+    due = (2 * payment.fee_minor * gone + payment.amount_minor) // (2 * payment.amount_minor)
+    return min(left, max(due - (payment.fee_minor - left), 0))

@@ -124,6 +124,13 @@ class TopUpStore:
 
     # ---- purchases -----------------------------------------------------------------------------
 
+    async def bought(self, wallet: WalletKey, payment_id: str) -> bool:
+        """Whether a payment was an automatic purchase's."""
+        bought = _sales(wallet.enterprise_id)["purchases"].c
+        rule = sa.and_(bought.owner == wallet.owner, bought.payment_id == payment_id, bought.automatic == 1)
+        async with self._reading(wallet.enterprise_id) as conn:
+            return (await conn.execute(sa.select(bought.id).where(rule))).first() is not None
+
     async def spent(self, wallet: WalletKey, currency: str, since: Since) -> tuple[int, int]:
         """(minor units of a currency this month, purchases of the last day), what is on its way among them."""
         async with self._reading(wallet.enterprise_id) as conn:

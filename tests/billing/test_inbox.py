@@ -241,6 +241,19 @@ async def test_refunds_at_once_return_all_of_the_fee_and_no_more(house: House, a
     assert [row for row in await _accounts(house) if row["account"] == "due_to_platform" and row["balance_micro"]] == []
 
 
+async def test_many_small_refunds_return_the_share_of_their_sum(house: House) -> None:
+    await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "13"}, 201)
+    intent = await house.buy(await house.market.plan(PACKAGE, price_micro=1_000_000), "small")
+    for _ in range(8):
+        house.control.refund_in_dashboard(house.market.account, intent, 4)
+    await house.told("refund.created")
+    await house.inbox.work()
+    (fee,) = [
+        row for row in house.control.state()["acct_1FakePlatform00"]["application_fee"] if row["account"] == house.market.account
+    ]
+    assert (fee["amount"], fee["amount_refunded"]) == (13, 4)  # 32 % of it
+
+
 async def test_the_reconciler_marks_how_far_it_looked_and_ends_purchases_that_nobody_paid(house: House) -> None:
     plan = await house.market.plan(PACKAGE)
     session = await house.market.checkout(plan)

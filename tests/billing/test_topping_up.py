@@ -122,7 +122,7 @@ async def shop(api: Api, control: Control, market: Market) -> AsyncIterator[Shop
     report = await audit(api.databases, ["shop", "second", "bobs"], None)
     assert report.ok, [check.violations for check in report.checks if not check.ok]
     fees = sum(
-        row["amount"]
+        row["amount"] - row["amount_refunded"]
         for row in control.state()["acct_1FakePlatform00"].get("application_fee", [])
         if row["account"] == market.account
     )
@@ -280,6 +280,21 @@ async def test_an_archived_plan_a_method_that_is_gone_and_an_account_that_cannot
     await shop.worker.step([cy])
     assert await shop.rule("cy") == ("paused", "account_deauthorized", 0)
     assert (await shop.api.billing.store.account("alice")).state == "deauthorized"  # type: ignore[union-attr]
+
+
+async def test_what_was_given_back_is_not_bought_by_itself_again(shop: Shop) -> None:
+    ann = await shop.buyer("ann", below_micro=TEN)
+    await shop.worker.step([ann])
+    api: Any = shop.control.client().v1
+    (intent,) = api.payment_intents.list({}, {"stripe_account": shop.market.account}).data
+    refund = shop.control.refund_in_dashboard(shop.market.account, intent.id, intent.amount)
+    effects = shop.worker._effects
+    for _ in range(2):
+        await effects.refund(shop.market.account, await shop.payments.refund_of(shop.market.account, refund["id"]))
+        await shop.worker.step([ann])
+    assert (await shop.rule("ann"), await shop.available("ann"), shop.charged("ann")) == (
+        ("paused", "payment_refunded", 9_990_000), 0, 1,
+    )  # fmt: skip
 
 
 async def test_whoever_disputes_a_payment_is_not_charged_for_what_that_takes_until_it_is_wanted_again(shop: Shop) -> None:
