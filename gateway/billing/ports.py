@@ -292,8 +292,8 @@ class Payments(Protocol):
         """Gives back a part of the platform's share by itself: for a refund that was made without us, which it is kept with."""
         ...
 
-    async def fee_returned(self, fee_id: str, refund_id: str) -> int | None:
-        """What was given back so for a refund; None: nothing yet."""
+    async def fee_returned(self, fee_id: str, refund_id: str) -> tuple[int | None, int]:
+        """What was given back so for a refund (None: nothing yet), and what of this share was given back in all, however."""
         ...
 
     # ---- looking -------------------------------------------------------------------------------

@@ -113,12 +113,15 @@ class Reversals:
             return 0
         # It goes back before the books have it, and a process may die in between. Stripe forgets within a day what was asked
         # under a name, so it is asked first what went back for this refund.
-        share = await self._payments.fee_returned(payment.fee_id, facts.refund_id)
+        share, in_all = await self._payments.fee_returned(payment.fee_id, facts.refund_id)
+        left = payment.fee_minor - in_all
         if share is None:
-            share = _share(standing, payment, facts)
-            if share:
+            share = min(_share(standing, payment, facts), left)
+            if share > 0:
                 await self._payments.return_fee(f"fee of {facts.refund_id}", payment.fee_id, share, facts.refund_id)
-        return micro(share, facts.currency)
+                left -= share
+        # Also what went back by somebody's hand, or with a refund that failed: what Stripe has left of it is what there is.
+        return max(standing.fee_micro - micro(left, facts.currency), 0)
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:

@@ -287,13 +287,13 @@ class Stripe:
         wish = {"amount": amount_minor, "metadata": shapes.of_refund(refund_id)}
         await self._ask(fees.create_async, fee_id, params=wish, op_id=op_id)
 
-    async def fee_returned(self, fee_id: str, refund_id: str) -> int | None:
+    async def fee_returned(self, fee_id: str, refund_id: str) -> tuple[int | None, int]:
         """GET /v1/application_fees/{id}/refunds."""
+        of_it, in_all = None, 0
         async for raw in self._walk(self._api.v1.application_fees.refunds.list_async, fee_id, account_id=PLATFORM_ACCOUNT):
-            amount = shapes.fee_refund(raw, refund_id)
-            if amount is not None:
-                return amount
-        return None
+            amount, is_of_it = shapes.fee_refund(raw, refund_id)
+            of_it, in_all = amount if is_of_it else of_it, in_all + amount
+        return of_it, in_all
 
     # ---- looking -------------------------------------------------------------------------------
 

@@ -278,10 +278,10 @@ def refund(raw: dict[str, Any]) -> RefundFacts:
     )
 
 
-def fee_refund(raw: dict[str, Any], refund_id: str) -> int | None:
-    """What of the platform's share went back for a refund; None of another one."""
+def fee_refund(raw: dict[str, Any], refund_id: str) -> tuple[int, bool]:
+    """What of the platform's share went back, and whether that was given back by us for this refund."""
     found = as_shape(raw, FeeRefund)
-    return found.amount if (found.metadata or {}).get(_REFUND) == refund_id else None
+    return found.amount, (found.metadata or {}).get(_REFUND) == refund_id
 
 
 def of_refund(refund_id: str) -> dict[str, str]:

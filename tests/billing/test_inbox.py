@@ -223,6 +223,12 @@ class _Late:
         return facts
 
 
+def _fees(house: House) -> list[Any]:
+    """The platform's shares at Stripe, of this account."""
+    rows = house.control.state()["acct_1FakePlatform00"]["application_fee"]
+    return [row for row in rows if row["account"] == house.market.account]
+
+
 @pytest.mark.parametrize("amounts", [(500, 500), (333, 333, 334)], ids=["rounded up", "rounded down"])
 async def test_refunds_at_once_return_all_of_the_fee_and_no_more(house: House, amounts: tuple[int, ...]) -> None:
     await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "0.1"}, 201)
@@ -234,11 +240,28 @@ async def test_refunds_at_once_return_all_of_the_fee_and_no_more(house: House, a
     await house.told("refund.created")
     await house.inbox.work()
     assert await house.available(owner) == 0
-    (fee,) = [
-        row for row in house.control.state()["acct_1FakePlatform00"]["application_fee"] if row["account"] == house.market.account
-    ]
+    (fee,) = _fees(house)
     assert (fee["amount"], fee["amount_refunded"]) == (1, 1)
     assert [row for row in await _accounts(house) if row["account"] == "due_to_platform" and row["balance_micro"]] == []
+
+
+async def test_a_share_that_somebody_gave_back_by_hand_keeps_no_refund_from_the_books(house: House) -> None:
+    await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "50"}, 201)
+    plan = await house.market.plan(PACKAGE)
+    api: Any = house.control.client().v1
+    intents = [await house.buy(plan, "hand") for _ in range(2)]
+    await house.told("payment_intent.succeeded")
+    await house.inbox.work()
+    fees = _fees(house)
+    api.application_fees.refunds.create(fees[0]["id"], {"amount": 499})
+    for intent in intents:  # of the first little is left to give back, of the second everything
+        house.control.refund_in_dashboard(house.market.account, intent, 500)
+    await house.told("refund.created")
+    await house.inbox.work()
+    fees = _fees(house)
+    assert [row["amount"] - row["amount_refunded"] for row in fees] == [0, 250]
+    assert [row["balance_micro"] for row in await _accounts(house) if row["account"] == "due_to_platform"] == [2_500_000]
+    assert await house.available("hand") == 2 * (10_000_000 - 10_000_000 * 500 // 999)
 
 
 async def test_many_small_refunds_return_the_share_of_their_sum(house: House) -> None:
@@ -248,9 +271,7 @@ async def test_many_small_refunds_return_the_share_of_their_sum(house: House) ->
         house.control.refund_in_dashboard(house.market.account, intent, 4)
     await house.told("refund.created")
     await house.inbox.work()
-    (fee,) = [
-        row for row in house.control.state()["acct_1FakePlatform00"]["application_fee"] if row["account"] == house.market.account
-    ]
+    (fee,) = _fees(house)
     assert (fee["amount"], fee["amount_refunded"]) == (13, 4)  # 32 % of it
 
 

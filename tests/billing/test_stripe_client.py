@@ -199,8 +199,8 @@ async def test_a_refund_returns_the_share_where_it_is_asked_to(shop: Shop) -> No
     assert paid.refunded_minor == 500
     assert paid.fee_id is not None
     await shop.payments.return_fee(shop.op(), paid.fee_id, 10, kept.refund_id)
-    assert await shop.payments.fee_returned(paid.fee_id, kept.refund_id) == 10
-    assert await shop.payments.fee_returned(paid.fee_id, "re_other") is None
+    assert await shop.payments.fee_returned(paid.fee_id, kept.refund_id) == (10, 50)
+    assert await shop.payments.fee_returned(paid.fee_id, "re_other") == (None, 50)
     assert shop.control.client().v1.application_fees.retrieve(paid.fee_id).amount_refunded == 50
     now_ms = shop.control.now() * 1000
     rows = [row async for row in shop.payments.refunds_between(shop.account, now_ms - 60_000, now_ms + 1000)]
