@@ -178,7 +178,9 @@ class Services:
     def _listed(self, name: str) -> Listed:
         deployment = min(self.routing.route(name).deployments, key=lambda each: each.id)
         known = shipped(deployment.provider, deployment.model)
-        return listed(name, deployment, known.mode if known else "", known.capabilities if known else ())
+        if known is None:
+            return listed(name, deployment, "", (), None)
+        return listed(name, deployment, known.mode, known.capabilities, known.input_tokens_max)
 
 
 @asynccontextmanager

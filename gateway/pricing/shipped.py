@@ -29,7 +29,8 @@ _GENERATES: Final = ("chat", "completion", "responses")
 _CHAT: Final = "/chat/completions"
 _TEXT: Final = frozenset((_CHAT, "/completions", "/embeddings", "/messages", "/messages/count_tokens", "/responses"))
 _SURFACES: Final = {
-    **dict.fromkeys((*_GENERATES, "embedding"), _TEXT),
+    **dict.fromkeys(_GENERATES, _TEXT),
+    "embedding": frozenset(("/embeddings",)),
     **dict.fromkeys(("image_generation", "image_edit"), frozenset(("/images/generations", "/images/edits"))),
     "audio_speech": frozenset(("/audio/speech",)),
     "audio_transcription": frozenset(("/audio/transcriptions", "/audio/translations")),

@@ -41,8 +41,11 @@ class Listed(msgspec.Struct, frozen=True):
     surfaces: tuple[str, ...] | None
 
 
-def listed(name: str, deployment: Deployment, mode: str, capabilities: tuple[str, ...]) -> Listed:
-    """A model by one of its deployments; `mode` is the price list's word for what it is made for, "" for none."""
+def listed(name: str, deployment: Deployment, mode: str, capabilities: tuple[str, ...], reads: int | None) -> Listed:
+    """A model by one of its deployments; `mode` is the price list's word for what it is made for, "" for none.
+
+    `reads` is how many tokens it reads at most by that list, for a model that no chat is sent to.
+    """
     surfaces = deployment.surfaces
     if deployment.provider == DEMO:
         surfaces = _OF_DEMO
@@ -59,7 +62,7 @@ def listed(name: str, deployment: Deployment, mode: str, capabilities: tuple[str
         name=name,
         provider=deployment.provider,
         deployment_id=deployment.id,
-        context_window=deployment.input_tokens_max or None,
+        context_window=deployment.input_tokens_max or reads,
         max_output_tokens=deployment.output_tokens_max,
         capabilities=capabilities,
         surfaces=None if surfaces is None else tuple(sorted(surfaces)),
