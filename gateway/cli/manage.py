@@ -79,28 +79,47 @@ def app_options(command: F) -> F:
         "--answer-cache", type=SPAN_OR_NONE, help="How long answers are kept for the same request; 0: where it asks; none: never."
     )(command)
     command = click.option(
-        "--answer-cache-price", type=COUNT, default=0, show_default=True, help="Percent of its price that a kept answer costs."
+        "--answer-cache-price", type=COUNT, help="Percent of its price that a kept answer costs; default: 0."
     )(command)
     command = click.option(
-        "--answer-cache-per-end-user", is_flag=True, help="End users get only answers to requests of their own."
+        "--answer-cache-per-end-user/--answer-cache-for-all",
+        default=None,
+        help="Whether end users get only answers to requests of their own; default: they get each other's.",
     )(command)
-    return click.option("--trial-days", type=COUNT, default=30, show_default=True, help="Days until --trial expires.")(command)
+    return click.option("--trial-days", type=COUNT, help="Days until --trial expires; default: 30.")(command)
 
 
-def _app_fields(options: dict[str, Any]) -> dict[str, Any]:
+def _app_fields(options: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What to send; `now` is the app as it is. Of what has parts, those that are not named stay."""
     fields = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     fields = {name: value for name, value in fields.items() if value != []}
     limits = taken_limits(fields, "end-user-")
-    trial, days = fields.pop("trial"), fields.pop("trial_days")
-    if trial is not None:
-        fields["trial"] = trial if trial is NONE else {"amount_micro": trial, "days": days}
-    kept = {name: fields.pop(f"answer_cache{end}") for name, end in _ANSWER_CACHE.items()}
-    if kept["ttl_s"] is not None:
-        fields["answer_cache"] = NONE if kept["ttl_s"] is NONE else kept
+    for field, (first, parts) in _IN_PARTS.items():
+        given = {name: fields.pop(option) for name, option in parts.items()}
+        if given[first] is NONE:
+            fields[field] = NONE
+        elif named := {name: value for name, value in given.items() if value is not None}:
+            whole = (now.get(field) or {}) | named
+            if first not in whole:
+                option = parts[first].replace("_", "-")
+                raise click.UsageError(f"There is none yet: name --{option} too.")
+            fields[field] = _DEFAULTS.get(field, {}) | whole
     return {**fields, "end_user_limits": limits}
 
 
-_ANSWER_CACHE: Final = {"ttl_s": "", "price_percent": "_price", "per_end_user": "_per_end_user"}
+# Fields of an app by the part without which there are none, and each part by its option.
+_IN_PARTS: Final = {
+    "trial": ("amount_micro", {"amount_micro": "trial", "days": "trial_days"}),
+    "answer_cache": (
+        "ttl_s",
+        {
+            "ttl_s": "answer_cache",
+            "price_percent": "answer_cache_price",
+            "per_end_user": "answer_cache_per_end_user",
+        },
+    ),
+}
+_DEFAULTS: Final = {"trial": {"days": 30}}
 
 
 @click.group()
@@ -125,7 +144,7 @@ def apps() -> None:
 @json_option
 def create_app(enterprise_id: str, as_json: bool, **options: Any) -> None:
     """Make an app of a creator."""
-    body = {"enterprise_id": enterprise_id, **_app_fields(options), "name": options["name"] or enterprise_id}
+    body = {"enterprise_id": enterprise_id, **_app_fields(options, {}), "name": options["name"] or enterprise_id}
     show(request("POST", "/api/v1/apps", body), as_json=as_json)
 
 
@@ -157,7 +176,10 @@ def show_app(enterprise_id: str, as_json: bool) -> None:
 @json_option
 def update_app(enterprise_id: str, as_json: bool, **options: Any) -> None:
     """Change an app: what is named is set, everything else stays."""
-    show(request("PATCH", f"/api/v1/apps/{enterprise_id}", _app_fields(options)), as_json=as_json)
+    path = f"/api/v1/apps/{enterprise_id}"
+    in_parts = any(options[option] is not None for _, parts in _IN_PARTS.values() for option in parts.values())
+    now = request("GET", path) if in_parts else {}
+    show(request("PATCH", path, _app_fields(options, now)), as_json=as_json)
 
 
 @apps.command("forget-answers")

@@ -35,8 +35,10 @@ class House:
         return self.stack.post(path, body, status, idempotency_key=f"k{next(KEYS)}")
 
     def shop(self, asset: str = "TOK", fee_percent: str = "12.5") -> "Shop":
-        app = self.stack.app(asset=asset)
+        """An app whose creator sells, and pays for its usage: it has enough for that."""
+        app = self.stack.app(asset=asset, cost_policy="creator_pays")
         user_id = str(self.stack.get(f"/apps/{app}")["user_id"])
+        self.stack.grant({"user_id": user_id}, 1_000_000_000)
         made = self.post("/billing-accounts", {"user_id": user_id, "email": f"{user_id}@example.com"})
         self.control.onboard(made["account_id"])
         self.post("/fee-terms", {"user_id": user_id, "fee_percent": fee_percent})
@@ -49,7 +51,7 @@ class House:
         assert all(each["status"] == 200 for each in self.control.deliver(senders=senders, **how)), self.control.tries()[-5:]
         self.handled()
 
-    def handled(self, timeout_s: float = 15.0) -> None:
+    def handled(self, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while self.webhooks("waiting"):
             assert time.monotonic() < deadline, self.webhooks("waiting")

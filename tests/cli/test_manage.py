@@ -29,6 +29,14 @@ def test_an_app_keeps_the_end_user_limits_that_an_update_does_not_name(cli: Cli,
     changed = cli.json("apps", "update", app, "--end-user-rpm", "none", "--end-user-concurrency", "2")
     assert changed["end_user_limits"] == {"concurrency": 2, "spend_micro_per_month": 2_500_000}
     assert cli.json("apps", "update", app, "--name", "n")["end_user_limits"] == changed["end_user_limits"]
+    assert "--answer-cache too" in cli.refused("apps", "update", app, "--answer-cache-price", "40")
+    cli.text("apps", "update", app, "--answer-cache", "10m", "--answer-cache-price", "40", "--answer-cache-per-end-user")
+    kept = cli.json("apps", "update", app, "--answer-cache", "20m")["answer_cache"]
+    assert kept == {"ttl_s": 1200, "price_percent": 40, "per_end_user": True}
+    assert cli.json("apps", "update", app, "--answer-cache-for-all")["answer_cache"] == {**kept, "per_end_user": False}
+    assert cli.json("apps", "update", app, "--trial", "0.5")["trial"] == {"amount_micro": 500_000, "days": 30}
+    assert cli.json("apps", "update", app, "--trial-days", "5")["trial"] == {"amount_micro": 500_000, "days": 5}
+    assert cli.json("apps", "update", app, "--trial", "none", "--answer-cache", "none")["trial"] is None
 
 
 def test_a_wrong_value_is_refused_with_a_sentence_that_names_the_option(cli: Cli, app: str) -> None:

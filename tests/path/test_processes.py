@@ -132,9 +132,9 @@ def test_a_trial_and_a_grant_that_expires_are_made_by_commands(stack: Stack) -> 
     made = stack.cli(*("apps", "create", f"{app}-trial", "--user-id", user_id, "--trial", "0.5", "--trial-days", "14", "--json"))
     assert json.loads(made)["trial"] == {"amount_micro": 500_000, "days": 14}
     changed = stack.cli("apps", "update", f"{app}-trial", "--trial", "2", "--json")
-    assert json.loads(changed)["trial"] == {"amount_micro": 2_000_000, "days": 30}
+    assert json.loads(changed)["trial"] == {"amount_micro": 2_000_000, "days": 14}
     kept = json.loads(stack.cli("apps", "update", f"{app}-trial", "--name", "renamed", "--json"))
-    assert kept["trial"] == {"amount_micro": 2_000_000, "days": 30}
+    assert kept["trial"] == {"amount_micro": 2_000_000, "days": 14}
     assert json.loads(stack.cli("apps", "update", f"{app}-trial", "--trial", "none", "--json"))["trial"] is None
     assert json.loads(stack.cli("apps", "show", f"{app}-trial", "--json"))["trial"] is None
     stack.cli("apps", "update", f"{app}-trial", "--trial", "nothing", status=2)
