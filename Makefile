@@ -13,10 +13,10 @@ BENCH_VENV := .venv-bench
 run: $(VENV)/installed            ## start the gateway on the embedded default, with a demo model, key and balance
 	@$(BIN)/gateway serve
 
-# A machine that is busy with other things makes a wait run out now and then. What failed while four tests ran at a time is
+# A machine that is busy with other things makes a wait run out now and then. What failed while three tests ran at a time is
 # run once more alone, and the output says so; what fails twice fails.
 test: $(VENV)/installed-dev lint  ## everything a change must pass
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 12 || { \
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12 || { \
 	  [ $$? = 1 ] && echo "what failed beside other tests, once more alone:" && \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none --maxfail 1; }
 
@@ -30,10 +30,10 @@ unit: $(VENV)/installed-dev       ## the quick part of the suite
 
 long: $(VENV)/installed-dev       ## the random tests at length: a million operations and steps of money, a thousand kills, 250,000 requests
 	RANDOM_OPERATIONS=1000000 RANDOM_HISTORIES=1000000 CHAOS_KILLS=1000 RECOVERY_LOSSES=500 KEEPING_LOSSES=1000 LOST_REPLIES=100000 \
-	  EXACTLY_K_REPEATS=500 BILLING_KILLS_EVERY=1 $(BIN)/python -m pytest -s \
+	  EXACTLY_K_REPEATS=500 BILLING_KILLS_EVERY=1 BILLING_COPIES=10 $(BIN)/python -m pytest -s \
 	  tests/balance/test_random_operations.py tests/balance/test_keeping.py tests/balance/test_lost_replies.py \
 	  tests/ledger/test_random_histories.py tests/chaos/test_kills.py tests/chaos/test_recovery.py tests/path/test_exactly_k.py \
-	  $(wildcard tests/billing/test_inbox.py)
+	  tests/billing/test_inbox.py tests/billing/test_told.py
 
 bench: $(BENCH_VENV)/installed bench-peers    ## CPU per request and per chunk, added latency, beside nginx, haproxy and the peers (25 minutes)
 	$(BENCH_VENV)/bin/python -m bench

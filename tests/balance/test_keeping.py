@@ -1,7 +1,7 @@
 """What Redis answered and lost is settled again, once: emptied, and put back to an earlier state, between any two steps.
 
 KEEPING_SEED=n      other histories; each run of the suite has the same
-KEEPING_LOSSES=n    at least so many losses in all; 50 unless told
+KEEPING_LOSSES=n    at least so many losses in all; 30 unless told
 """
 
 import asyncio
@@ -40,7 +40,7 @@ SHARD = shard_of("alice")
 EVENTS, DEADLINES = f"mzk:{{s{SHARD:03d}}}:events", f"mzk:{{s{SHARD:03d}}}:deadlines"
 CREATOR, END_USER = WalletKey("alice"), WalletKey("u1", "shop")
 FUNDS = 10**9
-LOSSES = int(os.environ.get("KEEPING_LOSSES", 50))
+LOSSES = int(os.environ.get("KEEPING_LOSSES", 30))
 SEED = int(os.environ.get("KEEPING_SEED", 20_261_122))
 
 

@@ -1,7 +1,7 @@
 """Replies that are lost after the operation was applied: nothing happens twice, however often, and nothing is lost.
 
     LOST_SEED=n       other histories; each run of the suite has the same
-    LOST_REPLIES=n    how many replies are lost; 5,000 unless told
+    LOST_REPLIES=n    how many replies are lost; 3,000 unless told
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from gateway.balance.redis_balance import RedisBalance
 from tests.balance.conftest import Proxy
 from tests.balance.server import handle, stored_events
 
-REPLIES = int(os.environ.get("LOST_REPLIES", 5_000))
+REPLIES = int(os.environ.get("LOST_REPLIES", 3_000))
 SHARDS = 8
 START = 10**12
 # A hold that was counted twice would leave no room for the next one.

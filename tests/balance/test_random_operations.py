@@ -5,7 +5,7 @@ can be repeated alone. Besides the two adapters it keeps books (what each wallet
 which holds stand), so that a mistake common to both would show.
 
     RANDOM_SEED=n           other histories; each run of the suite has the same
-    RANDOM_OPERATIONS=n     how many in all; 100,000 unless told
+    RANDOM_OPERATIONS=n     how many in all; 50,000 unless told
     RANDOM_HISTORY=n        that one alone
 """
 
@@ -42,7 +42,7 @@ from gateway.core.limits import CREDIT_MARKER_TTL_S, RATE_LIMIT_MAX, RESULT_TTL_
 from gateway.core.money import AMOUNT_MICRO_MAX
 from tests.balance.server import REAL_TIME, handle, stored_events
 
-OPERATIONS = int(os.environ.get("RANDOM_OPERATIONS", 100_000))
+OPERATIONS = int(os.environ.get("RANDOM_OPERATIONS", 50_000))
 OPERATIONS_A_HISTORY = 1000
 AT_ONCE = 40
 SHARDS_A_HISTORY = 2

@@ -1,6 +1,6 @@
 """Redis loses what it answered, under load: everything, or its last moments. Nothing that a client was told is lost.
 
-    RECOVERY_LOSSES=n  how many, of all kinds; 30 unless told
+    RECOVERY_LOSSES=n  how many, of all kinds; 20 unless told
     CHAOS_SEED=n       other moments and another order; each run of the suite has the same
 
 Kinds: FLUSHALL; SIGKILL, and a start on an empty folder; SIGKILL, and a start on a copy of its append-only file from
@@ -22,7 +22,7 @@ from tests.chaos.books import compared, settled_down
 from tests.chaos.house import APP, CREATOR, FUNDS, USERS, House, _gone
 from tests.chaos.load import Clients
 
-LOSSES = int(os.environ.get("RECOVERY_LOSSES", 30))
+LOSSES = int(os.environ.get("RECOVERY_LOSSES", 20))
 FLUSHES_A_ROUND = 6
 AUDIT_EVERY = 4  # rounds
 

@@ -327,7 +327,7 @@ def test_an_audit_under_traffic_tells_motion_from_a_difference(stack: Stack) -> 
         while not busy.is_set():
             post(stack, key)
 
-    askers = [threading.Thread(target=keep_asking) for _ in range(4)]
+    askers = [threading.Thread(target=keep_asking) for _ in range(2)]
     for asker in askers:
         asker.start()
     try:
