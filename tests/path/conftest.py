@@ -16,6 +16,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.commands import run_command
+
 ROOT = Path(__file__).parent.parent.parent
 OPERATOR = "operator-token-made-up-for-tests"
 PEPPER = "pepper-made-up-for-tests-only"
@@ -134,15 +136,7 @@ class Stack:
             time.sleep(0.05)
 
     def cli(self, *args: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway.cli.main", *args],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=ROOT,
-            check=False,
-        )
+        done = run_command(args, self.env)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 

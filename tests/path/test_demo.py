@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
 from tests.path.conftest import Process, free_port, plain_env
 
 
@@ -37,14 +38,7 @@ class Demo:
         return subprocess.run([*words, "-s"], capture_output=True, text=True, timeout=60, check=True).stdout
 
     def cli(self, *args: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway.cli.main", *args],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_command(args, self.env)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 

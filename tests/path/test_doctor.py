@@ -1,8 +1,6 @@
 """`gateway doctor` on installations that are well, and that are not."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.path.conftest import OPERATOR, PEPPER, ROOT, Stack, free_port, plain_env
+from tests.commands import run_command
+from tests.path.conftest import OPERATOR, PEPPER, Stack, free_port, plain_env
 
 KEY = "sk-made-up-good-key"
 
@@ -25,8 +24,7 @@ def doctor(env: dict[str, str]) -> tuple[int, dict[str, tuple[str, str]]]:
 
 def looked(env: dict[str, str]) -> tuple[int, list[tuple[str, str, str]]]:
     """The exit status, and (about, verdict, sentence) of each row."""
-    command = [sys.executable, "-m", "gateway.cli.main", "doctor", "--json"]
-    ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_command(["doctor", "--json"], env)
     assert ended.stdout, ended.stderr
     return ended.returncode, [(each["about"], each["verdict"], each["says"]) for each in json.loads(ended.stdout)]
 
@@ -133,8 +131,7 @@ def test_a_broken_file_is_a_problem_and_stops_no_command_that_needs_no_models(tm
     config = tmp_path / "gateway.yaml"
     config.write_text(yaml.safe_dump({"models": models, "data_dir": str(tmp_path / "data"), "port": free_port()}))
     env = plain_env(MOZAIKS_CONFIG=str(config))
-    command = [sys.executable, "-m", "gateway.cli.main", "creators", "create", "acme"]
-    ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_command(["creators", "create", "acme"], env)
     assert (ended.returncode, "acme" in ended.stdout) == (0, True)
     assert f"Warning: {config}: models: 'worse': weight" in ended.stderr
     status, rows = looked(env)
@@ -145,6 +142,5 @@ def test_a_broken_file_is_a_problem_and_stops_no_command_that_needs_no_models(tm
     assert f"{config}: models: prices of bad/openai/0: input" in faults[1][2]
     well = {about for about, verdict, _ in rows if verdict == "ok"}
     assert well >= {"provider of good/openai/0", "balance store", "platform database"}
-    needs_them = [sys.executable, "-m", "gateway.cli.main", "prices", "list"]
-    ended = subprocess.run(needs_them, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_command(["prices", "list"], env)
     assert (ended.returncode, ended.stderr.startswith(f"Error: {config}: models: 'worse'")) == (2, True), ended.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.commands import run_command
 from tests.path.conftest import ROOT, Process, Stack, free_port, plain_env, start_gateway
 
 BODY = {"model": "slow:800", "messages": [{"role": "user", "content": "one"}], "max_tokens": 50}
@@ -108,9 +109,7 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence_that_names_it(tmp_pat
     taken.bind(("127.0.0.1", 0))
     env = {name: value.replace("TAKEN", str(taken.getsockname()[1])) for name, value in env.items()}
     full = plain_env(**{"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_PORT": str(free_port()), **env})
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway.cli.main", "serve"], env=full, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_command(["serve"], full)
     assert done.returncode == 1
     assert named in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,5 +1,8 @@
+from collections.abc import Sequence
+
 import pytest
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.core.errors import InvalidRequest
 from gateway.db import migrate
@@ -139,28 +142,35 @@ _REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("statement", _REFUSED)
+async def let_through(engine: AsyncEngine, statements: Sequence[str]) -> list[str]:
+    """Those that the database does not refuse as it should."""
+    done = []
+    for statement in statements:
+        try:
+            async with engine.begin() as conn:
+                await conn.exec_driver_sql(statement)
+        except DBAPIError as refused:
+            if "append-only" in str(refused):
+                continue
+        done.append(statement)
+    return done
+
+
 @pytest.mark.parametrize("book", BOOKS)
-async def test_the_database_itself_refuses_to_change_what_is_written(
-    databases: Databases, statement: str, book: str | None
-) -> None:
+async def test_the_database_itself_refuses_to_change_what_is_written(databases: Databases, book: str | None) -> None:
     engine = databases.platform if book is None else await databases.app(book)
     await add(engine, act(1), act(2), enterprise_id=book)
     async with engine.begin() as conn:
         await conn.exec_driver_sql("INSERT INTO accounts (id, owner, kind, asset, balance_micro) VALUES (1, '', 'k', 'USD', 0)")
         await conn.exec_driver_sql("INSERT INTO txns (id, op_id, kind, actor, reason, at) VALUES ('t', 'o', 'k', 'a', '', 1)")
         await conn.exec_driver_sql("INSERT INTO entries (txn_id, account_id, asset, amount_micro) VALUES ('t', 1, 'USD', 5)")
-    with pytest.raises(DBAPIError, match="append-only"):
-        async with engine.begin() as conn:
-            await conn.exec_driver_sql(statement)
+    assert await let_through(engine, _REFUSED) == []
 
 
 @pytest.mark.parametrize("urls", ["postgres"], indirect=True)
-@pytest.mark.parametrize("table", ["trail", "trail_head", "entries", "txns CASCADE"])
-async def test_postgres_does_not_empty_a_table_either(databases: Databases, table: str) -> None:
-    with pytest.raises(DBAPIError, match="append-only"):
-        async with databases.platform.begin() as conn:
-            await conn.exec_driver_sql(f"TRUNCATE {table}")
+async def test_postgres_does_not_empty_a_table_either(databases: Databases) -> None:
+    tables = ["trail", "trail_head", "entries", "txns CASCADE"]
+    assert await let_through(databases.platform, [f"TRUNCATE {table}" for table in tables]) == []
 
 
 async def test_a_page_merges_both_chains_newest_first_and_goes_on_where_it_ended(databases: Databases) -> None:
