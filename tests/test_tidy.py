@@ -1,6 +1,7 @@
 """The house rules that no linter has: sizes, names, floats near money."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_commits_name_no_machine_and_no_registry() -> None:
         assert not [word for word in words if word in text], path
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Full names of what a module imports, anywhere in it."""
     found: set[str] = set()
