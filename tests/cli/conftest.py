@@ -18,6 +18,7 @@ class Cli:
 
     def __init__(self, env: dict[str, str]) -> None:
         self._runner = CliRunner(env=env)
+        self.redis_url = env["MOZAIKS_REDIS_URL"]
         self.warnings = ""
 
     def run(self, *args: str) -> Result:
