@@ -56,6 +56,7 @@ _STORES: Final = ("data_dir", "database_url", "app_database_url", "redis_url", "
 _MODELS: Final = "models"
 _MARKUP: Final = "platform_markup_percent"
 _FILE: Final = "the whole file"
+_STRIPE: Final = "stripe_"
 TAKEN_WHILE_IT_RUNS: Final = frozenset((_MODELS, "platform_markup_bp"))
 _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
@@ -198,10 +199,13 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True, n
         try:
             return _build(given, models, markup_bp, Path(path).absolute() if path else None, faults.told)
         except SettingsError as wrong:
-            if in_file.get(wrong.about, "") == "" or env.get(PREFIX + wrong.about.upper(), ""):
-                raise  # the environment's
-            faults.add(wrong)
-            given[wrong.about] = ""
+            if in_file.get(wrong.about, "") and not env.get(PREFIX + wrong.about.upper(), ""):
+                faults.add(wrong)
+            elif needs != Part.ALL and wrong.about.startswith(_STRIPE):
+                faults.told.append(str(wrong))  # the environment's; nothing but what is sold goes without
+            else:
+                raise
+            given |= dict.fromkeys(_sold_with(wrong.about), "")
 
 
 class _Faults:
@@ -309,12 +313,18 @@ def _build(
     )
 
 
+def _sold_with(name: str) -> list[str]:
+    """The settings that are of no use when this one is wrong: itself, and all of Stripe's without its key."""
+    return [other for other in NAMES if other.startswith(_STRIPE)] if name == f"{_STRIPE}secret_key" else [name]
+
+
 def _stripe(given: dict[str, Any]) -> dict[str, str]:
     """What billing needs to be told."""
-    found = {name: str(given[name]) for name in NAMES if name.startswith("stripe_")}
+    found = {name: str(given[name]) for name in NAMES if name.startswith(_STRIPE)}
     key = found["stripe_secret_key"]
     if key and not key.startswith(("sk_", "rk_")):
-        raise _wrong("stripe_secret_key", "must be a secret or restricted key of Stripe: sk_... or rk_....")
+        is_ = "is a publishable key, with which nothing can be sold: it " if key.startswith("pk_") else ""
+        raise _wrong("stripe_secret_key", f"{is_}must be a secret or restricted key of Stripe: sk_... or rk_....")
     for name, value in found.items():
         if value and not key:
             raise _wrong(name, f"is of no use without {PREFIX}STRIPE_SECRET_KEY.")

@@ -109,6 +109,12 @@ def test_of_a_file_that_is_no_yaml_the_environment_is_left(tmp_path: Path, monke
     found = load(env, needs=Part.ANY)
     assert "is not valid YAML" in found.faults[0]
     assert "gpt-*" in [model.name for model in found.models]
+    told = load({**env, "MOZAIKS_STRIPE_SECRET_KEY": "pk_test_made_up", "MOZAIKS_STRIPE_WEBHOOK_SECRET": "s"}, needs=Part.ANY)
+    assert told.faults[1:] == ("MOZAIKS_STRIPE_SECRET_KEY is a publishable key, with which nothing can be sold: "
+                               "it must be a secret or restricted key of Stripe: sk_... or rk_....",)  # fmt: skip
+    assert (told.stripe_secret_key, told.stripe_webhook_secret) == ("", "")
+    with pytest.raises(SettingsError, match="STRIPE_SECRET_KEY is a publishable key"):
+        load({"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_STRIPE_SECRET_KEY": "pk_test_made_up"})
     # What the environment says is not the file's fault.
     with pytest.raises(SettingsError, match="MOZAIKS_PORT"):
         load({**env, "MOZAIKS_PORT": "eighty"}, needs=Part.ANY)
