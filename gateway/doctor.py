@@ -180,8 +180,8 @@ def _configuration(services: Services) -> list[Finding]:
     about = "configuration"
     if services.settings.faults:
         kept = "No gateway starts with it; one that runs keeps what it had."
-        of = [_PAYMENTS if _is_of_selling(fault) else about for fault in services.settings.faults]
-        return [Finding(each, Verdict.PROBLEM, f"{fault} {kept}") for each, fault in zip(of, services.settings.faults, strict=True)]
+        faults = [(_PAYMENTS if _is_of_selling(fault) else about, fault) for fault in services.settings.faults]
+        return [Finding(of, Verdict.PROBLEM, f"{fault} {kept}") for of, fault in faults]
     at_ms = now_ms(services.clock)
     live = [each for each in snapshots(services.settings) if is_fresh(each, at_ms)]
     found: list[Finding] = []

@@ -166,8 +166,21 @@ async def call(
         return payload.decode()
     answer: Any = msgspec.json.decode(payload) if payload else None
     if sent[0]["status"] >= 400:
-        raise click.ClickException(_as_typed(answer["error"]["message"], answer["error"].get("param") or ""))
+        error = answer["error"]
+        raise click.ClickException(_as_typed(error["message"], error.get("param") or "") + await _next_command(services, error))
     return answer
+
+
+async def _next_command(services: Services, error: Mapping[str, Any]) -> str:
+    """Of a refusal that a creator's account at Stripe stands behind: the command that goes on from there."""
+    state, user_id = error.get("account_state"), error.get("user_id")
+    if state is None:
+        return ""
+    if user_id is None:
+        user_id = (await services.ledger.apps([error["enterprise_id"]]))[error["enterprise_id"]].user_id
+    if state == "none":
+        return f" Make one: gateway sales connect {user_id} --email ADDRESS"
+    return f" Let its owner answer Stripe: gateway sales onboard {user_id} --return-url URL"
 
 
 def _as_typed(message: str, param: str) -> str:
@@ -177,14 +190,14 @@ def _as_typed(message: str, param: str) -> str:
     by_name = {each.name: max(each.opts, key=len) for each in options}
     named = next((by_name[name] for name in _names_of(param) if name in by_name), "")
     if "_micro" in param:
-        message = _BOUNDS.sub(lambda found: f"{_decimal(found[1])} to {_decimal(found[2])}", message)
+        message = _BOUNDS.sub(lambda found: f"{found[1]}{_decimal(found[2])} to {_decimal(found[3])}", message)
     if named:
         message = re.sub(rf"`?\b{re.escape(param)}\b`?", named, message)
     where = named or param
     return f"{message} ({where})" if where and where not in message else message
 
 
-_BOUNDS: Final = re.compile(r"\b([0-9]+) to ([0-9]+)\b")
+_BOUNDS: Final = re.compile(r"(must be (?:from )?)([0-9]+) to ([0-9]+)\b")
 
 
 def _decimal(amount_micro: str) -> str:
