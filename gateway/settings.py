@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 
+from gateway import config_file
 from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S, RATE_LIMIT_MAX
 from gateway.providers.azure import is_azure_itself
 from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Strategy
@@ -360,18 +360,11 @@ def kept_secrets(data_dir: Path) -> dict[str, str]:
 
 def _read_file(path: Path, faults: _Faults) -> dict[str, Any]:
     """As it is written: `${NAME}` is replaced where each of its parts is read."""
-    says = content = None
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as broken:
-        says = f"cannot be read: {broken}"
-    except yaml.YAMLError as broken:
-        says = f"is not valid YAML: {' '.join(str(broken).split())}"
-    if content is not None and not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
-        says, content = "must be a mapping of settings", None
-    if says is not None:
-        faults.add(SettingsError(f"{PREFIX}CONFIG: {path} {says}.", _FILE))
-    return dict(content or {})
+        return config_file.read(path)
+    except ValueError as wrong:
+        faults.add(SettingsError(f"{PREFIX}CONFIG: {path} {wrong}{'' if str(wrong).endswith(('?', ')')) else '.'}", _FILE))
+        return {}
 
 
 def _scalar(name: str, value: Any, env: dict[str, str]) -> Any:
