@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 _AUDIT = textfile(AuditReport((Check("1 what", True, 1, 0, ()),)), 1, 2, 0.5)
 _KINDS = {name: kind for name, (kind, _) in _FAMILIES.items()} | dict(re.findall(r"# TYPE (\w+) (\w+)", _AUDIT))
 # Of OpenMetrics' and promtool's rules: not milliseconds, not the kind of metric, not what a scrape adds to a histogram.
-_ODD = re.compile(r"_(ms|milliseconds|micros?|us|minutes|hours|kb|mb|kilobytes|percent|counter|gauge|histogram|bucket|count|sum)(_|$)")
+_ODD = re.compile(r"_(ms|milliseconds|micros?|us|minutes|hours|kb|mb|percent|counter|gauge|histogram|bucket|count|sum)(_|$)")
 
 
 def test_each_metric_has_a_conventional_name_and_a_sentence() -> None:
