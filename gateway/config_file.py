@@ -28,7 +28,7 @@ def _check_whole(content: dict[str, Any], text: str) -> None:
 
     A value that is not there yet would be taken for a default (that of `prices` is the list's), half a number for all of it.
     """
-    if not text.endswith("\n"):
+    if not text.endswith(("\n", "}", "]", '"', "'")):  # after a plain value nothing but the end of its line says that it is whole
         raise ValueError("does not end with a newline: is it cut off?")
     if empty := _first_empty(content, ""):
         raise ValueError(f"has no value for {empty.removeprefix('.')}: is it cut off? (Leave out what is not to be set.)")

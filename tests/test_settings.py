@@ -1,5 +1,6 @@
 """What the configuration may say of translated providers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ models:
 )
 def test_a_file_that_lacks_its_end_is_refused_where_that_can_be_told(tmp_path: Path, last: str, told: str) -> None:
     assert load(written(tmp_path, _WHOLE, MOZAIKS_DATA_DIR=str(tmp_path))).port == 4711
+    assert load(written(tmp_path, json.dumps(yaml.safe_load(_WHOLE)), MOZAIKS_DATA_DIR=str(tmp_path))).port == 4711
     cut = _WHOLE[: _WHOLE.index(last) + len(last)] + ("\n" if last.endswith(":") else "")
     with pytest.raises(SettingsError, match=r"gateway\.yaml") as refused:
         load(written(tmp_path, cut, MOZAIKS_DATA_DIR=str(tmp_path)))
