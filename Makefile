@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11) $(PYTHON))
 BENCH_VENV := .venv-bench
 
-.PHONY: run test lint unit long bench bench-quick bench-peers scale counts container lock clean
+.PHONY: run test lint unit long sandbox bench bench-quick bench-peers scale counts container lock clean
 
 run: $(VENV)/installed            ## start the gateway on the embedded default, with a demo model, key and balance
 	@$(BIN)/gateway serve
@@ -34,6 +34,10 @@ long: $(VENV)/installed-dev       ## the random tests at length: a million opera
 	  tests/balance/test_random_operations.py tests/balance/test_keeping.py tests/balance/test_lost_replies.py \
 	  tests/ledger/test_random_histories.py tests/chaos/test_kills.py tests/chaos/test_recovery.py tests/path/test_exactly_k.py \
 	  tests/billing/test_inbox.py tests/billing/test_told.py
+
+sandbox: $(VENV)/installed-dev    ## the journeys of selling in a sandbox of Stripe, with its key: STRIPE_TEST_KEY=sk_test_... make sandbox
+	@test -n "$$STRIPE_TEST_KEY" || { echo "give the key of a sandbox: STRIPE_TEST_KEY=sk_test_... make sandbox"; exit 1; }
+	$(BIN)/python -m pytest -rs tests/billing/test_told.py
 
 bench: $(BENCH_VENV)/installed bench-peers    ## CPU per request and per chunk, added latency, beside nginx, haproxy and the peers (25 minutes)
 	$(BENCH_VENV)/bin/python -m bench
