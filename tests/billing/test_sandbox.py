@@ -7,7 +7,7 @@ need; how Stripe itself plays them, only a run with a key shows (`make sandbox`)
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.fake_stripe.control import KEY, running
 from tests.path.conftest import upstream_url as upstream_url
 
 # The first of them have each of the driver's calls between them; `make long` makes all. Without any nothing is started.
-JOURNEYS: list[Callable[[House], None]] = [
+JOURNEYS: Sequence[Callable[[House], None]] = [
     told.test_an_end_user_buys_spends_to_the_last_token_is_refused_and_buys_again,
     told.test_a_trial_grants_as_a_trial_and_a_refund_of_a_renewal_takes_its_allowance,
     told.test_a_dispute_freezes_and_a_won_one_frees,
