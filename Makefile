@@ -10,7 +10,7 @@ BENCH_VENV := .venv-bench
 # An environment that forbids bytecode makes each process compile the gateway again: a third of a second of CPU at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint unit long bench bench-quick bench-peers scale counts container lock clean
+.PHONY: run test lint unit long sandbox bench bench-quick bench-peers scale counts container lock clean
 
 run: $(VENV)/installed            ## start the gateway on the embedded default, with a demo model, key and balance
 	@$(BIN)/gateway serve
@@ -32,10 +32,14 @@ unit: $(VENV)/installed-dev       ## the quick part of the suite
 
 long: $(VENV)/installed-dev       ## the random tests at length: a million operations and steps of money, a thousand kills, 250,000 requests
 	RANDOM_OPERATIONS=1000000 RANDOM_HISTORIES=1000000 CHAOS_KILLS=1000 RECOVERY_LOSSES=500 KEEPING_LOSSES=1000 LOST_REPLIES=100000 \
-	  EXACTLY_K_REPEATS=500 BILLING_KILLS_EVERY=1 BILLING_COPIES=10 $(BIN)/python -m pytest -s \
+	  EXACTLY_K_REPEATS=500 BILLING_KILLS_EVERY=1 BILLING_COPIES=10 SANDBOX_JOURNEYS=7 $(BIN)/python -m pytest -s \
 	  tests/balance/test_random_operations.py tests/balance/test_keeping.py tests/balance/test_lost_replies.py \
 	  tests/ledger/test_random_histories.py tests/chaos/test_kills.py tests/chaos/test_recovery.py tests/path/test_exactly_k.py \
-	  tests/billing/test_inbox.py tests/billing/test_told.py
+	  tests/billing/test_inbox.py tests/billing/test_told.py tests/billing/test_sandbox.py
+
+sandbox: $(VENV)/installed-dev    ## the journeys of selling in a sandbox of Stripe, with its key: STRIPE_TEST_KEY=sk_test_... make sandbox
+	@test -n "$$STRIPE_TEST_KEY" || { echo "give the key of a sandbox: STRIPE_TEST_KEY=sk_test_... make sandbox"; exit 1; }
+	$(BIN)/python -m pytest -rs tests/billing/test_told.py
 
 bench: $(BENCH_VENV)/installed bench-peers    ## CPU per request and per chunk, added latency, beside nginx, haproxy and the peers (25 minutes)
 	$(BENCH_VENV)/bin/python -m bench

@@ -112,10 +112,10 @@ async def _look_after_books(services: Services, stop: asyncio.Event) -> None:
 
 
 async def _reconcile(services: Services, stop: asyncio.Event) -> None:
-    """What is found is logged by who finds it."""
     while not await _stopped(stop, _RECONCILE_EVERY_S):
         try:
-            await services.reconciler.run(rebuild=True, repair=False, actor="worker")
+            for outcome in await services.reconciler.run(rebuild=True, repair=False, actor="worker"):
+                _log.error("reconcile: %s", outcome)
         except (BalanceUnavailable, SqlDown) as down:
             _log.warning("reconciling waits: %s", down)
 

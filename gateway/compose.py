@@ -41,6 +41,7 @@ from gateway.ledger.audit import AuditReport, audit, persisting
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
+from gateway.metering.waiting import Waiting
 from gateway.pricing.catalog import Catalog
 from gateway.pricing.configured import PriceOverride, read_override
 from gateway.pricing.shipped import shipped, shipped_sizes, shipped_surfaces
@@ -133,12 +134,13 @@ class Services:
 
     async def audited(self) -> AuditReport:
         """The books and the hot balances, checked; under traffic, again until only what stays is left."""
-        report = await audit(self.databases, await self.enterprise_ids(), self.balance)
+        waiting = Waiting(self.events)
+        report = await audit(self.databases, await self.enterprise_ids(), self.balance, waiting)
         for _ in range(_AUDITS_MAX - 1):
             if report.ok:
                 break
             await asyncio.sleep(_AUDIT_AGAIN_S)
-            report = persisting(report, await audit(self.databases, await self.enterprise_ids(), self.balance))
+            report = persisting(report, await audit(self.databases, await self.enterprise_ids(), self.balance, waiting))
         return report
 
     async def follow_changes(self) -> None:

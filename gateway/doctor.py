@@ -35,6 +35,7 @@ _MEMORY_SHARE: Final = 0.8
 _ASK_S: Final = 10.0
 _MODELS: Final = "/models"
 _AT_ONCE: Final = 8
+_PAYMENTS: Final = "payments"
 
 
 class Verdict(StrEnum):
@@ -133,7 +134,7 @@ async def _databases(services: Services) -> list[Finding]:
 
 async def _payments(services: Services) -> list[Finding]:
     """Nothing where nothing is sold. One GET of the platform's latest payments."""
-    about, settings = "payments", services.settings
+    about, settings = _PAYMENTS, services.settings
     if services.billing is None:
         return []
     payments, at_ms = services.billing.payments, now_ms(services.clock)
@@ -179,7 +180,8 @@ def _configuration(services: Services) -> list[Finding]:
     about = "configuration"
     if services.settings.faults:
         kept = "No gateway starts with it; one that runs keeps what it had."
-        return [Finding(about, Verdict.PROBLEM, f"{fault} {kept}") for fault in services.settings.faults]
+        faults = [(_PAYMENTS if _is_of_selling(fault) else about, fault) for fault in services.settings.faults]
+        return [Finding(of, Verdict.PROBLEM, f"{fault} {kept}") for of, fault in faults]
     at_ms = now_ms(services.clock)
     live = [each for each in snapshots(services.settings) if is_fresh(each, at_ms)]
     found: list[Finding] = []
@@ -195,6 +197,10 @@ def _configuration(services: Services) -> list[Finding]:
         text = f"{PREFIX}{name.upper()} is another than what runs was started with, and takes force with the next start."
         found.append(Finding(about, Verdict.WARNING, text))
     return found or ([Finding(about, Verdict.OK, "It is what runs.")] if live else [])
+
+
+def _is_of_selling(fault: str) -> bool:
+    return f"{PREFIX}STRIPE_" in fault
 
 
 def _prices(services: Services) -> list[Finding]:
@@ -213,7 +219,8 @@ def _prices(services: Services) -> list[Finding]:
     if priced and not found:
         text = "The deployment of the named model has one." if priced == 1 else f"{priced} deployments of named models have one."
         found.append(Finding("prices", Verdict.OK, text))
-    if not services.routing.models() and not services.routing.patterns() and not services.settings.faults:
+    is_read = all(map(_is_of_selling, services.settings.faults))
+    if not services.routing.models() and not services.routing.patterns() and is_read:
         found.append(Finding("models", Verdict.PROBLEM, "None is configured, so there is nothing to serve."))
     return found
 

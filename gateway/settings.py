@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 
+from gateway import config_file
 from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S, RATE_LIMIT_MAX
 from gateway.providers.azure import is_azure_itself
 from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Strategy
@@ -56,6 +56,7 @@ _STORES: Final = ("data_dir", "database_url", "app_database_url", "redis_url", "
 _MODELS: Final = "models"
 _MARKUP: Final = "platform_markup_percent"
 _FILE: Final = "the whole file"
+_STRIPE: Final = "stripe_"
 TAKEN_WHILE_IT_RUNS: Final = frozenset((_MODELS, "platform_markup_bp"))
 _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
@@ -198,10 +199,13 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True, n
         try:
             return _build(given, models, markup_bp, Path(path).absolute() if path else None, faults.told)
         except SettingsError as wrong:
-            if in_file.get(wrong.about, "") == "" or env.get(PREFIX + wrong.about.upper(), ""):
-                raise  # the environment's
-            faults.add(wrong)
-            given[wrong.about] = ""
+            if in_file.get(wrong.about, "") and not env.get(PREFIX + wrong.about.upper(), ""):
+                faults.add(wrong)
+            elif needs != Part.ALL and wrong.about.startswith(_STRIPE):
+                faults.told.append(str(wrong))  # the environment's; nothing but what is sold goes without
+            else:
+                raise
+            given |= dict.fromkeys(_sold_with(wrong.about), "")
 
 
 class _Faults:
@@ -309,12 +313,18 @@ def _build(
     )
 
 
+def _sold_with(name: str) -> list[str]:
+    """The settings that are of no use when this one is wrong: itself, and all of Stripe's without its key."""
+    return [other for other in NAMES if other.startswith(_STRIPE)] if name == f"{_STRIPE}secret_key" else [name]
+
+
 def _stripe(given: dict[str, Any]) -> dict[str, str]:
     """What billing needs to be told."""
-    found = {name: str(given[name]) for name in NAMES if name.startswith("stripe_")}
+    found = {name: str(given[name]) for name in NAMES if name.startswith(_STRIPE)}
     key = found["stripe_secret_key"]
     if key and not key.startswith(("sk_", "rk_")):
-        raise _wrong("stripe_secret_key", "must be a secret or restricted key of Stripe: sk_... or rk_....")
+        is_ = "is a publishable key, with which nothing can be sold: it " if key.startswith("pk_") else ""
+        raise _wrong("stripe_secret_key", f"{is_}must be a secret or restricted key of Stripe: sk_... or rk_....")
     for name, value in found.items():
         if value and not key:
             raise _wrong(name, f"is of no use without {PREFIX}STRIPE_SECRET_KEY.")
@@ -350,18 +360,11 @@ def kept_secrets(data_dir: Path) -> dict[str, str]:
 
 def _read_file(path: Path, faults: _Faults) -> dict[str, Any]:
     """As it is written: `${NAME}` is replaced where each of its parts is read."""
-    says = content = None
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as broken:
-        says = f"cannot be read: {broken}"
-    except yaml.YAMLError as broken:
-        says = f"is not valid YAML: {' '.join(str(broken).split())}"
-    if content is not None and not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
-        says, content = "must be a mapping of settings", None
-    if says is not None:
-        faults.add(SettingsError(f"{PREFIX}CONFIG: {path} {says}.", _FILE))
-    return dict(content or {})
+        return config_file.read(path)
+    except ValueError as wrong:
+        faults.add(SettingsError(f"{PREFIX}CONFIG: {path} {wrong}{'' if str(wrong).endswith(('?', ')')) else '.'}", _FILE))
+        return {}
 
 
 def _scalar(name: str, value: Any, env: dict[str, str]) -> Any:

@@ -1,5 +1,6 @@
 """What the configuration may say of translated providers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,42 @@ def test_nobody_guesses_where_the_stores_are(tmp_path: Path, content: Any) -> No
         load(written(tmp_path, content), needs=Part.STORES)
 
 
+_WHOLE = """port: 4711
+platform_markup_percent: 15
+models:
+  - name: good
+    deployments:
+      - model: m
+        api_base: http://x
+    prices:
+      input: "1"
+      output: "2"
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("platform_markup_percent: 1", "does not end with a newline"),
+        ("platform_markup_percent:", "no value for platform_markup_percent"),
+        ("models:", "no value for models"),
+        ("    deployments:", "no value for models[0].deployments"),
+        ("        api_base:", "no value for models[0].deployments[0].api_base"),
+        ("    prices:", "no value for models[0].prices"),
+        ("      output:", "no value for models[0].prices.output"),
+        ("      outp", "is not valid YAML"),
+        ('      output: "2', "is not valid YAML"),
+    ],
+)
+def test_a_file_that_lacks_its_end_is_refused_where_that_can_be_told(tmp_path: Path, last: str, told: str) -> None:
+    assert load(written(tmp_path, _WHOLE, MOZAIKS_DATA_DIR=str(tmp_path))).port == 4711
+    assert load(written(tmp_path, json.dumps(yaml.safe_load(_WHOLE)), MOZAIKS_DATA_DIR=str(tmp_path))).port == 4711
+    cut = _WHOLE[: _WHOLE.index(last) + len(last)] + ("\n" if last.endswith(":") else "")
+    with pytest.raises(SettingsError, match=r"gateway\.yaml") as refused:
+        load(written(tmp_path, cut, MOZAIKS_DATA_DIR=str(tmp_path)))
+    assert told in str(refused.value)
+
+
 def test_of_a_file_that_is_no_yaml_the_environment_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match="They do not say where the stores are"):
@@ -109,6 +146,12 @@ def test_of_a_file_that_is_no_yaml_the_environment_is_left(tmp_path: Path, monke
     found = load(env, needs=Part.ANY)
     assert "is not valid YAML" in found.faults[0]
     assert "gpt-*" in [model.name for model in found.models]
+    told = load({**env, "MOZAIKS_STRIPE_SECRET_KEY": "pk_test_made_up", "MOZAIKS_STRIPE_WEBHOOK_SECRET": "s"}, needs=Part.ANY)
+    assert told.faults[1:] == ("MOZAIKS_STRIPE_SECRET_KEY is a publishable key, with which nothing can be sold: "
+                               "it must be a secret or restricted key of Stripe: sk_... or rk_....",)  # fmt: skip
+    assert (told.stripe_secret_key, told.stripe_webhook_secret) == ("", "")
+    with pytest.raises(SettingsError, match="STRIPE_SECRET_KEY is a publishable key"):
+        load({"MOZAIKS_DATA_DIR": str(tmp_path), "MOZAIKS_STRIPE_SECRET_KEY": "pk_test_made_up"})
     # What the environment says is not the file's fault.
     with pytest.raises(SettingsError, match="MOZAIKS_PORT"):
         load({**env, "MOZAIKS_PORT": "eighty"}, needs=Part.ANY)

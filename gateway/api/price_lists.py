@@ -72,7 +72,7 @@ def _differences(context: ApiContext, model: str, offered: PriceList | None) -> 
         for deployment in each.deployments:
             prices = context.catalog.compare(deployment.id, offered)
             one, other = (prices.configured, prices.listed) if offered is None else (prices.listed, prices.offered)
-            if one != other and (offered is not None or None not in (one, other)):
+            if _decimals(one) != _decimals(other) and (offered is not None or None not in (one, other)):
                 row = PriceDifference(
                     each.model, deployment.id, prices.source, _decimals(prices.configured), _decimals(prices.listed)
                 )

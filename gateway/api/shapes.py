@@ -345,7 +345,7 @@ class WalletAnswer(Answer, frozen=True):
     """A wallet. `pending_micro` was granted but cannot be spent yet.
 
     `lots` are those with something left or frozen, in the order in which they burn, and after them what became of those
-    that ended within the last 30 days.
+    whose time ended within 30 days. One that was spent before is in the ledger's transactions alone.
     """
 
     asset: str

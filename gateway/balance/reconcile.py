@@ -12,7 +12,6 @@ for an operator to see first. What the books never heard of cannot be found here
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Final, Protocol
@@ -22,10 +21,10 @@ import msgspec
 from gateway.balance.model import Balance, WalletState
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_BATCH
-from gateway.ledger.model import Reconciled, WalletKey
+from gateway.core.money import decimal_from_micro
+from gateway.ledger.model import Reconciled, WalletKey, wallet_from_name
 from gateway.ledger.service import Ledger
 
-_log = logging.getLogger(__name__)
 _LOOKS: Final = 4
 _AGAIN_S: Final = 2.0  # all looks together take longer than live gateways are given after a loss
 _QUIET_TRIES: Final = 20
@@ -55,10 +54,32 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A difference that stayed. `repaired_micro` is what was added to the hot wallet; None: nothing was done."""
+    """A difference that stayed, in `asset`. `repaired_micro` is what was added to the hot wallet; None: nothing was done."""
 
     difference: Difference
+    asset: str
     repaired_micro: int | None = None
+
+    def __str__(self) -> str:
+        """For people."""
+        one, wallet = self.difference, wallet_from_name(self.difference.wallet)
+        whose = one.wallet
+        if wallet is not None:
+            app = wallet.enterprise_id
+            whose = f"creator {wallet.owner}" if app is None else f"end user {wallet.owner} of app {app}"
+        books, drift_micro = self._money(one.books_micro), one.drift_micro
+        if drift_micro is None:
+            done = "left as it is" if self.repaired_micro is None else "made again from the books"
+            return f"The hot balance of {whose} is lost; the books say {books}: {done}."
+        done = "left as it is"
+        if self.repaired_micro is not None:
+            moved = f"{self._money(abs(self.repaired_micro))} {'added' if self.repaired_micro > 0 else 'taken off'}"
+            done = f"repaired, {moved}" if self.repaired_micro else "it was right again before it was repaired"
+        much = f"{self._money(abs(drift_micro))} too {'much' if drift_micro > 0 else 'little'}"
+        return f"The hot balance of {whose} is {self._money(one.hot_micro or 0)}, the books say {books}: {much}; {done}."
+
+    def _money(self, amount_micro: int) -> str:
+        return f"{decimal_from_micro(amount_micro)} {self.asset}"
 
 
 class Reconciler:
@@ -90,12 +111,12 @@ class Reconciler:
             found = {key: one for key, one in again.items() if key in found and found[key].drift_micro == one.drift_micro}
         outcomes = []
         for key, one in found.items():
+            asset = (await self._ledger.owner_of(key)).asset
             if one.hot_micro is None:
                 made = rebuild and await self._rebuild_lost(one.shard, [one.wallet])
-                outcomes.append(Outcome(one, one.books_micro if made else None))
+                outcomes.append(Outcome(one, asset, one.books_micro if made else None))
             else:
-                outcomes.append(Outcome(one, await self._repair(key, one, actor) if repair else None))
-            _log.error("reconcile: %s", outcomes[-1])
+                outcomes.append(Outcome(one, asset, await self._repair(key, one, actor) if repair else None))
         return outcomes
 
     async def _look(self) -> AsyncIterator[tuple[WalletKey, Difference]]:

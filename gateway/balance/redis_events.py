@@ -8,7 +8,7 @@ all 256 streams, which one server can answer; on a cluster the streams would be 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +27,7 @@ _SAYS_SO_EVERY_S: Final = 10.0
 _SHARD_OF: Final = {stream.encode(): shard for shard, stream in enumerate(EVENT_STREAMS)}
 _GATHER_S: Final = 0.02  # after a quiet time, how long a first event waits for company: bounds reads to 50 a second
 _RECLAIM_EVERY_S: Final = 30.0
+_LOOKED_AT_ONCE: Final = 1000
 _RECLAIM_STREAMS: Final = 16  # streams asked at once when looking for what dead consumers left
 
 
@@ -108,6 +109,17 @@ class RedisEvents:
         """When the event that waits the longest was appended, by the server's clock; None when none waits."""
         heads = await self._ask([("XRANGE", stream, "-", "+", "COUNT", 1) for stream in EVENT_STREAMS])
         return min((int(entries[0][0].partition(b"-")[0]) for entries in heads if entries), default=None)
+
+    async def waiting(self, shard: int) -> AsyncIterator[bytes]:
+        """Every event of a shard that is not in the books yet, claimed ones included, oldest first; nothing is claimed."""
+        after: Part = "-"
+        while True:
+            [entries] = await self._ask([("XRANGE", EVENT_STREAMS[shard], after, "+", "COUNT", _LOOKED_AT_ONCE)])
+            for _, fields in entries:
+                yield fields[1]
+            if len(entries) < _LOOKED_AT_ONCE:
+                return
+            after = b"(" + entries[-1][0]
 
     async def _ask(self, calls: Sequence[tuple[Part, ...]]) -> list[Any]:
         try:

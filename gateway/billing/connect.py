@@ -39,6 +39,10 @@ def email(value: str | None) -> str:
     return text
 
 
+def _no_account(**whose: str) -> dict[str, str]:
+    return {"account_state": "none", **whose}
+
+
 class Connect:
     """The accounts. Raises PaymentsDown and PaymentsRefused besides what each method says."""
 
@@ -73,7 +77,7 @@ class Connect:
         await self._registry.creator(actor, user_id)
         held = await self._store.account(user_id)
         if held is None:
-            raise NotFound("This creator has no account to sell with.", param="user_id")
+            raise NotFound("This creator has no account to sell with.", param="user_id", details=_no_account(user_id=user_id))
         return await self._refreshed(held, actor.role, actor.name)
 
     async def onboarding_link(self, actor: Actor, user_id: str, return_url: str, refresh_url: str | None) -> str:
@@ -91,13 +95,14 @@ class Connect:
             return PLATFORM_ACCOUNT
         held = await self._store.account(seller.user_id)
         if held is None:
-            raise Conflict("The app's creator has no account to sell with.", code="selling_blocked")
+            details = _no_account(enterprise_id=seller.enterprise_id)
+            raise Conflict("The app's creator has no account to sell with.", code="selling_blocked", details=details)
         if held.state != AccountState.ACTIVE:
             held = await self._refreshed(held, Role.OPERATOR, "stripe")
         if held.state != AccountState.ACTIVE:
             wanted = f"; Stripe wants: {', '.join(held.wanted)}" if held.wanted else ""
-            details = {"account_state": held.state, "wanted": list(held.wanted)}
-            raise Conflict(f"The creator's account cannot take charges now{wanted}.", code="selling_blocked", details=details)
+            found = {"account_state": held.state, "enterprise_id": seller.enterprise_id, "wanted": list(held.wanted)}
+            raise Conflict(f"The creator's account cannot take charges now{wanted}.", code="selling_blocked", details=found)
         return held.account_id
 
     async def look_again(self, seller: App | None) -> None:
@@ -112,7 +117,8 @@ class Connect:
             return PLATFORM_ACCOUNT
         held = await self._store.account(seller.user_id)
         if held is None:
-            raise NotFound("The app's creator has no account to sell with.")
+            details = _no_account(enterprise_id=seller.enterprise_id)
+            raise NotFound("The app's creator has no account to sell with.", details=details)
         return held.account_id
 
     async def _refreshed(self, held: Account, role: str, name: str) -> Account:

@@ -7,7 +7,7 @@ callers, where they have none; such amounts must be whole, which `check` holds t
 
 from typing import Final
 
-from gateway.core.money import AMOUNT_MICRO_MAX, MICRO, TOK, is_asset
+from gateway.core.money import AMOUNT_MICRO_MAX, MICRO, TOK, decimal_from_micro, is_asset
 
 _NONE: Final = frozenset(
     ["BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"]
@@ -32,10 +32,10 @@ def check(amount_minor: int, currency: str) -> int:
     """An amount that can be asked of a buyer: above 0, at most AMOUNT_MINOR_MAX, in the currency's steps. ValueError."""
     decimals(currency)
     if not 0 < amount_minor <= AMOUNT_MINOR_MAX:
-        raise ValueError(f"an amount is 1 to {AMOUNT_MINOR_MAX} minor units")
+        raise ValueError(f"an amount is {_told(1, currency)} to {_told(AMOUNT_MINOR_MAX, currency)} {currency}")
     step = _STEP.get(currency, 1)
     if amount_minor % step:
-        raise ValueError(f"amounts in {currency} are multiples of {step} minor units")
+        raise ValueError(f"amounts in {currency} are multiples of {_told(step, currency)}")
     return amount_minor
 
 
@@ -48,8 +48,13 @@ def minor_from_micro(amount_micro: int, currency: str) -> int:
     """Minor units of an amount of micro-units. ValueError when it is not a whole number of them."""
     amount_minor, rest = divmod(amount_micro, _micro_per_minor(currency))
     if rest or abs(amount_micro) > AMOUNT_MICRO_MAX:
-        raise ValueError(f"{amount_micro} micro-units are not a whole number of minor units of {currency}")
+        least = _told(1, currency)
+        raise ValueError(f"{decimal_from_micro(amount_micro)} {currency} is not a multiple of {least}, or far too much")
     return amount_minor
+
+
+def _told(amount_minor: int, currency: str) -> str:
+    return decimal_from_micro(micro_from_minor(amount_minor, currency))
 
 
 def _micro_per_minor(currency: str) -> int:

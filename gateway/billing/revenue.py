@@ -262,7 +262,8 @@ class Revenue:
         await self._registry.creator(actor, user_id)
         held = await self._store.account(user_id)
         if held is None:
-            raise NotFound("This creator has no account to sell with.", param="user_id")
+            details = {"account_state": "none", "user_id": user_id}
+            raise NotFound("This creator has no account to sell with.", param="user_id", details=details)
         if held.state == AccountState.DEAUTHORIZED:
             raise Conflict("The account's owner has disconnected it.", code="account_deauthorized")
         return held.account_id

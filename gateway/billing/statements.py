@@ -18,6 +18,7 @@ import msgspec
 from gateway.billing.minor_units import micro_from_minor
 from gateway.billing.reports import Movement
 from gateway.billing.revenue_store import Booked, Month
+from gateway.core.money import decimal_from_micro
 
 
 class LineKind(StrEnum):
@@ -183,9 +184,9 @@ def _lines(moved: Movement, known: Known) -> list[Line] | str:
         made = [line(_of_the_account(moved), moved.net_minor)]
     elif moved.type in CHARGES and source.kind == "charge":
         if (booked.paid_micro, booked.currency) != (_micro(source.amount_minor, source.currency), source.currency):
-            return f"the book has {booked.paid_micro} micro-units of {booked.currency} paid"
+            return f"the book has {decimal_from_micro(booked.paid_micro)} {booked.currency} paid"
         if booked.share_micro != _micro(source.share_minor, source.currency):
-            return f"the book has {booked.share_micro} micro-units of {booked.currency} for the platform"
+            return f"the book has {decimal_from_micro(booked.share_micro)} {booked.currency} for the platform"
         made = [line(LineKind.PAYMENT, moved.amount_minor), *_fees(moved, line, LineKind.PROCESSING_FEE)]
     elif source.kind == "refund":
         ops = known.moved.get(booked.enterprise_id, {})
@@ -221,7 +222,7 @@ def _wrong_refund(moved: Movement, ops: Mapping[str, int]) -> str:
     source = moved.source
     refunded, failed = [ops.get(op_id) for op_id in ops_of(moved)]
     if refunded is not None and refunded != _micro(source.amount_minor, source.currency):
-        return f"the book has {refunded} micro-units of {source.currency} refunded"
+        return f"the book has {decimal_from_micro(refunded)} {source.currency} refunded"
     if source.status == _SUCCEEDED and refunded is None:
         return "the book does not have the refund"
     if source.status in _FAILED and refunded is not None and failed is None:

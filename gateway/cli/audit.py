@@ -36,26 +36,28 @@ def audit(as_json: bool, metrics: Path | None) -> None:
     began = time.monotonic()
     try:
         with looking():
-            report, waiting = run(_audited())
+            report, waiting, age_s = run(_audited())
     except click.ClickException:
         if metrics is not None:
-            _write(metrics, textfile(None, 0, time.monotonic() - began))
+            _write(metrics, textfile(None, 0, 0, time.monotonic() - began))
         raise
-    _tell(report, waiting, as_json=as_json)
+    _tell(report, waiting, age_s, as_json=as_json)
     status = 0 if report.ok else 1
-    if metrics is not None and not _write(metrics, textfile(report, waiting, time.monotonic() - began)):
+    if metrics is not None and not _write(metrics, textfile(report, waiting, age_s, time.monotonic() - began)):
         status = status or 2
     sys.exit(status)
 
 
-async def _audited() -> tuple[AuditReport, int]:
+async def _audited() -> tuple[AuditReport, int, int]:
+    """What was found, how many usage events wait for a worker, and for how many seconds the oldest does."""
     async with stores() as services:
-        return await services.audited(), await services.events.depth()
+        report, waiting, oldest_ms = await services.audited(), await services.events.depth(), await services.events.oldest_ms()
+        return report, waiting, 0 if oldest_ms is None else max(0, now_ms(services.clock) - oldest_ms) // 1000
 
 
-def _tell(report: AuditReport, waiting: int, *, as_json: bool) -> None:
+def _tell(report: AuditReport, waiting: int, age_s: int, *, as_json: bool) -> None:
     if as_json:
-        told = {"ok": report.ok, "events_waiting": waiting, "checks": report.checks}
+        told = {"ok": report.ok, "events_waiting": waiting, "oldest_event_age_s": age_s, "checks": report.checks}
         click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
         return
     for check in report.checks:
@@ -65,10 +67,20 @@ def _tell(report: AuditReport, waiting: int, *, as_json: bool) -> None:
         if check.violated > len(check.violations):
             click.echo(f"          ... and {check.violated - len(check.violations)} more")
     if waiting:
-        click.echo(f"{waiting} usage events wait for a worker; what they change is not in the books yet.")
+        events = "1 usage event waits" if waiting == 1 else f"{waiting} usage events wait, the oldest"
+        text = f"{events} for {_span(age_s)}, until a worker puts what was used into the books: nothing of it is lost."
+        click.echo(f"{text} Workers live in `gateway serve` and `gateway worker`.")
 
 
-def textfile(report: AuditReport | None, waiting: int, duration_s: float) -> str:
+def _span(seconds: int) -> str:
+    """As people say it."""
+    for size, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}{'s' * (seconds >= 2 * size)}"
+    return f"{seconds} second{'s' * (seconds != 1)}"
+
+
+def textfile(report: AuditReport | None, waiting: int, age_s: int, duration_s: float) -> str:
     """The outcome in Prometheus' text format; None: not everything could be looked at, so nothing is said of the books.
 
     Without time stamps, which the textfile collector refuses: the time of the run is a gauge of its own.
@@ -80,6 +92,7 @@ def textfile(report: AuditReport | None, waiting: int, duration_s: float) -> str
     ]
     if report is not None:
         lines += _gauge("events_waiting", "Usage events that were not in the books yet.", waiting)
+        lines += _gauge("oldest_event_age_seconds", "For how long the oldest of them had waited.", age_s)
         for name, what in (("violated", "Violations of each invariant."), ("counted", "Things looked at for each invariant.")):
             metric = f"{_PREFIX}_{'violations' if name == 'violated' else 'checked'}"
             lines += [f"# HELP {metric} {what}", f"# TYPE {metric} gauge"]

@@ -17,6 +17,7 @@ from gateway.balance.model import BalanceUnavailable
 from gateway.compose import Services, opened
 from gateway.core.errors import GatewayError
 from gateway.core.ids import new_id
+from gateway.core.money import decimal_from_micro
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.settings import Part, Settings, SettingsError, load
 
@@ -165,16 +166,47 @@ async def call(
         return payload.decode()
     answer: Any = msgspec.json.decode(payload) if payload else None
     if sent[0]["status"] >= 400:
-        raise click.ClickException(_as_typed(answer["error"]["message"], answer["error"].get("param") or ""))
+        error = answer["error"]
+        raise click.ClickException(_as_typed(error["message"], error.get("param") or "") + await _next_command(services, error))
     return answer
 
 
+async def _next_command(services: Services, error: Mapping[str, Any]) -> str:
+    """Of a refusal that a creator's account at Stripe stands behind: the command that goes on from there."""
+    state, user_id = error.get("account_state"), error.get("user_id")
+    if state is None:
+        return ""
+    if user_id is None:
+        user_id = (await services.ledger.apps([error["enterprise_id"]]))[error["enterprise_id"]].user_id
+    if state == "none":
+        return f" Make one: gateway sales connect {user_id} --email ADDRESS"
+    return f" Let its owner answer Stripe: gateway sales onboard {user_id} --return-url URL"
+
+
 def _as_typed(message: str, param: str) -> str:
-    """A refusal with the field that it names as the option that was given for it."""
+    """A refusal with the field that it names as the option that was given for it, and bounds of amounts as decimals."""
     context = click.get_current_context(silent=True)
     options = [] if context is None else [each for each in context.command.params if isinstance(each, click.Option)]
-    named = next((max(each.opts, key=len) for each in options if each.name == param), "")
+    by_name = {each.name: max(each.opts, key=len) for each in options}
+    named = next((by_name[name] for name in _names_of(param) if name in by_name), "")
+    if "_micro" in param:
+        message = _BOUNDS.sub(lambda found: f"{found[1]}{_decimal(found[2])} to {_decimal(found[3])}", message)
     if named:
         message = re.sub(rf"`?\b{re.escape(param)}\b`?", named, message)
     where = named or param
     return f"{message} ({where})" if where and where not in message else message
+
+
+_BOUNDS: Final = re.compile(r"(must be (?:from )?)([0-9]+) to ([0-9]+)\b")
+
+
+def _decimal(amount_micro: str) -> str:
+    return decimal_from_micro(int(amount_micro))
+
+
+def _names_of(param: str) -> tuple[str, ...]:
+    """What an option for this field may be called: one in a struct has its struct's name before its own, or instead."""
+    whole, dot, part = param.partition(".")
+    if not dot:
+        return (param,)
+    return (f"{whole}_{part}", part, f"end_user_{part}", *((whole,) if part == "amount_micro" else ()))

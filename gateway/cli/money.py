@@ -47,7 +47,7 @@ def wallets() -> None:
 @wallet_options
 @json_option
 def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id: str | None, as_json: bool) -> None:
-    """Show a wallet's balance, holds, debt and lots: also what became of those that ended within the last 30 days."""
+    """Show a wallet's balance, holds, debt and lots: those with something left, and those whose time ended within 30 days."""
     wallet = named_wallet(user_id, enterprise_id, platform_user_id)
     path = f"/api/v1/wallets/{user_id}" if "user_id" in wallet else f"/api/v1/apps/{enterprise_id}/wallets/{platform_user_id}"
     answer = request("GET", path)

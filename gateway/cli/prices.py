@@ -173,6 +173,7 @@ def update(file: Path, effective_at: str | None, dry_run: bool, as_json: bool) -
     content = _content(file)
     if dry_run:
         answer = request("POST", "/api/v1/price-lists/compare", {"prices": content}, needs=Part.ALL)
+        answer["data"] = [line for line in answer["data"] if line["configured"] is None]  # the others cost what they did
         _show_differences(answer, as_json=as_json)
     else:
         show(request("POST", "/api/v1/price-lists", {"prices": content, "effective_at": effective_at}), as_json=as_json)

@@ -30,17 +30,19 @@ def reconcile(fix: bool, billing: bool, since: str | None, as_json: bool) -> Non
         _billing(since, as_json)
         return
     with looking():
-        outcomes = run(_reconciled(fix))
+        outcomes, waiting = run(_reconciled(fix))
     left = [each for each in outcomes if each.repaired_micro is None]
     if as_json:
-        found = [{**msgspec.to_builtins(each.difference), "repaired_micro": each.repaired_micro} for each in outcomes]
+        found = [{**msgspec.to_builtins(each.difference), **_but_difference(each)} for each in outcomes]
         told = {"ok": not left, "differences": found}
         click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
     else:
         for each in outcomes:
-            click.echo(_line(each))
+            click.echo(each)
         if not outcomes:
             click.echo("The hot balances are those of the books.")
+        elif left:
+            click.echo(_why_left(waiting, fix=fix))
     sys.exit(1 if left else 0)
 
 
@@ -67,13 +69,21 @@ async def _looked(since_ms: int | None) -> Looked:
         return await services.receiving.reconciler.run(since_ms)
 
 
-async def _reconciled(fix: bool) -> list[Outcome]:
+async def _reconciled(fix: bool) -> tuple[list[Outcome], int]:
+    """What was found, and how many usage events wait for a worker."""
     async with stores() as services:
-        return await services.reconciler.run(rebuild=fix, repair=fix, actor="gateway reconcile")
+        outcomes = await services.reconciler.run(rebuild=fix, repair=fix, actor="gateway reconcile")
+        return outcomes, await services.events.depth()
 
 
-def _line(outcome: Outcome) -> str:
-    one = outcome.difference
-    has = "is lost" if one.hot_micro is None else f"has {one.hot_micro}"
-    done = "left as it is" if outcome.repaired_micro is None else f"repaired, {outcome.repaired_micro:+d}"
-    return f"{one.wallet}  {has}, the books say {one.books_micro}  ({done})"
+def _but_difference(outcome: Outcome) -> dict[str, str | int | None]:
+    return {"asset": outcome.asset, "repaired_micro": outcome.repaired_micro}
+
+
+def _why_left(waiting: int, *, fix: bool) -> str:
+    if waiting:
+        text = f"{waiting} usage events wait for a worker, so hot balances are ahead of the books by what was used"
+        return f"{text}: look again when `gateway serve` or `gateway worker` has run."
+    if fix:
+        return "What is left was in use all the time: look again."
+    return "`gateway reconcile --fix` puts them right."

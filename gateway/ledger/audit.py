@@ -2,11 +2,12 @@
 
 Takes the same memory for books of any size: rows are read as they come, and only the first violations
 of each check are kept. Each book is read in one snapshot. Checks that compare two stores (app and
-platform, SQL and hot) hold once every usage event is drained; while requests run they may be ahead of
-each other by what is on its way; what they name is then gone at the next look, and `persisting` drops it.
+platform, SQL and hot) take what waits for a worker for what it is (see `audit_waiting`). While requests run they may be
+ahead of each other by more; what they name is then gone at the next look, and `persisting` drops it.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Final, Protocol
 
@@ -17,7 +18,8 @@ from gateway.core.limits import DRAIN_BATCH
 from gateway.core.words import Level
 from gateway.db.engines import Databases
 from gateway.ledger import audit_queries as queries
-from gateway.ledger import invariants, journal, store
+from gateway.ledger import audit_waiting, invariants, journal, store
+from gateway.ledger.audit_waiting import WaitingUsage
 from gateway.ledger.model import (
     DISPUTE_LOST,
     DISPUTE_WON,
@@ -34,6 +36,7 @@ from gateway.trail import service as chains
 from gateway.trail import store as trail
 
 VIOLATIONS_SHOWN: Final = 20
+_Waits = Callable[[Collection[str]], Awaitable[set[str]]]  # those of some requests whose event waits
 
 
 class HotWallet(Protocol):
@@ -152,8 +155,10 @@ class _Tallies:
         return AuditReport(tuple(tally.done() for tally in tallies))
 
 
-async def audit(databases: Databases, enterprise_ids: Sequence[str], hot: HotBalances | None) -> AuditReport:
-    """Check the platform's book and those of the apps; with `hot`, the hot balances too.
+async def audit(
+    databases: Databases, enterprise_ids: Sequence[str], hot: HotBalances | None, waiting: WaitingUsage | None = None
+) -> AuditReport:
+    """Check the platform's book and those of the apps; with `hot`, the hot balances too; `waiting` is what they are ahead by.
 
     SqlDown when a database does not answer. `enterprise_ids` has to be all apps for check 11 of the platform's book
     and for wallets that only the hot store has.
@@ -169,7 +174,8 @@ async def audit(databases: Databases, enterprise_ids: Sequence[str], hot: HotBal
             await _trail(conn, enterprise_id, tallies)
             await _captures(conn, enterprise_id, tallies)
             await _fees(conn, databases, enterprise_id, tallies)
-            creator_micro += await _app_usage(conn, databases, enterprise_id, tallies)
+            waits = partial(audit_waiting.that_wait, waiting, shard_of(facts[enterprise_id].user_id)) if waiting else None
+            creator_micro += await _app_usage(conn, databases, enterprise_id, tallies, waits)
     async with store.snapshot(databases.platform) as conn:
         await _book(conn, None, tallies)
         await _trail(conn, None, tallies)
@@ -180,7 +186,7 @@ async def audit(databases: Databases, enterprise_ids: Sequence[str], hot: HotBal
             tallies.owners.see(invariants.owner_is_creator(str(account), owner, bool(is_creator)))
     if hot is not None:
         for book in (None, *enterprise_ids):
-            await _hot_of_sql(databases, book, facts, hot, tallies.hot)
+            await _hot_of_sql(databases, book, facts, hot, waiting, tallies.hot)
         await _sql_of_hot(databases, set(enterprise_ids), hot, tallies.hot)
     return tallies.report(with_hot=hot is not None)
 
@@ -263,8 +269,10 @@ async def _trail(conn: store.Connection, enterprise_id: str | None, tallies: _Ta
         tallies.acts.see(wrong, where)
 
 
-async def _app_usage(conn: store.Connection, databases: Databases, enterprise_id: str, tallies: _Tallies) -> int:
-    """Check 11 of one app; returns what its usage rows charged the creator."""
+async def _app_usage(
+    conn: store.Connection, databases: Databases, enterprise_id: str, tallies: _Tallies, waits: _Waits | None
+) -> int:
+    """Check 11 of one app; returns what its usage rows charged the creator, less those whose event waits to be posted there."""
     charged, creator_micro = await queries.usage_sums(conn)
     stands = await queries.standing(conn, store.books_of(enterprise_id), REVENUE)
     for asset in charged.keys() | stands.keys():
@@ -274,18 +282,23 @@ async def _app_usage(conn: store.Connection, databases: Databases, enterprise_id
     async for (request_id,) in queries.request_ids(conn):
         batch.append(request_id)
         if len(batch) == DRAIN_BATCH:
-            await _posted(databases, enterprise_id, batch, tallies.posted)
+            creator_micro -= await _posted(conn, databases, enterprise_id, batch, tallies.posted, waits)
             batch = []
-    await _posted(databases, enterprise_id, batch, tallies.posted)
-    return creator_micro
+    return creator_micro - await _posted(conn, databases, enterprise_id, batch, tallies.posted, waits)
 
 
-async def _posted(databases: Databases, enterprise_id: str, request_ids: list[str], tally: _Tally) -> None:
+async def _posted(
+    app: store.Connection, databases: Databases, enterprise_id: str, request_ids: list[str], tally: _Tally, waits: _Waits | None
+) -> int:
+    """Each of an app's requests is in the platform's book, or `waits`; returns what those charged the creator."""
     async with store.reading(databases.platform) as conn:
         known = await store.known_ops(conn, store.books_of(None), [journal.usage_op(request) for request in request_ids])
+    missing = {request for request in request_ids if journal.usage_op(request) not in known}
+    on_the_way = await waits(missing) if missing and waits else set()
     for request_id in request_ids:
-        there = journal.usage_op(request_id) in known
-        tally.see(None if there else f"request {request_id} of app {enterprise_id} is not in the platform's book")
+        lost = request_id in missing - on_the_way
+        tally.see(f"request {request_id} of app {enterprise_id} is not in the platform's book" if lost else None)
+    return await queries.creator_charged(app, list(on_the_way)) if on_the_way else 0
 
 
 async def _has_rows(conn: store.Connection, databases: Databases, enterprise_ids: set[str], tally: _Tally) -> None:
@@ -316,9 +329,24 @@ async def _rows_of(databases: Databases, enterprise_id: str, request_ids: list[s
 
 
 async def _hot_of_sql(
-    databases: Databases, enterprise_id: str | None, facts: dict[str, AppFacts], hot: HotBalances, tally: _Tally
+    databases: Databases,
+    enterprise_id: str | None,
+    facts: dict[str, AppFacts],
+    hot: HotBalances,
+    waiting: WaitingUsage | None,
+    tally: _Tally,
 ) -> None:
-    """Every wallet that the books opened, against the hot store."""
+    """Every wallet that the books opened, against the hot store, which may be ahead by what is `waiting`."""
+
+    async def compare(batch: list[tuple[int, str, int]]) -> None:
+        for shard, group in groupby(sorted(batch), key=lambda wallet: wallet[0]):
+            different = await _compare(shard, [wallet[1:] for wallet in group], hot, tally)
+            taken: dict[str, int] = {}
+            if different and waiting:
+                taken = await audit_waiting.not_in_the_book(databases, waiting, shard, enterprise_id, different.keys())
+            for name, (has, owed_micro) in different.items():
+                tally.see(invariants.hot_is_sql(name, has, owed_micro - taken.get(name, 0)))
+
     batch: list[tuple[int, str, int]] = []
     engine = databases.platform if enterprise_id is None else await databases.app(enterprise_id)
     async with store.snapshot(engine) as conn:
@@ -326,18 +354,24 @@ async def _hot_of_sql(
             creator = owner if enterprise_id is None else facts[enterprise_id].user_id
             batch.append((shard_of(creator), WalletKey(owner, enterprise_id).name, int(owed_micro)))
             if len(batch) == DRAIN_BATCH:
-                await _compare(batch, hot, tally)
+                await compare(batch)
                 batch = []
-    await _compare(batch, hot, tally)
+    await compare(batch)
 
 
-async def _compare(batch: list[tuple[int, str, int]], hot: HotBalances, tally: _Tally) -> None:
-    for shard, group in groupby(sorted(batch), key=lambda wallet: wallet[0]):
-        wallets = list(group)
-        states = await hot.read(shard, [name for _, name, _ in wallets])
-        for (_, name, owed_micro), state in zip(wallets, states, strict=True):
-            has = None if state is None else state.available_micro + state.held_micro
-            tally.see(invariants.hot_is_sql(name, has, owed_micro))
+async def _compare(
+    shard: int, wallets: list[tuple[str, int]], hot: HotBalances, tally: _Tally
+) -> dict[str, tuple[int | None, int]]:
+    """(what the hot store has, what the books say) of those that differ; the others are counted."""
+    states = await hot.read(shard, [name for name, _ in wallets])
+    found = {}
+    for (name, owed_micro), state in zip(wallets, states, strict=True):
+        has = None if state is None else state.available_micro + state.held_micro
+        if has == owed_micro:
+            tally.see(None)
+        else:
+            found[name] = (has, owed_micro)
+    return found
 
 
 async def _sql_of_hot(databases: Databases, enterprise_ids: set[str], hot: HotBalances, tally: _Tally) -> None:

@@ -187,6 +187,12 @@ async def usage_sums(conn: store.Connection) -> tuple[dict[str, int], int]:
     return {row[0]: int(row[1]) for row in rows}, sum(int(row[2]) for row in rows)
 
 
+async def creator_charged(conn: store.Connection, request_ids: Sequence[str]) -> int:
+    """What an app's usage rows of those requests charged the creator."""
+    rule = bulk.is_in(conn, usage.c.request_id, request_ids)
+    return int((await conn.execute(sa.select(sa.func.sum(usage.c.creator_micro)).where(rule))).scalar_one() or 0)
+
+
 async def request_ids(conn: store.Connection) -> AsyncIterator[Any]:
     """(request_id,) of an app's usage rows."""
     async for row in await conn.stream(sa.select(usage.c.request_id)):

@@ -108,6 +108,18 @@ async def house(tmp_path: Path, balance: RedisBalance) -> AsyncIterator[House]:
     await databases.close()
 
 
+async def test_a_lot_that_was_spent_is_shown_no_more_unless_its_time_passes(house: House) -> None:
+    """As the README says of `gateway wallets show`."""
+    lasting, ending = await house.grant("g", 30, None), await house.grant("h", 30)
+    hold = await house.hold(60)
+    await house.settle(hold, 60)
+    await house.drain(hold, 60)
+    assert await house.shown() == []
+    assert await house.expired() == 0
+    assert [lot for lot, *_ in await house.shown()] == [ending]
+    assert lasting != ending
+
+
 @pytest.mark.parametrize(
     ("source", "account"), [("paid", "revenue.breakage"), ("promo", None), ("trial", None), ("rollover", None)]
 )

@@ -12,6 +12,9 @@ from gateway.balance.model import WalletState
 from gateway.balance.reconcile import Outcome, Reconciler
 from gateway.db.tables import APP_TRAIL
 from gateway.ledger.audit import audit
+from gateway.metering.drain import posting_of
+from gateway.metering.event import decode_event
+from gateway.metering.waiting import Waiting
 from tests.balance.test_keeping import CREATOR, END_USER, FUNDS, SHARD, House
 
 
@@ -84,6 +87,42 @@ async def test_a_difference_that_waits_for_the_drain_is_never_repaired(house: Ho
     await house.drain.step()
     assert await run(house, fix=True) == []
     assert await house.hot() == [WalletState(FUNDS - 100, 0), WalletState(FUNDS - 50, 0)]
+
+
+async def audited(house: House) -> list[str]:
+    report = await audit(house.databases, ["shop"], house.balance, Waiting(house.events))
+    return [violation for check in report.checks for violation in check.violations]
+
+
+async def test_the_audit_takes_what_waits_for_a_worker_for_no_violation_and_finds_what_is_lost_beside_it(house: House) -> None:
+    for micro in (100, 40, 0):
+        hold = await house.reserve()
+        assert hold is not None
+        await house.settle(hold, micro)
+    assert not (await audit(house.databases, ["shop"], house.balance)).ok, "who knows of no events sees a difference"
+    assert await audited(house) == []
+    await house.balance.link.call("HINCRBY", f"mzk:{{s{SHARD:03d}}}:w:{CREATOR.name}", "a", -7)
+    [told] = await audited(house)
+    assert f"{CREATOR.name} has {FUNDS - 77} in the hot store, {FUNDS - 70} in the books" in told
+    await house.balance.link.call("HINCRBY", f"mzk:{{s{SHARD:03d}}}:w:{CREATOR.name}", "a", 7)
+    await house.drain.step()
+    assert await audited(house) == []
+
+
+async def test_the_audit_knows_an_event_that_one_book_has_and_the_other_not_and_one_that_both_have(house: House) -> None:
+    """A worker that died after its first commit, and one that died after its second."""
+    hold = await house.reserve()
+    assert hold is not None
+    await house.settle(hold, 100)
+    [event] = await house.events.claim("w", 10, 0)
+    facts = await house.ledger.apps(["shop"])
+    posting = posting_of(decode_event(event.data), facts)
+    await house.ledger.post_app_usage("shop", [posting])
+    assert await audited(house) == []
+    await house.ledger.post_platform_usage([posting])
+    assert await audited(house) == []
+    await house.balance.link.call("HINCRBY", f"mzk:{{s{SHARD:03d}}}:w:{END_USER.name}", "a", -100)
+    assert len(await audited(house)) == 1, "what is in the books explains nothing more"
 
 
 async def test_a_difference_that_goes_away_between_two_looks_is_not_told(house: House) -> None:

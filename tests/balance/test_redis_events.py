@@ -57,6 +57,15 @@ async def test_a_batch_is_filled_from_the_busy_shards(balance: RedisBalance, eve
     assert [event.data for event in first + rest if event.shard == 9] == [b"%d" % number for number in range(700)]
 
 
+async def test_what_waits_is_seen_as_often_as_one_looks_claimed_or_not(balance: RedisBalance, events: RedisEvents) -> None:
+    wanted = [b"%d" % number for number in range(1001)]  # a page and one
+    await asyncio.gather(*[append(balance, 9, data) for data in wanted])
+    assert await events.claim("a", 10, 1)
+    for _ in range(2):
+        assert sorted([data async for data in events.waiting(9)]) == sorted(wanted)
+    assert [data async for data in events.waiting(8)] == []
+
+
 async def test_two_consumers_share_the_events(balance: RedisBalance, events: RedisEvents, server_url: str) -> None:
     other = RedisEvents(server_url, min_idle_ms=60_000)
     for number in range(100):

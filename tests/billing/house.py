@@ -1,4 +1,4 @@
-"""A whole gateway that sells, and the fake of Stripe that it sells through: what a journey needs of both."""
+"""A whole gateway that sells, and the Stripe that it sells through, the fake or a sandbox: what a journey needs of both."""
 
 import itertools
 import json
@@ -9,38 +9,42 @@ from typing import Any
 import httpx
 
 from gateway.core.clock import now_ms
+from tests.billing import at_stripe
+from tests.billing.at_stripe import PATHS as PATHS
+from tests.billing.at_stripe import SECRETS as SECRETS
+from tests.billing.at_stripe import AtStripe, OnFake
 from tests.fake_stripe.control import Control
 from tests.fake_stripe.delivery import signature
 from tests.path.conftest import Stack
 
 KEYS = itertools.count(1)
-SECRETS = {"platform": "whsec_made_up_platform", "connect": "whsec_made_up_connect"}
-PATHS = {"platform": "/webhooks/stripe", "connect": "/webhooks/stripe/connect"}
 URLS = {"success_url": "https://app.invalid/ok", "cancel_url": "https://app.invalid/no"}
 DAY = 86_400
 
 
 class House:
-    """A gateway and the fake, whose connected accounts' events go to both endpoints: each is told twice."""
+    """A gateway and Stripe, whose connected accounts' events go to both endpoints: each is told twice."""
 
-    def __init__(self, stack: Stack, control: Control) -> None:
-        self.stack, self.control = stack, control
-        control.endpoint(stack.url + PATHS["connect"], connect=True, secret=SECRETS["connect"])
-        for is_connect in (True, False):
-            control.endpoint(stack.url + PATHS["platform"], connect=is_connect, secret=SECRETS["platform"])
+    def __init__(self, stack: Stack, stripe: Control | AtStripe) -> None:
+        self.stack = stack
+        self.stripe: AtStripe = OnFake(stripe) if isinstance(stripe, Control) else stripe
+        self.control: Any = self.stripe.control if isinstance(self.stripe, OnFake) else _NoFake()
+        self.stripe.listen(stack.url)
 
     # ---- selling -------------------------------------------------------------------------------
 
     def post(self, path: str, body: dict[str, Any], status: int = 201) -> Any:
         return self.stack.post(path, body, status, idempotency_key=f"k{next(KEYS)}")
 
-    def shop(self, asset: str = "TOK", fee_percent: str = "12.5") -> "Shop":
-        """An app whose creator sells, and pays for its usage: it has enough for that."""
+    def shop(self, asset: str = "TOK", fee_percent: str = "12.5", *, clock: bool = False) -> "Shop":
+        """An app whose creator sells, and pays for its usage: it has enough for that. `clock`: its buyers' time is the test's."""
         app = self.stack.app(asset=asset, cost_policy="creator_pays")
         user_id = str(self.stack.get(f"/apps/{app}")["user_id"])
         self.stack.grant({"user_id": user_id}, 1_000_000_000)
         made = self.post("/billing-accounts", {"user_id": user_id, "email": f"{user_id}@example.com"})
-        self.control.onboard(made["account_id"])
+        self.stripe.onboard(made["account_id"])
+        if clock:
+            self.stripe.clock(made["account_id"])
         self.post("/fee-terms", {"user_id": user_id, "fee_percent": fee_percent})
         return Shop(self, app, user_id, made["account_id"])
 
@@ -48,7 +52,7 @@ class House:
 
     def deliver(self, senders: int = 6, **how: Any) -> None:
         """Send what waits, and wait until it has been acted upon."""
-        assert all(each["status"] == 200 for each in self.control.deliver(senders=senders, **how)), self.control.tries()[-5:]
+        self.stripe.deliver(senders, **how)
         self.handled()
 
     def handled(self, timeout_s: float = 60.0) -> None:
@@ -62,7 +66,7 @@ class House:
         return rows
 
     def send(self, endpoint: str, event: dict[str, Any], *, secret: str = "", age_s: int = 0) -> httpx.Response:
-        """A webhook that the fake did not send."""
+        """A webhook that Stripe did not send."""
         body = json.dumps(event)
         signed = signature(body, [secret or SECRETS[endpoint]], int(time.time()) - age_s)
         return httpx.post(self.stack.url + PATHS[endpoint], content=body, headers={"stripe-signature": signed})
@@ -74,9 +78,15 @@ class House:
     # ---- the books -----------------------------------------------------------------------------
 
     def fees(self, account: str) -> int:
-        """Minor units that the platform has of an account's sales, by the fake's fee objects."""
-        rows = self.control.state()["acct_1FakePlatform00"].get("application_fee", [])
-        return sum(row["amount"] - row["amount_refunded"] for row in rows if row["account"] == account)
+        """Minor units that the platform has of an account's sales, by Stripe's fee objects."""
+        return at_stripe.fees(self.stripe, account)
+
+
+class _NoFake:
+    """In the place of the fake's controls, where there is no fake."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"a sandbox has no {name}: mark the test with fake_alone")
 
 
 class Shop:
@@ -86,7 +96,7 @@ class Shop:
         self.house, self.app, self.user_id, self.account = house, app, user_id, account
         self.control = house.control
         self.at: Any = {"stripe_account": account}
-        self.api: Any = house.control.client().v1
+        self.api: Any = house.stripe.client().v1
 
     def plan(self, price_micro: int = 10_000_000, grant_micro: int = 1_000_000, **more: Any) -> str:
         body = {"enterprise_id": self.app, "kind": "package", "name": "P", "currency": "USD", "price_micro": price_micro}
@@ -100,7 +110,7 @@ class Shop:
 
     def buy(self, plan_id: str, end_user: str, card: str = "pm_card_visa") -> str:
         """The payment intent, or the subscription."""
-        session = self.control.pay(self.account, self.open(plan_id, end_user)["id"], card)["session"]
+        session = self.house.stripe.pay(self.account, self.open(plan_id, end_user)["id"], card)["session"]
         return str(session["payment_intent"] or session["subscription"])
 
     def price(self, plan_id: str) -> str:
@@ -108,7 +118,7 @@ class Shop:
         amount = next(p for p in self.house.stack.get("/plans", enterprise_id=self.app)["data"] if p["id"] == plan_id)[
             "price_micro"
         ]
-        self.control.abandon(self.account, self.open(plan_id, "nobody")["id"])
+        self.house.stripe.abandon(self.account, self.open(plan_id, "nobody")["id"])
         rows = self.api.prices.list({"limit": 100}, self.at).data
         return next(str(row.id) for row in rows if row.unit_amount * 10_000 == amount)
 
@@ -167,7 +177,7 @@ class Shop:
         return self.accounts().get("/due_to_platform/USD", 0)
 
     def check(self) -> None:
-        """The platform's share is what the fake's fee objects say, to the cent."""
+        """The platform's share is what Stripe's fee objects say, to the cent."""
         assert self.fee_income() == self.house.fees(self.account) * 10_000, (self.app, self.accounts())
 
 

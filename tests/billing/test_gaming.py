@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.billing.inbox import _EFFECTS
+from tests.billing.at_stripe import OnFake
 from tests.billing.house import DAY, PATHS, SECRETS, House, Shop
 from tests.fake_stripe.control import KEY, Control, Refused, running
 from tests.path.conftest import Stack, start_gateway
@@ -21,7 +22,7 @@ class Quiet(House):
     """A house that is told only of what changes something here, and once."""
 
     def __init__(self, stack: Stack, control: Control) -> None:
-        self.stack, self.control = stack, control
+        self.stack, self.stripe, self.control = stack, OnFake(control), control
         for name in ("platform", "connect"):
             control.endpoint(stack.url + PATHS[name], connect=name == "connect", secret=SECRETS[name])
 

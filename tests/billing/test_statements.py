@@ -52,9 +52,9 @@ def test_amounts_are_those_of_the_balance_also_where_stripe_converted_them() -> 
 @pytest.mark.parametrize(
     ("booked", "reason"),
     [
-        (msgspec.structs.replace(BOOKED, paid_micro=10_010_000), "the book has 10010000 micro-units of EUR paid"),
-        (msgspec.structs.replace(BOOKED, currency="USD"), "the book has 10000000 micro-units of USD paid"),
-        (msgspec.structs.replace(BOOKED, share_micro=0), "the book has 0 micro-units of EUR for the platform"),
+        (msgspec.structs.replace(BOOKED, paid_micro=10_010_000), "the book has 10.01 EUR paid"),
+        (msgspec.structs.replace(BOOKED, currency="USD"), "the book has 10 USD paid"),
+        (msgspec.structs.replace(BOOKED, share_micro=0), "the book has 0 EUR for the platform"),
     ],
 )
 def test_a_payment_that_the_book_has_as_another_is_no_line(booked: Booked, reason: str) -> None:
@@ -72,7 +72,7 @@ def test_a_refund_is_a_line_as_far_as_the_book_bears_it_out() -> None:
     assert lines(nothing, of("pending")) == {LineKind.REFUND_PENDING: -550}
     assert unexplained(nothing, of("succeeded")) == ["the book does not have the refund"]
     other = Known({"pi_1": BOOKED}, {"shop": {"refund:re_1": 1}}, frozenset())
-    assert unexplained(other, of("succeeded")) == ["the book has 1 micro-units of EUR refunded"]
+    assert unexplained(other, of("succeeded")) == ["the book has 0.000001 EUR refunded"]
     for known in (nothing, both):  # one that failed before it was counted, and one that had been
         assert lines(known, of("failed")) == {LineKind.REFUND: -550}
         assert lines(known, of("failed", "refund_failure")) == {LineKind.REFUND_FAILURE: 550}

@@ -1,13 +1,16 @@
 """What Stripe tells, through a whole gateway: buyers' journeys, and webhooks that are doubled, shuffled, forged or never come.
 
-Each test has an app of its own. At the end of the module the audit is clean and the fake's own books add up.
+Each test has an app of its own. At the end of the module the audit is clean and the fake's own books add up. With a key in
+STRIPE_TEST_KEY the journeys are made in that sandbox of Stripe, but for those that need what only the fake can do.
 """
 
+import contextlib
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +18,10 @@ import pytest
 
 from gateway.billing.inbox import _EFFECTS
 from gateway.core.limits import END_USER_SALES_RPM
+from tests.billing import sandbox
+from tests.billing.at_stripe import AtStripe, OnFake, processing
 from tests.billing.house import DAY, PATHS, SECRETS, URLS, House, Shop
-from tests.fake_stripe.control import KEY, running
+from tests.fake_stripe.control import running
 from tests.path.conftest import Stack, start_gateway
 from tests.path.conftest import upstream_url as upstream_url
 
@@ -25,24 +30,37 @@ ASK = {"model": "flat-model", "messages": [{"role": "user", "content": "hi"}], "
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str) -> Iterator[House]:
-    """Stripe's clock is 500 days behind, so that months can pass in it."""
+    """The fake's clock is 500 days behind, so that months can pass in it."""
+    folder = tmp_path_factory.mktemp("house")
+    if key := sandbox.given_key():
+        with contextlib.closing(sandbox.Sandbox(key)) as stripe:
+            yield from opened(folder, upstream_url, stripe)
+        return
     with running(now=int(time.time()) - 500 * DAY) as control:
-        env: dict[str, Any] = {
-            "MOZAIKS_STRIPE_SECRET_KEY": KEY,
-            "MOZAIKS_STRIPE_WEBHOOK_SECRET": SECRETS["platform"],
-            "MOZAIKS_STRIPE_CONNECT_WEBHOOK_SECRET": SECRETS["connect"],
-            "MOZAIKS_STRIPE_API_BASE": control.base,
-        }
-        stack = start_gateway(tmp_path_factory.mktemp("house"), upstream_url, **env)
-        try:
-            yield House(stack, control)
-            print(stack.cli("audit"))
-            assert control.audit() == []
-            assert control.violations() == []
-            assert control.shape_faults() == []
-        finally:
-            stack.admin.close()
-            stack.process.stop()
+        yield from opened(folder, upstream_url, OnFake(control))
+
+
+def opened(folder: Path, upstream_url: str, stripe: AtStripe) -> Iterator[House]:
+    """A gateway that sells there; in the end all is well with both."""
+    env: dict[str, Any] = {
+        "MOZAIKS_STRIPE_SECRET_KEY": stripe.key,
+        "MOZAIKS_STRIPE_WEBHOOK_SECRET": SECRETS["platform"],
+        "MOZAIKS_STRIPE_CONNECT_WEBHOOK_SECRET": SECRETS["connect"],
+        "MOZAIKS_STRIPE_API_BASE": stripe.api_base,
+    }
+    stack = start_gateway(folder, upstream_url, **env)
+    try:
+        yield House(stack, stripe)
+        print(stack.cli("audit"))
+        stripe.checked()
+    finally:
+        stack.admin.close()
+        stack.process.stop()
+
+
+def fake_alone(why: str) -> pytest.MarkDecorator:
+    """For a test that no sandbox can be made to play."""
+    return pytest.mark.skipif(bool(sandbox.given_key()), reason=f"the fake alone can do this: {why}")
 
 
 def ask(stack: Stack, key: str, end_user: str) -> int:
@@ -54,27 +72,26 @@ def test_an_end_user_buys_spends_to_the_last_token_is_refused_and_buys_again(hou
     shop = house.shop("USD")
     key = house.stack.key(shop.app)
     plan = shop.plan(1_000_000, 500)  # two requests of 250 micro-units
-    house.control.deliver_at_once()
-    try:
+    with house.stripe.listening():
         for _ in range(2):
             assert ask(house.stack, key, "ann") == 402
             paid_at = time.monotonic()
             shop.buy(plan, "ann")
             while shop.available("ann") < 500:
-                assert time.monotonic() - paid_at < 5
+                assert time.monotonic() - paid_at < house.stripe.patience_s
                 time.sleep(0.02)
             print("served after", round(time.monotonic() - paid_at, 3))
             assert [ask(house.stack, key, "ann") for _ in range(3)] == [200, 200, 402]
-    finally:
-        house.control.deliver_at_once(False)
-    house.handled()
+    house.deliver()
     house.stack.events(shop.app, 4)
     purchases = house.stack.get("/purchases", enterprise_id=shop.app)["data"]
     assert [row["status"] for row in purchases] == ["paid", "paid"]
     shop.check()
+    stripes = processing(house.stripe, shop.account) * 10_000
+    assert stripes > 0
     assert shop.accounts() == {
-        "/stripe_clearing/USD": -2_000_000 + 2 * 330_000,  # Stripe keeps 2.9 % and 0.30
-        "/expense.processing/USD": -2 * 330_000,
+        "/stripe_clearing/USD": -2_000_000 + stripes,
+        "/expense.processing/USD": -stripes,
         "/expense.platform_fee/USD": -260_000,  # 12.5 % of 1.00, to the cent
         "/due_to_platform/USD": 260_000,
         "/exchange/USD": 2_000_000 - 1000,
@@ -90,7 +107,7 @@ def test_a_creator_buys_of_the_platform_and_builds_with_it(house: House) -> None
     )["id"]
     before = house.stack.get(f"/wallets/{shop.user_id}")["available_micro"]
     session = house.post("/checkout-sessions", {"plan_id": plan, "user_id": shop.user_id, **URLS})
-    house.control.pay("", session["id"])
+    house.stripe.pay("", session["id"])
     house.deliver()
     assert house.stack.get(f"/wallets/{shop.user_id}")["available_micro"] == before + 5_000_000
     key = house.stack.key(shop.app, "platform")
@@ -98,6 +115,7 @@ def test_a_creator_buys_of_the_platform_and_builds_with_it(house: House) -> None
     assert httpx.post(house.stack.url + "/v1/chat/completions", json=ASK, headers=headers).status_code == 200
 
 
+@fake_alone("its timing is of milliseconds")
 def test_a_burst_of_requests_buys_exactly_as_often_as_the_balance_needs_it(house: House) -> None:
     shop = house.shop("USD")
     key = house.stack.key(shop.app)
@@ -150,18 +168,19 @@ def test_with_a_refund_its_part_of_the_wallet_goes_and_the_fee_comes_back_whoeve
     ann, bob, cy = [shop.buy(plan, end_user) for end_user in ("ann", "bob", "cy")]
     house.deliver()
     shop.refund_by_us(ann, 4_000_000)
-    house.control.refund_in_dashboard(shop.account, bob, 333)
-    house.control.refund_in_dashboard(shop.account, cy)
+    house.stripe.refund(shop.account, bob, 333)
+    house.stripe.refund(shop.account, cy)
     house.deliver()
     assert [shop.available(end_user) for end_user in ("ann", "bob", "cy")] == [600_000, 667_000, 0]
     shop.check()
     assert shop.fee_income() == 3_750_000 - 500_000 - 420_000 - 1_250_000
-    house.control.refund_in_dashboard(shop.account, bob)  # the rest
+    house.stripe.refund(shop.account, bob)  # the rest
     house.deliver()
     assert shop.available("bob") == 0
     shop.check()
 
 
+@fake_alone("a refund fails when the test says so")
 def test_a_refund_of_what_was_spent_is_a_debt_that_closes_the_wallet_and_one_that_fails_is_corrected(house: House) -> None:
     shop = house.shop("USD")
     key = house.stack.key(shop.app)
@@ -182,6 +201,7 @@ def test_a_refund_of_what_was_spent_is_a_debt_that_closes_the_wallet_and_one_tha
     shop.check()
 
 
+@fake_alone("a refund is pending until the test says so")
 def test_a_refund_that_is_pending_counts_once_it_has_succeeded(house: House) -> None:
     shop = house.shop()
     intent = shop.buy(shop.plan(10_000_000, 1_000_000), "ann", "pm_card_pendingRefund")
@@ -197,18 +217,31 @@ def test_a_refund_that_is_pending_counts_once_it_has_succeeded(house: House) -> 
 
 def test_a_dispute_freezes_and_a_won_one_frees(house: House) -> None:
     shop = house.shop()
-    intent = shop.buy(shop.plan(), "ann")
-    house.deliver()
-    dispute = house.control.dispute(shop.account, shop.charge(intent))["id"]
+    intent = shop.buy(shop.plan(), "ann", "pm_card_createDispute")
+    dispute = house.stripe.dispute_of(shop.account, intent)
     house.deliver()
     assert shop.available("ann") == 0
     assert shop.accounts()["ann/user.frozen/TOK"] == 1_000_000
-    house.control.close_dispute(shop.account, dispute, won=True)
-    house.deliver(order="reverse")
+    house.stripe.close_dispute(shop.account, dispute, won=True)
+    house.deliver()
     assert shop.available("ann") == 1_000_000
     shop.check()
 
 
+def test_a_card_that_is_declined_pays_nothing_and_the_page_takes_another(house: House) -> None:
+    shop = house.shop()
+    page = shop.open(shop.plan(), "ann")["id"]
+    refused = house.stripe.pay(shop.account, page, "pm_card_chargeDeclined")["refused"]
+    assert refused["code"] == "card_declined"
+    house.deliver()
+    assert shop.available("ann") == 0
+    assert house.stripe.pay(shop.account, page)["refused"] is None
+    house.deliver()
+    assert shop.available("ann") == 1_000_000
+    shop.check()
+
+
+@fake_alone("a dispute is opened when the test says so")
 def test_a_dispute_lost_after_spending_is_a_debt_that_the_next_payment_pays(house: House) -> None:
     shop = house.shop("USD")
     key = house.stack.key(shop.app)
@@ -231,6 +264,7 @@ def test_a_dispute_lost_after_spending_is_a_debt_that_the_next_payment_pays(hous
     shop.check()
 
 
+@fake_alone("an inquiry is closed when the test says so")
 def test_an_inquiry_takes_nothing(house: House) -> None:
     shop = house.shop()
     intent = shop.buy(shop.plan(), "ann")
@@ -245,6 +279,7 @@ def test_an_inquiry_takes_nothing(house: House) -> None:
 # ---- subscriptions -----------------------------------------------------------------------------
 
 
+@fake_alone("how a renewal is collected is set in the dashboard")
 def test_a_subscription_renews_rolls_over_is_upgraded_fails_recovers_and_ends(house: House) -> None:
     shop = house.shop()
     basic = shop.monthly(10_000_000, 1000, rollover_max_micro=300)
@@ -290,7 +325,7 @@ def test_a_subscription_renews_rolls_over_is_upgraded_fails_recovers_and_ends(ho
 
 
 def test_a_change_to_a_cheaper_plan_takes_nothing_back_and_the_next_periods_are_of_that(house: House) -> None:
-    shop = house.shop()
+    shop = house.shop(clock=True)
     basic, better = shop.monthly(10_000_000, 1000), shop.monthly(60_000_000, 5000)
     shop.buy(better, "ann")
     house.deliver()
@@ -298,22 +333,22 @@ def test_a_change_to_a_cheaper_plan_takes_nothing_back_and_the_next_periods_are_
     house.deliver()
     assert shop.lots("ann") == [("paid", 5000)]
     for _ in range(2):
-        house.control.advance(31 * DAY + 7200)
+        house.stripe.advance(shop.account, 31 * DAY + 7200)
         house.deliver()
         assert shop.lots("ann") == [("paid", 1000)]
     shop.check()
 
 
 def test_a_trial_grants_as_a_trial_and_a_refund_of_a_renewal_takes_its_allowance(house: House) -> None:
-    shop = house.shop()
+    shop = house.shop(clock=True)
     shop.buy(shop.monthly(10_000_000, 1000, trial_days=7), "ann")
     house.deliver()
     assert shop.lots("ann") == [("trial", 1000)]
-    house.control.advance(8 * DAY)
+    house.stripe.advance(shop.account, 8 * DAY)
     house.deliver()
     assert shop.lots("ann") == [("paid", 1000)]
     (invoice,) = [row for row in shop.api.invoices.list({"expand": ["data.payments"]}, shop.at).data if row.amount_paid]
-    house.control.refund_in_dashboard(shop.account, invoice.payments.data[0].payment.payment_intent, 250)
+    house.stripe.refund(shop.account, invoice.payments.data[0].payment.payment_intent, 250)
     house.deliver()
     assert shop.lots("ann") == [("paid", 750)]
     shop.check()
@@ -371,6 +406,7 @@ def house_rows(shop: Shop, path: str) -> list[dict[str, Any]]:
     return rows
 
 
+@fake_alone("webhooks are shuffled and dropped there")
 def test_webhooks_in_order_several_times_shuffled_and_never_make_the_same_books(house: House) -> None:
     """BILLING_COPIES: how often each is sent; three times unless told."""
     house.deliver()
@@ -425,6 +461,7 @@ def test_what_cannot_be_verified_is_400_and_nothing_is_kept(house: House) -> Non
     assert house.stack.get("/webhooks", limit=1)["data"] == before
 
 
+@fake_alone("endpoints have secrets there")
 def test_a_rolled_secret_is_one_of_several_signatures(house: House) -> None:
     shop = house.shop()
     endpoint = house.control.endpoint(house.stack.url + PATHS["connect"], connect=True, secret="whsec_new")
@@ -454,6 +491,7 @@ def paid_by_hand(house: House, account: str, metadata: dict[str, str]) -> None:
     house.deliver()
 
 
+@fake_alone("accounts are there at once")
 def test_metadata_is_believed_only_on_the_account_of_the_apps_own_creator(house: House) -> None:
     shop, other = house.shop(), house.shop()
     intent = shop.buy(shop.plan(), "ann")
@@ -483,6 +521,7 @@ def test_metadata_is_believed_only_on_the_account_of_the_apps_own_creator(house:
     assert house.webhooks("failed")[0]["reason"].startswith("Stripe: No such payment_intent")
 
 
+@fake_alone("an account's owner disconnects it there")
 def test_an_account_that_shut_us_out_sells_no_more(house: House) -> None:
     shop = house.shop()
     plan = shop.plan()
@@ -518,6 +557,7 @@ def test_an_end_user_asks_only_so_often_for_what_asks_stripe(house: House) -> No
     assert pages(made[2], 1) == [201]
 
 
+@fake_alone("requests go wrong there")
 def test_a_webhook_that_failed_is_listed_with_its_reason_and_replayed_when_that_is_gone(house: House) -> None:
     shop = house.shop()
     plan = shop.plan()

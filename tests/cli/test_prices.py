@@ -168,6 +168,12 @@ def test_a_newer_list_is_shown_then_taken_and_the_shipped_one_stays_behind_it(cl
         row = rows["gpt-4o-mini"]
         assert (row["configured"], row["listed"], row["offered"]["input"]) == (None, before["prices"], "7")
         assert set(rows) == {"gpt-4o-mini"}, "what it does not have is as it was"
+    dear = tmp_path / "dear.json"
+    dear.write_text(json.dumps({"gpt-4.1-mini": entry, "gpt-4o-mini": entry}))
+    assert {row["model"] for row in cli.json("prices", "diff", "--list", str(dear))["data"]} >= {"dated", "gpt-4o-mini"}
+    changed = {row["model"] for row in cli.json("prices", "update", str(dear), "--dry-run")["data"]}
+    assert "dated" not in changed, "the configuration has its price, which stays"
+    assert "gpt-4o-mini" in changed
     told = cli.text("prices", "diff", "gpt-4o-mini", "--list", str(file))
     assert "the new list" in told
     assert "input 7, output 9" in told

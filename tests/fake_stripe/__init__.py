@@ -10,6 +10,7 @@ Faithful to Stripe (as its SDK 16, API 2026-10-28.endive, and its OpenAPI descri
 - money: balance transactions with Stripe's fee and the application fee, the platform's own fee objects, refunds with and
   without the fee, disputes that take money at once, payouts; `Control.audit` proves that it all adds up;
 - state: intents, checkout, subscriptions (trials, renewals an hour as drafts, retries, pauses, proration), invoices with credit;
+- time: test clocks with their rules, though all of them are one; the calls of Stripe's own page that its command line tool makes;
 - transport: idempotency keys for 24 h, cursors, `expand[]`, errors, signed webhooks in any order, number and concurrency, faults.
 
 Simplified: one price list for Stripe's fee (2.9 % and a fixed part, also where Stripe has another); no taxes, minimum amounts,

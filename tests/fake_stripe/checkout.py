@@ -4,7 +4,7 @@ from typing import Any
 
 from . import charges, invoices, subscriptions
 from .catalog import discounted, make_price, redeem
-from .customers import attach, make_customer, make_method
+from .customers import attach, make_customer, method_of
 from .errors import StripeFault, bad
 from .routes import Call, collection, included, page, route
 from .spec import Obj, complete
@@ -164,7 +164,7 @@ def pay(world: World, account: Account, session: Obj, card: str = "pm_card_visa"
     mail = session["customer_email"] or email or "buyer@example.com"
     session["customer_details"] = {"address": None, "business_name": None, "email": mail, "individual_name": None, "name": None,
         "phone": None, "tax_exempt": "none", "tax_ids": []}
-    method = make_method(world, account, card)
+    method = method_of(world, account, card)
     uses = [(kind, c["id"], c["times_redeemed"]) for kind in ("coupon", "promotion_code") for c in account.of(kind).values()]
     act = {"payment": _pay_once, "subscription": _subscribe, "setup": _set_up}[session["mode"]]
     try:

@@ -31,6 +31,8 @@ BEHAVIOURS = {
     "pm_usBankAccount_success": "async",
 }
 
+CLOCK_CUSTOMERS_MAX = 3
+
 
 def make_method(world: World, account: Account, token: str, customer: str | None = None) -> Obj:
     """A payment method of its own for a test token, as Stripe makes one each time that a token is used."""
@@ -71,6 +73,16 @@ def attach(world: World, account: Account, method: Obj, customer: str) -> Obj:
     return method
 
 
+def clock_of(account: Account, name: str | None) -> str | None:
+    """The test clock of a customer that is being made."""
+    if name is None:
+        return None
+    account.get("test_helpers.test_clock", name, "test_clock")
+    if sum(customer["test_clock"] == name for customer in account.of("customer").values()) >= CLOCK_CUSTOMERS_MAX:
+        raise bad(f"A test clock has at most {CLOCK_CUSTOMERS_MAX} customers.", "test_clock")
+    return name
+
+
 def make_customer(world: World, account: Account, params: Obj) -> Obj:
     fields = {name: params.get(name) or None for name in ("email", "name", "phone", "description")}
     settings = params.get("invoice_settings") or {}
@@ -78,7 +90,7 @@ def make_customer(world: World, account: Account, params: Obj) -> Obj:
         "customer", "cus_", balance=params.get("balance", 0), delinquent=False, next_invoice_sequence=1, tax_exempt="none",
         invoice_prefix=world.id("", 8).upper(), preferred_locales=[], metadata=params.get("metadata"), currency=None,
         invoice_settings={"custom_fields": None, "default_payment_method": None, "footer": None, "rendering_options": None},
-        **fields,
+        test_clock=clock_of(account, params.get("test_clock")), **fields,
     )  # fmt: skip
     account.add(customer)
     world.emit(account, "customer.created", customer)
@@ -139,6 +151,17 @@ def customer_delete(call: Call) -> Obj:
 def customer_methods(call: Call) -> Obj:
     call.account.get("customer", call.arg)
     return page(call, [m for m in call.account.of("payment_method").values() if m["customer"] == call.arg], ("type",))
+
+
+@route("POST", "/v1/payment_methods")
+def method_create(call: Call) -> Obj:
+    """Of a card's test token: the fake takes no numbers."""
+    token = (call.params.get("card") or {}).get("token")
+    if call.params.get("type") != "card" or not token:
+        raise bad("The fake makes payment methods of test tokens: card[token]=tok_visa.", "card")
+    method = make_method(call.world, call.account, f"pm_card_{token.removeprefix('tok_')}")
+    method["billing_details"] |= call.params.get("billing_details") or {}
+    return method
 
 
 @route("GET", "/v1/payment_methods")

@@ -14,10 +14,12 @@ from . import (
     changes,
     charges,
     checkout,
+    clocks,
     customers,
     disputes,
     invoice_items,
     invoices,
+    payment_pages,
     payouts,
     portal,
     refunds,
@@ -31,7 +33,7 @@ from .spec import Obj, operation_of, schemas
 from .world import PLATFORM, Account, World
 
 OBJECT_FILES = (
-    accounts, catalog, changes, charges, checkout, customers, disputes, invoice_items,
+    accounts, catalog, changes, charges, checkout, clocks, customers, disputes, invoice_items,
     invoices, payouts, portal, refunds, subscriptions,
 )  # fmt: skip
 LOG_MAX = 100_000
@@ -173,7 +175,9 @@ class Fake:
         kept = True
         try:
             acting = {"id": request_id, "idempotency_key": key or None}
-            if path == "/oauth/deauthorize":
+            if path.startswith(payment_pages.PREFIX):
+                status, answer = 200, payment_pages.act(self.world, account, method, path, params)
+            elif path == "/oauth/deauthorize":
                 status, answer = 200, accounts.deauthorize_by_platform(self.world, params)
             else:
                 status, answer = 200, self.act(account, method, path, params, acting)

@@ -79,7 +79,7 @@ def make(world: World, account: Account, params: Obj, present: bool = False) -> 
         application_fee_percent=None if percent is None else float(percent), trial_end=trial_end, trial_start=world.now
         if trial_end else None,
         trial_settings=settings if trial_end else None, description=params.get("description"), metadata=params.get("metadata"),
-        default_tax_rates=[],
+        default_tax_rates=[], test_clock=customer["test_clock"],
         default_payment_method=method_of(world, account, method)["id"] if method else None,
         payment_settings={"save_default_payment_method": "off"},
     )  # fmt: skip

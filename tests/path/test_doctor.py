@@ -117,8 +117,10 @@ def test_without_any_model_there_is_nothing_to_serve(tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     config.write_text("models: []\n")
     env = plain_env(MOZAIKS_CONFIG=str(config), MOZAIKS_DATA_DIR=str(tmp_path / "data"), MOZAIKS_PORT=str(free_port()))
-    status, found = doctor(env)
+    status, found = doctor({**env, "MOZAIKS_STRIPE_SECRET_KEY": "pk_test_made_up"})
     assert (status, found["models"][0]) == (1, "problem")
+    assert found["payments"][0] == "problem"
+    assert found["payments"][1].startswith("MOZAIKS_STRIPE_SECRET_KEY is a publishable key, with which nothing can be sold")
 
 
 def test_a_broken_file_is_a_problem_and_stops_no_command_that_needs_no_models(tmp_path: Path, provider: str) -> None:

@@ -48,7 +48,14 @@ def test_it_tells_a_difference_leaves_it_alone_and_repairs_it_when_told_to(own: 
     hot(own, "HINCRBY", keys["ann"], "a", -70)
     hot(own, "DEL", keys["bob"])
     ann, bob = [
-        {"wallet": app_wallet(app, end_user), "shard": shard, "hot_micro": has, "books_micro": FUNDS, "repaired_micro": None}
+        {
+            "wallet": app_wallet(app, end_user),
+            "shard": shard,
+            "hot_micro": has,
+            "books_micro": FUNDS,
+            "asset": "USD",
+            "repaired_micro": None,
+        }
         for end_user, has in (("ann", FUNDS - 70), ("bob", None))
     ]
     told = json.loads(own.cli("reconcile", "--json", status=1))
@@ -56,10 +63,13 @@ def test_it_tells_a_difference_leaves_it_alone_and_repairs_it_when_told_to(own: 
     assert sorted(told["differences"], key=lambda one: str(one["wallet"])) == [ann, bob]
     assert own.wallet(app, "ann")["available_micro"] == FUNDS - 70, "nothing is repaired unasked"
 
-    lines = sorted(own.cli("reconcile", "--fix").splitlines())
-    assert lines == [
-        f"{ann['wallet']}  has {FUNDS - 70}, the books say {FUNDS}  (repaired, +70)",
-        f"{bob['wallet']}  is lost, the books say {FUNDS}  (repaired, +{FUNDS})",
+    whose = [f"The hot balance of end user {end_user} of app {app} is" for end_user in ("ann", "bob")]
+    left = own.cli("reconcile", status=1).splitlines()
+    assert left[-1] == "`gateway reconcile --fix` puts them right."
+    assert f"{whose[0]} 0.99993 USD, the books say 1 USD: 0.00007 USD too little; left as it is." in left
+    assert sorted(own.cli("reconcile", "--fix").splitlines()) == [
+        f"{whose[0]} 0.99993 USD, the books say 1 USD: 0.00007 USD too little; repaired, 0.00007 USD added.",
+        f"{whose[1]} lost; the books say 1 USD: made again from the books.",
     ]
     assert own.cli("reconcile", "--fix") == "The hot balances are those of the books.\n"
     assert [own.wallet(app, end_user)["available_micro"] for end_user in ("ann", "bob", "carl")] == [FUNDS] * 3

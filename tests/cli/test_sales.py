@@ -1,0 +1,50 @@
+"""`gateway sales` and `gateway plans` where nothing of it needs Stripe's answer."""
+
+import pytest
+
+from .conftest import Cli
+
+
+@pytest.fixture
+def seller(cli: Cli) -> Cli:
+    """With a key of Stripe, which nothing here asks."""
+    return cli.but(MOZAIKS_STRIPE_SECRET_KEY="sk_test_made_up", MOZAIKS_STRIPE_API_BASE="http://127.0.0.1:9")
+
+
+@pytest.fixture
+def plan(seller: Cli, app: str) -> str:
+    made = seller.json("plans", "create", "--app", app, "--name", "Ten", "--price", "9.99", "--currency", "USD", "--grant", "10")
+    return str(made["id"])
+
+
+def test_what_needs_a_creators_account_names_the_command_that_makes_one(seller: Cli, app: str, plan: str) -> None:
+    make = "Make one: gateway sales connect acme --email ADDRESS"
+    assert make in seller.refused("sales", "checkout", plan, "--end-user", "u1")
+    assert make in seller.refused("sales", "portal", "--app", app, "--end-user", "u1", "--return-url", "https://a.invalid")
+    for command in ("account", "statements", "payouts"):
+        assert make in seller.refused("sales", command, "acme")
+    assert make in seller.refused("sales", "onboard", "acme", "--return-url", "https://a.invalid")
+
+
+def test_a_link_and_an_apps_pages_are_made_as_the_readme_says(seller: Cli, app: str, plan: str) -> None:
+    link = seller.json("sales", "link", app, "customer-42", plan, "--expires-in", "7d")
+    assert link["url"].startswith("http://")
+    shown = seller.json("sales", "branding", app, "--name", "Acme Chat", "--accent", "#1a73e8")
+    assert (shown["name"], shown["accent_color"]) == ("Acme Chat", "#1a73e8")
+    assert seller.json("sales", "branding", app) == shown
+
+
+def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> None:
+    grant = ("grants", "create", "--app", app, "--end-user", "u1", "--reason", "r", "--amount")
+    assert "--amount must be from 0.000001 to 9007199254.740991" in seller.refused(*grant, "0")
+    refused = seller.refused("keys", "create", "--app", app, "--level", "app_usage", "--spend-per-day", "-1")
+    assert "--spend-per-day must be 0 to 9007199254.740991" in refused
+    assert "--trial must be 0.000001 to 9007199254.740991" in seller.refused("apps", "update", app, "--trial", "0")
+    refused = seller.refused("apps", "update", app, "--end-user-rpm", "1000000001")
+    assert "--end-user-rpm must be 0 to 1000000000" in refused
+    wish = ("plans", "create", "--app", app, "--name", "n", "--grant", "1", "--currency")
+    refused = seller.refused(*wish, "USD", "--price", "0.001")
+    assert "--price is not a price in USD: 0.001 USD is not a multiple of 0.01" in refused
+    assert "an amount is 0.01 to 999999.99 USD" in seller.refused(*wish, "USD", "--price", "5000000")
+    assert "an amount is 1 to 99999999 JPY" in seller.refused(*wish, "JPY", "--price", "100000000")
+    assert "amounts in KWD are multiples of 0.01" in seller.refused(*wish, "KWD", "--price", "1.005")
