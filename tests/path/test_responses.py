@@ -709,7 +709,9 @@ def test_fees_of_tools_are_listed_with_the_other_prices(house: Stack, app: App) 
     headers = {"Authorization": f"Bearer {app.key}", "X-Platform-User-Id": app.user}
     told = HTTP.get(house.url + "/v1/models/searcher", headers=headers).json()["pricing"]
     assert (told["request"], told["variants"]["search_high"]["request"]) == ("0.005", "0.012")
-    assert "web_searches 0.01" in house.cli("prices", "list", "tools/*")
+    own = house.cli("prices", "list", "tools/ok")
+    assert "web_searches 0.01, web_searches_preview 0.025, file_searches 0.0025, container_gb 0.03" in own
+    assert "(also tools)" in house.cli("prices", "list", "tools/*")
 
 
 def test_a_chats_search_costs_the_fee_of_its_size(house: Stack, app: App, client: Any) -> None:
