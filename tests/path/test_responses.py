@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from tests.path.conftest import PRICED, Process, Stack, plain_env, start_gateway
+from tests.path.conftest import DEARER, PRICED, Process, Stack, free_port, plain_env, start_gateway
 
 FUNDS_MICRO = 100_000_000
 TOOL: Any = {"type": "function", "name": "lookup", "parameters": {"type": "object", "properties": {}}, "strict": False}
@@ -55,6 +55,10 @@ def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, native_ur
         {"name": "narrow", "deployments": [{**native, "model": "ok", "limits": {"rpm": 4}}], "prices": PRICED},
         {"name": "rich/*", "deployments": [rich], "prices": PRICED},
         {"name": "tools/*", "deployments": [{**native, **SEARCHED}], "prices": {**PRICED, **FEES}},
+        {"name": "tools-backed", "strategy": "order", "deployments": [
+            {**native, **SEARCHED, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1", "prices": {**PRICED, **FEES}},
+            {**native, **SEARCHED, "model": "ok:calls=9", "tool_calls": 3, "prices": {**DEARER, "web_searches": "0.02"}},
+        ]},
         {"name": "searcher", "deployments": [{**chat, "model": "ok"}], "prices": SEARCHER},
         {"name": "long-chat", "deployments": [{**chat, "model": "ok:tokens=3000", "output_tokens_max": 9000}], "prices": PRICED},
         {"name": "either", "strategy": "order", "deployments": [{**native, "model": "reject:9"}, chat], "prices": PRICED},
@@ -664,6 +668,16 @@ def test_a_wallet_that_covers_no_call_is_refused_and_one_that_covers_one_gets_le
             assert sent["max_tool_calls"] == 1
             assert 16 <= sent["max_output_tokens"] < 100
             assert house.events(app, 1)[0]["amount_micro"] <= funds
+
+
+def test_another_deployment_is_asked_for_as_many_calls_at_its_own_fee(
+    house: Stack, app: App, client: Any, native_url: str
+) -> None:
+    answer = client.responses.create(model="tools-backed", input="x", tools=[WEB], max_tool_calls=4)
+    assert journal(native_url)[-1]["body"]["max_tool_calls"] == 4
+    [event] = charged(house, app)
+    assert units(event) == {"web_searches": 4}
+    assert event["amount_micro"] == 2 * answer.usage.input_tokens + 20 * 20 + 4 * 20_000
 
 
 def test_calls_of_a_stream_that_breaks_off_are_billed(house: Stack, app: App, client: Any) -> None:
