@@ -227,7 +227,9 @@ def _routes(
     def models() -> tuple[Listed, ...]:
         return services.listed_models
 
-    account = Account(gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock)
+    account = Account(
+        gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock, _uncharged(services)
+    )
     ids = ResponseIds(services.settings.key_pepper.encode())
     hot = _hot(services, upstream, traffic, exchange, counter, ids)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
