@@ -46,7 +46,7 @@ _OUTPUTS: Final = frozenset(("output", "reasoning", "audio_output", "image_outpu
 _WRITES: Final = frozenset(("cache_write", "cache_write_1h"))
 
 _SAME: Final = "says the price per token once more, in another unit"
-_FEE: Final = "is asked for with a tool or option that requests may not name here"
+_FEE: Final = "is asked for with a tool or option, which is refused where no price is named for it (`tools` has some)"
 _TEXT_ALONE: Final = "is of what no request to this surface can hold: prompts for embeddings are text"
 IGNORED: Final = {  # by a pattern of the whole field
     "input_cost_per_token_cache_hit": "says cache_read_input_token_cost once more",

@@ -87,6 +87,7 @@ class Messages:
         calls = messages_tools.tool_calls(body, reads_long=self._reads_long) if body.get("tools") else None
         if calls is not None:
             request.calls, request.units, request.completed = calls, calls.units(), messages_tools.completed
+            request.placed, request.shows = calls.placed, False
         return request
 
     def passed_on(self) -> Headers:

@@ -121,6 +121,7 @@ class Responses:
             own_account = self._principal.app.cost_policy is CostPolicy.OWN_KEYS
             calls.check_served = partial(check_served, own_account=own_account)
             request.calls, request.units, request.completed = calls, calls.units(), responses_tools.completed
+            request.placed = placed or calls.placed
         return request
 
     def bound(self, request: Request, deployment: Deployment) -> int:

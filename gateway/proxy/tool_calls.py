@@ -18,7 +18,7 @@ from gateway.core.units import TOOL_KINDS, Usage
 from gateway.core.words import HoldPolicy
 from gateway.metering.usage import UNBOUNDED_PART_TOKENS
 from gateway.pricing.rates import Rates, short_of
-from gateway.providers.model import Deployment
+from gateway.providers.model import Deployment, Route
 from gateway.proxy.surface import Measured, Request
 
 _HEADER: Final = b"x-mozaiks-tool-calls"
@@ -94,6 +94,24 @@ class ToolCalls(msgspec.Struct):
             elif tool.kind:
                 found[tool.kind] = self.number if self.together else found.get(tool.kind, 0) + self.uses(tool)
         return tuple(found.items()) or _FREE
+
+
+    def placed(self, route: Route) -> Route:
+        """The route through those alone that can be asked for such calls; InvalidRequest where there is none."""
+        kept, error = [], None
+        for deployment in route.deployments:
+            try:
+                if self.check_served is not None:
+                    self.check_served(self, deployment)
+            except InvalidRequest as refused:
+                error = error or refused
+            else:
+                kept.append(deployment)
+        if error is None:
+            return route
+        if not kept:
+            raise error
+        return replace(route, deployments=tuple(kept), several=len(kept) > 1 or kept[0].capacity is not None)
 
 
 def placed(request: Request, deployment: Deployment) -> None:

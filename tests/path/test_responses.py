@@ -59,6 +59,9 @@ def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, native_ur
             {**native, **SEARCHED, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1", "prices": {**PRICED, **FEES}},
             {**native, **SEARCHED, "model": "ok:calls=9", "tool_calls": 3, "prices": {**DEARER, "web_searches": "0.02"}},
         ]},
+        {"name": "tools-mixed", "deployments": [
+            {**native, **SEARCHED, "model": "ok:calls=1"}, {**chat, "weight": 1000}, {**chat, "model": "reject", "weight": 1000},
+        ], "prices": {**PRICED, **FEES}},
         {"name": "searcher", "deployments": [{**chat, "model": "ok"}], "prices": SEARCHER},
         {"name": "long-chat", "deployments": [{**chat, "model": "ok:tokens=3000", "output_tokens_max": 9000}], "prices": PRICED},
         {"name": "either", "strategy": "order", "deployments": [{**native, "model": "reject:9"}, chat], "prices": PRICED},
@@ -668,6 +671,12 @@ def test_a_wallet_that_covers_no_call_is_refused_and_one_that_covers_one_gets_le
             assert sent["max_tool_calls"] == 1
             assert 16 <= sent["max_output_tokens"] < 100
             assert house.events(app, 1)[0]["amount_micro"] <= funds
+
+
+def test_of_a_models_deployments_only_those_that_have_the_tool_are_asked(house: Stack, app: App, client: Any) -> None:
+    for _ in range(3):  # by lot another would be drawn all but once in two thousand times
+        client.responses.create(model="tools-mixed", input="x", tools=[WEB])
+    assert [units(event) for event in charged(house, app, 3)] == [{"web_searches": 1}] * 3
 
 
 def test_another_deployment_is_asked_for_as_many_calls_at_its_own_fee(

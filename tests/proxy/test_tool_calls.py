@@ -12,14 +12,16 @@ from gateway.core.words import CostPolicy, Enforcement
 from gateway.metering.counting import Counter
 from gateway.metering.event import ABANDONED, decode_event
 from gateway.pricing.rates import Rates, rates_from, short_of
+from gateway.providers.model import Deployment
 from gateway.proxy.messages import Messages
 from gateway.proxy.messages_stream import event
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.response_ids import ResponseIds
 from gateway.proxy.responses import Responses
-from gateway.proxy.responses_tools import calls_in
-from gateway.proxy.surface import Surface
+from gateway.proxy.responses_tools import calls_in, check_served, tool_calls
+from gateway.proxy.surface import Request, Surface
 from gateway.proxy.ticket import Call
+from gateway.proxy.tool_calls import placed
 from tests.proxy.test_exchange import PRINCIPAL, House, Reply
 from tests.proxy.test_rolling import Paused, Watched
 
@@ -206,3 +208,33 @@ def test_calls_are_counted_by_what_has_a_fee() -> None:
     ]  # fmt: skip
     assert calls_in(output) == {"web_search_call": 2, "code_interpreter_call": 2, "file_search_call": 1}
     assert calls_in(None) == {}
+
+
+def test_who_has_the_tools_is_who_keeps_their_bound_and_stores_are_the_operators_or_ones_own() -> None:
+    files = {"type": "file_search", "vector_store_ids": ["vs_1"]}
+    calls = tool_calls({}, [(3, files)])
+    assert calls is not None
+    own = Deployment("m", "openai", "m", "", "", speaks=frozenset(("/responses",)), vector_stores=frozenset(("vs_1",)))
+    check_served(calls, own, own_account=False)
+    check_served(calls, msgspec.structs.replace(own, vector_stores=frozenset()), own_account=True)
+    for other, param in (
+        (msgspec.structs.replace(own, vector_stores=frozenset(("vs_2",))), "tools[3].vector_store_ids"),
+        (msgspec.structs.replace(own, provider="xai"), "tools[3]"),  # it is not known to take max_tool_calls
+        (msgspec.structs.replace(own, speaks=frozenset()), "tools[3]"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            check_served(calls, other, own_account=False)
+        assert refused.value.param == param
+
+
+def test_only_a_window_that_is_known_is_smaller_than_the_models() -> None:
+    for tools, window in (
+        ([{"type": "web_search"}], 128_000),
+        ([{"type": "web_search", "return_token_budget": "unlimited"}], 400_000),
+        ([{"type": "web_search"}, {"type": "file_search", "vector_store_ids": ["vs_1"]}], 400_000),
+    ):
+        calls = tool_calls({"max_tool_calls": 3}, list(enumerate(tools)))
+        request = Request(Messages(), {}, 1, "m", False, False, None, 1, False, calls=calls)
+        placed(request, Deployment("m", "openai", "m", "", "", input_tokens_max=400_000))
+        assert calls is not None
+        assert (calls.window, calls.number, calls.tokens) == (window, 3, 3 * window + len(tools) * 16_384)
