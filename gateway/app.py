@@ -34,7 +34,7 @@ from gateway.compose import Services, opened
 from gateway.core.clock import now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound, Unauthenticated
 from gateway.core.ids import new_id
-from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, SETTLE_ON_SHUTDOWN_S
+from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, FORM_BYTES_MAX, SETTLE_ON_SHUTDOWN_S
 from gateway.ledger import queries
 from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
@@ -68,6 +68,7 @@ from gateway.proxy.routes import AccountEndpoint, DataPlane, ModelEndpoint, Traf
 from gateway.proxy.stored_responses import INPUT_ITEMS, StoredResponses
 from gateway.proxy.surface import Surface
 from gateway.proxy.uncharged import Uncharged
+from gateway.proxy.uploads import ReadAside
 from gateway.reloading import Reloading
 from gateway.settings import Settings, load, translation_environment
 from gateway.stopping import drain_first
@@ -226,7 +227,9 @@ def _routes(
     def models() -> tuple[Listed, ...]:
         return services.listed_models
 
-    account = Account(gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock)
+    account = Account(
+        gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock, _uncharged(services)
+    )
     ids = ResponseIds(services.settings.key_pepper.encode())
     hot = _hot(services, upstream, traffic, exchange, counter, ids)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
@@ -267,7 +270,8 @@ def _hot(
     hot["/v1" + RESPONSES] = ModelEndpoint(responses, OwnExchange(exchange, responses), gate, traffic)
     for made in MEDIA:
         media = made(lambda deployment_id: services.catalog.cost(deployment_id, now_ms(services.clock)), services.routing.serves)
-        hot["/v1" + media.path] = ModelEndpoint(media, exchange, gate, traffic, media.bytes_max)
+        line = ReadAside(exchange) if media.bytes_max == FORM_BYTES_MAX else exchange
+        hot["/v1" + media.path] = ModelEndpoint(media, line, gate, traffic, media.bytes_max)
     return hot
 
 

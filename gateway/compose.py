@@ -350,6 +350,8 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         speaks=_spoken(config),
         api_version=config.api_version,
         own_keys=config.own_keys,
+        tool_calls=config.tool_calls,
+        vector_stores=frozenset(config.vector_stores),
         names_tier=_is_openai_itself(config),
         capacity=None if limits == LimitsConfig() else Capacity(name, limits.rpm, limits.tpm, limits.concurrency),
     )

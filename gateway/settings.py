@@ -13,13 +13,13 @@ from decimal import Decimal
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway import config_file
-from gateway.core.limits import CHUNK_TIMEOUT_S, EVENT_BACKLOG_MAX, FIRST_BYTE_TIMEOUT_S, HOLD_TTL_S, RATE_LIMIT_MAX
+from gateway.core import limits as bounds
 from gateway.providers.azure import is_azure_itself
 from gateway.providers.model import COUNT_TOKENS, MESSAGES, RESPONSES, UNTRANSLATED, Strategy
 from gateway.providers.translation import RESERVED, TRANSLATED
@@ -62,12 +62,12 @@ _TOKEN_CHARS_MIN: Final = 24
 _RETRIES_MAX: Final = 5
 _WEBHOOKS_KEPT_DAYS: Final = 90  # Stripe repeats one for three days
 _ANSWER_CACHE_BYTES: Final = 64 * 1024 * 1024
+_BACKLOG_MAX: Final = bounds.EVENT_BACKLOG_MAX
 _PARAM: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?|preview|latest|v1")
 _SUBSTITUTE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
 _T = TypeVar("_T")
+_ToolCalls = Annotated[int, msgspec.Meta(ge=1, le=bounds.TOOL_CALLS_MAX)]
 
 
 class SettingsError(Exception):
@@ -111,14 +111,16 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached_tokens: str = "inside"  # whether the provider counts them inside or beside the prompt
     input_tokens_max: int | None = None
     output_tokens_max: int | None = None
-    first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
-    chunk_timeout_s: float = CHUNK_TIMEOUT_S
+    first_byte_timeout_s: float = bounds.FIRST_BYTE_TIMEOUT_S
+    chunk_timeout_s: float = bounds.CHUNK_TIMEOUT_S
     hidden_reasoning: bool | None = None  # whether it makes tokens that are paid for and not shown; None: as listed
     prices: dict[str, Any] | None = None
     params: dict[str, str | int | float | bool] = {}  # what a translated provider needs besides, such as aws_region_name
     speaks: list[str] | None = None  # the surfaces of `DIALECTS` that it serves itself; default: as the provider is known to
     limits: LimitsConfig = LimitsConfig()
     own_keys: bool | None = None  # whether apps may bring a key for it; None: where it has an api_key
+    tool_calls: _ToolCalls = bounds.TOOL_CALLS  # of tools that it runs itself, where a request does not say
+    vector_stores: list[str] = []  # ids of those under its account that every app may search
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -271,7 +273,7 @@ def _build(
     host = str(given["host"] or "127.0.0.1")
     port = _whole("port", given["port"] or 8080, 0, 65535)
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    hold_ttl_s = _whole("hold_ttl_s", given["hold_ttl_s"] or HOLD_TTL_S, 5, 3600)
+    hold_ttl_s = _whole("hold_ttl_s", given["hold_ttl_s"] or bounds.HOLD_TTL_S, 5, 3600)
     log_level = str(given["log_level"] or "info").lower()
     if log_level not in ("debug", "info", "warning", "error"):
         raise _wrong("log_level", "must be debug, info, warning or error.")
@@ -300,7 +302,7 @@ def _build(
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
         grace_days=_whole("grace_days", given["grace_days"] or 3, 1, 30),
         hold_ttl_s=hold_ttl_s,
-        event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or EVENT_BACKLOG_MAX, 1, EVENT_BACKLOG_MAX),
+        event_backlog_max=_whole("event_backlog_max", given["event_backlog_max"] or _BACKLOG_MAX, 1, _BACKLOG_MAX),
         answer_cache_bytes_max=_whole("answer_cache_bytes_max", given["answer_cache_bytes_max"] or _ANSWER_CACHE_BYTES, 0, 2**40),
         log_level=log_level,
         metrics_token=metrics_token,
@@ -446,8 +448,8 @@ def _check_deployment(where: str, deployment: DeploymentConfig) -> None:
         raise SettingsError(f"{where}: weight must be at least 1.")
     for name in ("rpm", "tpm", "concurrency"):
         limit = getattr(deployment.limits, name)
-        if limit is not None and not 1 <= limit <= RATE_LIMIT_MAX:
-            raise SettingsError(f"{where}: limits: {name} must be a whole number from 1 to {RATE_LIMIT_MAX}.")
+        if limit is not None and not 1 <= limit <= bounds.RATE_LIMIT_MAX:
+            raise SettingsError(f"{where}: limits: {name} must be a whole number from 1 to {bounds.RATE_LIMIT_MAX}.")
     if deployment.cached_tokens not in ("inside", "beside"):
         raise SettingsError(f"{where}: cached_tokens must be inside or beside.")
     if deployment.first_byte_timeout_s <= 0 or deployment.chunk_timeout_s <= 0:

@@ -9,6 +9,8 @@ It does what the last user message says after "do:", in a word, or answers "Hell
     hang       never answers                                   hang-midstream  falls silent after the first piece
     half       ends a stream without saying why                error-midstream  an error where the second piece would be
     no-usage   counts nothing                                  forever   goes on until it is left
+    search     searches the web three times, or as often as `max_uses` says; one search more fails, without a fee
+    die-searching  the same as a stream, which ends before it says how often
 
 Counts are constants, in each dialect's own terms:
 
@@ -151,6 +153,9 @@ class Server:
             content.insert(0, {"type": "thinking", "thinking": "Hm, well.", "signature": "c2lnbmVk"})
         elif script == "json":
             content, stop = self._anthropic_json(body)
+        elif script == "search":
+            content = [*[block for _, block in self._searches(body)], *content]
+            usage = {**usage, "server_tool_use": {"web_search_requests": self._searched(body), "web_fetch_requests": 0}}
         answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": content}
         return web.json_response({**answer, **NOTHING_OF, "stop_reason": stop, "usage": usage})
 
@@ -159,6 +164,23 @@ class Server:
         if script_of(body["messages"]) == "status:400":
             return web.json_response({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}, status=400)
         return web.json_response({"input_tokens": 123})
+
+    def _searched(self, body: dict[str, Any]) -> int:
+        return min(3, int(body["tools"][0].get("max_uses", 3)))
+
+    def _searches(self, body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """(what the model writes, a block): searches with their results, and one that fails."""
+        found: list[tuple[str, dict[str, Any]]] = []
+        for number in range(self._searched(body) + 1):
+            call = {"type": "server_tool_use", "id": f"srvtoolu_{number}", "name": "web_search", "input": {}, "caller": DIRECT}
+            page = {"type": "web_search_result", "title": "x", "url": "https://example.com/", "page_age": None}
+            results: Any = [{**page, "encrypted_content": "EqgfCioIARgB"}]
+            if number == self._searched(body):
+                results = {"type": "web_search_tool_result_error", "error_code": "max_uses_exceeded"}
+            found.append((ARGUMENTS, call))
+            answered = {"type": "web_search_tool_result", "tool_use_id": call["id"], "content": results, "caller": DIRECT}
+            found.append(("", answered))
+        return found
 
     def _anthropic_json(self, body: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         if body.get("tools"):  # a model that cannot be told a schema is made to call a tool of that shape
@@ -202,6 +224,11 @@ class Server:
             elif script == "error-midstream":
                 add("error", error={"type": "overloaded_error", "message": "Overloaded, dear sk-ant-made-up-secret"})
             return frames
+        searches = self._searches(body) if script in ("search", "die-searching") else []
+        for written, start in searches:
+            block(start, *([{"type": "input_json_delta", "partial_json": written}] if written else []))
+        if script == "die-searching":
+            return frames
         if not (script == "json" and body.get("tools")):
             block({"type": "text", "text": "", "citations": None}, *texts)
         if script in ("tools", "json") and body.get("tools"):
@@ -212,6 +239,8 @@ class Server:
         stop = "tool_use" if script in ("tools", "json") and body.get("tools") else "end_turn"
         nulls = dict.fromkeys(("cache_creation_input_tokens", "cache_read_input_tokens", "input_tokens"))
         told = {**nulls, **NO_USAGE_OF, "output_tokens": 20} if usage else {}
+        if searches:
+            told["server_tool_use"] = {"web_search_requests": self._searched(body), "web_fetch_requests": 0}
         add("message_delta", delta={**NOTHING_OF, "stop_reason": stop}, usage=told)
         add("message_stop")
         return frames

@@ -10,6 +10,11 @@ The model is a word, then options, as in `tests.scripted_upstream`: "ok:tokens=5
     die-midstream   drops the connection after two deltas    half-stream      closes cleanly there
     reject          400 with an OpenAI error                 cached           half of the prompt was cached, a quarter written
     json            the text is {"query": "x"}               forgetful        404 for a response that is not stored, not 400
+    die-calling     drops the connection after two calls of built-in tools have begun
+
+With the option `calls` the built-in tools are called so often in turn before the message, but not more often than
+`max_tool_calls` says (`heedless=1`: all the same); each call brings in 100 tokens, and `pages` of them open pages instead of
+searching. All code runs in one container.
 
 Tokens are a rule: a prompt has 3, and one for each word of its texts, and those of the response that it follows. A cap below 16
 is refused, a lower one than `tokens` makes the answer incomplete. Item ids in the input must be known here, as OpenAI has it.
@@ -160,7 +165,7 @@ class Server:
         if script.name == "tools" and not any("output" in item for item in body["input"] if isinstance(item, dict)):
             call = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": body["tools"][0]["name"]}
             return [{**call, "arguments": '{"query":"x"}', "status": status}]
-        items = []
+        items = self._calls(body, script, number)
         if script.name == "reasoning":
             made -= made // 2
             items.append({"type": "reasoning", "id": f"rs_{number}", "summary": [], "encrypted_content": "gAAAA"})
@@ -169,9 +174,30 @@ class Server:
         message = {"type": "message", "id": f"msg_{number}", "status": status, "role": "assistant", "content": [text]}
         return [*items, message]
 
+    def _calls(self, body: dict[str, Any], script: Script, number: str) -> list[dict[str, Any]]:
+        tools = [each["type"] for each in body.get("tools", []) if each["type"] not in ("function", "custom", "namespace")]
+        wanted, pages = int(script.number("calls", 0)), int(script.number("pages", 0))
+        if not script.number("heedless", 0):
+            wanted = min(wanted, body.get("max_tool_calls") or wanted)
+        made: list[dict[str, Any]] = []
+        for count in range(wanted if tools else 0):
+            item: dict[str, Any] = {"id": f"call_{number}_{count}", "status": "completed"}
+            match tools[count % len(tools)]:
+                case "code_interpreter":
+                    item |= {"type": "code_interpreter_call", "code": "print(1)", "container_id": f"cntr_{number}"}
+                    item |= {"outputs": None}
+                case "file_search":
+                    item |= {"type": "file_search_call", "queries": ["x"], "results": None}
+                case _:
+                    page = {"type": "open_page", "url": "https://example.com/"}
+                    searched = {"type": "search", "query": "x", "queries": ["x", "y"]}
+                    item |= {"type": "web_search_call", "action": page if count < pages else searched}
+            made.append(item)
+        return made
+
     def _ended(self, body: dict[str, Any], script: Script, response: dict[str, Any]) -> dict[str, Any]:
         made, cut = self._made(body, script)
-        prompt = self._prompt(body)
+        prompt = self._prompt(body) + 100 * len(self._calls(body, script, ""))
         usage = {
             "input_tokens": prompt,
             "input_tokens_details": {
@@ -200,11 +226,17 @@ class Server:
     ) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await answer.prepare(request)
-        pause_s, deltas = script.number("ms", 0) / 1000, 0
+        pause_s, deltas, calls = script.number("ms", 0) / 1000, 0, 0
         for number, (kind, fields) in enumerate(self._events(body, script, response)):
             event = {"type": kind, **fields, "sequence_number": number}
             await answer.write(b"event: " + kind.encode() + b"\ndata: " + json.dumps(event).encode() + b"\n\n")
             deltas += kind.endswith(".delta")
+            calls += kind == "response.output_item.added" and fields["item"]["type"].endswith("search_call")
+            if calls == 2 and script.name == "die-calling":
+                await asyncio.sleep(0.02)
+                assert request.transport is not None
+                request.transport.close()
+                return answer
             if pause_s and kind.endswith(".delta"):
                 await asyncio.sleep(pause_s)
             if deltas == 2 and script.name in ("die-midstream", "half-stream", "error-event"):
@@ -232,7 +264,9 @@ class Server:
             bare: dict[str, Any] = (
                 {"arguments": ""} if item["type"] == "function_call" else {"content": []} if item["type"] == "message" else {}
             )
-            yield "response.output_item.added", {"output_index": place, "item": {**item, "status": "in_progress", **bare}}
+            begun = {**item, "status": "in_progress", **bare}
+            begun.pop("action", None)  # nobody knows yet
+            yield "response.output_item.added", {"output_index": place, "item": begun}
             if item["type"] == "function_call":
                 for piece in (item["arguments"][:5], item["arguments"][5:]):
                     yield "response.function_call_arguments.delta", {**at, "delta": piece}

@@ -12,8 +12,8 @@ Prices = dict[str, str | int | dict[str, Any]]
 
 class PriceBookBody(Body, frozen=True):
     """New prices of an app from `effective_at` (default: now) on: decimals per million tokens or characters, per image,
-    second, search or request; or a markup, not both. `above` (a number of tokens) and `long` are prices of longer prompts,
-    `variants` prices by the name of what is asked for, such as the service tiers flex and priority.
+    second, search, gigabyte of a container or request; or a markup, not both. `above` (a number of tokens) and `long` are
+    prices of longer prompts, `variants` prices by the name of what is asked for, such as the service tiers flex and priority.
 
     `model` `*` is every model without prices of its own.
     """

@@ -11,10 +11,11 @@ from gateway.cli.local import request
 from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 from gateway.cli.values import MOMENT, MOMENT_HELP
+from gateway.core.units import TOOL_KINDS
 from gateway.pricing.written import told
 from gateway.settings import Part
 
-_UNITS: Final = "Per million tokens or characters, per image, second, search or request"
+_UNITS: Final = "Per million tokens or characters, per image, second, search, gigabyte of a container or request"
 
 
 @click.group()
@@ -29,11 +30,12 @@ def prices() -> None:
 def list_prices(pattern: str, enterprise_id: str | None, as_json: bool) -> None:
     """List what each served model costs now, and where each price comes from.
 
-    Prices are per million tokens or characters, and per image, second, search or request; what is free costs 0.
+    Prices are per million tokens or characters, and per image, second, search, gigabyte of a container or request; what is
+    free costs 0.
 
     PATTERN is a model's name, or has `*` in it. `provider` is what the provider takes, `creator` what a creator pays (in
     USD), `end user` what the app's end users pay. A kind that is not shown costs what its like costs: cached input as input,
-    reasoning as output. Prices of long prompts and of variants are shown with a model's own name.
+    reasoning as output. Prices of long prompts, of variants and of the provider's own tools are shown with a model's own name.
     """
     answer = request("GET", "/api/v1/prices", query={"model": pattern, "enterprise_id": enterprise_id}, needs=Part.ALL)
     if not as_json:
@@ -65,6 +67,9 @@ _LIKE: Final = {
 }
 
 
+_OTHERS: Final = frozenset(("above", "long", "variants", *TOOL_KINDS))
+
+
 def _short(prices: dict[str, Any] | None, *, whole: bool) -> str:
     """Prices in one cell, without those that are as their like; without `whole`, only the names of what else there is."""
     if prices is None:
@@ -74,7 +79,8 @@ def _short(prices: dict[str, Any] | None, *, whole: bool) -> str:
     if whole:
         return told(prices, _LIKE)
     others = (["long prompts"] if "long" in prices else []) + list(prices.get("variants", {}))
-    plain = told({kind: price for kind, price in prices.items() if kind not in ("above", "long", "variants")}, _LIKE)
+    others += ["tools"] * any(kind in prices for kind in TOOL_KINDS)
+    plain = told({kind: price for kind, price in prices.items() if kind not in _OTHERS}, _LIKE)
     return f"{plain} (also {', '.join(others)})" if others else plain
 
 

@@ -29,6 +29,8 @@ TAGS_MAX: Final = 16
 TAG_CHARS_MAX: Final = 128
 MESSAGES_MAX: Final = 10_000
 CHOICES_MAX: Final = 128
+TOOL_CALLS: Final = 10  # of tools that a provider runs itself, of one request that says nothing
+TOOL_CALLS_MAX: Final = 1000  # that one may ask for
 
 # Time
 CONNECT_TIMEOUT_S: Final = 5.0

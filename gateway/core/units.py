@@ -5,7 +5,8 @@ beside it; reasoning is inside the output). A provider mapping takes them apart 
 `amount = ceil(sum(bucket * rate) / 1,000,000)` holds with no bucket counted twice.
 
 Some models are not billed by the token: images by the piece, audio by the second, speech by the character
-of its text, ranking and the web by the search. A count of those is no token, and in no token total.
+of its text, ranking by the search. Tools that run at the provider have a fee besides the tokens: a search of the web or of
+files, a container's session by its gigabytes of memory. A count of those is no token, and in no token total.
 """
 
 from typing import Final
@@ -25,7 +26,10 @@ TOKEN_KINDS: Final = (
     "image_output",
 )
 UNIT_KINDS: Final = ("images", "seconds", "characters", "searches")
-KINDS: Final = (*TOKEN_KINDS, *UNIT_KINDS)
+# Beside the tokens, never instead of them. OpenAI has two tools that search the web, at prices of their own; every gigabyte of a
+# container's memory costs the same there.
+TOOL_KINDS: Final = ("web_searches", "web_searches_preview", "file_searches", "container_gb")
+KINDS: Final = (*TOKEN_KINDS, *UNIT_KINDS, *TOOL_KINDS)
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,6 +49,10 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: int = 0
     characters: int = 0
     searches: int = 0
+    web_searches: int = 0
+    web_searches_preview: int = 0
+    file_searches: int = 0
+    container_gb: int = 0
 
     @property
     def input_total(self) -> int:

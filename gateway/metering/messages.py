@@ -12,6 +12,7 @@ import msgspec
 from gateway.core.limits import JSON_DEPTH_MAX
 from gateway.core.units import Usage
 from gateway.metering.usage import (
+    COUNT_MAX,
     IMAGE_TOKENS_MAX,
     TOOLS_TOKENS,
     UNBOUNDED_PART_TOKENS,
@@ -217,6 +218,13 @@ def read_messages_usage(told: Mapping[str, Any]) -> tuple[Usage, tuple[str, ...]
         **{name: told[name] for name in _CACHE_COUNTS if told.get(name) is not None},
     }
     return read_usage(raw, cached_inside=False)
+
+
+def web_searches(told: Mapping[str, Any]) -> int:
+    """How many searches of the web the usage of an answer counts."""
+    made = told.get("server_tool_use")
+    count = made.get("web_search_requests") if isinstance(made, dict) else None
+    return count if type(count) is int and 0 <= count <= COUNT_MAX else 0
 
 
 _CACHE_COUNTS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")

@@ -14,12 +14,12 @@ import msgspec
 from msgspec.structs import astuple, force_setattr, replace
 
 from gateway.core.money import decimal_from_micro, micro_from_decimal
-from gateway.core.units import KINDS, UNIT_KINDS, Usage
+from gateway.core.units import KINDS, TOOL_KINDS, UNIT_KINDS, Usage
 
 MILLION = 1_000_000
 PRICED_KINDS = (*KINDS, "request")
 # People say the price of one of these, and that of a million of the others.
-ONE_BY_ONE: Final = frozenset(("images", "seconds", "searches", "request"))
+ONE_BY_ONE: Final = frozenset(("images", "seconds", "searches", *TOOL_KINDS, "request"))
 _NO_PARTS: Final = (0,) * (len(KINDS) - 5)
 _NO_CACHE: Final = (0, 0, 0)
 assert KINDS[:5] == ("input", "cached_input", "cache_write", "cache_write_1h", "output")
@@ -55,6 +55,10 @@ class Rates(msgspec.Struct, frozen=True):
     seconds: int = 0
     characters: int = 0
     searches: int = 0
+    web_searches: int = 0
+    web_searches_preview: int = 0
+    file_searches: int = 0
+    container_gb: int = 0
     request: int = 0
     long_above: int = 0
     long: "Rates | None" = None
@@ -112,7 +116,7 @@ class Rates(msgspec.Struct, frozen=True):
         """The rates of what a request asked for by name; these where that costs nothing else.
 
         Names with `|` between them are what it may turn out to have been: the dearest of each kind, from which `variant`
-        still finds each of them.
+        still finds each of them. See `short_of` for another one.
         """
         for each, rates in self.variants:
             if each == name:
@@ -125,10 +129,18 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 PLAIN: Final = "default"  # as a variant: these rates themselves
+SEARCH: Final = "search"  # as a variant: with a search of the web, of no size in particular; of one: search_low and so on
+
+
+def short_of(tokens: int) -> str:
+    """As a variant: a request of many prompts, none of which has more tokens, whatever they add up to."""
+    return f"|{tokens}"
 
 
 @lru_cache(maxsize=4096)
 def _any_of(rates: Rates, names: str) -> Rates:
+    if names[0] == "|":
+        return replace(rates, long=None, long_above=0) if int(names[1:]) <= rates.long_above else rates
     found = dearest(*[rates.variant(name) for name in names.split("|")])
     kept = rates.variants if rates.has_variant(PLAIN) else ((PLAIN, rates), *rates.variants)
     return replace(found, variants=kept)
@@ -191,6 +203,10 @@ def rates_from(asset: str, given: Mapping[str, Any]) -> Rates:
         seconds=plain.get("seconds", 0),
         characters=plain.get("characters", 0),
         searches=plain.get("searches", 0),
+        web_searches=plain.get("web_searches", 0),
+        web_searches_preview=plain.get("web_searches_preview", 0),
+        file_searches=plain.get("file_searches", 0),
+        container_gb=plain.get("container_gb", 0),
         request=plain.get("request", 0),
         long_above=given.get("above") or 0,
         long=rates_from(asset, {**plain, **long}) if long else None,
@@ -233,7 +249,7 @@ def flat(asset: str, amount_micro: int) -> Rates:
 
 
 def rate_from_decimal(kind: str, text: str) -> int:
-    """A rate from what people write: of one image, second, search or request, of a million of anything else. ValueError."""
+    """A rate from what people write: of one of `ONE_BY_ONE`, of a million of anything else. ValueError."""
     if kind not in ONE_BY_ONE:
         return micro_from_decimal(text)
     with localcontext() as context:

@@ -21,7 +21,8 @@ import msgspec
 from gateway.core.money import USD
 from gateway.pricing.media import MEDIA_MODES, MediaPrices, is_sized, media_rates, rates_by_size
 from gateway.pricing.rates import Rates, marked_up, rates_from
-from gateway.pricing.terms import prices_of, unpriced_because, uplift_bp
+from gateway.pricing.terms import prices_of, searches_unasked, unpriced_because, uplift_bp
+from gateway.pricing.tools import tool_rates
 
 _FILE: Final = "model_prices_and_context_window_backup.json"
 _EXAMPLE: Final = "sample_spec"
@@ -212,6 +213,8 @@ def _is_of(provider: str, listed: str) -> bool:
 def _converted(name: str, entry: _Entry) -> Shipped:
     mode = entry.mode or ""
     given = prices_of(name, entry.fields)
+    if not searches_unasked(name):
+        given |= tool_rates(entry.fields)
     priced = bool(given.get("input")) and (bool(given.get("output")) or mode in _EMBEDS) and mode in (*_GENERATES, *_EMBEDS)
     unpriced = unpriced_because(name, entry.fields) if priced else ""
     if mode in MEDIA_MODES:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Final
 
 from gateway.pricing.media import micro_per_million
+from gateway.pricing.rates import SEARCH
 
 KIND: Final = {
     "input_cost_per_token": "input",
@@ -45,7 +46,7 @@ _OUTPUTS: Final = frozenset(("output", "reasoning", "audio_output", "image_outpu
 _WRITES: Final = frozenset(("cache_write", "cache_write_1h"))
 
 _SAME: Final = "says the price per token once more, in another unit"
-_FEE: Final = "is asked for with a tool or option that requests may not name here"
+_FEE: Final = "is asked for with a tool or option, which is refused where no price is named for it (`tools` has some)"
 _TEXT_ALONE: Final = "is of what no request to this surface can hold: prompts for embeddings are text"
 IGNORED: Final = {  # by a pattern of the whole field
     "input_cost_per_token_cache_hit": "says cache_read_input_token_cost once more",
@@ -69,6 +70,7 @@ IGNORED_OF_EMBEDDINGS: Final = {
 _SEARCHES_UNASKED: Final = re.compile(r"(?:^|/)sonar(?!.*-chat$)|-online$|search-preview|search-api|-search$|deep-research")
 _BY_TOOL_ALONE: Final = re.compile(r"(?:^|/)o\d(?:-mini)?-deep-research")  # they refuse a request without the tool
 _SEARCH_SIZE: Final = {"perplexity": "search_context_size_low"}  # what a request that names none gets; elsewhere medium
+SEARCH_SIZES: Final = ("low", "medium", "high")
 _Prices = dict[str, int]
 
 
@@ -94,7 +96,7 @@ def unpriced_because(name: str, entry: Mapping[str, Any]) -> str:
         makes = entry.get("supported_output_modalities") or ()
         if "image" in makes and "output_cost_per_image_token" not in entry:
             return "It makes images that are priced one by one."
-    if _searches_unasked(name) and _search_fee(name, entry) is None and "input_cost_per_request" not in entry:
+    if searches_unasked(name) and _search_fee(name, entry) is None and "input_cost_per_request" not in entry:
         return "It searches the web for every request, at a price that the list does not say."
     return ""
 
@@ -112,12 +114,15 @@ def prices_of(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         named.setdefault((found[2] or found[5] or "", _size(found[3], found[4], entry)), {})[kind] = rate
     for above, prices in _tiered(entry.get(_TIERED) or ()):
         named.setdefault(("", above), {}).update(prices)
-    fee = _search_fee(name, entry) if _searches_unasked(name) else None
+    fee = _search_fee(name, entry) if searches_unasked(name) else None
     if fee is not None:
         plain = named.setdefault(("", 0), {})
         plain["request"] = plain.get("request", 0) + micro_per_million(fee)
     given = _chained("", named)
     variants = {TIERS[tier]: _chained(tier, named) for tier in TIERS if any(each == tier for each, _ in named)}
+    if fee is not None:
+        rest = given["request"] - micro_per_million(fee)
+        variants |= {of_size: {"request": rest + micro_per_million(each)} for of_size, each in _search_fees(entry).items()}
     return {**given, **({"variants": variants} if variants else {})}
 
 
@@ -193,8 +198,15 @@ def _raised(kind: str, base: _Prices, named: _Prices) -> int:
     return max([base[kind], *[-(-base[kind] * named[each] // base[each]) for each in ratios if kind != "request"]])
 
 
-def _searches_unasked(name: str) -> bool:
+def searches_unasked(name: str) -> bool:
+    """Whether a model looks on the web for every request, with no tool for it."""
     return _SEARCHES_UNASKED.search(name) is not None and _BY_TOOL_ALONE.search(name) is None
+
+
+def _search_fees(entry: Mapping[str, Any]) -> dict[str, Decimal | int]:
+    """USD for a search of each size that a request may name, as a variant of the price."""
+    sizes = {size: entry[_SEARCHES].get(f"search_context_size_{size}") for size in SEARCH_SIZES}
+    return {f"{SEARCH}_{size}": fee for size, fee in sizes.items() if isinstance(fee, Decimal | int)}
 
 
 def _search_fee(name: str, entry: Mapping[str, Any]) -> Decimal | int | None:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S
+from gateway.core.limits import CHUNK_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S, TOOL_CALLS
 
 MESSAGES: Final = "/messages"
 COUNT_TOKENS: Final = "/messages/count_tokens"
@@ -53,6 +53,8 @@ class Deployment(msgspec.Struct, frozen=True):
     `own_keys` says whether apps may bring a key for it; None: where the operator has one. A server that looks at no key serves
     anybody's.
     `names_tier`: a request that names no service tier would get that of a setting of its account, at another price.
+    `tool_calls` is how often tools that the provider runs itself may run for a request that does not say; `vector_stores` are
+    the ids of those under its account that every app may search.
     """
 
     id: str
@@ -76,6 +78,8 @@ class Deployment(msgspec.Struct, frozen=True):
     api_version: str = ""
     own_keys: bool | None = None
     names_tier: bool = False
+    tool_calls: int = TOOL_CALLS
+    vector_stores: frozenset[str] = frozenset()
 
 
 class Strategy(StrEnum):

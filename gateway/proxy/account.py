@@ -17,6 +17,7 @@ from gateway.proxy import quote, refusals, wire
 from gateway.proxy.models import Listed, RatesOf, told_to
 from gateway.proxy.ports import Gate, Opener, Prices
 from gateway.proxy.ticket import Call
+from gateway.proxy.uncharged import Uncharged
 
 ListedModels = Callable[[], Sequence[Listed]]
 Peek = Callable[[str], Awaitable[WalletState]]
@@ -37,6 +38,7 @@ class Account:
         listed_models: ListedModels,
         find_usage: FindUsage,
         clock: Clock,
+        uncharged: Uncharged,
     ) -> None:
         """What it asks of the rooms below.
 
@@ -52,6 +54,7 @@ class Account:
         self._listed_models = listed_models
         self._find_usage = find_usage
         self._clock = clock
+        self._uncharged = uncharged
 
     async def models(self, _: Call, principal: Principal) -> bytes:
         """OpenAI's list of models, those that this key may use, with what this caller pays for them.
@@ -100,7 +103,7 @@ class Account:
     async def balance(self, call: Call, principal: Principal) -> bytes:
         """The wallet that this caller's requests draw on, and the caller's limits with what is left of them.
 
-        An end user who is seen here first is granted the app's trial here.
+        An end user who is seen here first is granted the app's trial here. Counts as a request a minute. RateLimited.
         """
         app = principal.app
         end_user: str | None = None
@@ -111,6 +114,7 @@ class Account:
             if end_user is None:
                 raise MissingEndUser("name the end user, for example with X-Platform-User-Id")
             wallet, role, asset = app_wallet(app.enterprise_id, end_user), "end_user", app.asset
+        await self._uncharged.counted(call, "/balance", principal, end_user)
         answer: dict[str, Any] = {
             "object": "balance",
             "level": principal.level,
@@ -149,8 +153,9 @@ class Account:
         return left
 
     async def usage(self, call: Call, principal: Principal) -> bytes:
-        """One request's record; NotFound while it is not in the books, and for requests of others."""
+        """One request's record; NotFound while it is not in the books, and for requests of others. RateLimited as `balance`."""
         request_id = call.raw.decode()
+        await self._uncharged.counted(call, "/usage", principal, principal.platform_user_id)
         for wait_s in (*_RECORD_WAITS, None):
             record = await self._find_usage(principal.app.enterprise_id, request_id, principal.token_id is None)
             own = record is not None and principal.platform_user_id in (None, record["platform_user_id"])

@@ -323,7 +323,7 @@ class Attempts:
         if rates is not None and ticket.front.cost_policy != CostPolicy.OWN_KEYS:
             rates = rates.variant(request.variant)
             cost = rates.price_of(astuple(Usage(input=tokens, output=output)))
-            if began and request.units:
+            if began and request.units and request.calls is None:  # of calls nobody knows how many there were
                 cost += rates.units_price(request.units)
             if cost:
                 ticket.wasted_micro += cost
@@ -366,13 +366,14 @@ class Attempts:
             if paying is None:  # once more, while it was read
                 return False
             if request.units or request.variant:
-                paying = quote.for_units(self._prices, paying, request, deployment.id, ticket.at_ms)
+                paying = quote.for_units(self._prices, paying, request, deployment, ticket.at_ms)
             again = self._parsed(ticket)
             bound = surface.bound(again, deployment)
         except (PaymentRequired, InvalidRequest, Unavailable):  # it does not serve this surface; no prices to be had
             return False
         if paying and not await self._covered(ticket, paying, bound):
-            bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(again.body), ticket.front))
+            prompt = await self._counter.count_input(deployment.model, *surface.prompt(again.body), ticket.front)
+            bound = min(bound, prompt if request.calls is None else prompt + request.calls.tokens)
             if not await self._covered(ticket, paying, bound) and not self._lowered(ticket, paying, bound):
                 return False
         ticket.paying, ticket.input_bound, ticket.served_model = paying, bound, model
@@ -392,13 +393,13 @@ class Attempts:
             ticket.granted = extended.granted
         if not ticket.output_held:  # nothing that could be less
             return all(held >= ceiling for held, ceiling in zip(ticket.granted, wanted, strict=True))
-        return quote.output_covered(paying, ticket.granted, bound) >= ticket.output_held
+        return quote.output_covered(paying, ticket.granted, bound, ticket.request.units) >= ticket.output_held
 
     def _lowered(self, ticket: Ticket, paying: tuple[quote.Payer, ...], bound: int) -> bool:
         """Ask for no more output than the hold covers, where that may be."""
         request = ticket.request
         may = request.output_cap is None or ticket.principal.app.hold_policy is HoldPolicy.CLAMP
-        per_choice = quote.output_covered(paying, ticket.granted, bound) // request.choices
+        per_choice = quote.output_covered(paying, ticket.granted, bound, request.units) // request.choices
         if ticket.rolls or not may or per_choice < 1 or not ticket.output_held:
             return False
         ticket.cap, ticket.is_cut, ticket.output_held = per_choice, True, per_choice * request.choices
@@ -415,8 +416,10 @@ class Attempts:
 
     @staticmethod
     def _parsed(ticket: Ticket) -> Request:
-        """The request once more: its body is not kept."""
-        return ticket.request.surface.parse(ticket.call.raw, ticket.call.headers.get(b"content-type", b""))
+        """The request once more: its body is not kept. Its tools may run as often as they are held for."""
+        again = ticket.request.surface.parse(ticket.call.raw, ticket.call.headers.get(b"content-type", b""))
+        again.calls = ticket.request.calls
+        return again
 
 
 _WHY: Final = {refusals.CONTEXT_TOO_LONG: "too_long", refusals.NO_OWN_KEY: "no_key"}

@@ -12,7 +12,7 @@ import msgspec
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.metering.usage import input_bound, read_usage
-from gateway.pricing.rates import PLAIN
+from gateway.pricing.rates import PLAIN, SEARCH
 from gateway.providers.model import Deployment, Reply
 from gateway.proxy import wire
 from gateway.proxy.media import check_listed
@@ -30,6 +30,8 @@ _PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "in
 _OTHER_FEES: Final = (  # another model or server than was asked for, or fees a call
     "enable_search", "models", "plugins", "preset", "provider", "search_parameters", "web_search_options",
 )  # fmt: skip
+_SEARCH_OPTIONS: Final = "web_search_options"
+_SEARCH_SIZES: Final = ("low", "medium", "high")
 # Of a provider's dearer ways to serve a request: faster, or in one country.
 _OTHER_PRICES: Final = ("inference_geo", "speed")
 _AUTO: Final = "auto"
@@ -150,8 +152,8 @@ class Chat(OpenAISurface):
         _check_other_prompts(CHAT, body)
         variant = ""
         if not _PRICED_APART.isdisjoint(body):
-            _check_fees(body)
-            variant = asked_tier(body)
+            _check_fees({**body, _SEARCH_OPTIONS: None})
+            variant = _asked_search(body) or asked_tier(body)
         streamed = wants_usage = False
         if not _STREAMING.isdisjoint(body):
             streamed, wants_usage = _stream_options(body)
@@ -228,12 +230,34 @@ def asked_tier(body: dict[str, Any]) -> str:
     return AUTO_TIERS if tier == _AUTO else f"{PLAIN}|{tier}"
 
 
+def _asked_search(body: dict[str, Any]) -> str:
+    """The variant of the price with a search of the web: models that search for every request take its size by this option."""
+    options = body.get(_SEARCH_OPTIONS)
+    if options in (None, False):
+        return ""
+    if type(options) is not dict:
+        raise InvalidRequest(f"{_SEARCH_OPTIONS} must be an object", param=_SEARCH_OPTIONS)
+    if body.get("service_tier") not in (None, PLAIN, _AUTO):
+        raise InvalidRequest("a search of the web has no price here at a service tier", param="service_tier")
+    if body.get("service_tier") == _AUTO:
+        body["service_tier"] = PLAIN
+    size = options.get("search_context_size")
+    if size is None:
+        return SEARCH
+    if type(size) is not str or size not in _SEARCH_SIZES:
+        told = f"search_context_size is one of {', '.join(_SEARCH_SIZES)}"
+        raise InvalidRequest(told, param=f"{_SEARCH_OPTIONS}.search_context_size")
+    return f"{SEARCH}_{size}"
+
+
 def served_at(request: Request, tier: object) -> str:
     """Note the tier that an answer names as the variant of the price, instead of what was asked for; the flag of a dearer or
     cheaper one. A name that says nothing leaves the dearest of what was asked for.
     """
     if type(tier) is not str or tier == _AUTO or not 0 < len(tier) <= _TIER_CHARS_MAX or "|" in tier:
         return ""
+    if request.variant.startswith(SEARCH):
+        return "" if tier in _AS_USUAL else f"service_tier_{tier}"
     if tier in _AS_USUAL:
         if request.variant:
             request.variant = PLAIN

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from gateway.core.units import Usage
 from gateway.proxy.ticket import Ticket
+from gateway.proxy.tool_calls import with_calls
 
 MUCH_TOKENS: Final = 131_072  # few models make more in one answer; a count above it is looked at twice
 Read = tuple[Usage, tuple[str, ...]]
@@ -27,7 +28,9 @@ async def believed(ticket: Ticket, read: Read, whole: bool, counted: Callable[[]
     is taken. A whole answer's count is taken as it is, unless no model could have made or read so much.
     """
     usage, flags = read
-    if ticket.request.units:  # of such a request our count would lack what is no token; its surface has looked at the rest
+    calls = ticket.request.calls
+    # Of such a request our count would lack what is no token, which is not told apart; its surface has looked at the rest.
+    if ticket.request.units and calls is None:
         if usage.input > 4 * ticket.input_bound:
             return (replace(usage, input=ticket.input_bound), (*flags, "usage_absurd")), True
         return read, True
@@ -36,6 +39,9 @@ async def believed(ticket: Ticket, read: Read, whole: bool, counted: Callable[[]
         most_read = max(ticket.input_bound, ticket.deployment.input_tokens_max or 0, MUCH_TOKENS)
         if usage.output_total <= 4 * most * ticket.request.choices and usage.input_total <= 4 * most_read:
             return read, True
-        return (await counted(), (*flags, "usage_absurd")), False
+        own = await counted()
+        return (own if calls is None else with_calls(own, usage), (*flags, "usage_absurd")), False
     own = await counted()
+    if calls is not None:
+        own = with_calls(own, usage)
     return (read, True) if usage.output_total >= own.output else ((own, flags), False)

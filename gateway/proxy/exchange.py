@@ -20,13 +20,11 @@ from gateway.balance.model import (
     Admitted,
     Balance,
     BalanceUnavailable,
-    Charge,
     Hold,
     HoldRequest,
     RefusedByLimit,
     RefusedByWallet,
     Settled,
-    Unfunded,
     WalletMissing,
 )
 from gateway.balance.places import Places
@@ -36,7 +34,7 @@ from gateway.core.errors import Forbidden, GatewayError
 from gateway.core.money import AMOUNT_MICRO_MAX, decimal_from_micro
 from gateway.core.tasks import Tasks
 from gateway.core.units import TOKEN_KINDS, Usage
-from gateway.core.words import CostPolicy, DisconnectPolicy, HoldPolicy, Level, RequestStatus, UsageSource
+from gateway.core.words import CostPolicy, DisconnectPolicy, HoldPolicy, RequestStatus, UsageSource
 from gateway.identity.model import Principal
 from gateway.metering.counting import Counter
 from gateway.metering.event import EventFront, EventRest, encode_event
@@ -51,6 +49,7 @@ from gateway.proxy.renewal import input_of, sign
 from gateway.proxy.rolling import SLICE_TOKENS, RollingHold, Slices, rolling_hold, uncovered
 from gateway.proxy.surface import Request, Stream, Surface
 from gateway.proxy.ticket import Call, Ticket
+from gateway.proxy.tool_calls import fewer, tell_cut
 
 _log = logging.getLogger(__name__)
 _CACHED: Final = ("cached",)  # flags of an answer that is given again
@@ -185,7 +184,7 @@ class Exchange:
             paying = quote.payers(self._prices, principal, end_user, request.model, deployment.id, at_ms)
             assert paying is not None
         if request.units or request.variant:
-            paying = quote.for_units(self._prices, paying, request, deployment.id, at_ms)
+            paying = quote.for_units(self._prices, paying, request, deployment, at_ms)
         if call.again is not None:
             paying = call.again.paying(paying)
         front = quote.front_of(call.request_id, request, principal, end_user, tags, deployment, paying)
@@ -220,24 +219,32 @@ class Exchange:
             if type(outcome) is Admitted:
                 break
             if type(outcome) is WalletMissing:
-                if opened or not await self._open(shard, outcome, paying, asked, principal.level):
+                if opened or not await refusals.opened(self._opener, shard, outcome, paying, asked, principal.level):
                     raise refusals.balance_unavailable()
                 opened = True
             elif exact or (isinstance(outcome, RefusedByLimit) and counted[outcome.limit].kind not in SPEND_KINDS):
                 assert isinstance(outcome, RefusedByWallet | RefusedByLimit)
-                refused = refusals.refusal(outcome, paying, asked, counted, principal.level, bound + total)
-                raise await refusals.explained(refused, outcome, asked, self._opener)
+                fits = None
+                if exact and request.calls is not None:
+                    rates = [payer.rates for payer in paying]
+                    fits = fewer(request, outcome, counted, rates, bound, least, principal.app.hold_policy)
+                    tell_cut(request, call.extra_headers)
+                if fits is None:
+                    refused = refusals.refusal(outcome, paying, asked, counted, principal.level, bound + total)
+                    raise await refusals.explained(refused, outcome, asked, self._opener)
+                bound, least = fits
             else:
                 exact = True
-                bound = min(bound, await self._counter.count_input(deployment.model, *surface.prompt(request.body), front))
+                prompt = await self._counter.count_input(deployment.model, *surface.prompt(request.body), front)
+                bound = min(bound, prompt if request.calls is None else prompt + request.calls.tokens)
                 if most and (request.output_cap is None or principal.app.hold_policy == HoldPolicy.CLAMP):
-                    least = request.choices
+                    least = request.choices if request.calls is None else min(total, SLICE_TOKENS * request.choices)
         cap, is_cut = None, False
         if rolls or (paying and least < total):
             covered = outcome.granted
             if rolls:  # it may grow to all that there is
                 covered = tuple(map(add, covered, outcome.available))
-            cap = min(most, quote.output_covered(paying, covered, bound) // request.choices)
+            cap = min(most, quote.output_covered(paying, covered, bound, request.units) // request.choices)
             is_cut = cap < most
         elif paying and request.output_cap is None and most:
             cap = most  # the hold covers no more, so no more may be made, whatever the upstream's own default is
@@ -246,16 +253,6 @@ class Exchange:
             call, request, principal, deployment, paying, hold, outcome, outcome.granted, bound, cap, is_cut, rolls, front, at_ms,
             route, min(total, cap * request.choices) if cap is not None and not rolls else total,
         )  # fmt: skip
-
-    async def _open(
-        self, shard: int, missing: WalletMissing, paying: tuple[quote.Payer, ...], asked: tuple[Charge, ...], level: Level
-    ) -> bool:
-        try:
-            needed = tuple([charge.wallet for charge in asked if charge.floor_micro])
-            return await self._opener.open_missing(shard, missing.wallets, needed)
-        except Unfunded as nobody:
-            place = [charge.wallet for charge in asked].index(nobody.wallet)
-            raise refusals.refusal(RefusedByWallet(place, 0, 0), paying, asked, (), level) from nobody
 
     # ---- after the provider's first byte ------------------------------------------------------
 

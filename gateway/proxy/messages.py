@@ -2,7 +2,8 @@
 
 The exchange and the metering see Anthropic's dialect whatever serves the request: a deployment that does not speak it is asked
 by way of `providers.messages_over_chat`. `max_tokens` is required here as it is there, so a hold covers all of the answer
-from its start. What has a fee that no price here counts is refused by its name.
+from its start. What has a fee that no price here counts is refused by its name; of Anthropic's own tools those of
+`messages_tools` have one.
 """
 
 import re
@@ -16,7 +17,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.identity.model import Principal
 from gateway.metering.messages import is_provider_defined, messages_bound, messages_prompt, read_messages_usage
 from gateway.providers.model import MESSAGES, Deployment, Headers, Reply
-from gateway.proxy import anthropic_errors, wire
+from gateway.proxy import anthropic_errors, messages_tools, wire
 from gateway.proxy.messages_stream import MessageStream
 from gateway.proxy.routes import Line
 from gateway.proxy.surface import Measured, Request, Surface
@@ -25,7 +26,7 @@ from gateway.proxy.told_errors import check_answered
 
 _THINKING_TOKENS_MIN: Final = 1024  # Anthropic's least budget
 _ROLES: Final = ("assistant", "system", "user")
-# Tools of Anthropic's that the caller runs; the others have fees, or make the provider read on.
+# Tools of Anthropic's that the caller runs.
 _CLIENT_TOOL: Final = re.compile(r"(bash|browser_toolset|computer|computer_toolset|memory|text_editor)_\d{8}")
 _CLEARS: Final = re.compile(r"clear_(thinking|tool_uses)_\d{8}")  # edits of the context that make no answer of their own
 # Another model or server than was asked for, or fees a call.
@@ -38,6 +39,7 @@ _VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _BETA: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _BETAS_MAX: Final = 32
 _LONG_CONTEXT: Final = "context-1m-"
+_PRICED_BETAS: Final = ("web-fetch-2025-09-10", "web-search-2025-03-05")  # of the tools that have a price here
 # Betas that let a request cost what no price here counts.
 _UNPRICED_BETAS: Final = re.compile(
     r"(advisor-tool|agent-memory|code-execution|compact|fallback-credit|fast-mode|managed-agents|mcp-client|mcp-tunnels"
@@ -81,7 +83,12 @@ class Messages:
         thinking = body.get("thinking")
         # Thoughts are shown in part, or as a summary, and paid for in whole.
         shows = bool(streamed) and (thinking is None or (type(thinking) is dict and thinking.get("type") == "disabled"))
-        return Request(self, body, len(raw), model, bool(streamed), False, cap, 1, shows, headers=headers)
+        request = Request(self, body, len(raw), model, bool(streamed), False, cap, 1, shows, headers=headers)
+        calls = messages_tools.tool_calls(body, reads_long=self._reads_long) if body.get("tools") else None
+        if calls is not None:
+            request.calls, request.units, request.completed = calls, calls.units(), messages_tools.completed
+            request.placed, request.shows = calls.placed, False
+        return request
 
     def passed_on(self) -> Headers:
         """The headers for a server of this dialect; InvalidRequest."""
@@ -93,7 +100,7 @@ class Messages:
         if len(self._betas) > _BETAS_MAX or not all(map(_BETA.fullmatch, self._betas)):
             raise InvalidRequest(f"anthropic-beta must be at most {_BETAS_MAX} names of betas", param="anthropic-beta")
         for beta in self._betas:
-            if _UNPRICED_BETAS.fullmatch(beta):
+            if beta not in _PRICED_BETAS and _UNPRICED_BETAS.fullmatch(beta):
                 raise InvalidRequest(f"{beta} has no price here", param="anthropic-beta")
         if self._betas:
             headers.append(("anthropic-beta", ",".join(self._betas)))
@@ -103,7 +110,9 @@ class Messages:
         """The strict bound, or all that the model can read."""
         bound = messages_bound(request.body, request.body_bytes, deployment.model)
         most = deployment.input_tokens_max
-        return most if most is not None and bound > most and not self._reads_long else bound
+        if most is not None and bound > most and not self._reads_long:
+            bound = most
+        return bound if request.calls is None else bound + request.calls.tokens
 
     def most(self, request: Request, deployment: Deployment) -> int:
         """As the client caps it; 0 asks only for the prompt to be cached."""
@@ -123,6 +132,8 @@ class Messages:
             thinking = body.get("thinking")
             if type(thinking) is dict and type(thinking.get("budget_tokens")) is int and cap > _THINKING_TOKENS_MIN:
                 thinking["budget_tokens"] = min(thinking["budget_tokens"], cap - 1)
+        if request.calls is not None:
+            messages_tools.bounded(body, request.calls)
         return wire.encode_json(body)
 
     def streams(self, request: Request, reply: Reply) -> bool:
@@ -131,7 +142,7 @@ class Messages:
 
     def stream(self, request: Request, reply: Reply) -> MessageStream:
         """Events as Anthropic has them."""
-        return MessageStream()
+        return MessageStream(counts_calls=request.calls is not None)
 
     def told(self, body: bytes) -> Any:
         """`usage`; None where it counts nothing at all."""
@@ -151,7 +162,8 @@ class Messages:
 
     def measured(self, told: Any, request: Request, deployment: Deployment) -> Measured | None:
         """Cached tokens lie beside the input in this dialect, whatever the deployment says of its own."""
-        return read_messages_usage(told) if isinstance(told, dict) else None
+        read = read_messages_usage(told) if isinstance(told, dict) else None
+        return read if read is None or request.calls is None else messages_tools.with_told(read, told, request)
 
     def returned(self, request: Request, body: bytes) -> bytes:
         """As the upstream wrote it."""
@@ -197,7 +209,9 @@ def _check_price_known(body: dict[str, Any]) -> None:
     for place, tool in enumerate(tools or ()):
         if type(tool) is not dict:
             raise InvalidRequest("a tool is an object", param=f"tools[{place}]")
-        if is_provider_defined(tool) and not (type(tool["type"]) is str and _CLIENT_TOOL.fullmatch(tool["type"])):
+        kind = tool.get("type")
+        is_known = type(kind) is str and (kind in messages_tools.KINDS or _CLIENT_TOOL.fullmatch(kind) is not None)
+        if is_provider_defined(tool) and not is_known:
             raise InvalidRequest(f"a tool of the type {str(tool['type'])[:64]!r} has no price here", param=f"tools[{place}].type")
     managed = body.get("context_management")
     edits = managed.get("edits") if type(managed) is dict else None

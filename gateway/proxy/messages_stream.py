@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
-from gateway.metering.messages import merged_usage
+from gateway.metering.messages import merged_usage, web_searches
 from gateway.providers.frames import Frames, NotEvents, payload
 from gateway.providers.messages_answers import ENDS_PLAINLY, USAGE_OF_A_DELTA
 from gateway.proxy import wire
@@ -38,6 +38,7 @@ class _Block(msgspec.Struct):
     text: msgspec.Raw = _NONE
     thinking: msgspec.Raw = _NONE
     name: msgspec.Raw = _NONE
+    content: msgspec.Raw = _NONE
 
 
 class _Message(msgspec.Struct):
@@ -55,6 +56,8 @@ class _Event(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_Event, float_hook=wire.read_float).decode
+_CALLS: Final = "server_tool_use"
+_SEARCHES: Final = "web_search_requests"
 _STOP: Final = {"type": "message_stop"}
 # Of a block's kind, what is no generated text: a signature stands for nothing, a citation repeats the prompt.
 _UNBILLED: Final = ("signature_delta", "citations_delta")
@@ -69,10 +72,13 @@ def event(body: Mapping[str, Any]) -> bytes:
 class MessageStream(Streamed):
     """One stream; see `surface.Stream`. `usage` is merged of all that was told."""
 
-    __slots__ = ("_begun", "_delta", "_ended", "_frames", "_open", "_stop", "_told_at", "usage")
+    __slots__ = ("_begun", "_counts_calls", "_delta", "_ended", "_frames", "_open", "_searches", "_stop", "_told", "_told_at")
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_calls: bool = False) -> None:
+        """`counts_calls`: Anthropic's own tools may be called in it."""
         super().__init__()
+        self._counts_calls = counts_calls
+        self._searches = 0  # of the web that were begun, and did not fail
         self._frames = Frames()
         self._begun = False
         self._delta = b""  # message_delta, kept back
@@ -80,7 +86,7 @@ class MessageStream(Streamed):
         self._open: Any = None  # the index of the block that is not stopped
         self._ended = False  # it was said why
         self._told_at = -1  # how many texts there were when the output was told
-        self.usage: dict[str, Any] | None = None
+        self._told: dict[str, Any] | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """See `Stream`."""
@@ -101,6 +107,15 @@ class MessageStream(Streamed):
             return b""
 
     @property
+    def usage(self) -> dict[str, Any] | None:
+        """What was told; of a stream that has not ended also the searches that were begun."""
+        if not self._searches or self._ended:
+            return self._told
+        told = self._told or {}
+        counted = {**(told.get(_CALLS) or {}), _SEARCHES: max(self._searches, web_searches(told))}
+        return {**told, _CALLS: counted}
+
+    @property
     def complete(self) -> bool:
         """Whether the upstream said the end of the message."""
         return not self.error and (self._ended or bool(self._stop))
@@ -108,7 +123,7 @@ class MessageStream(Streamed):
     @property
     def told_early(self) -> bool:
         """Whether there were texts behind the last telling of the output."""
-        return self.usage is not None and any(self.texts[max(0, self._told_at) :])
+        return self._told is not None and any(self.texts[max(0, self._told_at) :])
 
     def finish(self) -> bytes:
         """Stops the open block; `last` ends the message."""
@@ -185,11 +200,19 @@ class MessageStream(Streamed):
         self._open = said.index if said.type == "content_block_start" else None
         if said.content_block is not None:
             self._keep_all([said.content_block.text, said.content_block.thinking, said.content_block.name])
+            if self._counts_calls:
+                self._count_search(said.content_block)
+
+    def _count_search(self, block: _Block) -> None:
+        if block.type == "server_tool_use" and bytes(block.name) == b'"web_search"':
+            self._searches += 1
+        elif block.type == "web_search_tool_result" and bytes(block.content)[:1] == b"{":  # an error; results are a list
+            self._searches = max(0, self._searches - 1)
 
     def _tell(self, usage: Any, *, early: bool) -> None:
         if type(usage) is not dict or not any(usage.values()):  # at the beginning of a translated one nothing is known
             return
-        self.usage = merged_usage(self.usage, usage)
+        self._told = merged_usage(self._told, usage)
         if not early and usage.get("output_tokens") is not None:
             self._told_at = len(self.texts)
 

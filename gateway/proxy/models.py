@@ -92,7 +92,7 @@ def told_to(models: Sequence[Listed], rates_of: RatesOf) -> list[dict[str, Any]]
 
 @lru_cache(maxsize=8192)
 def _pricing(rates: Rates) -> msgspec.Raw:
-    """Decimals of the asset, by kind: of a million tokens or characters, of one image, second, search or request."""
+    """Decimals of the asset, by kind: of a million tokens or characters, of one image, second, search, gigabyte or request."""
     told: dict[str, Any] = {"asset": rates.asset, **_kinds(rates)}
     if rates.long is not None:
         told["long"] = {"above": rates.long_above, **_kinds(rates.long)}

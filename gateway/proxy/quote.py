@@ -11,17 +11,19 @@ from typing import Final
 import msgspec
 
 from gateway.balance.model import BY_TOKENS, Charge, Limit, LimitKind
-from gateway.core.errors import PaymentRequired
+from gateway.core.errors import InvalidRequest, PaymentRequired
 from gateway.core.ids import app_wallet, platform_wallet
 from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.units import KINDS, UNIT_KINDS
 from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.identity.model import Limits, Principal
 from gateway.metering.event import EventFront, EventPayer
-from gateway.pricing.rates import Rates, cheaper
+from gateway.pricing.rates import SEARCH, Rates, cheaper
+from gateway.providers.azure import is_translated
 from gateway.providers.model import Deployment
 from gateway.proxy.ports import Prices
 from gateway.proxy.surface import AUTO_TIERS, Request
+from gateway.proxy.tool_calls import check_priced, placed
 from gateway.proxy.wire import Tags
 
 # Python 3.11 finds a member of an enum class in ten times the steps of a plain name.
@@ -70,23 +72,31 @@ def _priced(rates: Rates | None, model: str) -> Rates:
     return rates
 
 
-def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deployment_id: str, at_ms: int) -> tuple[Payer, ...]:
+def for_units(
+    prices: Prices, paying: tuple[Payer, ...], request: Request, deployment: Deployment, at_ms: int
+) -> tuple[Payer, ...]:
     """The payers at the rates of what a request asked for by name; PaymentRequired `unpriced_model`.
 
     What the provider bills by the image or second must not be had for a price by the token, which counts none; nor a service
-    tier for the price of another.
+    tier for the price of another; nor a tool of the provider's own without its fee (InvalidRequest).
     """
-    cost = prices.cost(deployment_id, at_ms)
+    if request.calls is not None:
+        placed(request, deployment)
+    cost = prices.cost(deployment.id, at_ms)
     if cost is not None:
         cost = cost.variant(request.variant)
     _, _, tier = request.variant.partition("|")
     found = []
     kinds = [kind for kind, _ in request.units if kind in UNIT_KINDS]  # a price by the token has every kind of token
     for payer in paying:
-        if tier and request.variant != AUTO_TIERS and not payer.rates.has_variant(tier):
+        if tier and request.calls is None and request.variant != AUTO_TIERS and not payer.rates.has_variant(tier):
             told = f"{request.model} has no price here at the service tier {tier}"
             raise PaymentRequired(told, code="unpriced_model", param="service_tier")
         rates = payer.rates.variant(request.variant)
+        if request.calls is not None:
+            check_priced(request, rates)
+        if request.variant.startswith(SEARCH):
+            _check_search(request, deployment, rates, cost, payer.rates)
         lacking = [kind for kind in kinds if not getattr(rates, kind)]
         if cost is not None:
             unpriced = any(getattr(cost, kind) for kind in lacking)
@@ -96,6 +106,17 @@ def for_units(prices: Prices, paying: tuple[Payer, ...], request: Request, deplo
             _priced(None, request.model)
         found.append(Payer(payer.wallet, payer.role, rates))
     return tuple(found)
+
+
+def _check_search(request: Request, deployment: Deployment, rates: Rates, cost: Rates | None, plain: Rates) -> None:
+    """InvalidRequest where a search of the web, by an option of a chat, has no fee among the prices."""
+    param = "web_search_options"
+    sized = request.variant != SEARCH
+    if is_translated(deployment) or not rates.request or (cost is not None and not cost.request):
+        raise InvalidRequest(f"{param} has no price here: {request.model} needs one named request", param=param)
+    if sized and not plain.has_variant(request.variant):
+        told = f"a search of this size has no price here: {request.model} needs a variant named {request.variant}"
+        raise InvalidRequest(told, param=f"{param}.search_context_size")
 
 
 def served(paying: tuple[Payer, ...], variant: str) -> tuple[Payer, ...]:
@@ -129,8 +150,12 @@ def charges(
     return tuple(made)
 
 
-def output_covered(paying: tuple[Payer, ...], granted: tuple[int, ...], input_tokens: int) -> int:
-    """How many output tokens every one of the holds covers."""
+def output_covered(
+    paying: tuple[Payer, ...], granted: tuple[int, ...], input_tokens: int, units: tuple[tuple[str, int], ...] = ()
+) -> int:
+    """How many output tokens every one of the holds covers, besides the units."""
+    if units:
+        granted = tuple([held - payer.rates.units_price(units) for payer, held in zip(paying, granted, strict=True)])
     return min(payer.rates.output_covered(amount, input_tokens) for payer, amount in zip(paying, granted, strict=True))
 
 

@@ -7,7 +7,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.balance.model import SPEND_KINDS, Charge, Limit, LimitKind, RefusedByLimit, RefusedByWallet
+from gateway.balance.model import (
+    SPEND_KINDS,
+    Charge,
+    Limit,
+    LimitKind,
+    RefusedByLimit,
+    RefusedByWallet,
+    Unfunded,
+    WalletMissing,
+)
 from gateway.core.errors import (
     GatewayError,
     InvalidRequest,
@@ -76,6 +85,18 @@ async def explained(
         return error
     text = "The subscription that filled this balance is not paid for, or has ended."
     return PaymentRequired(text, code="subscription_inactive", details=error.details)
+
+
+async def opened(
+    opener: Opener, shard: int, missing: WalletMissing, paying: Sequence[Payer], asked: Sequence[Charge], level: Level
+) -> bool:
+    """Whether the wallets that the hot store does not know are there now. The refusal, where one of them is nobody's."""
+    try:
+        needed = tuple([charge.wallet for charge in asked if charge.floor_micro])
+        return await opener.open_missing(shard, missing.wallets, needed)
+    except Unfunded as nobody:
+        place = [charge.wallet for charge in asked].index(nobody.wallet)
+        raise refusal(RefusedByWallet(place, 0, 0), paying, asked, (), level) from nobody
 
 
 def without_secrets(text: str, deployment: Deployment) -> str:

@@ -21,7 +21,7 @@ from msgspec.structs import astuple
 
 from gateway.balance.model import Balance, HoldLost
 from gateway.core.clock import Clock
-from gateway.core.units import Usage
+from gateway.core.units import TOKEN_KINDS, Usage
 from gateway.core.words import CostPolicy, RequestStatus, UsageSource
 from gateway.metering.counting import Counter
 from gateway.metering.event import encode_event
@@ -32,6 +32,7 @@ from gateway.proxy.ticket import Ticket
 _log = logging.getLogger(__name__)
 SIGNS: Final = 4  # in the life of a hold: three may be lost
 _AT_ONCE: Final = 100
+TOKENS: Final = len(TOKEN_KINDS)
 
 
 class Renewal:
@@ -88,10 +89,13 @@ class Renewal:
 
     async def _checkpoint(self, ticket: Ticket) -> tuple[tuple[int, ...], bytes, int]:
         """What each wallet owes for what a stream has made, the rest of its event, its tokens; nothing before its first text."""
-        if ticket.relay is None or not ticket.relay.texts:
+        calls = ticket.request.calls
+        if ticket.relay is None or not (ticket.relay.texts or (calls is not None and ticket.relay.usage)):
             return (), b"", 0
         made = ticket.made = ticket.made or Made(ticket.relay, self._counter, ticket.deployment.model, ticket.front)
         usage = Usage(input=await input_of(ticket, self._counter), output=await made.count())
+        if calls is not None and ticket.request.completed is not None:
+            usage, _ = ticket.request.completed(ticket.relay.usage, ticket.request, ticket.deployment, usage)
         counts = astuple(usage)
         amounts = [payer.rates.price_of(counts) for payer in ticket.paying]
         owed = tuple(min(amount, held) for amount, held in zip(amounts, ticket.granted, strict=True))
@@ -105,7 +109,7 @@ class Renewal:
             "provider_cost_micro": 0 if cost is None else cost.variant(ticket.request.variant).price_of(counts),
             "attempts": ticket.attempts,
         }
-        return owed, encode_event(rest), sum(counts)
+        return owed, encode_event(rest), sum(counts[:TOKENS])
 
 
 async def sign(

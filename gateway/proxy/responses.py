@@ -1,14 +1,16 @@
 """OpenAI's `/v1/responses`: requests, whole answers, and whose they are.
 
-What has no price here is refused with 400 and its name: the provider's own tools, work in the background, stored prompts and
-conversations, files that the provider keeps. Items of the input are sent without their ids, because an id alone refers to what
-is stored under the provider's account, which all apps share; a reasoning item that says nothing besides is left out.
+What has no price here is refused with 400 and its name: work in the background, stored prompts and conversations, files that
+the provider keeps, tools of the provider's own without a fee in the price (`responses_tools`). Items of the input are sent
+without their ids, because an id alone refers to what is stored under the provider's account, which all apps share; a reasoning
+item that says nothing besides is left out, and so are calls of the provider's own tools in earlier answers.
 
 A response that the provider stored is known to its owner alone, by an id of ours (`response_ids`). A follow-up of one goes to
 the deployment that has it, and is held for all that the model can read: its prompt is not in the request.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -17,12 +19,13 @@ from msgspec.structs import replace
 from gateway.core import limits
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired
 from gateway.core.units import Usage
+from gateway.core.words import CostPolicy
 from gateway.identity.model import Principal
 from gateway.metering.responses_prompt import PROMPT_FIELD, added_bytes, as_chat
 from gateway.metering.usage import UNBOUNDED_PART_TOKENS, input_bound, read_usage
 from gateway.pricing.rates import PLAIN
 from gateway.providers.model import RESPONSES, Deployment, Reply, Route
-from gateway.proxy import wire
+from gateway.proxy import responses_tools, wire
 from gateway.proxy.chat import OUTPUT_TOKENS_DEFAULT, check_price_known, shows_all
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.ports import Gate
@@ -35,9 +38,11 @@ from gateway.proxy.responses_stream import (
     error_event,
     texts_in,
 )
+from gateway.proxy.responses_tools import CALLS, MAX_CALLS, calls_in, check_served, with_told
 from gateway.proxy.surface import Measured, Request, Surface
 from gateway.proxy.ticket import Call, Ticket
 from gateway.proxy.told_errors import check_answered
+from gateway.proxy.tool_calls import ToolCalls
 
 OUTPUT_TOKENS_LEAST: Final = 16  # OpenAI's own: it refuses a lower cap
 PREVIOUS: Final = "previous_response_id"
@@ -99,7 +104,7 @@ class Responses:
         body = wire.read_body(raw, content_type)
         model = wire.read_model(body)
         _check_fields(body)
-        _check_tools(body)
+        calls = _tools(body)
         assert self._principal is not None
         self._owner = Owner.of(self._principal, self._gate.resolve_end_user(self._principal, self._headers, body))
         self._follows = self._previous(body, self._owner)
@@ -111,7 +116,13 @@ class Responses:
         follows = self._follows is not None
         shows = bool(streamed) and not follows and shows_all(body)  # a prompt that is not here is paid for, and does not show
         placed = self._placed if follows else None
-        return Request(self, body, len(raw), model, bool(streamed), False, cap, 1, shows, placed=placed)
+        request = Request(self, body, len(raw), model, bool(streamed), False, cap, 1, shows and calls is None, placed=placed)
+        if calls is not None:
+            own_account = self._principal.app.cost_policy is CostPolicy.OWN_KEYS
+            calls.check_served = partial(check_served, own_account=own_account)
+            request.calls, request.units, request.completed = calls, calls.units(), responses_tools.completed
+            request.placed = placed or calls.placed
+        return request
 
     def bound(self, request: Request, deployment: Deployment) -> int:
         """The strict bound of what is here, and of what is stored all that the model can read."""
@@ -120,8 +131,10 @@ class Responses:
         if self._follows is not None:
             bound += UNBOUNDED_PART_TOKENS
         if deployment.input_tokens_max is not None and bound > deployment.input_tokens_max:
-            return deployment.input_tokens_max
-        return bound
+            bound = deployment.input_tokens_max
+        if request.calls is None:
+            return bound
+        return bound + request.calls.tokens
 
     def most(self, request: Request, deployment: Deployment) -> int:
         """As the client caps it, or the model."""
@@ -144,6 +157,8 @@ class Responses:
             if cap < OUTPUT_TOKENS_LEAST and RESPONSES in deployment.speaks:
                 raise PaymentRequired(f"The balance covers less than {OUTPUT_TOKENS_LEAST} tokens of output, the least here.")
             body["max_output_tokens"] = cap
+        if request.calls is not None:
+            body[MAX_CALLS] = request.calls.number
         if deployment.names_tier:
             body["service_tier"] = PLAIN  # the only tier with a price here
         return wire.encode_json(body)
@@ -154,16 +169,17 @@ class Responses:
 
     def stream(self, request: Request, reply: Reply) -> ResponsesStream:
         """Typed events."""
-        return ResponsesStream(self._names())
+        return ResponsesStream(self._names(), counts_calls=request.calls is not None)
 
     def told(self, body: bytes) -> Any:
-        """`usage`, as it stands there. An answer that failed before anything was made used nothing."""
+        """`usage`, as it stands there, with the calls of tools. An answer that failed before anything was made used nothing."""
         answer = _decode_answer(body)
         if answer.error and answer.status is None:  # a response that failed has a status
             check_answered(body)
-        if answer.status == "failed" and type(answer.usage) is not dict and not texts_in(answer.output):
+        calls = calls_in(answer.output)
+        if answer.status == "failed" and type(answer.usage) is not dict and not calls and not texts_in(answer.output):
             return NOTHING_USED
-        return answer.usage
+        return {**(answer.usage if type(answer.usage) is dict else {}), CALLS: calls} if calls else answer.usage
 
     def text(self, body: bytes) -> str:
         """All that was generated."""
@@ -181,7 +197,8 @@ class Responses:
         details = told.get("input_tokens_details")
         if isinstance(details, dict) and details.get("cache_write_tokens") and "cache_creation_input_tokens" not in told:
             told = {**told, "cache_creation_input_tokens": details["cache_write_tokens"]}
-        return read_usage(told, deployment.cached_inside)
+        read = read_usage(told, deployment.cached_inside)
+        return read if read is None or CALLS not in told else with_told(read, told, request)
 
     def returned(self, request: Request, body: bytes) -> bytes:
         """Under an id of ours."""
@@ -274,12 +291,14 @@ def _check_fields(body: dict[str, Any]) -> None:
         raise InvalidRequest("instructions must be a string", param="instructions")
 
 
-def _check_tools(body: dict[str, Any]) -> None:
+def _tools(body: dict[str, Any]) -> ToolCalls | None:
+    """What the provider's own tools among them may do. InvalidRequest."""
     tools = body.get("tools")
     if tools is None:
-        return
+        return None
     if type(tools) is not list:
         raise InvalidRequest("tools must be a list", param="tools")
+    providers: list[tuple[int, Any]] = []
     for place, tool in enumerate(tools):
         kind = tool.get("type") if type(tool) is dict else None
         inner = tool.get("tools") if kind == "namespace" else []
@@ -288,10 +307,13 @@ def _check_tools(body: dict[str, Any]) -> None:
             if type(name) is not str or not 0 < len(name) <= _NAME_CHARS_MAX:
                 raise InvalidRequest(f"a namespace has at most {_NAME_CHARS_MAX} characters", param=f"tools[{place}].name")
             kinds = [each.get("type") if type(each) is dict else None for each in inner]
-        else:
-            kinds = [kind]
-        if not all(type(each) is str and each in _OWN_TOOLS for each in kinds):
-            raise InvalidRequest("a tool that is no function or custom tool has no price here", param=f"tools[{place}]")
+            if not all(type(each) is str and each in _OWN_TOOLS for each in kinds):
+                raise InvalidRequest("a namespace holds functions and custom tools", param=f"tools[{place}]")
+        elif type(tool) is not dict:
+            raise InvalidRequest("a tool is an object", param=f"tools[{place}]")
+        elif type(kind) is not str or kind not in _OWN_TOOLS:
+            providers.append((place, tool))
+    return responses_tools.tool_calls(body, providers)
 
 
 def _check_input(body: dict[str, Any], *, needed: bool) -> None:
@@ -305,8 +327,13 @@ def _check_input(body: dict[str, Any], *, needed: bool) -> None:
         return
     if len(given) > limits.MESSAGES_MAX:
         raise InvalidRequest(f"input has more than {limits.MESSAGES_MAX} items", param="input")
-    kept = [_checked_item(item, f"input[{place}]") for place, item in enumerate(given)]
+    kept = [_checked_item(item, f"input[{place}]") for place, item in enumerate(given) if not _is_call(item)]
     body["input"] = [item for item in kept if item is not None]
+
+
+def _is_call(item: Any) -> bool:
+    """Whether it is a call of the provider's own tools: what it told the model is known to the provider alone."""
+    return type(item) is dict and type(item.get("type")) is str and item["type"] in responses_tools.ITEMS
 
 
 def _checked_item(item: Any, place: str) -> dict[str, Any] | None:

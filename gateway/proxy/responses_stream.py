@@ -16,6 +16,7 @@ from gateway.core.units import Usage
 from gateway.providers.event_frames import Frames, NoEvents, data_of
 from gateway.proxy import wire
 from gateway.proxy.relay import BrokenStream, Streamed, text_of
+from gateway.proxy.responses_tools import CALLS, calls_in
 from gateway.proxy.surface import Request
 
 COMPLETED: Final = "response.completed"
@@ -28,10 +29,11 @@ _DELTAS: Final = {
     "response.refusal.delta": "refusal",
     "response.function_call_arguments.delta": "arguments",
     "response.custom_tool_call_input.delta": "input",
+    "response.code_interpreter_call_code.delta": "code",
     "response.reasoning_text.delta": "reasoning_text",
     "response.reasoning_summary_text.delta": "summary_text",
 }
-_MADE_FIELDS: Final = ("name", "arguments", "input", "text", "refusal")  # of an item or its parts: what a model wrote
+_MADE_FIELDS: Final = ("name", "arguments", "input", "text", "refusal", "code")  # of an item or its parts: what a model wrote
 _encode: Final = wire.encode_json
 
 
@@ -82,7 +84,7 @@ class _Item:
         item = {**self.added, "status": "incomplete"}
         for (kind, _), texts in sorted(self.said.items(), key=lambda each: each[0][1]):
             text = text_of(texts)
-            if kind in ("arguments", "input"):
+            if kind in ("arguments", "input", "code"):
                 item[kind] = text
             elif kind == "summary_text":
                 item["summary"] = [*(item.get("summary") or ()), {"type": kind, "text": text}]
@@ -97,16 +99,29 @@ class _Item:
 class ResponsesStream(Streamed):
     """See `surface.Stream`."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, *, counts_calls: bool = False) -> None:
+        """`counts_calls`: tools of the provider's own may be among the items."""
         super().__init__()
         self._names = names
+        self._counts_calls = counts_calls
         self._frames = Frames()
         self._response: dict[str, Any] | None = None  # as the latest event had it, renamed
         self._rename: tuple[bytes, bytes] | None = None  # the id as a JSON string: the upstream's, and ours
         self._items: dict[int, _Item] = {}
         self._final: tuple[str, dict[str, Any]] | None = None
         self._next_number = 0
-        self.usage: Any = None
+        self._told: Any = None  # of usage
+
+    @property
+    def usage(self) -> Any:
+        """What was told of it, with the calls of tools that were seen until now."""
+        if not self._counts_calls or self._told is NOTHING_USED:
+            return self._told
+        output = self._final[1].get("output") if self._final is not None else None
+        if type(output) is msgspec.Raw:
+            output = wire.decode_json(output)
+        calls = calls_in(output or [item.done or item.added for item in self._items.values()])
+        return {**(self._told if type(self._told) is dict else {}), CALLS: calls} if calls else self._told
 
     @property
     def complete(self) -> bool:
@@ -147,7 +162,7 @@ class ResponsesStream(Streamed):
         kind, response = self._final or (INCOMPLETE, self._so_far())
         if not response:
             return ended
-        usage = self.usage if self.usage is not NOTHING_USED else None
+        usage = self._told if self._told is not NOTHING_USED else None
         if counted is not None:
             usage = usage_of(counted)
         if usage is not None or money:
@@ -244,11 +259,11 @@ class ResponsesStream(Streamed):
     def _end(self, kind: str, event: _Event) -> None:
         response: dict[str, Any] = self._names.renamed(_fields(event.response)) if event.response else {}
         told = response.pop("usage", None)
-        self.usage = None if told is None else wire.decode_json(told)
+        self._told = None if told is None else wire.decode_json(told)
         if kind == FAILED:
             cleaned_error(response, self._names)
-            if type(self.usage) is not dict and not self.texts:
-                self.usage = NOTHING_USED
+            if type(self._told) is not dict and not self.texts and not (self._counts_calls and self._items):
+                self._told = NOTHING_USED
         if not self.texts and "output" in response:  # a server that sent no events but the last
             for text in texts_in(response["output"]):
                 self._keep(text)

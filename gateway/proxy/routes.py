@@ -25,8 +25,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _EXPOSED: Final = (
-    b"age, retry-after, x-mozaiks-balance, x-mozaiks-cache, x-mozaiks-cost, x-mozaiks-model, x-mozaiks-output-cap, x-request-id,"
-    b" x-should-retry"
+    b"age, retry-after, x-mozaiks-balance, x-mozaiks-cache, x-mozaiks-cost, x-mozaiks-model, x-mozaiks-output-cap,"
+    b" x-mozaiks-tool-calls, x-request-id, x-should-retry"
 )
 
 

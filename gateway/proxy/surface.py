@@ -5,13 +5,16 @@ an answer tells what it used, and what an error looks like to its clients. Who p
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
 from gateway.providers.model import Deployment, Headers, Reply, Route
+
+if TYPE_CHECKING:
+    from gateway.proxy.tool_calls import ToolCalls
 
 Measured = tuple[Usage, tuple[str, ...]]  # and flags
 AUTO_TIERS: Final = "default|priority|flex"  # what a request may be served at that leaves the service tier to its provider
@@ -23,7 +26,7 @@ class Request(msgspec.Struct):
     `units` are the most that it uses of what is no token, by kind; `headers` go upstream with it; `kept` is what the surface
     itself wants to know again when the answer comes. `placed` narrows a route to where alone it can be served; it raises
     GatewayError where that is nowhere. `completed` is asked with our own count of tokens where `measured` found none; it takes
-    what was told, the request, the deployment and the count.
+    what was told, the request, the deployment and the count. `calls` are those that the provider's own tools may get.
     """
 
     surface: "Surface"
@@ -41,6 +44,7 @@ class Request(msgspec.Struct):
     kept: Any = None
     placed: Callable[[Route], Route] | None = None
     completed: "Callable[[Any, Request, Deployment, Usage], Measured] | None" = None
+    calls: "ToolCalls | None" = None
 
 
 class Stream(Protocol):

@@ -12,7 +12,7 @@ from gateway.metering.event import EventFront, EventRest, encode_event
 from gateway.providers.model import Deployment
 from gateway.proxy import quote, refusals
 from gateway.proxy.ticket import Call
-from gateway.proxy.wire import Tags
+from gateway.proxy.wire import NO_TAGS, Tags, limit_headers
 
 _COUNTED = (LimitKind.REQUESTS_PER_MINUTE, LimitKind.CONCURRENCY)
 
@@ -40,6 +40,28 @@ class Uncharged:
             raise refusals.refusal(outcome, (), (), limits, principal.level)
         assert isinstance(outcome, Admitted), "it draws on no wallet"
         return Hold(front.request_id, principal.shard, (), limits), outcome
+
+    async def counted(self, call: Call, endpoint: str, principal: Principal, end_user: str | None) -> None:
+        """Count a question about the caller itself as a request a minute, where those are limited. RateLimited.
+
+        It is in no books, and is answered all the same where nobody can count.
+        """
+        limits = quote.limits_of(principal, end_user or "", charged=False)
+        limits = tuple([limit for limit in limits if limit.kind is LimitKind.REQUESTS_PER_MINUTE])
+        if not limits:
+            return
+        front = encode_event(front_of(call, endpoint, "", principal, end_user, NO_TAGS, ("", "")))
+        try:
+            outcome = await self._balance.reserve(
+                HoldRequest(call.request_id, principal.shard, (), limits, self._hold_ttl_ms, front)
+            )
+        except BalanceUnavailable:
+            return
+        if isinstance(outcome, RefusedByLimit):
+            raise refusals.refusal(outcome, (), (), limits, principal.level)
+        assert isinstance(outcome, Admitted), "it draws on no wallet"
+        call.extra_headers += limit_headers(limits, outcome.remaining)
+        self.given_back(Hold(call.request_id, principal.shard, (), limits), asked=True)
 
     async def seat(self, deployment: Deployment, request_id: str) -> Place | None:
         """A place at a deployment that has a capacity, as every request to it takes one. RateLimited where it is full."""

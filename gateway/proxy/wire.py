@@ -60,11 +60,25 @@ def read_body(raw: bytes, content_type: bytes) -> dict[str, Any]:
     return body
 
 
+# Servers of OpenAI's dialect that serve others' models, such as litellm's, take these of a request: another model, server, key or
+# number of attempts than the hold is for, or an answer that nobody made.
+_WHO_SERVES: Final = frozenset(
+    (
+        "api_base", "api_key", "base_url", "content_policy_fallbacks", "context_window_fallback_dict",
+        "context_window_fallbacks", "custom_llm_provider", "default_fallbacks", "extra_headers", "fallbacks", "litellm_params",
+        "max_retries", "mock_response", "mock_timeout", "mock_tool_calls", "model_list", "num_retries", "user_config",
+    )
+)  # fmt: skip
 _MODEL_IS: Final = "must be a string of 1 to 256 printable ASCII characters"
 
 
 def read_model(body: dict[str, Any]) -> str:
-    """The name of the model that is asked for; InvalidRequest."""
+    """The name of the model that is asked for; InvalidRequest, also where a body says besides who is to serve it."""
+    if not _WHO_SERVES.isdisjoint(body):
+        for field in sorted(_WHO_SERVES & body.keys()):
+            if body[field] not in (None, False):
+                raise InvalidRequest(f"{field} is not a request's to say: the gateway decides who serves it", param=field)
+            del body[field]
     model = body.get("model")
     if type(model) is not str or not 0 < len(model) <= 256 or not model.isprintable() or not model.isascii():
         says = "is missing: name one that GET /v1/models lists" if model is None else _MODEL_IS

@@ -142,7 +142,7 @@ def test_an_app_prices_long_prompts_service_tiers_and_images(cli: Cli, app: str)
 
 
 def test_a_models_longer_prompts_and_tiers_are_shown_where_it_is_named(cli: Cli) -> None:
-    assert "(also priority, batch)" in cli.text("prices", "list", "gpt-4o*")
+    assert "(also priority, batch, tools)" in cli.text("prices", "list", "gpt-4o*")
     found = listed(cli, "gpt-4o")["gpt-4o"]
     assert found["prices"]["variants"]["priority"]["input"] == "4.25"
     assert found["charge"]["variants"]["priority"]["input"] == "4.675"

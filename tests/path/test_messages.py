@@ -24,6 +24,8 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 IMAGE: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
 HTTP = httpx.Client(timeout=60)
+SEARCH: Any = {"type": "web_search_20250305", "name": "web_search"}
+FETCH: Any = {"type": "web_fetch_20250910", "name": "web_fetch", "max_uses": 2, "max_content_tokens": 1000}
 TOOL: Any = {"name": "weather", "description": "The weather.", "input_schema": SCHEMA}
 
 
@@ -46,6 +48,7 @@ def far(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, dialects_ur
     chats = {"provider": "openai", "model": "ok:tokens=5", "api_base": upstream_url, "api_key": "sk-made-up-upstream-key"}
     models = [
         {"name": "claude", "deployments": [claude], "prices": CLAUDE_PRICES},
+        {"name": "searcher", "deployments": [claude], "prices": {**CLAUDE_PRICES, "web_searches": "0.01"}},
         {"name": "narrow", "deployments": [{**claude, "limits": {"rpm": 1}}], "prices": CLAUDE_PRICES},
         {"name": "local", "deployments": [local], "prices": CLAUDE_PRICES},
         {"name": "gemini", "deployments": [gemini], "prices": {"input": "0.30", "cached_input": "0.075", "output": "2.50"}},
@@ -361,3 +364,69 @@ def test_what_litellm_translates_is_asked_in_this_dialect_too(far: Stack, app: s
         assert stream.get_final_message().stop_reason == "tool_use"
     for row in far.events(app, 2):
         assert row["amount_micro"] == 132  # as the same answer of a chat, in tests/path/test_translated.py
+
+
+# ---- tools that Anthropic runs itself --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_searches_cost_their_fee_to_the_micro_unit(
+    far: Stack, app: str, client: Anthropic, dialects_url: str, streamed: bool
+) -> None:
+    asked: Any = {"model": "searcher", "max_tokens": 500, "messages": [{"role": "user", "content": "do:search"}]}
+    asked["tools"] = [SEARCH, FETCH, TOOL]
+    headers = {"anthropic-beta": "web-fetch-2025-09-10"}
+    if streamed:
+        with client.messages.stream(**asked, extra_headers=headers) as stream:
+            answer = stream.get_final_message()
+    else:
+        answer = client.messages.create(**asked, extra_headers=headers)
+    assert texts(answer) == "Hello from afar."
+    assert answer.usage.server_tool_use is not None
+    assert answer.usage.server_tool_use.web_search_requests == 3
+    [event] = far.events(app, 1)
+    assert event["units"]["web_searches"] == 3
+    assert (event["amount_micro"], event["usage_source"]) == (30_845, "upstream")
+    assert far.wallet(app, "ann")["available_micro"] == FUNDS_MICRO - 30_845
+    sent = journal(dialects_url)[-1]["body"]["tools"]
+    assert [tool.get("max_uses") for tool in sent] == [10, 2, None]
+
+
+def test_searches_of_a_stream_that_breaks_off_are_billed(far: Stack, app: str, client: Anthropic) -> None:
+    tools: Any = [{**SEARCH, "max_uses": 2}]
+    with pytest.raises(anthropic.APIStatusError), client.messages.stream(
+        model="searcher", max_tokens=500, messages=[{"role": "user", "content": "do:die-searching"}], tools=tools
+    ) as stream:
+        for _ in stream:
+            pass
+    [event] = far.events(app, 1)
+    assert event["units"]["web_searches"] == 2  # the third failed
+    assert event["status"] == "upstream_broke"
+    assert event["amount_micro"] > 20_000
+    assert far.wallet(app, "ann")["available_micro"] == FUNDS_MICRO - event["amount_micro"]
+
+
+def test_a_wallet_that_covers_some_searches_gets_so_many(far: Stack, client: Anthropic, dialects_url: str) -> None:
+    app = far.app()
+    # Each search is held for its fee and all that the model reads, 200,000 tokens at $3 (or $6, where it writes to the cache).
+    far.fund(app, "ann", 3 * 1_210_000)
+    headers = {"X-Platform-User-Id": "ann"}
+    poor = Anthropic(base_url=far.url, api_key=far.key(app), max_retries=0, timeout=60, default_headers=headers)
+    raw = poor.messages.with_raw_response.create(
+        model="searcher", max_tokens=500, messages=[{"role": "user", "content": "do:search"}], tools=[SEARCH]
+    )
+    assert raw.headers["x-mozaiks-tool-calls"] == "2"
+    assert journal(dialects_url)[-1]["body"]["tools"][0]["max_uses"] == 2
+    assert far.events(app, 1)[0]["amount_micro"] == 20_845
+    with pytest.raises(anthropic.APIStatusError) as refused:  # its own bound is not cut
+        say(poor, "searcher", "do:search", tools=[{**SEARCH, "max_uses": 3}])
+    assert refused.value.status_code == 402
+
+
+def test_a_search_without_a_price_or_at_another_provider_is_refused_by_name(app: str, client: Anthropic) -> None:
+    for model, words in (("claude", "needs one named web_searches"), ("chats", "run by Anthropic")):
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            say(client, model, "hello", tools=[TOOL, SEARCH])
+        body: Any = refused.value.body
+        assert body["error"]["param"] == "tools[1].type"
+        assert words in str(refused.value)

@@ -262,9 +262,28 @@ def test_a_balance_says_what_is_left_of_each_limit(stack: Stack) -> None:
     spent = 1_000_000 - balance["wallet"]["available_micro"]
     tokens = answer.json()["usage"]["total_tokens"]
     assert balance["remaining"] == {
-        "limits": {"rpm": 99, "tpm": 5000 - tokens, "concurrency": 3},
-        "end_user_limits": {"rpm": 8, "spend_micro_per_day": 50_000 - spent},
+        "limits": {"rpm": 98, "tpm": 5000 - tokens, "concurrency": 3},  # the question is a request, too
+        "end_user_limits": {"rpm": 7, "spend_micro_per_day": 50_000 - spent},
     }
+
+
+@pytest.mark.parametrize("path", ["balance", "usage/req_unknown"])
+def test_questions_about_oneself_count_as_requests_and_leave_nothing_behind(stack: Stack, path: str) -> None:
+    app = stack.app()
+    stack.fund(app, "ann", 1_000_000)
+    key = stack.key(app, limits={"rpm": 2})
+    headers = {"authorization": f"Bearer {key}", "x-platform-user-id": "ann"}
+    answers = [httpx.get(f"{stack.url}/v1/{path}", headers=headers, timeout=60) for _ in range(3)]
+    while answers[-1].status_code != 429 and len(answers) < 8:  # a minute may have passed in between
+        answers.append(httpx.get(f"{stack.url}/v1/{path}", headers=headers, timeout=60))
+    refused = answers[-1]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert [answer.status_code for answer in answers[:2]] == [200 if path == "balance" else 404] * 2
+    assert post(stack, key).status_code == 429
+    assert post(stack, stack.key(app)).status_code == 200  # one without a limit; and nothing is held
+    assert len(stack.events(app, 1)) == 1
+    assert stack.wallet(app, "ann")["held_micro"] == 0
 
 
 def test_a_rate_that_is_used_up_is_told_with_its_figures(stack: Stack) -> None:

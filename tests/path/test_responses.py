@@ -12,12 +12,18 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from tests.path.conftest import PRICED, Process, Stack, plain_env, start_gateway
+from tests.path.conftest import DEARER, PRICED, Process, Stack, free_port, plain_env, start_gateway
 
 FUNDS_MICRO = 100_000_000
 TOOL: Any = {"type": "function", "name": "lookup", "parameters": {"type": "object", "properties": {}}, "strict": False}
 TEXT = "".join(f" tok{n}" for n in range(20))
 SCHEMA: Any = {"type": "json_schema", "name": "c", "schema": {"type": "object"}}
+FEES = {"web_searches": "0.01", "web_searches_preview": "0.025", "file_searches": "0.0025", "container_gb": "0.03"}
+SEARCHED: dict[str, Any] = {"input_tokens_max": 5000, "tool_calls": 8, "vector_stores": ["vs_ours"]}
+SEARCHER: dict[str, Any] = {**PRICED, "request": "0.005", "variants": {"search_high": {"request": "0.012"}}}
+WEB: Any = {"type": "web_search"}
+CODE: Any = {"type": "code_interpreter", "container": {"type": "auto", "memory_limit": "4g"}}
+FILES: Any = {"type": "file_search", "vector_store_ids": ["vs_ours"]}
 CACHED = {"input": "1", "cached_input": "0.5", "cache_write": "2", "output": "10"}
 
 
@@ -48,6 +54,15 @@ def house(tmp_path_factory: pytest.TempPathFactory, upstream_url: str, native_ur
         {"name": "native/*", "deployments": [{**native, "input_tokens_max": 5000}], "prices": CACHED},
         {"name": "narrow", "deployments": [{**native, "model": "ok", "limits": {"rpm": 4}}], "prices": PRICED},
         {"name": "rich/*", "deployments": [rich], "prices": PRICED},
+        {"name": "tools/*", "deployments": [{**native, **SEARCHED}], "prices": {**PRICED, **FEES}},
+        {"name": "tools-backed", "strategy": "order", "deployments": [
+            {**native, **SEARCHED, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1", "prices": {**PRICED, **FEES}},
+            {**native, **SEARCHED, "model": "ok:calls=9", "tool_calls": 3, "prices": {**DEARER, "web_searches": "0.02"}},
+        ]},
+        {"name": "tools-mixed", "deployments": [
+            {**native, **SEARCHED, "model": "ok:calls=1"}, {**chat, "weight": 1000}, {**chat, "model": "reject", "weight": 1000},
+        ], "prices": {**PRICED, **FEES}},
+        {"name": "searcher", "deployments": [{**chat, "model": "ok"}], "prices": SEARCHER},
         {"name": "long-chat", "deployments": [{**chat, "model": "ok:tokens=3000", "output_tokens_max": 9000}], "prices": PRICED},
         {"name": "either", "strategy": "order", "deployments": [{**native, "model": "reject:9"}, chat], "prices": PRICED},
     ]
@@ -405,7 +420,15 @@ NO_PRICE: list[tuple[str, dict[str, Any]]] = [
     ("tools[0]", {"tools": [{"type": "namespace", "name": "n", "description": "", "tools": [{"type": "code_interpreter"}]}]}),
     ("input[0]", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     ("input[0]", {"input": [{"id": "msg_1"}]}),
-    ("input[0]", {"input": [{"type": "file_search_call", "id": "x"}]}),
+    ("input[0]", {"input": [{"type": "image_generation_call", "id": "x"}]}),
+    ("tools[0]", {"tools": [{"type": "image_generation"}]}),
+    ("tools[1]", {"tools": [FILES, FILES]}),
+    ("tools[1]", {"tools": [WEB, {"type": "web_search_preview"}]}),
+    ("tools[0].container", {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}),
+    ("tools[0].container", {"tools": [{**CODE, "container": {"type": "auto", "file_ids": ["file_1"]}}]}),
+    ("tools[0].container.memory_limit", {"tools": [{**CODE, "container": {"type": "auto", "memory_limit": "2g"}}]}),
+    ("tools[0].vector_store_ids", {"tools": [{"type": "file_search"}]}),
+    ("max_tool_calls", {"tools": [WEB], "max_tool_calls": 0}),
     ("input[0].content[0].file_id", {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]}]}),
     ("input", {"input": []}),
     ("max_tokens", {"max_tokens": 5}),
@@ -534,3 +557,201 @@ def test_a_wallet_below_the_least_cap_is_refused(house: Stack) -> None:
     assert (poor.value.status_code, poor.value.code) == (402, "insufficient_balance")
     wallet = house.wallet(app, "ann")
     assert (wallet["available_micro"], wallet["held_micro"]) == (150, 0)
+
+
+# ---- tools that the provider runs itself ----------------------------------------------------------------------------------
+
+# What a call is held for: the 5,000 tokens that the model reads at most, and its fee; besides them all a definition.
+CALL_MICRO = 5_000 + 10_000
+DEFINED_MICRO = 16_384
+
+
+def units(event: dict[str, Any]) -> dict[str, int]:
+    return {kind: number for kind, number in event["units"].items() if number and kind not in ("input", "output")}
+
+
+def create(client: Any, *, streamed: bool, **fields: Any) -> Any:
+    if not streamed:
+        return client.responses.create(**fields)
+    *_, last = client.responses.create(stream=True, **fields)
+    return last.response
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("options", "tools", "used", "fees_micro"),
+    [
+        ("calls=3", [WEB], {"web_searches": 3}, 30_000),
+        ("calls=3,pages=1", [TOOL, {**WEB, "type": "web_search_2025_08_26"}], {"web_searches": 2}, 20_000),
+        ("calls=2", [{"type": "web_search_preview", "search_context_size": "low"}], {"web_searches_preview": 2}, 50_000),
+        ("calls=3", [FILES], {"file_searches": 3}, 7_500),
+        ("calls=3", [CODE], {"container_gb": 4}, 120_000),  # one container of four gigabytes
+        ("calls=3", [WEB, FILES, CODE], {"web_searches": 1, "file_searches": 1, "container_gb": 4}, 132_500),
+        ("calls=0", [WEB], {}, 0),
+    ],
+)
+def test_calls_of_the_providers_tools_cost_their_fees_to_the_micro_unit(
+    house: Stack, app: App, client: Any, streamed: bool, options: str, tools: Any, used: dict[str, int], fees_micro: int
+) -> None:
+    answer = create(client, streamed=streamed, model=f"tools/ok:{options}", input="what is new?", tools=tools)
+    assert answer.output_text == TEXT
+    assert "\0calls" not in str(answer.usage.model_dump())
+    [event] = charged(house, app)
+    assert units(event) == used
+    assert event["usage_source"] == "upstream"
+    assert (event["input_tokens"], event["output_tokens"]) == (answer.usage.input_tokens, 20)
+    assert event["amount_micro"] == answer.usage.input_tokens + 20 * 10 + fees_micro
+
+
+def test_the_provider_is_told_how_often_its_tools_may_run(house: Stack, app: App, client: Any, native_url: str) -> None:
+    answer = client.responses.create(model="tools/ok:calls=9", input="x", tools=[WEB])
+    assert journal(native_url)[-1]["body"]["max_tool_calls"] == 8  # as the deployment says
+    client.responses.create(model="tools/ok:calls=9", input="x", tools=[WEB], max_tool_calls=2)
+    assert journal(native_url)[-1]["body"]["max_tool_calls"] == 2
+    # What it called in an answer is not sent back: the provider would look for it under its account.
+    client.responses.create(model="tools/ok", input=[*answer.output, {"role": "user", "content": "and?"}], tools=[WEB])
+    assert [item["type"] for item in journal(native_url)[-1]["body"]["input"][:-1]] == ["message"]
+    assert [event["units"].get("web_searches", 0) for event in charged(house, app, 3)] == [0, 2, 8]
+
+
+def test_a_provider_that_calls_more_often_than_it_was_told_is_paid_for_it_and_never_believed_absurdly(
+    house: Stack, app: App, client: Any
+) -> None:
+    client.responses.create(model="tools/ok:calls=4,heedless=1", input="x", tools=[WEB], max_tool_calls=2)
+    client.responses.create(model="tools/ok:calls=9,heedless=1", input="x", tools=[WEB], max_tool_calls=2)
+    absurd, over = charged(house, app, 2)
+    assert (units(over), over["flags"]) == ({"web_searches": 4}, [])
+    assert (units(absurd), absurd["flags"]) == ({"web_searches": 2}, ["usage_absurd"])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_wallet_that_covers_some_calls_gets_so_many(house: Stack, native_url: str, streamed: bool) -> None:
+    app = house.app()
+    funds = DEFINED_MICRO + 1_500 + 10_000 + 3 * CALL_MICRO  # the prompt with TOOLS_TOKENS, 1,000 tokens of output
+    house.fund(app, "ann", funds)
+    with client_of(house, app).responses.with_streaming_response.create(
+        model="tools/ok:calls=9", input="x", tools=[WEB], stream=streamed
+    ) as answer:
+        assert answer.headers["x-mozaiks-tool-calls"] == "3"
+        answer.read()
+    assert journal(native_url)[-1]["body"]["max_tool_calls"] == 3
+    [event] = house.events(app, 1)
+    assert units(event) == {"web_searches": 3}
+    wallet = house.wallet(app, "ann")
+    assert event["amount_micro"] == event["input_tokens"] + 10 * event["output_tokens"] + 3 * 10_000
+    assert (wallet["held_micro"], wallet["available_micro"]) == (0, funds - event["amount_micro"])
+
+
+def test_calls_that_the_client_names_are_cut_only_where_the_app_clamps(house: Stack, native_url: str) -> None:
+    funds = DEFINED_MICRO + 1_500 + 10_000 + 2 * CALL_MICRO
+    for policy, status in (("strict", 402), ("clamp", 200)):
+        app = house.app(hold_policy=policy)
+        house.fund(app, "ann", funds)
+        headers = {"Authorization": f"Bearer {house.key(app)}", "X-Platform-User-Id": "ann"}
+        body = {"model": "tools/ok:calls=9", "input": "x", "tools": [WEB], "max_tool_calls": 5}
+        answer = HTTP.post(house.url + "/v1/responses", json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        if status == 200:
+            assert (answer.headers["x-mozaiks-tool-calls"], journal(native_url)[-1]["body"]["max_tool_calls"]) == ("2", 2)
+        else:
+            assert answer.json()["error"]["code"] == "insufficient_balance"
+            assert house.wallet(app, "ann")["available_micro"] == funds
+
+
+def test_a_wallet_that_covers_no_call_is_refused_and_one_that_covers_one_gets_less_output(house: Stack, native_url: str) -> None:
+    for funds, status in ((DEFINED_MICRO + CALL_MICRO, 402), (DEFINED_MICRO + 1_500 + CALL_MICRO + 500, 200)):
+        app = house.app()
+        house.fund(app, "ann", funds)
+        headers = {"Authorization": f"Bearer {house.key(app)}", "X-Platform-User-Id": "ann"}
+        body = {"model": "tools/ok:calls=9", "input": "x", "tools": [WEB]}
+        answer = HTTP.post(house.url + "/v1/responses", json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        if status == 200:
+            sent = journal(native_url)[-1]["body"]
+            assert sent["max_tool_calls"] == 1
+            assert 16 <= sent["max_output_tokens"] < 100
+            assert house.events(app, 1)[0]["amount_micro"] <= funds
+
+
+def test_of_a_models_deployments_only_those_that_have_the_tool_are_asked(house: Stack, app: App, client: Any) -> None:
+    for _ in range(3):  # by lot another would be drawn all but once in two thousand times
+        client.responses.create(model="tools-mixed", input="x", tools=[WEB])
+    assert [units(event) for event in charged(house, app, 3)] == [{"web_searches": 1}] * 3
+
+
+def test_another_deployment_is_asked_for_as_many_calls_at_its_own_fee(
+    house: Stack, app: App, client: Any, native_url: str
+) -> None:
+    answer = client.responses.create(model="tools-backed", input="x", tools=[WEB], max_tool_calls=4)
+    assert journal(native_url)[-1]["body"]["max_tool_calls"] == 4
+    [event] = charged(house, app)
+    assert units(event) == {"web_searches": 4}
+    assert event["amount_micro"] == 2 * answer.usage.input_tokens + 20 * 20 + 4 * 20_000
+
+
+def test_calls_of_a_stream_that_breaks_off_are_billed(house: Stack, app: App, client: Any) -> None:
+    with pytest.raises(openai.APIError):
+        for _ in client.responses.create(model="tools/die-calling:calls=3", input="x", tools=[WEB], stream=True):
+            pass
+    [event] = charged(house, app)
+    assert (units(event), event["usage_source"], event["status"]) == ({"web_searches": 2}, "counted", "upstream_broke")
+    assert event["amount_micro"] == event["input_tokens"] + 10 * event["output_tokens"] + 20_000
+
+
+def test_calls_of_a_stream_whose_client_leaves_are_billed(house: Stack, app: App, client: Any) -> None:
+    stream = client.responses.create(model="tools/ok:calls=3,ms=5", input="x", tools=[WEB], stream=True)
+    next(event for event in stream if event.type == "response.output_text.delta")
+    stream.close()
+    [event] = charged(house, app)
+    assert (units(event), event["status"]) == ({"web_searches": 3}, "client_left")
+    assert event["amount_micro"] == event["input_tokens"] + 10 * event["output_tokens"] + 30_000
+
+
+def test_a_tool_without_a_price_and_one_that_is_not_there_are_refused_by_name(house: Stack, app: App, native_url: str) -> None:
+    own = house.app()
+    house.post(f"/apps/{own}/price-books", {"model": "tools/ok", "prices": {"input": "1", "output": "2"}})
+    house.fund(own, "ann", FUNDS_MICRO)
+    HTTP.delete(native_url + "/journal")
+    for key, user, model, tool, param, words in (
+        (app.key, app.user, "native/ok", WEB, "tools[0]", "needs one named web_searches"),
+        (app.key, app.user, "native/ok", CODE, "tools[0]", "needs one named container_gb"),
+        (house.key(own), "ann", "tools/ok", FILES, "tools[0]", "needs one named file_searches"),
+        (app.key, app.user, "ok", WEB, "tools[0]", "run by OpenAI"),
+        (app.key, app.user, "tools/ok", {**FILES, "vector_store_ids": ["vs_theirs"]}, "tools[0].vector_store_ids", "vs_theirs"),
+    ):
+        headers = {"Authorization": f"Bearer {key}", "X-Platform-User-Id": user}
+        answer = HTTP.post(house.url + "/v1/responses", json={"model": model, "input": "x", "tools": [tool]}, headers=headers)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == param
+        assert words in answer.json()["error"]["message"]
+    assert journal(native_url) == []
+    assert house.wallet(app, app.user)["available_micro"] == FUNDS_MICRO
+
+
+def test_fees_of_tools_are_listed_with_the_other_prices(house: Stack, app: App) -> None:
+    headers = {"Authorization": f"Bearer {app.key}", "X-Platform-User-Id": app.user}
+    told = HTTP.get(house.url + "/v1/models/searcher", headers=headers).json()["pricing"]
+    assert (told["request"], told["variants"]["search_high"]["request"]) == ("0.005", "0.012")
+    own = house.cli("prices", "list", "tools/ok")
+    assert "web_searches 0.01, web_searches_preview 0.025, file_searches 0.0025, container_gb 0.03" in own
+    assert "(also tools)" in house.cli("prices", "list", "tools/*")
+
+
+def test_a_chats_search_costs_the_fee_of_its_size(house: Stack, app: App, client: Any) -> None:
+    for size, fee_micro in ((None, 5_000), ("high", 12_000)):
+        options = {} if size is None else {"search_context_size": size}
+        client.chat.completions.create(
+            model="searcher", messages=[{"role": "user", "content": "x"}], web_search_options=options
+        )
+        event = billed(house, app, 1 if size is None else 2)[0]
+        assert event["amount_micro"] == event["input_tokens"] + 10 * event["output_tokens"] + fee_micro
+    for model, options, param in (
+        ("searcher", {"search_context_size": "low"}, "web_search_options.search_context_size"),
+        ("searcher", {"search_context_size": "huge"}, "web_search_options.search_context_size"),
+        ("ok", {}, "web_search_options"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": "x"}], web_search_options=options
+            )
+        assert refused.value.param == param

@@ -21,6 +21,7 @@ from gateway.pricing.rates import Rates
 from gateway.pricing.shipped import shipped
 from gateway.providers.model import Deployment
 from gateway.providers.translation import usage_of
+from gateway.proxy import messages_tools, responses_tools
 from gateway.proxy.audio import Speech, Transcriptions
 from gateway.proxy.images import Generations
 
@@ -185,10 +186,56 @@ CASES = [
 ]  # fmt: skip
 
 
+SEARCH: Final = {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "x"}}
+PAGE: Final = {"type": "web_search_call", "status": "completed", "action": {"type": "open_page", "url": "https://example.com/"}}
+FILES: Final = {"type": "file_search_call", "status": "completed", "queries": ["x"]}
+CODE: Final = {"type": "code_interpreter_call", "status": "completed", "container_id": "cntr_1"}
+
+
+def called(usage: dict[str, Any], tool: dict[str, Any], *items: dict[str, Any]) -> dict[str, Any]:
+    """An answer with calls of one of OpenAI's tools."""
+    return {"usage": usage, "tool": tool, "output": list(items)}
+
+
+WEB: Final = {"type": "web_search"}
+PREVIEW: Final = {"type": "web_search_preview"}
+CONTAINER: Final = {"type": "code_interpreter", "container": {"type": "auto", "memory_limit": "4g"}}
+FORUM_TOOLS: Final = "https://community.openai.com/t/1347529"
+CASES += [
+    # ---- OpenAI's tools, beside the tokens: $10 for a thousand searches, opening a page is none; 8,946 as above
+    Case("tools", "openai", "gpt-5.4", called(CACHED, WEB, SEARCH, PAGE, SEARCH), 28_946, OPENAI),
+    Case("tools", "openai", "gpt-4.1", called(responses(347, 540), WEB, SEARCH), 15_014, OPENAI),  # 694 + 4,320 + 10,000
+    # ---- the preview: $10 where the model reasons, else $25; the second as a user of it has worked it out, $0.026003
+    Case("tools", "openai", "gpt-5-mini", called(responses(13_102, 1_060, cached=8_448), PREVIEW, SEARCH), 13_495, FORUM_TOOLS),
+    Case("tools", "openai", "gpt-4.1-mini", called(responses(347, 540), PREVIEW, SEARCH), 26_003, FORUM_TOOLS),
+    Case("tools", "openai", "gpt-4o", called(responses(100, 100), PREVIEW, SEARCH), 26_250, OPENAI),  # 250 + 1,000
+    # ---- $2.50 for a thousand searches of files; $0.12 for a container of four gigabytes, however often it is used
+    Case("tools", "openai", "gpt-5.4", called(CACHED, {"type": "file_search", "vector_store_ids": ["v"]}, FILES), 11_446, OPENAI),
+    Case("tools", "openai", "gpt-5.4", called(CACHED, CONTAINER, CODE, CODE), 128_946, OPENAI),
+    Case(
+        "tools", "openai", "gpt-5.4", called(CACHED, {"type": "code_interpreter", "container": {"type": "auto"}}, CODE),
+        38_946, OPENAI,  # $0.03
+    ),
+    # ---- Anthropic's: $10 for a thousand; 105 * 3 + 7,123 * 0.30 + 7,345 * 3.75 + 6,039 * 15 = 120,580.65
+    Case(
+        "searched", "anthropic", "claude-sonnet-4-5",
+        {
+            "input_tokens": 105, "output_tokens": 6039, "cache_read_input_tokens": 7123, "cache_creation_input_tokens": 7345,
+            "server_tool_use": {"web_search_requests": 1},
+        },
+        130_581, CLAUDE,
+    ),
+    # ---- a chat of a model that searches for every request
+    Case("chat", "openai", "gpt-4o-mini-search-preview", chat(1000, 500), 25_450, OPENAI, "search_high"),  # 150 + 300
+    Case("chat", "perplexity", "sonar", chat(1000, 100), 13_100, "https://docs.perplexity.ai/guides/pricing", "search_high"),
+]  # fmt: skip
+
+
 def measured(case: Case, rates: Rates) -> Usage:
     """The usage through the gateway's mapping of its dialect; nothing may be wrong with it."""
     deployment = Deployment(id="x", provider=case.provider, model=case.model, api_base="", api_key="")
     read: Any = None
+    request: Any
     match case.dialect:
         case "chat" | "responses":
             read = read_usage(case.usage, cached_inside=True)
@@ -196,8 +243,22 @@ def measured(case: Case, rates: Rates) -> Usage:
             read = read_usage(usage_of(case.usage) or {}, cached_inside=True)
         case "messages":
             read = read_messages_usage(case.usage)
+        case "searched":
+            request = SimpleNamespace(units=(("web_searches", 1),))
+            counted = read_messages_usage(case.usage)
+            assert counted is not None
+            read = messages_tools.with_told(counted, case.usage, request)
+        case "tools":
+            calls = responses_tools.tool_calls({}, [(0, case.usage["tool"])])
+            assert calls is not None
+            calls.number = 5
+            request = SimpleNamespace(calls=calls, units=calls.units())
+            told = {**case.usage["usage"], responses_tools.CALLS: responses_tools.calls_in(case.usage["output"])}
+            counted = read_usage(told, cached_inside=True)
+            assert counted is not None
+            read = responses_tools.with_told(counted, told, request)
         case "images":
-            request: Any = SimpleNamespace(kept=None)
+            request = SimpleNamespace(kept=None)
             read = Generations(lambda _: rates, bool).read({"usage": case.usage, "made": 1}, request, deployment)
         case "heard":
             request = SimpleNamespace(kept=SimpleNamespace(form="json", seconds=None, seconds_most=60))

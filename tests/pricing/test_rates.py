@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.units import KINDS, TOKEN_KINDS, UNIT_KINDS, Usage
+from gateway.core.units import KINDS, TOKEN_KINDS, TOOL_KINDS, UNIT_KINDS, Usage
 from gateway.pricing.rates import decimal_from_rate, marked_up, rate_from_decimal, rates_from
 
 
@@ -37,7 +37,7 @@ def test_the_ceiling_covers_every_way_to_spend_the_tokens() -> None:
             given |= {"above": dice.randrange(1, 30_000), "long": {kind: dice.randrange(10**7) for kind in TOKEN_KINDS}}
         rates = rates_from("USD", given)
         usage = Usage(**{kind: dice.randrange(5_000) for kind in KINDS})
-        units = tuple((kind, getattr(usage, kind) + dice.randrange(3)) for kind in UNIT_KINDS)
+        units = tuple((kind, getattr(usage, kind) + dice.randrange(3)) for kind in (*UNIT_KINDS, *TOOL_KINDS))
         most = rates.ceiling(usage.input_total + dice.randrange(3), usage.output_total) + rates.units_price(units)
         assert most >= rates.price(usage), f"seed {seed}"
 

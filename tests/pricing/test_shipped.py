@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from gateway.core.units import KINDS, Usage
+from gateway.core.units import KINDS, TOOL_KINDS, Usage
 from gateway.pricing.media import MEDIA_MODES, micro_per_million
 from gateway.pricing.rates import Rates, marked_up
 from gateway.pricing.shipped import NotAPriceList, PriceList, Shipped, shipped
 from gateway.pricing.terms import KIND, ignored, is_read
+from gateway.pricing.tools import tool_rates
 
 
 def rates(provider: str, model: str) -> Rates:
@@ -188,6 +189,25 @@ def test_a_model_that_searches_unasked_has_the_fee_in_the_price_of_a_request_or_
         assert listed is not None
         assert listed.rates is None
         assert listed.unpriced
+
+
+def test_models_have_the_fees_of_their_providers_tools_and_others_have_none() -> None:
+    def fees(provider: str, model: str) -> list[int]:
+        return [getattr(rates(provider, model), kind) // 10**6 for kind in TOOL_KINDS]
+
+    assert fees("openai", "gpt-5") == [10_000, 10_000, 2_500, 30_000]
+    assert fees("openai", "gpt-4.1-mini") == [10_000, 25_000, 2_500, 30_000]
+    assert fees("anthropic", "claude-haiku-4-5") == [10_000, 0, 0, 0]
+    for provider, model in (
+        ("openai", "gpt-4o-search-preview"), ("openai", "text-embedding-3-small"), ("azure", "gpt-5"),
+        ("gemini", "gemini-2.5-pro"), ("bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0"),
+    ):  # fmt: skip
+        assert fees(provider, model) == [0, 0, 0, 0]
+    entry = {"litellm_provider": "openai", "mode": "chat", "supports_reasoning": True}
+    dearer = tool_rates({**entry, "search_context_cost_per_query": {"search_context_size_medium": Decimal("0.05")}})
+    assert (dearer["web_searches"], dearer["web_searches_preview"]) == (50_000 * 10**6, 50_000 * 10**6)
+    session = raw_list()["openai/container"]["code_interpreter_cost_per_session"]
+    assert micro_per_million(session) == tool_rates(entry)["container_gb"]
 
 
 def test_a_region_that_costs_more_does() -> None:

@@ -48,7 +48,10 @@ def parse(surface: Messages | None = None, **fields: Any) -> Request:
         ({"stream": 1}, "stream"),
         ({"tools": {}}, "tools"),
         ({"tools": ["a"]}, "tools[0]"),
-        ({"tools": [{"name": "a"}, {"type": "web_search_20250305"}]}, "tools[1].type"),
+        ({"tools": [{"name": "a"}, {"type": "web_search_20260209"}]}, "tools[1].type"),
+        ({"tools": [{"type": "web_search_20250305"}, {"type": "web_search_20250305"}]}, "tools[1]"),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 0}]}, "tools[0].max_uses"),
+        ({"tools": [{"type": "web_fetch_20250910", "max_uses": "3"}]}, "tools[0].max_uses"),
         ({"tools": [{"type": "code_execution_20250825"}]}, "tools[0].type"),
         ({"tools": [{"type": "mcp_toolset"}]}, "tools[0].type"),
         ({"tools": [{"type": "bash_20250124_x"}]}, "tools[0].type"),
@@ -84,6 +87,7 @@ def test_headers_of_this_dialect_go_on_where_they_are_known_to_be_harmless() -> 
     for version, betas in (
         ("2023-6-1", ""), ("2023-06-01\r\nx: y", ""), ("", "a\r\nx: y"), ("", "A_b"), ("", ",".join(["a"] * 40)),
         ("", "fast-mode-2026-02-01"), ("", "a-1,compact-2026-01-12"), ("", "mcp-client-2025-11-20"),
+        ("", "web-search-2026-02-09"),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest) as refused:
             parse(Messages(version, betas))

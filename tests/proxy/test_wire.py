@@ -9,7 +9,11 @@ from gateway.core.errors import GatewayError, InvalidRequest, RateLimited
 from gateway.core.limits import JSON_NODES_MAX
 from gateway.providers.model import Deployment
 from gateway.proxy import chat, wire
-from gateway.proxy.surface import Request
+from gateway.proxy.audio import Speech
+from gateway.proxy.images import Generations
+from gateway.proxy.messages import Messages
+from gateway.proxy.ranking import Moderations, Rerank
+from gateway.proxy.surface import Request, Surface
 
 SURFACES = {surface.path: surface for surface in (chat.Chat(), chat.Completions(), chat.Embeddings())}
 GOOD = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -55,6 +59,11 @@ BAD: list[tuple[str, Any, str | None]] = [
     ("another server's price", {**GOOD, "provider": {"order": ["dear"]}}, "provider"),
     ("a tool of the provider", {**GOOD, "tools": [{"type": "function"}, {"type": "web_search"}]}, "tools[1]"),
     ("a tool of no type", {**GOOD, "tools": [{"type": ["function"]}]}, "tools[0]"),
+    ("another model", {**GOOD, "fallbacks": ["dear"]}, "fallbacks"),
+    ("another server", {**GOOD, "api_base": "http://127.0.0.1:1"}, "api_base"),
+    ("another key", {**GOOD, "api_key": "sk-other"}, "api_key"),
+    ("another provider", {**GOOD, "custom_llm_provider": "dear"}, "custom_llm_provider"),
+    ("an answer that nobody made", {**GOOD, "mock_response": ""}, "mock_response"),
     ("zero choices", {**GOOD, "n": 0}, "n"),
     ("too many choices", {**GOOD, "n": 129}, "n"),
     ("fractional choices", {**GOOD, "n": 1.5}, "n"),
@@ -178,3 +187,22 @@ def test_an_error_renders_with_its_details_and_its_wait() -> None:
     headers = dict(wire.error_headers(error))
     assert headers[b"retry-after"] == b"2"
     assert headers[b"x-should-retry"] == b"false"
+
+
+def test_who_serves_is_no_requests_to_say_on_any_surface_and_nothing_where_it_says_nothing() -> None:
+    asked: list[tuple[Surface, dict[str, Any]]] = [
+        (chat.Chat(), GOOD),
+        (chat.Completions(), {"model": "m", "prompt": "x"}),
+        (chat.Embeddings(), {"model": "m", "input": "x"}),
+        (Messages(), {**GOOD, "max_tokens": 5}),
+        (Generations(lambda _: None, bool), {"model": "m", "prompt": "x"}),
+        (Speech(lambda _: None, bool), {"model": "m", "input": "x", "voice": "v"}),
+        (Moderations(lambda _: None, bool), {"model": "m", "input": "x"}),
+        (Rerank(lambda _: None, bool), {"model": "m", "query": "x", "documents": ["y"]}),
+    ]
+    for surface, body in asked:
+        with pytest.raises(InvalidRequest) as refused:
+            surface.parse(msgspec.json.encode({**body, "base_url": "http://127.0.0.1:1"}), b"application/json")
+        assert refused.value.param == "base_url"
+        silent = surface.parse(msgspec.json.encode({**body, "base_url": None, "fallbacks": False}), b"application/json")
+        assert not silent.body.keys() & {"base_url", "fallbacks"}

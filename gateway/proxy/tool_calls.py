@@ -1,0 +1,200 @@
+"""Tools that the provider runs itself, such as searches of the web: what they may cost at most, and how often they may run.
+
+Each has a fee of its own, a kind of `core.units.TOOL_KINDS`, and makes the model read on: whatever a call brings in, and all that
+was there before, once more. Nobody knows beforehand how much that is, so each call is held as all that the model can read.
+How often they may run is sent upstream: as the client bounds it, else as the deployment's `tool_calls` says, and less where the
+wallet does not cover that.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from gateway.balance.model import SPEND_KINDS, Limit, RefusedByLimit, RefusedByWallet
+from gateway.core.errors import InvalidRequest
+from gateway.core.units import TOOL_KINDS, Usage
+from gateway.core.words import HoldPolicy
+from gateway.metering.usage import UNBOUNDED_PART_TOKENS
+from gateway.pricing.rates import Rates, short_of
+from gateway.providers.model import Deployment, Route
+from gateway.proxy.surface import Measured, Request
+
+_HEADER: Final = b"x-mozaiks-tool-calls"
+_BELIEVED: Final = 4  # times what was held, as everywhere
+_FREE: Final = (("web_searches", 0),)  # of tools without a fee
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """One of them: its type as the client wrote it, how errors name it, the kind of its fee ("" for none), its place in the
+    list, its own bound (0: none).
+    """
+
+    type: str
+    param: str
+    kind: str
+    place: int
+    most: int = 0
+
+
+class ToolCalls(msgspec.Struct):
+    """What one request may make of them.
+
+    `asked` is the client's own bound on all of them (0: none). `together`: one bound counts the calls of all tools, as OpenAI's
+    does; else each tool has its own. `container_gb` is the memory of the container that they may start. `reads_most` bounds what
+    a model reads in a turn with these tools, 0 where only the model itself does; `reads_least` is what it may read although its
+    deployment says less. `unseen` bounds the tokens of what providers
+    tell a model of the tools. `stores` are the ids of what is to be searched.
+    `check_served` raises InvalidRequest where a deployment cannot be asked for them.
+
+    `number` is how often they may run as it is held, all or each; `default` how often one may that nobody bounds; `window` the
+    tokens that each call is held as.
+    """
+
+    tools: tuple[Tool, ...]
+    asked: int = 0
+    together: bool = False
+    container_gb: int = 0
+    reads_most: int = 0
+    reads_least: int = 0
+    number: int = 0
+    default: int = 0
+    window: int = UNBOUNDED_PART_TOKENS
+    is_cut: bool = False  # because the wallet covers no more
+    unseen: int = 0
+    stores: tuple[str, ...] = ()
+    check_served: Callable[["ToolCalls", Deployment], None] | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the client says how often they may run."""
+        return bool(self.asked) or (not self.together and any(tool.most for tool in self.tools))
+
+    @property
+    def tokens(self) -> int:
+        """That all the calls make the model read, at most."""
+        return self.turns * self.window + self.unseen
+
+    @property
+    def turns(self) -> int:
+        """How many calls there may be."""
+        return self.number if self.together else sum(map(self.uses, self.tools))
+
+    def uses(self, tool: Tool) -> int:
+        """How often one of them may run, where each has a bound of its own."""
+        return min(tool.most or self.default, self.number)
+
+    def units(self) -> tuple[tuple[str, int], ...]:
+        """The most of each kind, each as if all calls that are bounded together were of it."""
+        found: dict[str, int] = {}
+        for tool in self.tools:
+            if tool.kind == "container_gb":
+                found[tool.kind] = self.container_gb
+            elif tool.kind:
+                found[tool.kind] = self.number if self.together else found.get(tool.kind, 0) + self.uses(tool)
+        return tuple(found.items()) or _FREE
+
+
+    def placed(self, route: Route) -> Route:
+        """The route through those alone that can be asked for such calls; InvalidRequest where there is none."""
+        kept, error = [], None
+        for deployment in route.deployments:
+            try:
+                if self.check_served is not None:
+                    self.check_served(self, deployment)
+            except InvalidRequest as refused:
+                error = error or refused
+            else:
+                kept.append(deployment)
+        if error is None:
+            return route
+        if not kept:
+            raise error
+        return replace(route, deployments=tuple(kept), several=len(kept) > 1 or kept[0].capacity is not None)
+
+
+def placed(request: Request, deployment: Deployment) -> None:
+    """Bound the calls of a request at the deployment that is to be asked, unless they are already. InvalidRequest."""
+    calls = request.calls
+    assert calls is not None
+    if calls.check_served is not None:
+        calls.check_served(calls, deployment)
+    sizes = [size for size in (deployment.input_tokens_max, calls.reads_most) if size]
+    calls.window = max(min(sizes, default=UNBOUNDED_PART_TOKENS), calls.reads_least)
+    if not calls.number:
+        calls.default = deployment.tool_calls
+        own = max([tool.most or calls.default for tool in calls.tools])
+        calls.number = calls.asked or (calls.default if calls.together else own)
+    # Its prompts are many and told as one sum, which alone makes none of them a long one.
+    request.variant = short_of(calls.window)
+    request.units = calls.units()
+
+
+def check_priced(request: Request, rates: Rates) -> None:
+    """InvalidRequest for a tool that has no price among these: it must not be had for that of its tokens."""
+    assert request.calls is not None
+    for tool in request.calls.tools:
+        if tool.kind and not getattr(rates, tool.kind):
+            told = f"a tool of the type {tool.type!r} has no price here: {request.model} needs one named {tool.kind}"
+            raise InvalidRequest(told, param=tool.param)
+
+
+def fewer(
+    request: Request,
+    refused: RefusedByWallet | RefusedByLimit,
+    counted: Sequence[Limit],
+    rates: Sequence[Rates],
+    bound: int,
+    least: int,
+    policy: HoldPolicy,
+) -> tuple[int, int] | None:
+    """After a refusal: as many calls as what is left covers beside `bound` tokens read, theirs among them, and `least` made.
+
+    Where one call is too many, the output may be the least that there is. The new bound and least; None: nothing can be less.
+    """
+    calls, may = request.calls, policy == HoldPolicy.CLAMP
+    assert calls is not None
+    if isinstance(refused, RefusedByWallet):
+        left, rate = refused.available_micro, rates[refused.charge]
+    else:
+        limit = counted[refused.limit]
+        left, rate = limit.maximum - refused.used, rates[0]
+        if limit.kind not in SPEND_KINDS:
+            return None
+    prompt = bound - calls.tokens
+    if calls.number > 1 and (may or not calls.is_bounded):
+        calls.number -= 1
+        while calls.number > 1:
+            if rate.ceiling(prompt + calls.tokens, least) + rate.units_price(calls.units()) <= left:
+                break
+            calls.number -= 1
+        request.units, calls.is_cut = calls.units(), True
+        return prompt + calls.tokens, least
+    if least > request.choices and (may or request.output_cap is None):
+        return bound, request.choices
+    return None
+
+
+def tell_cut(request: Request, headers: list[tuple[bytes, bytes]]) -> None:
+    """Say in the answer's headers how often its tools may run, where the wallet covers less than was asked for."""
+    calls = request.calls
+    if calls is not None and calls.is_cut:
+        headers[:] = [each for each in headers if each[0] != _HEADER] + [(_HEADER, b"%d" % calls.number)]
+
+
+def with_calls(counted: Usage, of: Mapping[str, int] | Usage) -> Usage:
+    """A count of tokens, with the calls that were seen."""
+    if isinstance(of, Usage):
+        of = {kind: getattr(of, kind) for kind in TOOL_KINDS}
+    return replace(counted, **of)
+
+
+def credible(found: Measured, request: Request) -> Measured:
+    """Calls told far above what was held are taken for what was held, with the flag `usage_absurd`."""
+    usage, flags = found
+    held = {**dict.fromkeys(TOOL_KINDS, 0), **dict(request.units)}
+    absurd = {kind: most for kind, most in held.items() if getattr(usage, kind) > _BELIEVED * most}
+    return (replace(usage, **absurd), (*flags, "usage_absurd")) if absurd else found
+
+
