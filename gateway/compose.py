@@ -30,6 +30,7 @@ from gateway.billing.service import Billing
 from gateway.billing.subscriber_store import SubscriberStore
 from gateway.billing.top_up_store import TopUpStore
 from gateway.billing.topping_up import ToppingUp
+from gateway.config.models import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
@@ -49,7 +50,7 @@ from gateway.providers.azure import is_azure_itself, is_v1
 from gateway.providers.model import Capacity, Deployment, ModelEntry
 from gateway.providers.routing import DEMO, Routing
 from gateway.proxy.models import Listed, listed
-from gateway.settings import DIALECTS, NAMES, DeploymentConfig, LimitsConfig, ModelConfig, Part, Settings, SettingsError
+from gateway.settings import NAMES, Part, Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _AUDITS_MAX: Final = 4

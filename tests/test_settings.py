@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.config.models import DeploymentConfig
 from gateway.providers.translation import TRANSLATED
-from gateway.settings import DeploymentConfig, Part, SettingsError, load
+from gateway.settings import Part, SettingsError, load
 
 
 def deployment(folder: Path, **fields: Any) -> DeploymentConfig:

@@ -110,7 +110,7 @@ WALLS = {
     "aiohttp": (),
     "httptools": ("providers/http1.py", "server/"),
     "jwt": ("identity/tokens.py",),
-    "yaml": ("config_file.py",),
+    "yaml": ("config/file.py",),
     "tiktoken": ("providers/tokenizer.py",),
     "litellm": ("providers/litellm_bridge.py",),
     "httpx": ("providers/litellm_bridge.py",),

@@ -1,0 +1,1 @@
+"""The configuration file: reading it (`file`) and what it says of models (`models`). Settings come of it in `settings`."""
