@@ -5,6 +5,7 @@ Stripe counts in the smallest unit of a currency: cents, but whole yen, and thou
 callers, where they have none; such amounts must be whole, which `check` holds to.
 """
 
+from decimal import Decimal
 from typing import Final
 
 from gateway.core.money import AMOUNT_MICRO_MAX, MICRO, TOK, is_asset
@@ -50,6 +51,11 @@ def minor_from_micro(amount_micro: int, currency: str) -> int:
     if rest or abs(amount_micro) > AMOUNT_MICRO_MAX:
         raise ValueError(f"{amount_micro} micro-units are not a whole number of minor units of {currency}")
     return amount_minor
+
+
+def shown(amount_minor: int, currency: str) -> str:
+    """For people: with the currency's decimals and code, as "10.00 USD"."""
+    return f"{Decimal(amount_minor).scaleb(-decimals(currency))} {currency}"
 
 
 def _micro_per_minor(currency: str) -> int:

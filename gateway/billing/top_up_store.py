@@ -8,7 +8,7 @@ Raises SqlDown, SqlRefused.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -24,6 +24,7 @@ from gateway.trail import store as trail
 from gateway.trail.model import Act
 
 _COUNTED = (PurchaseState.OPEN.value, PurchaseState.PAID.value)  # one that is on its way counts as paid
+FAILED_DAILY_MAX: Final = 3  # whatever is set again meanwhile, with whichever card: who tries stolen ones gets no more tries
 
 
 class Begun(StrEnum):
@@ -33,6 +34,7 @@ class Begun(StrEnum):
     MOVED = "moved"  # the rule is another one by now, or its last purchase has not ended
     MONTHLY = "monthly_max_reached"
     DAILY = "daily_max_reached"
+    FAILED = "too_many_failures"
 
 
 class Since(msgspec.Struct, frozen=True):
@@ -40,6 +42,24 @@ class Since(msgspec.Struct, frozen=True):
 
     month_ms: int
     day_ms: int
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What a wallet bought automatically, what is on its way among it: minor units of a currency this month, and how often in
+    the last day; `failed`: the payments of the last day that were refused.
+    """
+
+    minor: int
+    count: int
+    failed: int
+
+    def over(self, rule: TopUpRule, price_minor: int) -> Begun | None:
+        """The cap that leaves no room for one more at that price."""
+        if self.minor + price_minor > rule.monthly_max_minor:
+            return Begun.MONTHLY
+        if self.count >= rule.daily_max:
+            return Begun.DAILY
+        return Begun.FAILED if self.failed >= FAILED_DAILY_MAX else None
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -131,8 +151,8 @@ class TopUpStore:
         async with self._reading(wallet.enterprise_id) as conn:
             return (await conn.execute(sa.select(bought.id).where(rule))).first() is not None
 
-    async def spent(self, wallet: WalletKey, currency: str, since: Since) -> tuple[int, int]:
-        """(minor units of a currency this month, purchases of the last day), what is on its way among them."""
+    async def spent(self, wallet: WalletKey, currency: str, since: Since) -> Spent:
+        """What counts for the caps."""
         async with self._reading(wallet.enterprise_id) as conn:
             return await _spent(conn, wallet, currency, since)
 
@@ -168,11 +188,9 @@ class TopUpStore:
                 state = await conn.scalar(sa.select(bought.c.state).where(bought.c.id == rule.last_purchase_id))
                 if state == PurchaseState.OPEN.value:
                     raise _Over(Begun.MOVED)
-                minor, count = await _spent(conn, wallet, purchase.currency, since)
-                if minor + purchase.amount_minor > rule.monthly_max_minor:
-                    raise _Over(Begun.MONTHLY)
-                if count >= rule.daily_max:
-                    raise _Over(Begun.DAILY)
+                spent = await _spent(conn, wallet, purchase.currency, since)
+                if over := spent.over(rule, purchase.amount_minor):
+                    raise _Over(over)
                 await conn.execute(sa.insert(bought).values(**values))
                 await trail.append(conn, trail.trail_of(wallet.enterprise_id), act, purchase.created_at_ms)
         except _Over as over:
@@ -244,14 +262,18 @@ class TopUpStore:
                 yield conn
 
 
-async def _spent(conn: AsyncConnection, wallet: WalletKey, currency: str, since: Since) -> tuple[int, int]:
+async def _spent(conn: AsyncConnection, wallet: WalletKey, currency: str, since: Since) -> Spent:
     of = _sales(wallet.enterprise_id)["purchases"].c
-    mine = sa.and_(of.owner == wallet.owner, of.automatic == 1, of.state.in_(_COUNTED))
-    month = sa.case((sa.and_(of.created_at >= since.month_ms, of.currency == currency), of.amount_minor), else_=0)
-    day = sa.case((of.created_at >= since.day_ms, 1), else_=0)
+    mine = sa.and_(of.owner == wallet.owner, of.automatic == 1)
+    counts, of_day = of.state.in_(_COUNTED), of.created_at >= since.day_ms
+    of_month = sa.and_(counts, of.created_at >= since.month_ms, of.currency == currency)
+    sums = [
+        sa.func.sum(sa.case((of_month, of.amount_minor), else_=0)),
+        sa.func.sum(sa.case((sa.and_(counts, of_day), 1), else_=0)),
+        sa.func.sum(sa.case((sa.and_(of.state == PurchaseState.FAILED.value, of_day), 1), else_=0)),
+    ]
     recent = of.created_at >= min(since.month_ms, since.day_ms)
-    minor, count = (await conn.execute(sa.select(sa.func.sum(month), sa.func.sum(day)).where(mine, recent))).one()
-    return int(minor or 0), int(count or 0)
+    return Spent(*[int(found or 0) for found in (await conn.execute(sa.select(*sums).where(mine, recent))).one()])
 
 
 def _sales(enterprise_id: str | None) -> Mapping[str, sa.Table]:

@@ -227,8 +227,7 @@ class ToppingUp:
             is_automatic=True,
             method_id=saved.method_id,
         )
-        minor, count = await self._rows.spent(wallet, plan.currency, since(at_ms))
-        if minor + plan.price_minor > rule.monthly_max_minor or count >= rule.daily_max:
+        if (await self._rows.spent(wallet, plan.currency, since(at_ms))).over(rule, plan.price_minor):
             return  # `begin` looks again, and is what counts
         after: dict[str, object] = {
             "plan_id": plan.id,

@@ -111,7 +111,8 @@ def test_a_burst_of_requests_buys_exactly_as_often_as_the_balance_needs_it(house
         made = server.put("/top-ups", json=rule)
         link = server.post(f"/apps/{shop.app}/payment-links", json={"platform_user_id": "ann", "plan_id": plan}).json()["url"]
     assert made.status_code == 200, made.text
-    assert httpx.get(link).headers["location"].startswith("https://checkout.stripe.invalid/")
+    assert (httpx.get(link).status_code, httpx.post(link).status_code) == (200, 303)
+    assert httpx.post(link, data={"a": "b"}).headers["location"].startswith("https://checkout.stripe.invalid/")
     back = httpx.get(f"{house.stack.url}/returned/paid/{shop.app}")
     assert (back.status_code, back.headers["content-type"], "Thank you" in back.text) == (200, "text/html; charset=utf-8", True)
     house.control.deliver_at_once()  # what is granted by Stripe's reply is told as well, twice
