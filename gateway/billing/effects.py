@@ -21,6 +21,7 @@ from gateway.billing.believed import check_payment
 from gateway.billing.connect import state_after
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import PLATFORM_ACCOUNT, Purchase, PurchaseState
+from gateway.billing.oddities import Oddities
 from gateway.billing.ports import (
     AccountFacts,
     CheckoutFacts,
@@ -71,6 +72,7 @@ class Effects:
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
         self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
+        self.oddities = Oddities(payments, store, ledger)
         told = (self.payment, self._disputed, self._undone)
         self._reversals = Reversals(payments, rows, wallets, ledger, self._sellers, *told, clock)
 
