@@ -1,8 +1,9 @@
-"""Pages for buyers' browsers: where a signed link leads on from, and where Stripe sends them back to; and how those look.
+"""Pages for buyers' browsers: what a signed link offers, and where Stripe sends them back to; and how those look.
 
-Looking at a link changes nothing here or at Stripe: only its button does. A page is one small document without scripts, in the app's name and colours. Everything that somebody else wrote is escaped,
-colours and the logo's address are of forms in which nothing else can stand (`billing.pages`), and the answer's
-Content-Security-Policy allows the style by its own hash, an image from the logo's server, and nothing else.
+Looking at a link changes nothing here or at Stripe: only its button does. A page is one small document without scripts, in the
+app's name and colours. Everything that somebody else wrote is escaped, colours and the logo's address are of forms in which
+nothing else can stand (`billing.pages`), and the answer's Content-Security-Policy allows the style by its own hash, an image from
+the logo's server, where there is a button its form, and nothing else.
 """
 
 import base64

@@ -4,8 +4,8 @@ Whatever is found goes to the very effects that a webhook would have reached, so
 has a mark, how far it was looked at; a walk starts so much before it as a fact of its kind may change after it was made.
 
 What is wrong with one object, one page or one account is told, and keeps nothing else waiting. What a creator did by hand on its
-own account, and touches neither the platform's share nor a wallet, is told as well, and is nothing wrong. What could not be looked at
-leaves its account's mark where it was, so that the next run begins there.
+own account, and touches neither the platform's share nor a wallet, is told as well, and is nothing wrong. What could not be
+looked at leaves its account's mark where it was, so that the next run begins there.
 """
 
 import logging

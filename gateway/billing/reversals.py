@@ -172,9 +172,9 @@ class Reversals:
             await self._wallets.deliver(await books.dispute_closed(request, won=True))
         else:
             raise NotOurs(f"a dispute that is {facts.status} has taken nothing")
-        if facts.fee_minor:
-            kept = micro(facts.fee_minor, facts.currency)
-            await books.processing_fee(wallet, payment.payment_id, kept, _ACTOR, name)
+        for number, (movement_id, fee_minor) in enumerate(facts.fees):
+            cause = f"{name}:{movement_id}" if number else name  # most disputes have one
+            await books.processing_fee(wallet, payment.payment_id, micro(fee_minor, facts.currency), _ACTOR, cause)
 
     async def _payment(self, account_id: str, payment_id: str) -> tuple[WalletKey, PaymentFacts]:
         """The payment behind it, which is in the books when this returns."""

@@ -292,9 +292,9 @@ class Payments(Books):
     ) -> Posted:
         """What the processor kept of a payment, once it is known; in what was paid, once per payment.
 
-        `cause` names what else it took something for, as a dispute: once for each.
+        `cause` names what else it took something for, or (below zero) gave back, as for a dispute: once for each.
         """
-        check_amount(amount_micro)
+        check_amount(abs(amount_micro))
         op_id, owner = f"processing:{cause or payment_ref}", await self.owner_of(wallet)
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, payment_ref):

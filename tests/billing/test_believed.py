@@ -265,10 +265,12 @@ async def test_two_processes_that_post_refunds_of_one_payment_return_all_of_its_
     assert [row["balance_micro"] for row in rows if row["account"] == "due_to_platform"] == [0]
 
 
-async def test_stripes_fee_for_a_dispute_is_booked_once_whoever_wins(house: House, own: Own) -> None:
-    intent = await house.buy(await house.market.plan(PACKAGE), f"ann{next(KEYS)}")
+@pytest.mark.parametrize("fee_back", [False, True])
+async def test_stripes_fee_for_a_dispute_is_booked_as_it_was_taken_and_given_back(house: House, own: Own, fee_back: bool) -> None:
+    plan = await house.market.plan(PACKAGE)
+    intents = [await house.buy(plan, f"ann{next(KEYS)}") for _ in range(2)]
     assert await own.reasons() == set()
-    charge = str(own.api.payment_intents.retrieve(intent, None, own.at).latest_charge)
+    charges = [str(own.api.payment_intents.retrieve(intent, None, own.at).latest_charge) for intent in intents]
 
     async def kept() -> int:
         await house.told("charge.dispute.created", "charge.dispute.closed")
@@ -277,10 +279,16 @@ async def test_stripes_fee_for_a_dispute_is_booked_once_whoever_wins(house: Hous
         return sum(row["balance_micro"] for row in rows if row["account"] == "expense.processing")
 
     before = await kept()
-    dispute = house.control.dispute(own.account, charge)["id"]
+    left = 0 if fee_back else -15_000_000
+    dispute = house.control.dispute(own.account, charges[0])["id"]
     assert await kept() == before - 15_000_000
-    house.control.close_dispute(own.account, dispute, won=True)
-    assert await kept() == before - 15_000_000
+    house.control.close_dispute(own.account, dispute, won=True, fee_back=fee_back)
+    assert await kept() == before + left
+    # Heard of at its end alone, the books say the same of it: what was taken, and what came back.
+    dispute = house.control.dispute(own.account, charges[1])["id"]
+    house.control.close_dispute(own.account, dispute, won=True, fee_back=fee_back)
+    for _ in range(2):
+        assert await kept() == before + 2 * left
 
 
 async def test_what_was_paid_on_an_account_that_its_owner_replaced_is_refunded_there(house: House, own: Own) -> None:
