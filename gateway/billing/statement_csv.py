@@ -57,7 +57,7 @@ def decimal(amount_minor: int, currency: str) -> str:
 def safe(text: str) -> str:
     """A text that a spreadsheet shows and does not compute: an apostrophe before what would begin a formula.
 
-    Spreadsheets skip what shows nothing before a sign, take a full-width sign for the sign, and split a cell at a tab or line end.
+    Spreadsheets skip what shows nothing before a sign, take a full-width sign for it, and split a cell at a tab or line end.
     """
     first = next((each for each in text if unicodedata.category(each)[0] not in _UNSEEN), "")
     is_formula = unicodedata.normalize("NFKC", first).startswith(_FORMULA)

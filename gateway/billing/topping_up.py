@@ -85,7 +85,7 @@ class ToppingUp:
         self._skipped: set[WalletKey] = set()  # noticed while they were busy
 
     def turned_on(self, wallets: Collection[WalletKey]) -> None:
-        """Their rule is new, or another one. One that was set in another process is found by the walk."""
+        """Their rule is new, or another one, in this process or in another. What nobody told is found by the walk."""
         if self._sellers is not None:
             self._sellers.update(wallet.enterprise_id for wallet in wallets)
         self.noticed(wallets)
