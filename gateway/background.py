@@ -123,8 +123,11 @@ async def _reconcile(services: Services, stop: asyncio.Event) -> None:
 async def _look_at_stripe(reconciler: BillingReconciler, stop: asyncio.Event) -> None:
     while not await _stopped(stop, _BILLING_EVERY_S):
         try:
-            for reason in (await reconciler.run()).reasons:
+            looked = await reconciler.run()
+            for reason in looked.reasons:
                 _log.error("looking at Stripe: %s", reason)
+            for note in looked.notes:
+                _log.info("looking at Stripe, a creator's own: %s", note)
         except (BalanceUnavailable, SqlDown) as down:
             _log.warning("looking at Stripe waits: %s", down)
 

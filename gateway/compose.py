@@ -10,7 +10,7 @@ import hmac
 import importlib
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -34,11 +34,12 @@ from gateway.config.models import DIALECTS, DeploymentConfig, LimitsConfig, Mode
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
 from gateway.db.engines import Databases
-from gateway.identity.cache import PRICE_LISTS, PRICES, InvalidationBus
+from gateway.identity.cache import PRICE_LISTS, PRICES, SUBSCRIPTION, TOP_UP, WEBHOOK, InvalidationBus
 from gateway.identity.following import Following
 from gateway.identity.service import Identity
 from gateway.identity.store import Store as IdentityStore
 from gateway.ledger.audit import AuditReport, audit, persisting
+from gateway.ledger.model import WalletKey, wallet_from_name
 from gateway.ledger.service import Ledger
 from gateway.metering.drain import Drain
 from gateway.metering.event import ABANDONED
@@ -89,6 +90,7 @@ class Services:
         self.wallets = Wallets(self.balance, self.ledger, self.enterprise_ids, self.clock, self.identity.registry.trial_of)
         if settings.stripe_secret_key:
             self.wallets.lapsed = SubscriberStore(self.databases).lapsed
+            self.wallets.tell = lambda wallet: self.bus.publish(SUBSCRIPTION, wallet)
         self.balance.rebuild_lost = self.wallets.rebuild_lost
         self.billing = _billing(settings, self)
         self.receiving = _receiving(settings, self)
@@ -149,6 +151,9 @@ class Services:
         trail = Following(self.databases.platform, (self.identity, self.catalog), self.clock)
 
         def changed(kind: str, subject: str) -> None:
+            if kind in (WEBHOOK, TOP_UP, SUBSCRIPTION):
+                self._news_of_billing(kind, subject)
+                return
             self.identity.forget(kind, subject)
             if kind == PRICES and subject == PRICE_LISTS:
                 trail.look_soon()
@@ -165,6 +170,15 @@ class Services:
             await self.bus.run(changed, connected)
         finally:
             beside.cancel()
+
+    def _news_of_billing(self, kind: str, subject: str) -> None:
+        wallet = wallet_from_name(subject)
+        if kind == WEBHOOK and self.receiving is not None:
+            self.receiving.inbox.noticed()
+        elif kind == SUBSCRIPTION:
+            self.wallets.forget_lapse(subject)
+        elif kind == TOP_UP and self.topping_up is not None and wallet is not None:
+            self.topping_up.turned_on([wallet])
 
     @property
     def listed_models(self) -> tuple[Listed, ...]:
@@ -239,7 +253,7 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
     if billing is None:
         return None
     secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
-    return Receiving(
+    made = Receiving(
         billing.payments,
         billing.store,
         services.databases,
@@ -251,6 +265,9 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         grace_days=settings.grace_days,
         kept_days=settings.webhooks_kept_days,
     )
+    if not settings.inline_worker:
+        made.inbox.tell = lambda: services.bus.publish(WEBHOOK, "waits")
+    return made
 
 
 def _topping_up(services: Services) -> ToppingUp | None:
@@ -267,7 +284,13 @@ def _topping_up(services: Services) -> ToppingUp | None:
         services.enterprise_ids,
         services.clock,
     )
-    billing.top_ups.turned_on = made.turned_on
+
+    def turned_on(wallets: Collection[WalletKey]) -> None:
+        made.turned_on(wallets)
+        for wallet in wallets:  # whoever posts its usage, in whichever process, knows of the rule from now on
+            services.tasks.spawn(services.bus.publish(TOP_UP, wallet.name), "tell of a top-up")
+
+    billing.top_ups.turned_on = turned_on
     return made
 
 

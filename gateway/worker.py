@@ -15,4 +15,8 @@ async def main(settings: Settings) -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop.set)
     async with opened(settings) as services:
-        await background.run(services, stop)
+        listening = services.tasks.spawn(services.follow_changes(), "follow changes")
+        try:
+            await background.run(services, stop)
+        finally:
+            listening.cancel()

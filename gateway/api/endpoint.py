@@ -84,4 +84,5 @@ class Endpoint(msgspec.Struct, frozen=True):
     status: int = 200
     idempotent: bool = False  # an Idempotency-Key is required
     sells: bool = False  # it is not there without billing
+    asks_stripe: bool = False  # also though it only reads
     body_bytes_max: int = MANAGEMENT_BODY_BYTES_MAX

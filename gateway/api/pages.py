@@ -1,8 +1,9 @@
-"""Pages for buyers' browsers: where a signed link leads on from, and where Stripe sends them back to; and how those look.
+"""Pages for buyers' browsers: what a signed link offers, and where Stripe sends them back to; and how those look.
 
-A page is one small document without scripts, in the app's name and colours. Everything that somebody else wrote is escaped,
-colours and the logo's address are of forms in which nothing else can stand (`billing.pages`), and the answer's
-Content-Security-Policy allows the style by its own hash, an image from the logo's server, and nothing else.
+Looking at a link changes nothing here or at Stripe: only its button does. A page is one small document without scripts, in the
+app's name and colours. Everything that somebody else wrote is escaped, colours and the logo's address are of forms in which
+nothing else can stand (`billing.pages`), and the answer's Content-Security-Policy allows the style by its own hash, an image from
+the logo's server, where there is a button its form, and nothing else.
 """
 
 import base64
@@ -20,8 +21,9 @@ from gateway.api.endpoint import MANAGERS, SERVERS, ApiContext, Call, Endpoint
 from gateway.api.shapes import Answer, Body, Stamp
 from gateway.balance.model import BalanceUnavailable
 from gateway.balance.places import Full
+from gateway.billing import minor_units
 from gateway.billing.links import Link
-from gateway.billing.model import Branding
+from gateway.billing.model import Branding, Plan
 from gateway.billing.pages import PAY, RETURNED, logo_origin
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.core.clock import rfc3339
@@ -133,7 +135,7 @@ def page_routes(context: ApiContext) -> list[Route]:
         return []
     pages = _Pages(context)
     return [
-        Route(f"{PAY}/{{token}}", pages.pay, methods=["GET"]),
+        Route(f"{PAY}/{{token}}", pages.pay, methods=["GET", "POST"]),
         Route(f"{RETURNED}/{{outcome}}", pages.returned, methods=["GET"]),
         Route(f"{RETURNED}/{{outcome}}/{{enterprise_id}}", pages.returned, methods=["GET"]),
     ]
@@ -144,14 +146,15 @@ class _Pages:
         self._context = context
 
     async def pay(self, request: Request) -> Response:
-        """On to the page at Stripe; or a page that says why not."""
+        """What can be bought, with a button; that leads on to the page at Stripe. Or a page that says why not."""
         looks: Branding | None = None
         try:
             links = self._context.sales.links
             link, app = await links.opened(request.path_params["token"])
             looks = await self._context.sales.pages.of(app)
-            if request.method == "HEAD":  # who only looks whether it is there opens nothing at Stripe
-                return Response(headers=_headers())
+            if request.method != "POST":
+                # Mail filters and messengers fetch every link that they carry: who only looks opens nothing at Stripe.
+                return _page(looks, *_offered(await links.plan(link, app)), 200, has_button=True)
             await self._count(link)
             return Response(status_code=303, headers={**_headers(), "location": await links.followed(link, app)})
         except RateLimited as often:
@@ -193,6 +196,15 @@ class _Pages:
         return _page(looks, *texts, 200)
 
 
+def _offered(plan: Plan) -> tuple[str, str]:
+    """A plan's name and what it costs."""
+    price = minor_units.shown(plan.price_minor, plan.currency)
+    if plan.interval is None:
+        return plan.name, price
+    price += f" every {plan.interval}" if plan.interval_count == 1 else f" every {plan.interval_count} {plan.interval}s"
+    return plan.name, f"{price}, the first {plan.trial_days} days free" if plan.trial_days else price
+
+
 def _why(error: GatewayError) -> tuple[str, str]:
     """A heading and a sentence for people: our own words, which name nobody."""
     if error.code == "link_expired":
@@ -206,28 +218,33 @@ def _why(error: GatewayError) -> tuple[str, str]:
     return "Not just now", "This cannot be bought just now."
 
 
-def _page(looks: Branding | None, heading: str, text: str, status: int) -> Response:
+def _page(looks: Branding | None, heading: str, text: str, status: int, *, has_button: bool = False) -> Response:
+    """`has_button`: one that sends the page's own address."""
     accent = (looks.accent if looks else None) or _ACCENT
     background = (looks.background if looks else None) or _BACKGROUND
     style = (
         f"body{{margin:0;font:16px/1.5 system-ui,sans-serif;background:{background};color:{_readable(background)}}}"
         f"main{{max-width:28rem;margin:15vh auto;padding:2rem;text-align:center;border-top:4px solid {accent}}}"
         "img{max-width:12rem;max-height:4rem}h1{font-size:1.4rem}"
+        f"button{{font:inherit;padding:.6rem 1.6rem;border:0;cursor:pointer;background:{accent};color:{_readable(accent)}}}"
     )
     name = escape(looks.name) if looks else ""
     logo = looks.logo_url if looks else None
     shown = f'<img src="{escape(logo)}" alt="{name}" referrerpolicy="no-referrer">' if logo else f"<p>{name}</p>" if name else ""
+    form = '<form method="post"><button>Continue to payment</button></form>' if has_button else ""
     document = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
         f"<title>{escape(heading)}{' - ' + name if name else ''}</title><style>{style}</style></head>"
-        f"<body><main>{shown}<h1>{escape(heading)}</h1><p>{escape(text)}</p></main></body></html>"
+        f"<body><main>{shown}<h1>{escape(heading)}</h1><p>{escape(text)}</p>{form}</main></body></html>"
     )
-    return Response(document, status, _headers(style, logo), media_type="text/html")
+    return Response(document, status, _headers(style, logo, has_form=has_button), media_type="text/html")
 
 
-def _headers(style: str = "", logo_url: str | None = None) -> dict[str, str]:
-    allowed = ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"]
+def _headers(style: str = "", logo_url: str | None = None, *, has_form: bool = False) -> dict[str, str]:
+    # Browsers hold the redirect that answers a form against it as well, and that is to Stripe or a seller's own name there.
+    action = "form-action 'self' https:" if has_form else "form-action 'none'"
+    allowed = ["default-src 'none'", "base-uri 'none'", action, "frame-ancestors 'none'"]
     if style:
         allowed.append(f"style-src 'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'")
     if logo_url:

@@ -358,6 +358,7 @@ ROWS: Final[tuple[Endpoint, ...]] = (
         "Add up the platform's shares by month, creator, app and currency",
         query=FeeIncomeQuery,
         sells=True,
+        asks_stripe=True,
     ),
     Endpoint(
         "GET",
@@ -368,6 +369,7 @@ ROWS: Final[tuple[Endpoint, ...]] = (
         "List payouts to an account's bank, newest first",
         query=PayoutsQuery,
         sells=True,
+        asks_stripe=True,
     ),
     Endpoint(
         "GET",
@@ -378,6 +380,7 @@ ROWS: Final[tuple[Endpoint, ...]] = (
         "Show what a creator's account at Stripe did in a month",
         query=StatementQuery,
         sells=True,
+        asks_stripe=True,
     ),
     Endpoint(
         "GET",
@@ -388,6 +391,7 @@ ROWS: Final[tuple[Endpoint, ...]] = (
         "The same, line by line, as CSV",
         query=MonthQuery,
         sells=True,
+        asks_stripe=True,
     ),
     Endpoint(
         "GET",
@@ -398,6 +402,7 @@ ROWS: Final[tuple[Endpoint, ...]] = (
         "List invoices, newest first, with the addresses of Stripe's pages of them",
         query=SalesQuery,
         sells=True,
+        asks_stripe=True,
     ),
     Endpoint(
         "GET",
@@ -408,5 +413,6 @@ ROWS: Final[tuple[Endpoint, ...]] = (
         "List payments, newest first, with the addresses of Stripe's receipts",
         query=SalesQuery,
         sells=True,
+        asks_stripe=True,
     ),
 )

@@ -17,7 +17,7 @@ from gateway.balance.places import Full
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.core.errors import Forbidden, GatewayError, NotFound, RateLimited
 from gateway.core.ids import new_id
-from gateway.core.limits import END_USER_RPM, END_USER_SALES_RPM
+from gateway.core.limits import APP_SALES_RPM, CREATOR_SALES_RPM, END_USER_RPM, END_USER_SALES_RPM
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.identity.model import Actor, Role
 from gateway.providers.model import Capacity
@@ -91,8 +91,7 @@ class _Path:
         _let_browser_read(request, caller.cors_origins, headers)
         if caller.actor.role not in endpoint.roles:
             raise Forbidden("This credential may not do this.")
-        if caller.actor.role == Role.END_USER:
-            await self._count(endpoint, caller.actor, headers["x-request-id"])
+        await self._count(endpoint, caller.actor, headers["x-request-id"])
         call = Call(
             actor=caller.actor,
             path=request.path_params,
@@ -103,15 +102,14 @@ class _Path:
         return wire.answered(await endpoint.handler(self._context, call), endpoint.status, headers)
 
     async def _count(self, endpoint: Endpoint, actor: Actor, request_id: str) -> None:
-        """One more request of an end user, whichever token it has. RateLimited. Where nobody can count, all pass."""
-        places, whose = self._context.places, f"{actor.enterprise_id}/{actor.platform_user_id}"
+        """One more request of whoever it is, whichever token or key it has. RateLimited. Where nobody can count, all pass."""
+        places = self._context.places
         if places is None:
             return
-        of_all, of_sales = Capacity(f"api:{whose}", END_USER_RPM), Capacity(f"sales:{whose}", END_USER_SALES_RPM)
-        for capacity in (of_all, of_sales) if endpoint.sells and endpoint.method != "GET" else (of_all,):
+        for capacity in _counted(endpoint, actor):
             place = await places.take(capacity, request_id, 0)
             if isinstance(place, Full):
-                raise RateLimited(f"This end user may send {capacity.rpm} such requests a minute.", retry_after_s=place.wait_s)
+                raise RateLimited(f"You may send {capacity.rpm} such requests a minute.", retry_after_s=place.wait_s)
             if place is not None:
                 places.leave(place, 0)
 
@@ -128,6 +126,20 @@ class _Path:
             headers["access-control-max-age"] = "600"
             headers["vary"] = "origin"
         return Response(status_code=204, headers=headers)
+
+
+def _counted(endpoint: Endpoint, actor: Actor) -> list[Capacity]:
+    """What a request counts on: of an end user all do; of the others what asks Stripe, but for an operator's."""
+    asks_stripe = endpoint.asks_stripe or (endpoint.sells and endpoint.method != "GET")
+    if actor.role == Role.END_USER:
+        whose = f"{actor.enterprise_id}/{actor.platform_user_id}"
+        of_all = Capacity(f"api:{whose}", END_USER_RPM)
+        return [of_all, Capacity(f"sales:{whose}", END_USER_SALES_RPM)] if asks_stripe else [of_all]
+    if not asks_stripe:
+        return []
+    if actor.role == Role.APP_SERVER:
+        return [Capacity(f"sales-of-app:{actor.enterprise_id}", APP_SALES_RPM)]
+    return [Capacity(f"sales-of-creator:{actor.user_id}", CREATOR_SALES_RPM)] if actor.role == Role.CREATOR else []
 
 
 def _let_browser_read(request: Request, origins: Sequence[str], headers: dict[str, str]) -> None:

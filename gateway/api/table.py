@@ -395,6 +395,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         BillingAccountAnswer,
         "Show a creator's account at Stripe",
         sells=True,
+        asks_stripe=True,
     ),
     Endpoint(
         "POST",

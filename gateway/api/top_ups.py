@@ -85,7 +85,7 @@ async def save_card(context: ApiContext, call: Call) -> SavingAnswer:
 
 
 async def turn_on(context: ApiContext, call: Call) -> TopUpAnswer:
-    """PUT top-ups. A balance that is low already is seen within a minute; at once where the worker is in this process."""
+    """PUT top-ups. A balance that is low already is seen at once, whichever process acts on it."""
     body: TopUpBody = call.body
     new = NewTopUp(body.plan_id, body.below_micro, body.monthly_max_micro, body.daily_max)
     return _shown(await context.sales.top_ups.turn_on(call.actor, _buyer(body), new))

@@ -58,6 +58,10 @@ async def no_trials(enterprise_id: str) -> Trial | None:
     return None
 
 
+async def _nobody_else(wallet: str) -> None:
+    """There is no other process."""
+
+
 async def never_lapsed(key: WalletKey, now_ms: int) -> bool:
     """Nobody subscribes."""
     return False
@@ -99,7 +103,9 @@ class Wallets:
         self.lapsed: Callable[[WalletKey, int], Awaitable[bool]] = (
             never_lapsed  # whether a wallet drew on subscriptions alone, and none goes on
         )
+        self.tell: Callable[[str], Awaitable[None]] = _nobody_else  # tells the other processes to `forget_lapse` of a wallet
         self._lapsed: dict[str, tuple[int, bool]] = {}
+        self._lapse_changes = 0
         self._rebuilding = asyncio.Lock()
         self._nobody: dict[str, int] = {}  # wallets of people unheard of, and until when that is believed (ms)
         self._losses: dict[int, tuple[str, int]] = {}  # by shard: its epoch since, and when it was first seen (ms)
@@ -129,20 +135,33 @@ class Wallets:
     async def is_lapsed(self, wallet: str) -> bool:
         """Why a wallet (by name) that was refused holds nothing: its subscription is not paid for, or has ended.
 
-        Told again for a second without a look; False while the database is down.
+        Told again for a second without a look, unless it changes meanwhile; False while the database is down.
         """
         now, key = now_ms(self._clock), wallet_from_name(wallet)
         until, said = self._lapsed.get(wallet, (0, False))
         if until > now or key is None:
             return said
+        changes = self._lapse_changes
         try:
             said = await self.lapsed(key, now)
         except (NotFound, SqlDown, SqlRefused):
             return False
+        if changes != self._lapse_changes:  # what was read may be of before
+            return said
         if len(self._lapsed) >= _NOBODIES:
             self._lapsed.clear()
         self._lapsed[wallet] = (now + 1000, said)
         return said
+
+    async def subscription_changed(self, key: WalletKey) -> None:
+        """Where a subscription of this wallet stands was committed: every process looks again."""
+        self.forget_lapse(key.name)
+        await self.tell(key.name)
+
+    def forget_lapse(self, wallet: str) -> None:
+        """Look again when it is asked for the next time."""
+        self._lapse_changes += 1
+        self._lapsed.pop(wallet, None)
 
     async def rebuild_lost(self, shard: int, wallets: Sequence[str]) -> bool:
         """Make wallets (by name) that the hot store lost, from the books; False when one cannot be. Raises BalanceUnavailable.

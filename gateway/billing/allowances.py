@@ -234,6 +234,7 @@ class Allowances:
             facts = None
             seen = await self._payments.subscription(account_id, subscription_id)
             if await self._rows.put_subscription(held, await self._row(account_id, wallet, held, seen, as_of_ms)):
+                await self._wallets.subscription_changed(wallet)
                 return
         raise PaymentsDown("the subscription changes faster than it can be followed")
 

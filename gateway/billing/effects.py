@@ -21,6 +21,7 @@ from gateway.billing.believed import check_payment
 from gateway.billing.connect import state_after
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import PLATFORM_ACCOUNT, Purchase, PurchaseState
+from gateway.billing.oddities import Oddities
 from gateway.billing.ports import (
     AccountFacts,
     CheckoutFacts,
@@ -71,8 +72,8 @@ class Effects:
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
         self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
-        told = (self.payment, self._disputed, self._undone)
-        self._reversals = Reversals(payments, rows, wallets, ledger, self._sellers, *told, clock)
+        self.oddities = Oddities(payments, store, ledger)
+        self._reversals = Reversals(payments, rows, wallets, ledger, self._sellers, self, clock)
 
     async def checkout(self, account_id: str, session_id: str) -> None:
         """A checkout session ended: with a payment, with a subscription, or with neither."""
@@ -178,11 +179,11 @@ class Effects:
         """A dispute, wherever it stands."""
         await self._reversals.dispute(account_id, facts)
 
-    async def _disputed(self, wallet: WalletKey) -> None:
+    async def disputed(self, wallet: WalletKey) -> None:
         """Whoever disputes a payment is not charged by itself for what that takes."""
         await self._rows.top_ups.pause_wallet(wallet, "payment_disputed", now_ms(self._clock))
 
-    async def _undone(self, wallet: WalletKey, payment_id: str) -> None:
+    async def undone(self, wallet: WalletKey, payment_id: str) -> None:
         """What was bought by itself and is given back is not bought by itself again."""
         if await self._rows.top_ups.bought(wallet, payment_id):
             await self._rows.top_ups.pause_wallet(wallet, "payment_refunded", now_ms(self._clock))

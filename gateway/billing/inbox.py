@@ -2,7 +2,8 @@
 
 What is kept of a webhook is what it is about, so nothing that it says can be believed, and a late or a doubled one does no
 harm. `run` is the worker's: it claims what is due with a lease, so that of several workers one acts, and what one that died
-had claimed is another's when the lease ends. A web process wakes the worker in it at once; another one looks every half second.
+had claimed is another's when the lease ends. A web process wakes the worker in it at once, or those of other processes (`tell`);
+what nobody told them of they find at a look every half second.
 What cannot be done now is put off for longer each time, and fails with its reason after the last.
 
 All that waits about one object is done by one look at it. Accounts take turns, whoever has the least under way being next, and
@@ -69,8 +70,18 @@ class _Event(msgspec.Struct):
 class Inbox:
     """Webhooks of both endpoints. Any number of processes may receive and work beside each other."""
 
-    def __init__(self, rows: InboxStore, payments: Payments, effects: Effects, endpoints: frozenset[str], clock: Clock) -> None:
-        """`endpoints`: those that have a secret; the others do not exist."""
+    def __init__(
+        self,
+        rows: InboxStore,
+        payments: Payments,
+        effects: Effects,
+        endpoints: frozenset[str],
+        clock: Clock,
+        look_every_s: float = _LOOK_EVERY_S,
+    ) -> None:
+        """`endpoints`: those that have a secret; the others do not exist. `look_every_s`: for what nobody told of."""
+        self.tell: Callable[[], Awaitable[None]] | None = None  # wakes the workers of other processes
+        self.look_every_s = look_every_s
         self._rows = rows
         self._payments = payments
         self._effects = effects
@@ -121,8 +132,17 @@ class Inbox:
         )
         is_first = await self._rows.add(row)
         if is_first and state == InboxState.WAITING:
-            self._news.set()
+            await self._wake()
         return is_first
+
+    def noticed(self) -> None:
+        """Something waits, another process says."""
+        self._news.set()
+
+    async def _wake(self) -> None:
+        self._news.set()
+        if self.tell is not None:
+            await self.tell()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Act upon what waits until `stop` is set; what is claimed by then is finished."""
@@ -147,7 +167,7 @@ class Inbox:
                 if claim is not None:
                     return claim
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), _LOOK_EVERY_S)
+                    await asyncio.wait_for(self._news.wait(), self.look_every_s)
         return None
 
     async def work(self) -> int:
@@ -235,7 +255,7 @@ class Inbox:
         event = await self._rows.replay(event_id, now_ms(self._clock), act)
         if event is None:
             raise NotFound(f"There is no webhook {event_id}.", param="webhook_id")
-        self._news.set()
+        await self._wake()
         return event
 
 

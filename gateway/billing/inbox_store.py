@@ -3,20 +3,19 @@
 The platform's database has the first two, without a word of what a webhook says. Sales are in their seller's database.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.billing.model import AccountState, Claim, InboxEvent, InboxState, PurchaseState, Subscription
+from gateway.billing.rows import Rows, sales_of
 from gateway.billing.subscriber_store import SubscriberStore
 from gateway.billing.top_up_store import TopUpStore
 from gateway.db.engines import Databases
-from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES, billing_accounts, billing_leases, billing_marks, past_accounts, webhooks
+from gateway.db.faults import SqlRefused
+from gateway.db.tables import billing_accounts, billing_leases, billing_marks, past_accounts, webhooks
 from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
@@ -35,11 +34,11 @@ class OpenPurchase(msgspec.Struct, frozen=True):
     session_id: str | None
 
 
-class InboxStore:
+class InboxStore(Rows):
     """Reads and writes of the inbox and of what it changes. Stateless."""
 
     def __init__(self, databases: Databases) -> None:
-        self._databases = databases
+        super().__init__(databases)
         self.top_ups = TopUpStore(databases)
         self.subscribers = SubscriberStore(databases)
 
@@ -236,7 +235,7 @@ class InboxStore:
         self, enterprise_id: str | None, purchase_id: str, state: PurchaseState, at_ms: int, payment_id: str | None = None
     ) -> bool:
         """A purchase goes forward: paid whatever it was, failed or expired only while it is open. False: it stays."""
-        table = _sales(enterprise_id)["purchases"]
+        table = sales_of(enterprise_id)["purchases"]
         may = table.c.state != PurchaseState.PAID.value
         values: dict[str, Any] = {"state": state.value, "ended_at": at_ms}
         if state == PurchaseState.PAID:
@@ -249,7 +248,7 @@ class InboxStore:
 
     async def bind_purchase(self, enterprise_id: str | None, purchase_id: str, payment_id: str) -> bool:
         """A purchase has this payment, and this payment no other purchase. False: one of them has another."""
-        table = _sales(enterprise_id)["purchases"]
+        table = sales_of(enterprise_id)["purchases"]
         fits = sa.or_(table.c.payment_id.is_(None), table.c.payment_id == payment_id)
         binding = sa.update(table).where(table.c.id == purchase_id, fits).values(payment_id=payment_id)
         try:
@@ -260,7 +259,7 @@ class InboxStore:
 
     async def subscription(self, enterprise_id: str | None, subscription_id: str) -> Subscription | None:
         """One, by Stripe's id."""
-        table = _sales(enterprise_id)["subscriptions"]
+        table = sales_of(enterprise_id)["subscriptions"]
         query = sa.select(*table.c).where(table.c.subscription_id == subscription_id)
         async with self._reading(enterprise_id) as conn:
             row = (await conn.execute(query)).mappings().first()
@@ -268,7 +267,7 @@ class InboxStore:
 
     async def put_subscription(self, held: Subscription | None, now: Subscription) -> bool:
         """Insert or change; False when the row is not what `held` says: somebody looked at Stripe in between."""
-        table, values = _sales(now.wallet.enterprise_id)["subscriptions"], _columns(now)
+        table, values = sales_of(now.wallet.enterprise_id)["subscriptions"], _columns(now)
         values["owner"] = values.pop("wallet")["owner"]
         values["cancel_at_period_end"] = int(now.cancel_at_period_end)
         if held is None:
@@ -289,7 +288,7 @@ class InboxStore:
 
     async def open_purchases(self, enterprise_id: str | None, before_ms: int, after: str, count: int) -> list[OpenPurchase]:
         """Purchases that are still open since before then; by id, beyond `after`."""
-        of = _sales(enterprise_id)["purchases"].c
+        of = sales_of(enterprise_id)["purchases"].c
         query = (
             sa.select(of.id, of.account_id, of.session_id)
             .where(of.state == PurchaseState.OPEN.value, of.created_at < before_ms, of.id > after)
@@ -298,25 +297,6 @@ class InboxStore:
         )
         async with self._reading(enterprise_id) as conn:
             return [OpenPurchase(*row) for row in await conn.execute(query)]
-
-    async def _engine(self, enterprise_id: str | None) -> AsyncEngine:
-        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
-
-    @asynccontextmanager
-    async def _reading(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).connect() as conn:
-                yield conn
-
-    @asynccontextmanager
-    async def _writing(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).begin() as conn:
-                yield conn
-
-
-def _sales(enterprise_id: str | None) -> Mapping[str, sa.Table]:
-    return PLATFORM_SALES if enterprise_id is None else APP_SALES
 
 
 def _columns(value: msgspec.Struct) -> dict[str, Any]:

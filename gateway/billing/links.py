@@ -2,7 +2,7 @@
 
 A link says whose wallet is filled, with which plan, where the browser goes afterwards and until when; all of it is under a MAC,
 whose key is derived from the key pepper. Nothing is stored: each time it is followed it leads to the page at Stripe that is
-open for it, or to a fresh one.
+open for it, or to a fresh one. Opening it only shows what it offers.
 """
 
 import base64
@@ -16,6 +16,7 @@ import msgspec
 from gateway.billing.acts import Named, buyer_of, url
 from gateway.billing.buying import Buying, Wish
 from gateway.billing.catalogue import Catalogue
+from gateway.billing.model import Plan
 from gateway.billing.pages import Places
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
@@ -117,11 +118,16 @@ class Links:
             raise LinkInvalid("This link is not valid.") from gone
         return link, app
 
+    async def plan(self, link: Link, app: App) -> Plan:
+        """What an opened link offers. NotFound; Conflict for what is not sold any more."""
+        plan = await self._catalogue.plan(_buyer(link, app), link.plan_id)
+        if plan.archived_at_ms is not None:
+            raise Conflict("This plan is not offered any more.", param="plan_id")
+        return plan
+
     async def followed(self, link: Link, app: App) -> str:
         """The page at Stripe to which an opened link leads. As `Buying.checkout`; RateLimited."""
-        if app.status != ACTIVE:
-            raise Conflict("The app is suspended.", code="selling_blocked")
-        actor = Actor(Role.END_USER, "payment-link", app.user_id, app.enterprise_id, None, link.platform_user_id)
+        actor = _buyer(link, app)
         wish = Wish(link.plan_id, Named(), link.success_url, link.cancel_url)
         name = hashlib.sha256(msgspec.json.encode(link)).hexdigest()[:32]
         hour = now_ms(self._clock) // _HOUR_MS
@@ -151,3 +157,9 @@ class Links:
 
     def _mac(self, inside: bytes) -> bytes:
         return hmac.digest(self._key, inside, "sha256")[:_MAC_BYTES]
+
+
+def _buyer(link: Link, app: App) -> Actor:
+    if app.status != ACTIVE:
+        raise Conflict("The app is suspended.", code="selling_blocked")
+    return Actor(Role.END_USER, "payment-link", app.user_id, app.enterprise_id, None, link.platform_user_id)

@@ -5,6 +5,7 @@ Stripe counts in the smallest unit of a currency: cents, but whole yen, and thou
 callers, where they have none; such amounts must be whole, which `check` holds to.
 """
 
+from decimal import Decimal
 from typing import Final
 
 from gateway.core.money import AMOUNT_MICRO_MAX, MICRO, TOK, decimal_from_micro, is_asset
@@ -55,6 +56,11 @@ def minor_from_micro(amount_micro: int, currency: str) -> int:
 
 def _told(amount_minor: int, currency: str) -> str:
     return decimal_from_micro(micro_from_minor(amount_minor, currency))
+
+
+def shown(amount_minor: int, currency: str) -> str:
+    """For people: with the currency's decimals and code, as "10.00 USD"."""
+    return f"{Decimal(amount_minor).scaleb(-decimals(currency))} {currency}"
 
 
 def _micro_per_minor(currency: str) -> int:

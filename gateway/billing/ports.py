@@ -145,7 +145,11 @@ class RefundFacts(msgspec.Struct, frozen=True):
 
 
 class DisputeFacts(msgspec.Struct, frozen=True):
-    """A dispute. `withdrawn_minor`: what Stripe holds of ours for it now, by its balance transactions."""
+    """A dispute. `withdrawn_minor`: what Stripe holds of ours for it now, by its balance transactions.
+
+    `fees` are what Stripe took for it, and below zero gave back, as it does in some countries once it is won: (balance
+    transaction, minor units), the oldest first.
+    """
 
     dispute_id: str
     payment_id: str
@@ -153,7 +157,7 @@ class DisputeFacts(msgspec.Struct, frozen=True):
     currency: str
     status: str  # needs_response, under_review, won, lost, warning_..., prevented
     withdrawn_minor: int
-    fee_minor: int = 0  # what Stripe takes for it, whoever wins
+    fees: tuple[tuple[str, int], ...] = ()
 
 
 class Saving(Protocol):

@@ -3,8 +3,9 @@
 Whatever is found goes to the very effects that a webhook would have reached, so what was told is not done again. Each account
 has a mark, how far it was looked at; a walk starts so much before it as a fact of its kind may change after it was made.
 
-What is wrong with one object, one page or one account is told, and keeps nothing else waiting. What could not be looked at
-leaves its account's mark where it was, so that the next run begins there.
+What is wrong with one object, one page or one account is told, and keeps nothing else waiting. What a creator did by hand on its
+own account, and touches neither the platform's share nor a wallet, is told as well, and is nothing wrong. What could not be
+looked at leaves its account's mark where it was, so that the next run begins there.
 """
 
 import logging
@@ -17,6 +18,7 @@ from gateway.balance.model import BalanceUnavailable
 from gateway.billing.effects import Effects, NotOurs, Rejected
 from gateway.billing.inbox_store import InboxStore, OpenPurchase
 from gateway.billing.model import PLATFORM_ACCOUNT, PurchaseState
+from gateway.billing.oddities import Fact
 from gateway.billing.ports import (
     DisputeFacts,
     InvoiceFacts,
@@ -44,6 +46,7 @@ _PAGE: Final = 200
 _SILENT_MAX: Final = 3
 _MISSES_MAX: Final = 3  # of one account, after which the rest of it waits for the next run
 _SHOWN: Final = 50
+_NOTES_SHOWN: Final = 5  # of one account
 
 
 _Fact = TypeVar("_Fact", InvoiceFacts, PaymentFacts, RefundFacts, DisputeFacts, SubscriptionFacts)
@@ -51,7 +54,8 @@ _Fact = TypeVar("_Fact", InvoiceFacts, PaymentFacts, RefundFacts, DisputeFacts, 
 
 class Looked(msgspec.Struct, frozen=True):
     """What one run did: objects that were looked at, those that are not ours, what was wrong, and what could not be looked at;
-    of both the first in words. `made_up` are payments and invoices that were paid and not in the books: they are now.
+    of both the first in words. `made_up` are payments and invoices that were paid and not in the books: they are now. `noted`
+    is what is odd on a creator's account and touches nothing of the platform's (see `oddities`); of each the first in words.
     """
 
     accounts: int
@@ -61,6 +65,8 @@ class Looked(msgspec.Struct, frozen=True):
     unseen: int
     reasons: tuple[str, ...]
     made_up: int = 0
+    noted: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -74,8 +80,9 @@ class _GivenUp(Exception):
 
 class _Run:
     def __init__(self) -> None:
-        self.accounts = self.objects = self.not_ours = self.wrong = self.unseen = self.made_up = 0
+        self.accounts = self.objects = self.not_ours = self.wrong = self.unseen = self.made_up = self.noted = 0
         self.reasons: list[str] = []
+        self.notes: dict[str, list[str]] = {}  # by account
         self.misses = 0  # of the account that is looked at now
         self.silent = 0  # accounts one after another that were given up
         self.heard = False  # whether Stripe has answered at all
@@ -88,15 +95,21 @@ class _Run:
         self.unseen += 1
         self._tell(where, why)
 
+    def note(self, account_id: str, where: str, why: object) -> None:
+        self.noted += 1
+        told = self.notes.setdefault(account_id, [])
+        if len(told) < _NOTES_SHOWN:
+            told.append(f"account {account_id}, {where}: {why}")
+
     def _tell(self, where: str, why: object) -> None:
         told = f"{where}: {why}"
         if len(self.reasons) < _SHOWN and told not in self.reasons:
             self.reasons.append(told)
 
     def done(self) -> Looked:
-        return Looked(
-            self.accounts, self.objects, self.not_ours, self.wrong, self.unseen, tuple(self.reasons), self.made_up
-        )
+        notes = tuple(note for of in self.notes.values() for note in of)
+        counts = (self.accounts, self.objects, self.not_ours, self.wrong, self.unseen)
+        return Looked(*counts, tuple(self.reasons), self.made_up, self.noted, notes)
 
 
 class BillingReconciler:
@@ -175,25 +188,30 @@ class BillingReconciler:
         # Invoices before payments, which are theirs; all of that before what takes it back.
         for invoice in await self._oldest_first(run, where, payments.invoices_between(account_id, since(_PAID_LATE_MS), until)):
             if invoice.status == "paid":
-                await self._effect(run, f"invoice {invoice.invoice_id}", effects.invoice(account_id, invoice))
+                what = f"invoice {invoice.invoice_id}"
+                await self._effect(run, what, effects.invoice(account_id, invoice), (account_id, invoice))
         for payment in await self._oldest_first(run, where, payments.payments_between(account_id, since(_PAID_LATE_MS), until)):
             if payment.metadata is not None:
-                await self._effect(run, f"payment {payment.payment_id}", effects.payment(account_id, payment))
+                what = f"payment {payment.payment_id}"
+                await self._effect(run, what, effects.payment(account_id, payment), (account_id, payment))
         async for held in self._seen(run, where, payments.subscriptions_of(account_id)):
             await self._subscription(run, account_id, held)
         refunds = payments.refunds_between(account_id, since(_REFUNDED_LATE_MS), until)
         for refund in await self._oldest_first(run, where, refunds):
-            await self._effect(run, f"refund {refund.refund_id}", effects.refund(account_id, refund))
+            what = f"refund {refund.refund_id}"
+            await self._effect(run, what, effects.refund(account_id, refund), (account_id, refund))
         for dispute in await self._oldest_first(
             run, where, payments.disputes_between(account_id, since(_DISPUTED_LATE_MS), until)
         ):
-            await self._effect(run, f"dispute {dispute.dispute_id}", effects.dispute(account_id, dispute))
+            what = f"dispute {dispute.dispute_id}"
+            await self._effect(run, what, effects.dispute(account_id, dispute), (account_id, dispute))
 
     async def _subscription(self, run: _Run, account_id: str, held: SubscriptionFacts) -> None:
         name = held.subscription_id
-        await self._effect(run, f"subscription {name}", self._effects.subscription(account_id, name, 0, held))
+        about = (account_id, held)
+        await self._effect(run, f"subscription {name}", self._effects.subscription(account_id, name, 0, held), about)
         if held.metadata is not None:
-            await self._effect(run, f"the share of subscription {name}", self._effects.share(account_id, held))
+            await self._effect(run, f"the share of subscription {name}", self._effects.share(account_id, held), about)
 
     async def _shut_out(self, run: _Run, account_id: str) -> None:
         if account_id != PLATFORM_ACCOUNT:
@@ -250,15 +268,22 @@ class BillingReconciler:
             return
         await self._rows.end_purchase(enterprise_id, page.id, PurchaseState.EXPIRED, now_ms(self._clock))
 
-    async def _effect(self, run: _Run, what: str, effect: Awaitable[object]) -> None:
-        """`effect` gives True where it granted what nobody had told of. Raises PaymentsRefused of an account that shut us
-        out, and _GivenUp.
+    async def _effect(
+        self, run: _Run, what: str, effect: Awaitable[object], about: tuple[str, Fact] | None = None
+    ) -> None:
+        """`effect` gives True where it granted what nobody had told of; it is `about` an object on an account. Raises
+        PaymentsRefused of an account that shut us out, and _GivenUp.
         """
         run.objects += 1
         try:
-            if await effect is True:
-                run.made_up += 1
-                _log.warning("%s was paid, and not in the books: granted", what)
+            try:
+                if await effect is True:
+                    run.made_up += 1
+                    _log.warning("%s was paid, and not in the books: granted", what)
+            except Rejected as odd:
+                if about is None or await self._effects.oddities.touches_us(*about):
+                    raise
+                run.note(about[0], what, odd)
         except NotOurs:
             run.not_ours += 1
         except PaymentsRefused as refused:

@@ -3,18 +3,15 @@
 Raises SqlDown. Months are pairs of moments (`from_ms` <= time < `until_ms`) with a name.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.billing.rows import Rows
 from gateway.core.words import LotSource
 from gateway.db import bulk
-from gateway.db.engines import Databases
-from gateway.db.faults import named_faults
 from gateway.db.tables import APP_SALES, PLATFORM_SALES, apps, billing_accounts
 from gateway.ledger.model import BOOK, DUE_FROM_APP, DUE_TO_PLATFORM, FEE, FEE_INCOME, GRANT, PROCESSING, STRIPE
 from gateway.ledger.store import books_of
@@ -52,11 +49,8 @@ class FeeRow(msgspec.Struct, frozen=True):
     returned_micro: int
 
 
-class RevenueStore:
+class RevenueStore(Rows):
     """Stateless."""
-
-    def __init__(self, databases: Databases) -> None:
-        self._databases = databases
 
     # ---- the platform's income -----------------------------------------------------------------
 
@@ -174,14 +168,6 @@ class RevenueStore:
                 query = sa.select(customers.c.customer_id, customers.c.owner).where(customers.c.account_id == account_id, rule)
                 found |= {row[0]: row[1] for row in await connection.execute(query)}
         return found
-
-    @asynccontextmanager
-    async def _reading(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            databases = self._databases
-            engine = databases.platform if enterprise_id is None else await databases.app(enterprise_id)
-            async with engine.connect() as connection:
-                yield connection
 
 
 def _chunks(ids: Sequence[str]) -> list[list[str]]:

@@ -13,9 +13,9 @@ reinstated. An inquiry (`warning_...`) has taken no money, and changes nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from gateway.balance.wallets import Wallets
@@ -43,6 +43,22 @@ _TRY_EVERY_S: Final = 0.1
 _TRIES: Final = 50
 
 
+class Sold(Protocol):
+    """What was sold, as a reversal of it sees it. Raises as `Effects`."""
+
+    async def payment(self, account_id: str, facts: PaymentFacts) -> bool:
+        """Makes sure that a payment is in the books; whether it is only now."""
+        ...
+
+    async def disputed(self, wallet: WalletKey) -> None:
+        """Told before anything is taken of a wallet for a dispute."""
+        ...
+
+    async def undone(self, wallet: WalletKey, payment_id: str) -> None:
+        """Told before anything is taken of a wallet for a payment's refund."""
+        ...
+
+
 class Reversals:
     """Refunds and disputes. Raises as `Effects`."""
 
@@ -53,23 +69,16 @@ class Reversals:
         wallets: Wallets,
         ledger: Ledger,
         sellers: Sellers,
-        granted: Callable[[str, PaymentFacts], Awaitable[bool]],
-        disputed: Callable[[WalletKey], Awaitable[None]],
-        undone: Callable[[WalletKey, str], Awaitable[None]],
+        sold: Sold,
         clock: Clock,
     ) -> None:
-        """`granted` makes sure that a payment is in the books. Before anything is taken back, `disputed` is told of the wallet of
-        a dispute, and `undone` of a payment that is refunded.
-        """
         self._payments = payments
         self._rows = rows
         self._clock = clock
         self._wallets = wallets
         self._ledger = ledger
         self._sellers = sellers
-        self._granted = granted
-        self._disputed = disputed
-        self._undone = undone
+        self._sold = sold
         # Two refunds of one payment share what is left of its fee: one at a time, here, and by a lease among processes.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -88,7 +97,7 @@ class Reversals:
             posted = await self._ledger.payments.posted_as(wallet.enterprise_id, f"refund:{facts.refund_id}")
             returned = 0
             if posted is None:
-                await self._undone(wallet, payment.payment_id)
+                await self._sold.undone(wallet, payment.payment_id)
                 returned = await self._fee(wallet, payment, facts)
             else:
                 returned = sum(entry.amount_micro for entry in posted.entries if entry.account.kind == FEE_EXPENSE)
@@ -158,7 +167,7 @@ class Reversals:
         opened = await books.posted_as(wallet.enterprise_id, f"{name}:opened")
         closed = await books.posted_as(wallet.enterprise_id, f"{name}:closed")
         if opened is None and closed is None and facts.status in (*_OPEN, "lost"):
-            await self._disputed(wallet)
+            await self._sold.disputed(wallet)
         if facts.status in _OPEN:
             if closed is None:
                 await self._wallets.deliver(await books.dispute_opened(request))
@@ -172,9 +181,9 @@ class Reversals:
             await self._wallets.deliver(await books.dispute_closed(request, won=True))
         else:
             raise NotOurs(f"a dispute that is {facts.status} has taken nothing")
-        if facts.fee_minor:
-            kept = micro(facts.fee_minor, facts.currency)
-            await books.processing_fee(wallet, payment.payment_id, kept, _ACTOR, name)
+        for number, (movement_id, fee_minor) in enumerate(facts.fees):
+            cause = f"{name}:{movement_id}" if number else name  # most disputes have one
+            await books.processing_fee(wallet, payment.payment_id, micro(fee_minor, facts.currency), _ACTOR, cause)
 
     async def _payment(self, account_id: str, payment_id: str) -> tuple[WalletKey, PaymentFacts]:
         """The payment behind it, which is in the books when this returns."""
@@ -183,7 +192,7 @@ class Reversals:
         is_known = await self._ledger.payments.standing(wallet, payment_id) is not None
         try:
             # Also where it is known: a process may have died before the platform's book, or the hot wallet, had heard of it.
-            await self._granted(account_id, payment)
+            await self._sold.payment(account_id, payment)
         except (NotOurs, Rejected):  # as of a payment whose metadata was changed since
             if not is_known:
                 raise

@@ -6,6 +6,7 @@ formula. Pure.
 
 import csv
 import io
+import unicodedata
 from typing import Final
 
 from gateway.billing.minor_units import decimals
@@ -15,7 +16,8 @@ from gateway.core.clock import rfc3339
 COLUMNS: Final = (
     "month", "currency", "time", "kind", "enterprise_id", "app", "amount", "payment_id", "source_id", "balance_transaction_id",
 )  # fmt: skip
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@")
+_UNSEEN: Final = ("C", "Z")  # Unicode's classes of what shows nothing: control and format characters, separators
 
 
 def written(statement: Statement) -> str:
@@ -53,5 +55,10 @@ def decimal(amount_minor: int, currency: str) -> str:
 
 
 def safe(text: str) -> str:
-    """A text that a spreadsheet shows and does not compute: an apostrophe before what would begin a formula."""
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    """A text that a spreadsheet shows and does not compute: an apostrophe before what would begin a formula.
+
+    Spreadsheets skip what shows nothing before a sign, take a full-width sign for it, and split a cell at a tab or line end.
+    """
+    first = next((each for each in text if unicodedata.category(each)[0] not in _UNSEEN), "")
+    is_formula = unicodedata.normalize("NFKC", first).startswith(_FORMULA)
+    return f"'{text}" if is_formula or text.startswith(("\t", "\r", "\n")) else text

@@ -4,21 +4,19 @@ Raises SqlDown, SqlRefused. Where a method takes an act, its line in the trail i
 which the change is: end users are named in their app's alone.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.billing.model import Account, Branding, FeeTerm, Plan, Purchase, PurchaseState, Subscription
+from gateway.billing.rows import Rows, sales_of
 from gateway.billing.subscriber_store import SubscriberStore
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused, named_faults
 from gateway.db.tables import (
-    APP_SALES,
-    PLATFORM_SALES,
     app_pages,
     billing_accounts,
     fee_terms,
@@ -49,11 +47,11 @@ class Asked(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
-class Store:
+class Store(Rows):
     """Reads and writes of plans, accounts, shares and sales. Stateless."""
 
     def __init__(self, databases: Databases) -> None:
-        self._databases = databases
+        super().__init__(databases)
         self.subscribers = SubscriberStore(databases)
 
     # ---- plans ---------------------------------------------------------------------------------
@@ -235,7 +233,7 @@ class Store:
 
     async def customer(self, wallet: WalletKey, account_id: str) -> str | None:
         """The buyer's customer on an account."""
-        of = _sales(wallet.enterprise_id)["customers"].c
+        of = sales_of(wallet.enterprise_id)["customers"].c
         query = sa.select(of.customer_id).where(of.owner == wallet.owner, of.account_id == account_id)
         async with self._reading(wallet.enterprise_id) as connection:
             customer_id: str | None = await connection.scalar(query)
@@ -244,7 +242,7 @@ class Store:
     async def add_customer(self, wallet: WalletKey, account_id: str, customer_id: str, at_ms: int) -> None:
         """Keep what Stripe made, unless another process has."""
         values = {"owner": wallet.owner, "account_id": account_id, "customer_id": customer_id, "created_at": at_ms}
-        await self._add_once(wallet.enterprise_id, _sales(wallet.enterprise_id)["customers"], values)
+        await self._add_once(wallet.enterprise_id, sales_of(wallet.enterprise_id)["customers"], values)
 
     async def add_purchase(
         self, purchase: Purchase, op_id: str, fingerprint: str, act: Act, most: int = 0, since_ms: int = 0
@@ -253,7 +251,7 @@ class Store:
         that are open and were opened since.
         """
         enterprise_id = purchase.wallet.enterprise_id
-        table = _sales(enterprise_id)["purchases"]
+        table = sales_of(enterprise_id)["purchases"]
         values = {
             **_columns(purchase),
             "owner": purchase.wallet.owner,
@@ -279,20 +277,20 @@ class Store:
         return Asked(purchase, fingerprint)
 
     async def _open(self, connection: AsyncConnection, wallet: WalletKey, since_ms: int) -> int:
-        of = _sales(wallet.enterprise_id)["purchases"].c
+        of = sales_of(wallet.enterprise_id)["purchases"].c
         rule = sa.and_(of.owner == wallet.owner, of.state == PurchaseState.OPEN.value, of.created_at >= since_ms)
         return int(await connection.scalar(sa.select(sa.func.count()).where(rule)) or 0)
 
     async def set_session(self, enterprise_id: str | None, purchase_id: str, session_id: str) -> None:
         """The checkout session of a purchase; the first stays."""
-        table = _sales(enterprise_id)["purchases"]
+        table = sales_of(enterprise_id)["purchases"]
         rule = sa.and_(table.c.id == purchase_id, table.c.session_id.is_(None))
         async with self._writing(enterprise_id) as connection:
             await connection.execute(sa.update(table).where(rule).values(session_id=session_id))
 
     async def fail_purchase(self, enterprise_id: str | None, purchase_id: str, at_ms: int) -> None:
         """An open purchase that Stripe refused to sell."""
-        table = _sales(enterprise_id)["purchases"]
+        table = sales_of(enterprise_id)["purchases"]
         rule = sa.and_(table.c.id == purchase_id, table.c.state == PurchaseState.OPEN.value, table.c.session_id.is_(None))
         values = {"state": PurchaseState.FAILED.value, "ended_at": at_ms}
         async with self._writing(enterprise_id) as connection:
@@ -300,19 +298,19 @@ class Store:
 
     async def purchase(self, enterprise_id: str | None, purchase_id: str) -> Purchase | None:
         """One purchase."""
-        table = _sales(enterprise_id)["purchases"]
+        table = sales_of(enterprise_id)["purchases"]
         async with self._reading(enterprise_id) as connection:
             row = (await connection.execute(sa.select(*table.c).where(table.c.id == purchase_id))).mappings().first()
         return None if row is None else _purchase(enterprise_id, row)
 
     async def purchases(self, enterprise_id: str | None, owner: str | None, after: str | None, count: int) -> list[Purchase]:
         """Newest first; of one buyer, or all."""
-        table = _sales(enterprise_id)["purchases"]
+        table = sales_of(enterprise_id)["purchases"]
         return [_purchase(enterprise_id, row) for row in await self._rows(enterprise_id, table, owner, after, count)]
 
     async def subscription(self, enterprise_id: str | None, subscription_id: str) -> Subscription | None:
         """One subscription, by our id."""
-        table = _sales(enterprise_id)["subscriptions"]
+        table = sales_of(enterprise_id)["subscriptions"]
         async with self._reading(enterprise_id) as connection:
             row = (await connection.execute(sa.select(*table.c).where(table.c.id == subscription_id))).mappings().first()
         return None if row is None else _subscription(enterprise_id, row)
@@ -321,7 +319,7 @@ class Store:
         self, enterprise_id: str | None, owner: str | None, after: str | None, count: int
     ) -> list[Subscription]:
         """Newest first; of one buyer, or all."""
-        table = _sales(enterprise_id)["subscriptions"]
+        table = sales_of(enterprise_id)["subscriptions"]
         return [_subscription(enterprise_id, row) for row in await self._rows(enterprise_id, table, owner, after, count)]
 
     async def note(self, enterprise_id: str | None, act: Act, at_ms: int) -> None:
@@ -352,25 +350,6 @@ class Store:
             async with self._reading(enterprise_id) as connection:
                 if (await connection.execute(sa.select(sa.literal(1)).select_from(table).where(rule))).first() is None:
                     raise
-
-    async def _engine(self, enterprise_id: str | None) -> AsyncEngine:
-        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
-
-    @asynccontextmanager
-    async def _reading(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).connect() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _writing(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).begin() as connection:
-                yield connection
-
-
-def _sales(enterprise_id: str | None) -> Mapping[str, sa.Table]:
-    return PLATFORM_SALES if enterprise_id is None else APP_SALES
 
 
 def _plan(row: Mapping[Any, Any]) -> Plan:

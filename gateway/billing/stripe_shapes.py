@@ -49,6 +49,7 @@ class BalanceTransaction(Object, frozen=True):
 
     amount: int
     currency: str = ""
+    created: int = 0
     fee_details: list[FeeDetail] = []
 
 
@@ -292,6 +293,7 @@ def of_refund(refund_id: str) -> dict[str, str]:
 def dispute(raw: dict[str, Any]) -> DisputeFacts:
     """A dispute; what was withdrawn and given back again counts as nothing."""
     found = as_shape(raw, Dispute)
+    oldest_first = sorted(found.balance_transactions, key=lambda moved: (moved.created, moved.id))
     return DisputeFacts(
         dispute_id=found.id,
         payment_id=id_of(found.payment_intent) or "",
@@ -299,7 +301,7 @@ def dispute(raw: dict[str, Any]) -> DisputeFacts:
         currency=found.currency.upper(),
         status=found.status,
         withdrawn_minor=max(0, -sum(moved.amount for moved in found.balance_transactions)),
-        fee_minor=max(0, sum(_kept(moved, "stripe_fee") for moved in found.balance_transactions if _same(moved, found))),
+        fees=tuple((moved.id, kept) for moved in oldest_first if _same(moved, found) and (kept := _kept(moved, "stripe_fee"))),
     )
 
 

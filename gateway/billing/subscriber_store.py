@@ -3,18 +3,14 @@
 In their seller's database, of an app or of the platform. Raises SqlDown, SqlRefused.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.billing.model import PurchaseState
+from gateway.billing.rows import Rows, sales_of
 from gateway.core.ids import new_id
-from gateway.db.engines import Databases
-from gateway.db.faults import SqlRefused, named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES
+from gateway.db.faults import SqlRefused
 from gateway.ledger.model import WalletKey
 
 
@@ -26,15 +22,12 @@ class OpenPage(msgspec.Struct, frozen=True):
     session_id: str
 
 
-class SubscriberStore:
+class SubscriberStore(Rows):
     """Reads and writes of both. Stateless."""
-
-    def __init__(self, databases: Databases) -> None:
-        self._databases = databases
 
     async def add_page(self, wallet: WalletKey, account_id: str, session_id: str, now_ms: int, old_ms: int) -> bool:
         """Keep a page, unless it is kept already; False where it was closed. The buyer's from before `old_ms` are forgotten."""
-        table = _sales(wallet.enterprise_id)["subscription_pages"]
+        table = sales_of(wallet.enterprise_id)["subscription_pages"]
         values = {"owner": wallet.owner, "account_id": account_id, "session_id": session_id, "opened_at": now_ms}
         try:
             async with self._writing(wallet.enterprise_id) as conn:
@@ -51,7 +44,7 @@ class SubscriberStore:
 
     async def older_pages(self, wallet: WalletKey, session_id: str) -> list[OpenPage]:
         """The buyer's open pages from before that one."""
-        table = _sales(wallet.enterprise_id)["subscription_pages"]
+        table = sales_of(wallet.enterprise_id)["subscription_pages"]
         this = sa.select(table.c.id).where(table.c.session_id == session_id).scalar_subquery()
         query = sa.select(table.c.id, table.c.account_id, table.c.session_id).where(
             table.c.owner == wallet.owner, table.c.closed_at.is_(None), table.c.id < this
@@ -61,7 +54,7 @@ class SubscriberStore:
 
     async def close_page(self, wallet: WalletKey, session_id: str, now_ms: int) -> None:
         """Nobody can pay on it any more."""
-        table = _sales(wallet.enterprise_id)["subscription_pages"]
+        table = sales_of(wallet.enterprise_id)["subscription_pages"]
         async with self._writing(wallet.enterprise_id) as conn:
             await conn.execute(sa.update(table).where(table.c.session_id == session_id).values(closed_at=now_ms))
 
@@ -70,7 +63,7 @@ class SubscriberStore:
 
         Or if it is `instead_of` still, which has ended. Of several at once, one comes first.
         """
-        table = _sales(wallet.enterprise_id)["subscribers"]
+        table = sales_of(wallet.enterprise_id)["subscribers"]
         mine = {"subscription_id": subscription_id}
         if instead_of is not None:
             rule = sa.and_(table.c.owner == wallet.owner, table.c.subscription_id == instead_of)
@@ -97,7 +90,7 @@ class SubscriberStore:
 
         One that is past due goes on while its grace lasts.
         """
-        held, bought = (_sales(wallet.enterprise_id)[name] for name in ("subscriptions", "purchases"))
+        held, bought = (sales_of(wallet.enterprise_id)[name] for name in ("subscriptions", "purchases"))
         goes_on = held.c.state.in_(("active", "trialing")) | sa.and_(held.c.state == "past_due", held.c.grace_until > now_ms)
         counted = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((goes_on, 1), else_=0)), 0))
         paid = sa.select(sa.func.count()).where(bought.c.owner == wallet.owner, bought.c.state == PurchaseState.PAID.value)
@@ -105,21 +98,4 @@ class SubscriberStore:
             had, live = (await conn.execute(counted.where(held.c.owner == wallet.owner))).one()
             return bool(had) and not live and not await conn.scalar(paid)
 
-    async def _engine(self, enterprise_id: str | None) -> AsyncEngine:
-        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
 
-    @asynccontextmanager
-    async def _reading(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).connect() as conn:
-                yield conn
-
-    @asynccontextmanager
-    async def _writing(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).begin() as conn:
-                yield conn
-
-
-def _sales(enterprise_id: str | None) -> Mapping[str, sa.Table]:
-    return PLATFORM_SALES if enterprise_id is None else APP_SALES

@@ -5,25 +5,23 @@ has ended: so of any number of workers, at any moment, one buys for a wallet, an
 Raises SqlDown, SqlRefused.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.billing.acts import system_act
 from gateway.billing.model import Purchase, PurchaseState, TopUpRule
-from gateway.db.engines import Databases
-from gateway.db.faults import named_faults
-from gateway.db.tables import APP_SALES, PLATFORM_SALES
+from gateway.billing.rows import Rows, sales_of
 from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
 _COUNTED = (PurchaseState.OPEN.value, PurchaseState.PAID.value)  # one that is on its way counts as paid
+FAILED_DAILY_MAX: Final = 3  # whatever is set again meanwhile, with whichever card: who tries stolen ones gets no more tries
 
 
 class Begun(StrEnum):
@@ -33,6 +31,7 @@ class Begun(StrEnum):
     MOVED = "moved"  # the rule is another one by now, or its last purchase has not ended
     MONTHLY = "monthly_max_reached"
     DAILY = "daily_max_reached"
+    FAILED = "too_many_failures"
 
 
 class Since(msgspec.Struct, frozen=True):
@@ -40,6 +39,24 @@ class Since(msgspec.Struct, frozen=True):
 
     month_ms: int
     day_ms: int
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What a wallet bought automatically, what is on its way among it: minor units of a currency this month, and how often in
+    the last day; `failed`: the payments of the last day that were refused.
+    """
+
+    minor: int
+    count: int
+    failed: int
+
+    def over(self, rule: TopUpRule, price_minor: int) -> Begun | None:
+        """The cap that leaves no room for one more at that price."""
+        if self.minor + price_minor > rule.monthly_max_minor:
+            return Begun.MONTHLY
+        if self.count >= rule.daily_max:
+            return Begun.DAILY
+        return Begun.FAILED if self.failed >= FAILED_DAILY_MAX else None
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -55,11 +72,8 @@ class _Over(Exception):
         self.why = why
 
 
-class TopUpStore:
+class TopUpStore(Rows):
     """Reads and writes. Stateless."""
-
-    def __init__(self, databases: Databases) -> None:
-        self._databases = databases
 
     # ---- rules ---------------------------------------------------------------------------------
 
@@ -83,7 +97,7 @@ class TopUpStore:
 
     async def put(self, rule: TopUpRule, act: Act) -> None:
         """Set a rule; its last purchase stays what it is."""
-        table = _sales(rule.wallet.enterprise_id)["top_ups"]
+        table = sales_of(rule.wallet.enterprise_id)["top_ups"]
         values = {
             "plan_id": rule.plan_id,
             "below_micro": rule.below_micro,
@@ -101,14 +115,14 @@ class TopUpStore:
 
     async def on_their_way(self, enterprise_id: str | None, count: int) -> list[TopUpRule]:
         """Those, also the ones that are off, whose last purchase has not ended."""
-        bought = _sales(enterprise_id)["purchases"].c
+        bought = sales_of(enterprise_id)["purchases"].c
         is_open = sa.select(bought.id).where(bought.state == PurchaseState.OPEN.value, bought.automatic == 1)
         return await self._rules(enterprise_id, lambda of: of.last_purchase_id.in_(is_open), count)
 
     async def pause(self, rule: TopUpRule, reason: str, at_ms: int) -> bool:
         """It is off, with a reason, unless somebody has set it since. False: it stays."""
         act = system_act("top_up.pause", rule.wallet.owner, rule.wallet, reason=reason)
-        table = _sales(rule.wallet.enterprise_id)["top_ups"]
+        table = sales_of(rule.wallet.enterprise_id)["top_ups"]
         same = sa.and_(table.c.owner == rule.wallet.owner, table.c.enabled == 1, table.c.updated_at == rule.updated_at_ms)
         async with self._writing(rule.wallet.enterprise_id) as conn:
             changed = await conn.execute(sa.update(table).where(same).values(enabled=0, reason=reason, updated_at=at_ms))
@@ -126,20 +140,20 @@ class TopUpStore:
 
     async def bought(self, wallet: WalletKey, payment_id: str) -> bool:
         """Whether a payment was an automatic purchase's."""
-        bought = _sales(wallet.enterprise_id)["purchases"].c
+        bought = sales_of(wallet.enterprise_id)["purchases"].c
         rule = sa.and_(bought.owner == wallet.owner, bought.payment_id == payment_id, bought.automatic == 1)
         async with self._reading(wallet.enterprise_id) as conn:
             return (await conn.execute(sa.select(bought.id).where(rule))).first() is not None
 
-    async def spent(self, wallet: WalletKey, currency: str, since: Since) -> tuple[int, int]:
-        """(minor units of a currency this month, purchases of the last day), what is on its way among them."""
+    async def spent(self, wallet: WalletKey, currency: str, since: Since) -> Spent:
+        """What counts for the caps."""
         async with self._reading(wallet.enterprise_id) as conn:
             return await _spent(conn, wallet, currency, since)
 
     async def begin(self, rule: TopUpRule, purchase: Purchase, since: Since, act: Act) -> Begun:
         """Add a purchase and make it the rule's last, where the rule is still this one and its caps leave room."""
         wallet = rule.wallet
-        sales = _sales(wallet.enterprise_id)
+        sales = sales_of(wallet.enterprise_id)
         rules, bought = sales["top_ups"], sales["purchases"]
         same = sa.and_(
             rules.c.owner == wallet.owner,
@@ -168,11 +182,9 @@ class TopUpStore:
                 state = await conn.scalar(sa.select(bought.c.state).where(bought.c.id == rule.last_purchase_id))
                 if state == PurchaseState.OPEN.value:
                     raise _Over(Begun.MOVED)
-                minor, count = await _spent(conn, wallet, purchase.currency, since)
-                if minor + purchase.amount_minor > rule.monthly_max_minor:
-                    raise _Over(Begun.MONTHLY)
-                if count >= rule.daily_max:
-                    raise _Over(Begun.DAILY)
+                spent = await _spent(conn, wallet, purchase.currency, since)
+                if over := spent.over(rule, purchase.amount_minor):
+                    raise _Over(over)
                 await conn.execute(sa.insert(bought).values(**values))
                 await trail.append(conn, trail.trail_of(wallet.enterprise_id), act, purchase.created_at_ms)
         except _Over as over:
@@ -181,7 +193,7 @@ class TopUpStore:
 
     async def set_payment(self, purchase: Purchase, payment_id: str) -> None:
         """Stripe's payment of an open purchase whose end is not known yet."""
-        table = _sales(purchase.wallet.enterprise_id)["purchases"]
+        table = sales_of(purchase.wallet.enterprise_id)["purchases"]
         rule = sa.and_(table.c.id == purchase.id, table.c.state == PurchaseState.OPEN.value, table.c.payment_id.is_(None))
         async with self._writing(purchase.wallet.enterprise_id) as conn:
             await conn.execute(sa.update(table).where(rule).values(payment_id=payment_id))
@@ -190,7 +202,7 @@ class TopUpStore:
         """An open purchase has failed, and with it its rule is off, for that reason. False: the purchase had ended before."""
         wallet, enterprise_id = purchase.wallet, purchase.wallet.enterprise_id
         act = system_act("top_up.pause", wallet.owner, wallet, reason=reason, after={"purchase_id": purchase.id})
-        sales = _sales(enterprise_id)
+        sales = sales_of(enterprise_id)
         rules, bought = sales["top_ups"], sales["purchases"]
         still = sa.and_(bought.c.id == purchase.id, bought.c.state == PurchaseState.OPEN.value)
         its = sa.and_(rules.c.owner == wallet.owner, rules.c.last_purchase_id == purchase.id)
@@ -209,7 +221,7 @@ class TopUpStore:
 
     async def saved(self, wallet: WalletKey, account_id: str) -> Saved | None:
         """The buyer on an account."""
-        of = _sales(wallet.enterprise_id)["customers"].c
+        of = sales_of(wallet.enterprise_id)["customers"].c
         query = sa.select(of.customer_id, of.method_id).where(of.owner == wallet.owner, of.account_id == account_id)
         async with self._reading(wallet.enterprise_id) as conn:
             row = (await conn.execute(query)).first()
@@ -217,45 +229,30 @@ class TopUpStore:
 
     async def save(self, wallet: WalletKey, account_id: str, method_id: str) -> None:
         """The method that may be charged from now on."""
-        table = _sales(wallet.enterprise_id)["customers"]
+        table = sales_of(wallet.enterprise_id)["customers"]
         its = sa.and_(table.c.owner == wallet.owner, table.c.account_id == account_id)
         async with self._writing(wallet.enterprise_id) as conn:
             await conn.execute(sa.update(table).where(its).values(method_id=method_id))
 
     async def _rules(self, enterprise_id: str | None, which: Any, count: int) -> list[TopUpRule]:
-        table = _sales(enterprise_id)["top_ups"]
+        table = sales_of(enterprise_id)["top_ups"]
         query = sa.select(*table.c).where(which(table.c)).order_by(table.c.owner).limit(count)
         async with self._reading(enterprise_id) as conn:
             return [_rule(enterprise_id, row) for row in (await conn.execute(query)).mappings()]
 
-    async def _engine(self, enterprise_id: str | None) -> AsyncEngine:
-        return self._databases.platform if enterprise_id is None else await self._databases.app(enterprise_id)
 
-    @asynccontextmanager
-    async def _reading(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).connect() as conn:
-                yield conn
-
-    @asynccontextmanager
-    async def _writing(self, enterprise_id: str | None) -> AsyncIterator[AsyncConnection]:
-        with named_faults():
-            async with (await self._engine(enterprise_id)).begin() as conn:
-                yield conn
-
-
-async def _spent(conn: AsyncConnection, wallet: WalletKey, currency: str, since: Since) -> tuple[int, int]:
-    of = _sales(wallet.enterprise_id)["purchases"].c
-    mine = sa.and_(of.owner == wallet.owner, of.automatic == 1, of.state.in_(_COUNTED))
-    month = sa.case((sa.and_(of.created_at >= since.month_ms, of.currency == currency), of.amount_minor), else_=0)
-    day = sa.case((of.created_at >= since.day_ms, 1), else_=0)
+async def _spent(conn: AsyncConnection, wallet: WalletKey, currency: str, since: Since) -> Spent:
+    of = sales_of(wallet.enterprise_id)["purchases"].c
+    mine = sa.and_(of.owner == wallet.owner, of.automatic == 1)
+    counts, of_day = of.state.in_(_COUNTED), of.created_at >= since.day_ms
+    of_month = sa.and_(counts, of.created_at >= since.month_ms, of.currency == currency)
+    sums = [
+        sa.func.sum(sa.case((of_month, of.amount_minor), else_=0)),
+        sa.func.sum(sa.case((sa.and_(counts, of_day), 1), else_=0)),
+        sa.func.sum(sa.case((sa.and_(of.state == PurchaseState.FAILED.value, of_day), 1), else_=0)),
+    ]
     recent = of.created_at >= min(since.month_ms, since.day_ms)
-    minor, count = (await conn.execute(sa.select(sa.func.sum(month), sa.func.sum(day)).where(mine, recent))).one()
-    return int(minor or 0), int(count or 0)
-
-
-def _sales(enterprise_id: str | None) -> Mapping[str, sa.Table]:
-    return PLATFORM_SALES if enterprise_id is None else APP_SALES
+    return Spent(*[int(found or 0) for found in (await conn.execute(sa.select(*sums).where(mine, recent))).one()])
 
 
 def _rule(enterprise_id: str | None, row: Mapping[Any, Any]) -> TopUpRule:

@@ -18,7 +18,7 @@ from gateway.billing.connect import Connect, email
 from gateway.billing.model import AccountState, Plan, PlanKind, PurchaseState, TopUpRule
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments
 from gateway.billing.store import Store
-from gateway.billing.top_up_store import Begun, Since, TopUpStore
+from gateway.billing.top_up_store import Since, Spent, TopUpStore
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.money import AMOUNT_MICRO_MAX
@@ -189,21 +189,19 @@ class TopUps:
     async def _shown(self, rule: TopUpRule) -> TopUp:
         plan = await self._store.plan(rule.plan_id)
         assert plan is not None, "plans stay"
-        minor, count = await self._rows.spent(rule.wallet, plan.currency, since(now_ms(self._clock)))
-        status, reason = await self._standing(rule, plan, minor, count)
-        return TopUp(rule, plan.currency, minor, status, reason)
+        spent = await self._rows.spent(rule.wallet, plan.currency, since(now_ms(self._clock)))
+        status, reason = await self._standing(rule, plan, spent)
+        return TopUp(rule, plan.currency, spent.minor, status, reason)
 
-    async def _standing(self, rule: TopUpRule, plan: Plan, minor: int, count: int) -> tuple[str, str]:
+    async def _standing(self, rule: TopUpRule, plan: Plan, spent: Spent) -> tuple[str, str]:
         enterprise_id = rule.wallet.enterprise_id
         last = None if rule.last_purchase_id is None else await self._store.purchase(enterprise_id, rule.last_purchase_id)
         if last is not None and last.state == PurchaseState.OPEN:
             return "buying", rule.reason
         if not rule.is_enabled:
             return ("paused", rule.reason) if rule.reason else ("off", "")
-        if minor + plan.price_minor > rule.monthly_max_minor:
-            return "waiting", Begun.MONTHLY
-        if count >= rule.daily_max:
-            return "waiting", Begun.DAILY
+        if over := spent.over(rule, plan.price_minor):
+            return "waiting", over
         if not await can_sell(self._store, self._registry, enterprise_id):
             return "waiting", "selling_blocked"
         return "on", ""

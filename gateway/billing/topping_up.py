@@ -85,7 +85,7 @@ class ToppingUp:
         self._skipped: set[WalletKey] = set()  # noticed while they were busy
 
     def turned_on(self, wallets: Collection[WalletKey]) -> None:
-        """Their rule is new, or another one. One that was set in another process is found by the walk."""
+        """Their rule is new, or another one, in this process or in another. What nobody told is found by the walk."""
         if self._sellers is not None:
             self._sellers.update(wallet.enterprise_id for wallet in wallets)
         self.noticed(wallets)
@@ -227,8 +227,7 @@ class ToppingUp:
             is_automatic=True,
             method_id=saved.method_id,
         )
-        minor, count = await self._rows.spent(wallet, plan.currency, since(at_ms))
-        if minor + plan.price_minor > rule.monthly_max_minor or count >= rule.daily_max:
+        if (await self._rows.spent(wallet, plan.currency, since(at_ms))).over(rule, plan.price_minor):
             return  # `begin` looks again, and is what counts
         after: dict[str, object] = {
             "plan_id": plan.id,

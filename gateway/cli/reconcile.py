@@ -56,9 +56,13 @@ def _billing(since: str | None, as_json: bool) -> None:
     else:
         for reason in looked.reasons:
             click.echo(reason)
+        for note in looked.notes:
+            click.echo(f"note: {note}")
         made_up = f", {looked.made_up} paid and not in the books until now" if looked.made_up else ""
+        noted = f", {looked.noted} odd and their owners' own" if looked.noted else ""
         unseen = f" Not everything could be looked at ({looked.unseen}): look again." if looked.unseen else ""
-        click.echo(f"{looked.objects} objects of {looked.accounts} accounts at Stripe, {looked.wrong} wrong{made_up}.{unseen}")
+        seen = f"{looked.objects} objects of {looked.accounts} accounts at Stripe, {looked.wrong} wrong"
+        click.echo(f"{seen}{made_up}{noted}.{unseen}")
     sys.exit(1 if looked.wrong else 2 if looked.unseen else 0)
 
 

@@ -97,6 +97,8 @@ IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 # Management API: requests of one end user a minute, with all its tokens; and of those, such as start something at Stripe
 END_USER_RPM: Final = 120
 END_USER_SALES_RPM: Final = 20
+APP_SALES_RPM: Final = 600  # of an app's server keys, for all its end users: Stripe takes 1,500 a minute of one kind from all
+CREATOR_SALES_RPM: Final = 120  # of a creator's management keys
 
 # Billing
 STATEMENT_MOVEMENTS_MAX: Final = 50_000  # of a balance at Stripe, asked for a hundred at a time for one statement

@@ -1,8 +1,9 @@
 """Invalidations between processes: the one file of this room that speaks to the Redis-protocol server.
 
 A process that changes a key, an app, a creator or an app's prices publishes its id on one channel;
-every process forgets what it cached of it. Messages can be lost while a subscriber is away, so each time that the
-subscription stands again everything cached is to be looked up afresh (`on_connected`).
+every process forgets what it cached of it. News of billing goes the same way, to whoever acts on it. Messages can be lost while
+a subscriber is away, so each time that the subscription stands again everything cached is to be looked up afresh
+(`on_connected`).
 """
 
 import asyncio
@@ -22,6 +23,9 @@ KEY: Final = "key"  # kinds of message: whose id it carries
 APP: Final = "app"
 CREATOR: Final = "creator"
 PRICES: Final = "prices"  # an app's; nothing of identity
+WEBHOOK: Final = "webhook"  # one is in the inbox; nothing of identity, nor are the next two
+TOP_UP: Final = "top_up"  # a wallet's rule was set
+SUBSCRIPTION: Final = "subscription"  # of a wallet, has changed
 PRICE_LISTS: Final = "*"  # in the place of an app: the price lists
 
 _SILENCE_S: Final = 5.0  # after this much silence the server is pinged; after twice as much it is gone
@@ -30,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class InvalidationBus:
-    """Publishes and receives (kind, id): kind is KEY, APP, CREATOR or PRICES."""
+    """Publishes and receives (kind, id): kind is KEY, APP, CREATOR, PRICES, WEBHOOK, TOP_UP or SUBSCRIPTION."""
 
     def __init__(self, url: str) -> None:
         """`url` as redis-py takes it: redis://host:port/0 or unix:///path."""

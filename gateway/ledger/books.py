@@ -66,14 +66,23 @@ async def repeated(
     return Posted(done[0], enterprise_id, None, first=False)
 
 
-async def commit(conn: store.Connection, wallet: WalletKey, owner: AppFacts, posting: Posting, taken_micro: int = 0) -> Posted:
+async def commit(
+    conn: store.Connection,
+    wallet: WalletKey,
+    owner: AppFacts,
+    posting: Posting,
+    taken_micro: int = 0,
+    before: Posting | None = None,
+) -> Posted:
     """Write one posting about a wallet, with its line of the outbox. `taken_micro`: what the hot wallet gave for it before.
 
-    InvalidRequest when the wallet would hold more than can be counted exactly.
+    `before` is a posting that this one rests on: one line tells the hot wallet of both. InvalidRequest when the wallet would
+    hold more than can be counted exactly.
     """
     books, txn = store.books_of(wallet.enterprise_id), posting.txn
     account = AccountKey(wallet.owner, AVAILABLE, owner.asset)
-    sums = journal.changes([txn])
+    txns = [txn] if before is None else [before.txn, txn]
+    sums = journal.changes(txns)
     ids = await store.account_ids(conn, books, {account, *sums})
     if sums.get(account, 0) > 0:
         stands = await store.balances(conn, books, wallet.owner, owner.asset)
@@ -81,10 +90,10 @@ async def commit(conn: store.Connection, wallet: WalletKey, owner: AppFacts, pos
             raise InvalidRequest("the wallet cannot hold that much", param="amount_micro")
     if posting.made is not None:
         await store.add_lot(conn, books, posting.made, ids[account])
-    await store.save_lots(conn, books, posting.lots)
-    await store.post(conn, books, [txn], ids)
+    await store.save_lots(conn, books, (*(() if before is None else before.lots), *posting.lots))
+    await store.post(conn, books, txns, ids)
     await store.add_balances(conn, books, sums, ids)
-    delta = posting.delta_micro(wallet.owner)
+    delta = posting.delta_micro(wallet.owner) + (0 if before is None else before.delta_micro(wallet.owner))
     if not delta and not taken_micro:
         return Posted(txn.id, wallet.enterprise_id, None, first=True)
     credit = Credit(txn.id, wallet.enterprise_id, shard_of(owner.user_id), wallet.name, delta + taken_micro, txn.at_ms)

@@ -5,6 +5,7 @@
       owner in debt       user.available (the lot) -> receivable.clawback: what would be lost pays the debt first
     rollover              user.available (the lots) -> user.available (a new lot)
     refund                user.available (what is left of the lot), receivable.clawback (the rest) -> stripe_clearing
+      of what was unspent it comes back into the lot before (`recovery`), also for a lost dispute: the rest is what was spent
       fee returned        due_to_platform -> expense.platform_fee
     dispute opened        user.available (what is left of the lot) -> user.frozen
       heard of too late   nothing: it is closed in the same moment
@@ -218,10 +219,15 @@ def dispute_implied(head: Head) -> Posting:
 
 def dispute_won(head: Head, lot: Lot, opened: Txn) -> Posting:
     """Exactly what the opening froze is available again."""
-    frozen = _sum(opened, FROZEN)
+    frozen, after = thawed(lot, opened)
     entries = [_frozen(head, -frozen, lot.id), _available(head, frozen, lot.id)] if frozen else []
-    after = _change(lot, left_micro=lot.left_micro + frozen, frozen_micro=lot.frozen_micro - frozen)
     return Posting(_txn(head, DISPUTE_WON, entries, opened.id), (after,))
+
+
+def thawed(lot: Lot, opened: Txn) -> tuple[int, Lot]:
+    """What a dispute's opening froze of a lot, and the lot without that."""
+    frozen = _sum(opened, FROZEN)
+    return frozen, _change(lot, left_micro=lot.left_micro + frozen, frozen_micro=lot.frozen_micro - frozen)
 
 
 def dispute_lost(head: Head, lot: Lot, opened: Txn, amount_micro: int, exchanged: Exchanged | None = None) -> Posting:
@@ -230,8 +236,7 @@ def dispute_lost(head: Head, lot: Lot, opened: Txn, amount_micro: int, exchanged
     What was frozen beyond the amount is available again. What was taken beyond what the payment has left is a loss of the
     seller's, as the wallet bore its part before.
     """
-    frozen = _sum(opened, FROZEN)
-    free = _change(lot, left_micro=lot.left_micro + frozen, frozen_micro=lot.frozen_micro - frozen)
+    frozen, free = thawed(lot, opened)
     within_micro = still_paid(free, amount_micro, exchanged)
     part = share(free, within_micro, exchanged, "lost")
     entries = [_frozen(head, -frozen, lot.id)] if frozen else []

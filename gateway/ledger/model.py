@@ -33,6 +33,7 @@ USAGE: Final = "usage"
 EXPIRY: Final = "expiry"
 NETTING: Final = "netting"
 ROLLOVER: Final = "rollover"
+RECOVERY: Final = "recovery"
 REFUND: Final = "refund"
 DISPUTE_OPENED: Final = "dispute_opened"
 DISPUTE_WON: Final = "dispute_won"
@@ -124,8 +125,9 @@ class Txn(msgspec.Struct, frozen=True):
 class Lot(msgspec.Struct, frozen=True):
     """One grant into a wallet; granted = spent + expired + refunded + frozen + left.
 
-    `clawback_micro` of what was spent or expired was taken back all the same, as a debt. `expiring` is the
-    transaction that an expiry on its way will be.
+    What went on in another lot counts as expired, and what of that one came back for a refund as refunded. `clawback_micro`
+    of what was spent or expired was taken back all the same, as a debt. `expiring` is the transaction that an expiry on its way
+    will be.
     """
 
     id: str

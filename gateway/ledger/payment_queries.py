@@ -1,17 +1,21 @@
-"""What the books say of payments: how an exchanged one stands, and what a series of allowances granted."""
+"""What the books say of payments: how an exchanged one stands, what a series of allowances granted, what became of lots."""
 
 from typing import Final
 
 import sqlalchemy as sa
 
+from gateway.db import bulk
 from gateway.ledger.model import (
+    AVAILABLE,
     CORRECTION,
     DISPUTE_EXCESS,
     DISPUTE_LOST,
     DISPUTES,
     EXCHANGE,
+    EXPIRY,
     GRANT,
     PROCESSING,
+    RECOVERY,
     REFUND,
     REINSTATE,
     ROLLOVER,
@@ -19,6 +23,7 @@ from gateway.ledger.model import (
     Exchanged,
     Lot,
 )
+from gateway.ledger.recovery import Family
 from gateway.ledger.store import LOT_COLUMNS, Books, Connection
 
 PAYING: Final = (GRANT, REFUND, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds in which money of a payment moves
@@ -79,3 +84,65 @@ async def granted_until(conn: Connection, books: Books, series: str, ends_at_ms:
     )
     granted = sa.select(sa.func.sum(lots.c.granted_micro)).where(lots.c.id.in_(made))
     return int(await conn.scalar(granted) or 0)
+
+
+async def family(conn: Connection, books: Books, owner: str, asset: str) -> Family:
+    """A wallet's lots, and what became of those that ended."""
+    lots, accounts, entries, txns = (books[name] for name in ("lots", "accounts", "entries", "txns"))
+    theirs = (
+        sa.select(*[lots.c[name] for name in LOT_COLUMNS])
+        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
+        .where(accounts.c.owner == owner, accounts.c.asset == asset, accounts.c.kind == AVAILABLE)
+        .order_by(lots.c.created_at, lots.c.id)
+    )
+    found = {row[0]: Lot(*row) for row in await conn.execute(theirs)}
+    undone = txns.alias()
+    moves = (
+        sa.select(txns.c.op_id, txns.c.kind, accounts.c.kind, entries.c.lot_id, entries.c.amount_micro)
+        .join_from(entries, txns, entries.c.txn_id == txns.c.id)
+        .join(accounts, entries.c.account_id == accounts.c.id)
+        .where(txns.c.kind.in_((GRANT, EXPIRY, ROLLOVER, RECOVERY)), bulk.is_in(conn, entries.c.lot_id, list(found)))
+        .where(~sa.exists().where(undone.c.reverses == txns.c.id))
+    )
+    expired: dict[str, int] = {}
+    went: dict[str, set[str]] = {}
+    made: dict[str, str] = {}
+    for op_id, kind, account, lot_id, amount in await conn.execute(moves):
+        if kind in (GRANT, ROLLOVER) and amount > 0:
+            made[lot_id] = op_id
+        elif kind == ROLLOVER:
+            went.setdefault(op_id, set()).add(lot_id)
+        elif kind == EXPIRY:
+            expired[lot_id] = expired.get(lot_id, 0) - amount
+        elif kind == RECOVERY and account != AVAILABLE:  # what it took back of an expiry
+            expired[lot_id] = expired.get(lot_id, 0) + amount
+    # A renewal ends all of its series' lots in its moment, also those of which nothing went on.
+    ended: dict[tuple[int | None, str], set[str]] = {}
+    for name, lot in found.items():
+        ended.setdefault((lot.expires_at_ms, _series(made.get(name, ""))), set()).add(name)
+    onward: dict[str, list[str]] = {}
+    beside: dict[str, list[str]] = {}
+    for lot_id, lot in found.items():  # the oldest first
+        op_id = made.get(lot_id, "")
+        if op_id in went:
+            alike = ended.get((lot.created_at_ms, _series(op_id)), set()) if _series(op_id) else set()
+            beside[lot_id] = [name for name in found if name in went[op_id] | alike]
+            for name in beside[lot_id]:
+                onward.setdefault(name, []).append(lot_id)
+    left = {name: max(min(amount, found[name].expired_micro), 0) for name, amount in expired.items()}
+    return Family(found, left, onward, beside)
+
+
+def _series(op_id: str) -> str:
+    """The series of allowances that an operation is of; "" for any other."""
+    kind, _, rest = op_id.partition(":")
+    return rest.split(":")[0] if kind in ("allowance", "rollover") else ""
+
+
+async def made_by(conn: Connection, books: Books, lot_id: str) -> str | None:
+    """`op_id` of the roll-over that made a lot."""
+    entries, txns = books["entries"], books["txns"]
+    query = sa.select(txns.c.op_id).join(entries, entries.c.txn_id == txns.c.id)
+    rule = sa.and_(txns.c.kind == ROLLOVER, entries.c.lot_id == lot_id, entries.c.amount_micro > 0)
+    op_id: str | None = await conn.scalar(query.where(rule))
+    return op_id

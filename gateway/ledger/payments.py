@@ -22,7 +22,7 @@ import msgspec
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
-from gateway.ledger import endings, journal, payment_queries, store
+from gateway.ledger import endings, journal, payment_queries, recovery, store
 from gateway.ledger.books import (
     Books,
     check_amount,
@@ -39,8 +39,10 @@ from gateway.ledger.model import (
     DEBT,
     DISPUTE_LOST,
     DUE_TO_PLATFORM,
+    EXPIRY,
     FEE_EXPENSE,
     FROZEN,
+    REFUND,
     AppFacts,
     CorrectionRequest,
     DisputeRequest,
@@ -61,7 +63,8 @@ class Payments(Books):
     """Refunds, disputes, corrections, roll-overs and fees. All raise InvalidRequest, NotFound, Conflict, SqlDown."""
 
     async def refund(self, request: RefundRequest) -> Posted:
-        """Money of a payment went back to its payer: what is left of the lot, the rest as a debt. Partial ones add up.
+        """Money of a payment went back to its payer: what is left of the lot, what ended of it unspent, and the rest as a debt.
+        Partial ones add up.
 
         NotFound for a payment that was not granted; InvalidRequest for more than it has left to give back, or more fee
         than it bore.
@@ -89,8 +92,10 @@ class Payments(Books):
             if request.fee_returned_micro > borne:
                 raise InvalidRequest(f"of this payment's fee {borne} can be returned", param="fee_returned_micro")
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
+            part = endings.share(lot, request.amount_micro, exchanged, "refunded")
+            recovered, lot = await _recovered(conn, wallet, head, lot, part - lot.left_micro)
             posting = endings.refund(head, lot, request.amount_micro, request.fee_returned_micro, exchanged)
-            return await commit(conn, wallet, owner, posting), asset
+            return await commit(conn, wallet, owner, posting, before=recovered), asset
 
     async def dispute_opened(self, request: DisputeRequest) -> Posted:
         """A payer disputes a payment: what is left of the lot, up to the amount, cannot be spent until it is closed.
@@ -129,7 +134,11 @@ class Payments(Books):
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             if won:
                 return await commit(conn, wallet, owner, endings.dispute_won(head, lot, opened))
-            return await commit(conn, wallet, owner, endings.dispute_lost(head, lot, opened, request.amount_micro, exchanged))
+            _, free = endings.thawed(lot, opened)
+            part = endings.share(free, endings.still_paid(free, request.amount_micro, exchanged), exchanged, "lost")
+            recovered, lot = await _recovered(conn, wallet, head, lot, part - free.left_micro)
+            posting = endings.dispute_lost(head, lot, opened, request.amount_micro, exchanged)
+            return await commit(conn, wallet, owner, posting, before=recovered)
 
     async def reinstate(self, request: DisputeRequest) -> Posted:
         """The payer's bank took back a dispute that was lost: the loss is reversed, whatever `amount_micro` says.
@@ -148,7 +157,10 @@ class Payments(Books):
                 raise NotFound("that dispute was not lost", param="dispute_ref")
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             debt = await debt_of(conn, wallet, owner.asset)
-            return await commit(conn, wallet, owner, endings.reinstated(head, lot, lost, new_id("lot"), debt))
+            posting = endings.reinstated(head, lot, lost, new_id("lot"), debt)
+            posted = await commit(conn, wallet, owner, posting)
+            await self._go_on_again(conn, wallet, owner, lost, posting.lots[0])
+            return posted
 
     async def correct(self, request: CorrectionRequest) -> Posted:
         """Reverse a wrong transaction by another one, once: a grant, a refund (one that failed), an expiry, a usage.
@@ -184,8 +196,33 @@ class Payments(Books):
             lots = {lot_id: lot for lot_id, (lot, _) in (await store.lots_of(conn, books, named)).items()}
             head = self._head(request.op_id, wallet, owner, request.actor, request.reason, print_)
             debt = await debt_of(conn, wallet, account.asset)
+            if wrong.kind == EXPIRY:
+                await _check_still_expired(conn, wallet, wrong, account.asset)
             posting = endings.correction(head, wrong, lots, new_id("lot"), debt, fee_stays=request.fee_stays)
-            return await commit(conn, wallet, owner, posting), returned, money
+            posted = await commit(conn, wallet, owner, posting)
+            if wrong.kind == REFUND:
+                await self._go_on_again(conn, wallet, owner, wrong, posting.lots[0])
+            return posted, returned, money
+
+    async def _go_on_again(self, conn: store.Connection, wallet: WalletKey, owner: AppFacts, undone: Txn, lot: Lot) -> None:
+        """What a refund or loss, which is undone now, took out of lots that its own had gone on in, goes on again."""
+        recovered = await _txn_of(conn, wallet.enterprise_id, recovery.op_id(undone.op_id))
+        if recovered is None:
+            return
+        books = store.books_of(wallet.enterprise_id)
+        named = sorted({entry.lot_id for entry in recovered.entries if entry.lot_id is not None})
+        lots = {lot_id: found for lot_id, (found, _) in (await store.lots_of(conn, books, named)).items()}
+        for other, amount in recovery.went_on(recovered, lot.id, lots):
+            made_by = await payment_queries.made_by(conn, books, other.id) or f"rollover:{other.id}:0"
+            # Named as of the renewal that made the other, so that the next one ends both.
+            op_id = ":".join([*made_by.split(":")[:3], "again", undone.id, other.id])
+            head = self._head(op_id, wallet, owner, undone.actor, "", undone.id)
+            ends_at_ms, priority = other.expires_at_ms, other.priority
+            posting = endings.rollover(
+                head, lot, new_id("lot"), amount_micro=amount, expires_at_ms=ends_at_ms, priority=priority
+            )
+            await commit(conn, wallet, owner, posting)
+            (lot,) = posting.lots
 
     async def rollover(self, request: RolloverRequest) -> Posted | None:
         """What is left of a lot goes on in a new one with an expiry of its own; None when nothing is left.
@@ -255,9 +292,9 @@ class Payments(Books):
     ) -> Posted:
         """What the processor kept of a payment, once it is known; in what was paid, once per payment.
 
-        `cause` names what else it took something for, as a dispute: once for each.
+        `cause` names what else it took something for, or (below zero) gave back, as for a dispute: once for each.
         """
-        check_amount(amount_micro)
+        check_amount(abs(amount_micro))
         op_id, owner = f"processing:{cause or payment_ref}", await self.owner_of(wallet)
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, payment_ref):
@@ -368,6 +405,25 @@ async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str)
     if found is None or found[1].owner != wallet.owner or found[0].source != LotSource.PAID:
         raise NotFound("that payment was not granted into this wallet", param="payment_ref")
     return found[0], await payment_queries.exchanged(conn, store.books_of(wallet.enterprise_id), found[0].id)
+
+
+async def _recovered(
+    conn: store.Connection, wallet: WalletKey, head: endings.Head, lot: Lot, short_micro: int
+) -> tuple[endings.Posting | None, Lot]:
+    """What a lot is short of for what goes back of its payment, as far as it ended unspent: see `recovery`."""
+    if short_micro <= 0 or not lot.expired_micro:
+        return None, lot
+    family = await payment_queries.family(conn, store.books_of(wallet.enterprise_id), wallet.owner, head.asset)
+    named = msgspec.structs.replace(head, txn_id=new_id("txn"))
+    return recovery.recovery(named, family, lot.id, short_micro)
+
+
+async def _check_still_expired(conn: store.Connection, wallet: WalletKey, expiry: Txn, asset: str) -> None:
+    """InvalidRequest where what an expiry took has come back for a refund."""
+    family = await payment_queries.family(conn, store.books_of(wallet.enterprise_id), wallet.owner, asset)
+    for entry in expiry.entries:
+        if entry.lot_id is not None and family.expired_micro.get(entry.lot_id, 0) < -entry.amount_micro:
+            raise InvalidRequest("what expired has gone back to the payer since", param="txn_id")
 
 
 async def _txn_of(conn: store.Connection, enterprise_id: str | None, op_id: str) -> Txn | None:

@@ -5,8 +5,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gateway.balance.places import Full, Place
 from gateway.db.tables import APP_SALES, PLATFORM_SALES
 from gateway.identity.model import Role
+from gateway.providers.model import Capacity
 from gateway.trail.service import Trail
 from tests.api.conftest import Api
 from tests.fake_stripe.control import Control
@@ -22,6 +24,21 @@ PACKAGE = {
     "grant_micro": 10_000_000,
 }
 MONTHLY = {**PACKAGE, "kind": "subscription", "name": "Monthly", "interval": "month", "price_micro": 30_000_000}
+
+
+class Counted:
+    """Places that notes what is counted, and has no room for what is named `full`."""
+
+    def __init__(self, *full: str) -> None:
+        self.full = full
+        self.asked: list[tuple[str, int | None]] = []
+
+    async def take(self, capacity: Capacity, request_id: str, tokens: int) -> Place | Full:
+        self.asked.append((capacity.name, capacity.rpm))
+        return Full(1.5) if capacity.name in self.full else Place(capacity.name, request_id, 0, 0)
+
+    def leave(self, place: Place, tokens: int, *, asked: bool = True) -> None:
+        """Nothing is kept."""
 
 
 class Market:

@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import pytest
 from starlette.routing import Router
 
 from gateway.api.pages import page_routes
 from gateway.billing.links import Links
 from gateway.billing.pages import Places
+from gateway.core.limits import END_USER_SALES_RPM
 from gateway.identity.model import Role
-from tests.billing.market import MONTHLY, PACKAGE, URLS, Market
+from tests.billing.market import MONTHLY, PACKAGE, URLS, Counted, Market
 
 WISH = {"platform_user_id": "u1"}
 
@@ -44,9 +46,15 @@ async def test_a_link_leads_its_end_user_to_the_page_and_a_used_page_to_a_fresh_
     market: Market, browser: httpx.AsyncClient
 ) -> None:
     url = await link(market, await market.plan(PACKAGE))
-    assert (await browser.head(url)).status_code == 200
-    assert pages_open(market) == []  # who only looks opens nothing
-    first, again = await browser.get(url), await browser.get(url)
+    # As mail filters and messengers do, before the buyer has seen it.
+    looks = [await browser.head(url), await browser.get(url)]
+    assert [each.status_code for each in looks] == [200, 200]
+    assert pages_open(market) == []
+    assert "<h1>Ten</h1><p>9.99 USD</p>" in looks[1].text
+    (form,) = re.findall(r"<form .*?</form>", looks[1].text)
+    assert form == '<form method="post"><button>Continue to payment</button></form>'
+    assert "form-action 'self' https:;" in looks[1].headers["content-security-policy"]
+    first, again = await browser.post(url), await browser.post(url)
     assert (first.status_code, first.headers["location"]) == (303, again.headers["location"])
     assert urlsplit(first.headers["location"]).hostname == "checkout.stripe.invalid"
     (session,) = pages_open(market)
@@ -55,10 +63,22 @@ async def test_a_link_leads_its_end_user_to_the_page_and_a_used_page_to_a_fresh_
     assert page.success_url == "http://127.0.0.1:8080/returned/paid/shop"
     assert page.cancel_url == "http://127.0.0.1:8080/returned/cancelled/shop"
     market.control.pay(market.account, session)
-    other = await browser.get(url)
+    other = await browser.post(url)
     assert other.status_code == 303
     assert other.headers["location"] != first.headers["location"]
     assert "purchase.create" in await market.acts()
+
+
+async def test_who_looks_at_a_link_uses_nothing_up(market: Market) -> None:
+    url, places = await link(market, await market.plan(PACKAGE)), Counted("sales:shop/u1")
+    context = msgspec.structs.replace(market.api.context, places=places)
+    pages = httpx.ASGITransport(Router(routes=page_routes(context)))
+    async with httpx.AsyncClient(transport=pages, base_url="http://127.0.0.1:8080") as browser:
+        assert (await browser.head(url)).status_code == 200
+        assert (await browser.get(url)).status_code == 200
+        assert places.asked == []
+        assert (await browser.post(url)).status_code == 429
+    assert places.asked == [("sales:shop/u1", END_USER_SALES_RPM)]
 
 
 async def test_a_link_goes_where_its_maker_says_and_a_second_subscription_is_told_on_a_page(
@@ -66,12 +86,13 @@ async def test_a_link_goes_where_its_maker_says_and_a_second_subscription_is_tol
 ) -> None:
     plan_id = await market.plan(MONTHLY)
     url = await link(market, plan_id, Role.CREATOR, **URLS)
-    assert (await browser.get(url)).status_code == 303
+    assert "30.00 USD every month" in (await browser.get(url)).text
+    assert (await browser.post(url)).status_code == 303
     (session,) = pages_open(market)
     page = market.at_stripe("checkout.sessions", session)
     assert (page.success_url, page.cancel_url) == (URLS["success_url"], URLS["cancel_url"])
     await market.subscribed(plan_id, "u1")
-    refused = await browser.get(url)
+    refused = await browser.post(url)
     assert (refused.status_code, "You have it already" in refused.text) == (409, True)
 
 
@@ -86,8 +107,8 @@ async def test_a_link_that_was_changed_has_expired_or_was_signed_elsewhere_leads
     forged.append(raw[:-3] + b"9" + raw[-2:])
     assert raw.count(b"u1") == 1
     for broken in (*[base64.urlsafe_b64encode(each).rstrip(b"=").decode() or "-" for each in forged], "x" * 9000, "%00", "é"):
-        answer = await browser.get(f"{base}/{broken}")
-        assert (answer.status_code, "Link not valid" in answer.text) == (404, True), broken
+        for answer in (await browser.get(f"{base}/{broken}"), await browser.post(f"{base}/{broken}")):
+            assert (answer.status_code, "Link not valid" in answer.text) == (404, True), broken
     billing = market.api.billing
     ahead = [0]
     elsewhere = Links(
@@ -103,7 +124,7 @@ async def test_a_link_that_was_changed_has_expired_or_was_signed_elsewhere_leads
     assert pages_open(market) == []
 
 
-async def test_who_may_sign_links_and_for_what(market: Market) -> None:
+async def test_who_may_sign_links_and_for_what(market: Market, browser: httpx.AsyncClient) -> None:
     plan_id = await market.plan(PACKAGE)
     other = await market.plan(PACKAGE, enterprise_id="second")
     for role, fields, found in (
@@ -118,7 +139,9 @@ async def test_who_may_sign_links_and_for_what(market: Market) -> None:
     ):
         got = await market.refused("POST", "/apps/shop/payment-links", {**WISH, "plan_id": plan_id, **fields}, role=role)
         assert (got[0], got[2]) == found, (role, fields)
+    url = await link(market, plan_id)
     await market.ok("DELETE", f"/plans/{plan_id}")
+    assert [(await browser.get(url)).status_code, (await browser.post(url)).status_code] == [409, 409]
     assert (await market.refused("POST", "/apps/shop/payment-links", {**WISH, "plan_id": plan_id}, role=Role.APP_SERVER))[
         0
     ] == 409

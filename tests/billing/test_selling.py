@@ -12,12 +12,12 @@ from starlette.routing import Router
 from gateway.api import billing
 from gateway.api.routes import routes
 from gateway.api.table import TABLE
-from gateway.core.limits import OPEN_PURCHASES_MAX
+from gateway.core.limits import APP_SALES_RPM, CREATOR_SALES_RPM, END_USER_RPM, END_USER_SALES_RPM, OPEN_PURCHASES_MAX
 from gateway.db.tables import APP_SALES
 from gateway.identity.model import Role
 from gateway.trail.service import Trail
 from tests.api.conftest import Api
-from tests.billing.market import KEYS, MONTHLY, PACKAGE, URLS, Market
+from tests.billing.market import KEYS, MONTHLY, PACKAGE, URLS, Counted, Market
 
 # ---- buying ------------------------------------------------------------------------------------
 
@@ -348,3 +348,30 @@ async def test_no_end_user_is_named_in_the_platforms_database(market: Market, tm
     assert b"zoe" in (tmp_path / "app-shop.db").read_bytes() + (tmp_path / "app-shop.db-wal").read_bytes()
     for file in tmp_path.glob("platform.db*"):
         assert b"zoe" not in file.read_bytes(), file
+
+
+async def test_what_asks_stripe_counts_for_servers_and_creators_too(market: Market) -> None:
+    plan_id, api = await market.plan(PACKAGE), market.api
+    of_app, of_creator = ("sales-of-app:shop", APP_SALES_RPM), ("sales-of-creator:alice", CREATOR_SALES_RPM)
+    page = {"plan_id": plan_id, "platform_user_id": "u1", **URLS}
+    account = "/billing-accounts/alice"
+    for role, method, path, body, counted in (
+        (Role.APP_SERVER, "POST", "/checkout-sessions", page, [of_app]),
+        (Role.APP_SERVER, "GET", "/receipts", None, [of_app]),
+        (Role.APP_SERVER, "GET", "/purchases", None, []),
+        (Role.CREATOR, "GET", account, None, [of_creator]),
+        (Role.CREATOR, "GET", "/plans?enterprise_id=shop", None, []),
+        (Role.OPERATOR, "GET", account, None, []),
+        (Role.END_USER, "GET", "/receipts", None, [("api:shop/u1", END_USER_RPM), ("sales:shop/u1", END_USER_SALES_RPM)]),
+    ):
+        for full in (False, True):
+            places = Counted(*[name for name, _ in counted[-1:] if full])
+            context = msgspec.structs.replace(api.context, places=places)
+            transport = httpx.ASGITransport(Router(routes=routes(context)))
+            headers = {"authorization": f"Bearer {api.credentials[role]}", "idempotency-key": "counted"}
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway/api/v1") as client:
+                answer = await client.request(method, path, json=body, headers=headers)
+            assert places.asked == counted, (role, path)
+            limited = full and bool(counted)
+            assert (answer.status_code == 429) is limited, (role, path, answer.text)
+            assert limited or answer.status_code in (200, 201), answer.text

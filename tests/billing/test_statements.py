@@ -121,7 +121,10 @@ def test_amounts_have_all_the_digits_of_their_currency() -> None:
 
 
 def test_no_text_is_a_formula() -> None:
-    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\r=x", " =1", "  @x"):
+    seen = ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "  @x", "\N{FULLWIDTH EQUALS SIGN}1", "\N{FULLWIDTH PLUS SIGN}1")
+    wide = ("\N{FULLWIDTH HYPHEN-MINUS}1", "\N{FULLWIDTH COMMERCIAL AT}x", "\N{SMALL EQUALS SIGN}1")
+    unseen = ("\tx", "\rx", "\nx", "\r=x", "\N{ZERO WIDTH SPACE}=1", "\N{IDEOGRAPHIC SPACE}=1", "\N{BOM}=1", " \t=1")
+    for text in (*seen, *wide, *unseen):
         assert safe(text) == f"'{text}"
     for text in ("shop", "a=b", "", "'x", "12"):
         assert safe(text) == text

@@ -10,7 +10,7 @@ import pytest
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Branding, Purchase, PurchaseState, TopUpRule
 from gateway.billing.store import Store
-from gateway.billing.top_up_store import Begun, Saved, Since, TopUpStore
+from gateway.billing.top_up_store import FAILED_DAILY_MAX, Begun, Saved, Since, Spent, TopUpStore
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.ledger.model import GrantRequest, WalletKey
@@ -66,13 +66,13 @@ async def test_of_many_that_begin_at_once_one_does_and_the_next_when_that_one_ha
         assert now.last_purchase_id == mine.id
         assert await rows.begin(now, purchase(wallet), ALWAYS, act(wallet)) == Begun.MOVED  # it is on its way
         assert [each.wallet for each in await rows.on_their_way(wallet.enterprise_id, 9)] == [wallet]
-        assert await rows.spent(wallet, "USD", ALWAYS) == (300 * paid, paid)
+        assert await rows.spent(wallet, "USD", ALWAYS) == Spent(300 * paid, paid, 0)
         assert await inbox.end_purchase(wallet.enterprise_id, mine.id, PurchaseState.PAID, 60, f"pi_{paid}")
     now = await held(rows, wallet)
     assert await rows.begin(now, purchase(wallet), ALWAYS, act(wallet)) == Begun.MONTHLY
     assert await held(rows, wallet) == now  # what was refused has changed nothing
     assert await rows.begin(now, purchase(wallet, 500), Since(100, 100), act(wallet)) == Begun.YES
-    assert await rows.spent(wallet, "EUR", ALWAYS) == (0, 4)
+    assert await rows.spent(wallet, "EUR", ALWAYS) == Spent(0, 4, 0)
     assert (await Trail(databases).verify(wallet.enterprise_id)).broken is None
 
 
@@ -94,7 +94,7 @@ async def test_a_day_has_its_cap_and_what_failed_turns_its_own_rule_off_alone(da
         [],
     )
     assert await rows.begin(off, purchase(ANN), ALWAYS, act(ANN)) == Begun.MOVED
-    await rows.put(rule(ANN, daily_max=1), act(ANN))  # what failed does not count
+    await rows.put(rule(ANN, daily_max=1), act(ANN))  # what failed does not count as bought
     second = purchase(ANN)
     assert await rows.begin(await held(rows, ANN), second, ALWAYS, act(ANN)) == Begun.YES
     assert not await rows.fail(first, PurchaseState.FAILED, "declined", 80)  # told again: the rule is another one by now
@@ -107,6 +107,21 @@ async def test_a_day_has_its_cap_and_what_failed_turns_its_own_rule_off_alone(da
     assert (await held(rows, ANN)).reason == "plan_archived"
     assert [each.wallet.owner for each in await rows.rules("shop", None, None, 9)] == ["ann"]
     assert await rows.rules("shop", None, "ann", 9) == []
+
+
+async def test_however_often_a_rule_is_set_again_only_so_many_payments_fail_in_a_day(databases: Databases) -> None:
+    await add_owners(databases)
+    rows = TopUpStore(databases)
+    day = Since(0, 100)
+    for number in range(FAILED_DAILY_MAX):
+        await rows.put(rule(ANN), act(ANN))
+        tried = purchase(ANN, 100 + number)
+        assert await rows.begin(await held(rows, ANN), tried, day, act(ANN)) == Begun.YES
+        assert await rows.fail(tried, PurchaseState.FAILED, "card_declined", 200)
+    await rows.put(rule(ANN, monthly_max_minor=99_999, daily_max=24), act(ANN))
+    assert await rows.begin(await held(rows, ANN), purchase(ANN, 110), day, act(ANN)) == Begun.FAILED
+    assert await rows.spent(ANN, "USD", day) == Spent(0, 0, FAILED_DAILY_MAX)
+    assert await rows.begin(await held(rows, ANN), purchase(ANN, 300), Since(0, 101), act(ANN)) == Begun.YES  # a day later
 
 
 async def test_who_is_charged_how_pages_look_and_what_a_wallet_has(databases: Databases) -> None:

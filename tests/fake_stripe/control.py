@@ -86,8 +86,8 @@ class Control:
         out: Obj = self.call("dispute", account=account, charge=charge, reason=reason, amount=amount, inquiry=inquiry)
         return out
 
-    def close_dispute(self, account: str, dispute: str, won: bool) -> Obj:
-        out: Obj = self.call("close_dispute", account=account, dispute=dispute, won=won)
+    def close_dispute(self, account: str, dispute: str, won: bool, *, fee_back: bool = False) -> Obj:
+        out: Obj = self.call("close_dispute", account=account, dispute=dispute, won=won, fee_back=fee_back)
         return out
 
     def finish_refund(self, account: str, refund: str, status: str = "succeeded") -> Obj:

@@ -53,9 +53,9 @@ class Controls:
         owner = self._of(account)
         return disputes.open_dispute(self.world, owner, owner.get("charge", charge), **wish)
 
-    def close_dispute(self, account: str, dispute: str, won: bool) -> Obj:
+    def close_dispute(self, account: str, dispute: str, won: bool, fee_back: bool) -> Obj:
         owner = self._of(account)
-        return disputes.close(self.world, owner, owner.get("dispute", dispute), won)
+        return disputes.close(self.world, owner, owner.get("dispute", dispute), won, fee_back)
 
     def finish_refund(self, account: str, refund: str, status: str) -> Obj:
         owner = self._of(account)

@@ -41,15 +41,16 @@ def _move(world: World, account: Account, dispute: Obj, amount: int, fee: int) -
     dispute["balance_transactions"] = [*dispute["balance_transactions"], row]
 
 
-def close(world: World, account: Account, dispute: Obj, won: bool) -> Obj:
-    """The issuer's decision; what was withdrawn comes back when the account won (Stripe's fee does not)."""
+def close(world: World, account: Account, dispute: Obj, won: bool, fee_back: bool = False) -> Obj:
+    """The issuer's decision; what was withdrawn comes back when the account won, and in some countries Stripe's fee."""
     if dispute["status"] in ("won", "lost", "warning_closed"):
         raise bad(f"This dispute is already closed: {dispute['status']}")
     before = {"status": dispute["status"]}
     inquiry = dispute["status"].startswith("warning")
     dispute["status"] = "warning_closed" if inquiry else "won" if won else "lost"
     if won and not inquiry:
-        _move(world, account, dispute, dispute["amount"], 0)
+        fee = sum(row["fee"] for row in dispute["balance_transactions"])
+        _move(world, account, dispute, dispute["amount"], -fee if fee_back else 0)
         world.emit(account, "charge.dispute.funds_reinstated", dispute)
     world.emit(account, "charge.dispute.closed", dispute, before)
     return dispute

@@ -1,22 +1,27 @@
 """The books that random histories run on: the rules alone over dictionaries, or the services over SQL."""
 
+from collections import Counter
 from itertools import count
 
 import msgspec
 
 from gateway.core.errors import InvalidRequest
-from gateway.ledger import endings, invariants, journal
+from gateway.ledger import endings, invariants, journal, recovery
 from gateway.ledger.model import (
     AVAILABLE,
     BOOK,
     DEBT,
     DUE_FROM_APP,
     DUE_TO_PLATFORM,
+    EXPIRY,
     FEE_EXPENSE,
     FEE_INCOME,
     FROZEN,
+    RECOVERY,
+    REFUND,
     REVENUE,
     REVERSING,
+    ROLLOVER,
     AccountKey,
     Fees,
     GrantRequest,
@@ -113,10 +118,49 @@ class Rules:
         return posting.txn.id, taken, paid
 
     def refund(self, owner: str, lot_id: str, amount: int, fee: int) -> str:
-        posting = endings.refund(self.head(owner), self.lots[lot_id][1], amount, fee)
+        head = self.head(owner)
+        lot = self.recover(head, lot_id, endings.share(self.lots[lot_id][1], amount, None, "refunded"))
+        posting = endings.refund(head, lot, amount, fee)
         self.post(owner, posting)
         self.fee(posting.txn.id, -fee)
         return posting.txn.id
+
+    def family(self, owner: str) -> recovery.Family:
+        expired: Counter[str] = Counter()
+        onward: dict[str, list[str]] = {}
+        for txn in self.txns.values():
+            if txn.kind == ROLLOVER:
+                gave, made = (str(one.lot_id) for one in sorted(txn.entries, key=lambda one: one.amount_micro))
+                onward.setdefault(gave, []).append(made)
+            elif txn.id in self.reversed or txn.kind not in (EXPIRY, RECOVERY):
+                continue
+            for one in txn.entries:
+                if txn.kind == EXPIRY and one.lot_id is not None:
+                    expired[one.lot_id] -= one.amount_micro
+                elif txn.kind == RECOVERY and one.account.owner == BOOK:
+                    expired[str(one.lot_id)] += one.amount_micro
+        return recovery.Family(self.lots_of(owner), {name: max(part, 0) for name, part in expired.items()}, onward, {})
+
+    def recover(self, head: endings.Head, lot_id: str, amount: int, frozen: int = 0) -> Lot:
+        """What a lot is short of comes back of what ended of it unspent, as `ledger.payments` does it."""
+        lot = self.lots[lot_id][1]
+        short = amount - lot.left_micro - frozen
+        if short <= 0:
+            return lot
+        before = msgspec.structs.replace(head, txn_id=self.id("txn"), op_id=head.txn_id)
+        posting, lot = recovery.recovery(before, self.family(head.owner), lot_id, short)
+        if posting is not None:
+            self.post(head.owner, posting)
+        return lot
+
+    def go_on_again(self, owner: str, undone: str, lot_id: str) -> None:
+        there = [txn for txn in self.txns.values() if txn.op_id == recovery.op_id(undone)]
+        for txn in there:
+            for other, amount in recovery.went_on(txn, lot_id, self.lots_of(owner)):
+                lot, ends, priority = self.lots[lot_id][1], other.expires_at_ms, other.priority
+                new, head = self.id("lot"), self.head(owner)
+                made = endings.rollover(head, lot, new, amount_micro=amount, expires_at_ms=ends, priority=priority)
+                self.post(owner, made)
 
     def dispute(self, owner: str, lot_id: str, amount: int) -> str:
         return self.post(owner, endings.dispute_opened(self.head(owner), self.lots[lot_id][1], amount))
@@ -125,23 +169,33 @@ class Rules:
         lot, there = self.lots[lot_id][1], self.txns[opened]
         if won:
             return self.post(owner, endings.dispute_won(self.head(owner), lot, there))
-        return self.post(owner, endings.dispute_lost(self.head(owner), lot, there, amount))
+        head = self.head(owner)
+        lot = self.recover(head, lot_id, amount, _frozen(there))
+        return self.post(owner, endings.dispute_lost(head, lot, there, amount))
 
     def close_unopened(self, owner: str, lot_id: str, amount: int, won: bool) -> str:
         return self.close(owner, lot_id, self.post(owner, endings.dispute_implied(self.head(owner))), amount, won)
 
     def reinstate(self, owner: str, lot_id: str, lost: str) -> str:
         lot = self.lots[lot_id][1]
-        return self.post(owner, endings.reinstated(self.head(owner), lot, self.txns[lost], self.id("lot"), self.debt(owner)))
+        done = self.post(owner, endings.reinstated(self.head(owner), lot, self.txns[lost], self.id("lot"), self.debt(owner)))
+        self.go_on_again(owner, lost, lot_id)
+        return done
 
     def correct(self, owner: str, txn_id: str) -> str:
         wrong = self.txns[txn_id]
         if txn_id in self.reversed:
             raise InvalidRequest("reversed already")
         lots = {entry.lot_id: self.lots[entry.lot_id][1] for entry in wrong.entries if entry.lot_id is not None}
+        if wrong.kind == EXPIRY and any(
+            self.family(owner).expired_micro[one.lot_id] < -one.amount_micro for one in wrong.entries if one.lot_id is not None
+        ):
+            raise InvalidRequest("gone back since")
         posting = endings.correction(self.head(owner), wrong, lots, self.id("lot"), self.debt(owner))
         self.post(owner, posting)
         self.fee(posting.txn.id, -sum(one.amount_micro for one in wrong.entries if one.account.kind == DUE_TO_PLATFORM))
+        if wrong.kind == REFUND:
+            self.go_on_again(owner, txn_id, posting.lots[0].id)
         return posting.txn.id
 
     def rollover(self, owner: str, lot_id: str, amount: int, ends: int | None) -> str:

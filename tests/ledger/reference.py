@@ -24,6 +24,8 @@ class RLot:
     frozen: int = 0
     clawback: int = 0
     ref: str | None = None
+    lost: int = 0  # of what is expired, what did not go on
+    onward: list[str] = field(default_factory=list)  # the lots that it went on in, oldest first
 
     @property
     def key(self) -> tuple[int, int, int, tuple[int, str]]:
@@ -76,6 +78,25 @@ class RWallet:
                 paid.append(lot_id)
         self.debt += amount
         return paid
+
+    def unspent(self, lot: RLot, wanted: int) -> int:
+        """What ended of a lot unspent is left of it again, as far as it is wanted; returns what of it nobody had any more."""
+        gone = min(wanted, lot.lost)
+        lot.lost -= gone
+        lot.expired -= gone
+        lot.left += gone
+        wanted -= gone
+        for child in [self.lots[name] for name in lot.onward]:
+            part = min(wanted, lot.expired - lot.lost)
+            if part > child.left:
+                gone += self.unspent(child, part - child.left)
+                part = min(part, child.left)
+            child.left -= part
+            child.refunded += part
+            lot.expired -= part
+            lot.left += part
+            wanted -= part
+        return gone
 
     def take_back(self, lot: RLot, amount: int) -> int:
         """From what is left, the rest as a debt, which is returned."""

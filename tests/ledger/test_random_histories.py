@@ -171,6 +171,7 @@ class History:
         assert (taken, netted) == (gone, paid)
         lot.left -= gone + paid
         lot.expired += gone
+        lot.lost += gone
         lot.spent += paid
         self.wallet.debt -= paid
         after = self.wallet.after_flight()
@@ -192,6 +193,7 @@ class History:
         self.wallet.lots[new] = made
         lot.left -= amount
         lot.expired += amount
+        lot.onward.append(new)
         return 0
 
     # ---- payments go back ----------------------------------------------------------------------
@@ -208,12 +210,21 @@ class History:
         amount = self.pick.choice([lot.can_go_back, self.pick.randrange(1, lot.can_go_back + 1)])
         fee = self.pick.randrange(self.fees[lot_id] + 1)
         txn = self.books.refund(self.owner, lot_id, amount, fee)
+        gone, gave = self.unspent(lot_id, amount)
         owed = self.wallet.take_back(lot, amount)
         self.fees[lot_id] -= fee
         self.fee_income -= fee
         self.due -= fee
-        self.correctable.append((self.owner, txn, "refund", (lot_id, amount, owed, fee)))
-        return -amount
+        self.correctable.append((self.owner, txn, "refund", (lot_id, amount, owed, fee, gave)))
+        return gone - amount
+
+    def unspent(self, lot_id: str, amount: int) -> tuple[int, list[tuple[RLot, int]]]:
+        """(what no lot had any more, what each lot that had not ended gave) of what a lot is short of for an amount."""
+        others = {name: lot.left for name, lot in self.wallet.lots.items() if name != lot_id}
+        lot = self.wallet.lots[lot_id]
+        gone = self.wallet.unspent(lot, max(amount - lot.left, 0))
+        gave = [(self.wallet.lots[name], left - self.wallet.lots[name].left) for name, left in others.items()]
+        return gone, [(one, part) for one, part in gave if part and one.ends is not None and one.ends > self.books.now]
 
     def refused(self) -> int | None:
         """More than there is: said so, and nothing changes. A bank disputes what it likes, and may take it."""
@@ -270,10 +281,11 @@ class History:
         txn = self.books.close(self.owner, one["lot"], name, amount, False)
         lot.frozen -= one["frozen"]
         lot.left += one["frozen"]
+        gone, gave = self.unspent(one["lot"], amount)
         owed = self.wallet.take_back(lot, amount)
         one["state"] = "closed"
-        self.disputes[txn] = {**one, "amount": amount, "owed": owed, "state": "lost"}
-        return int(one["frozen"] - amount)
+        self.disputes[txn] = {**one, "amount": amount, "owed": owed, "gave": gave, "state": "lost"}
+        return int(one["frozen"] + gone - amount)
 
     def close_unopened(self) -> int | None:
         """The processor's messages overtook each other: nothing was frozen in between."""
@@ -285,9 +297,11 @@ class History:
         txn = self.books.close_unopened(self.owner, lot_id, amount, won)
         if won:
             return 0
+        gone, gave = self.unspent(lot_id, amount)
         owed = self.wallet.take_back(lot, amount)
-        self.disputes[txn] = {"owner": self.owner, "lot": lot_id, "amount": amount, "owed": owed, "state": "lost"}
-        return -amount
+        lost = {"owner": self.owner, "lot": lot_id, "amount": amount, "owed": owed, "gave": gave, "state": "lost"}
+        self.disputes[txn] = lost
+        return gone - amount
 
     def reinstate(self) -> int | None:
         found = self.of_disputes("lost")
@@ -295,15 +309,31 @@ class History:
             return None
         name, one, lot = found
         self.books.reinstate(self.owner, one["lot"], name)
-        self.back(lot, one["amount"], one["owed"])
+        self.back(lot, one["amount"], one["owed"], one["gave"])
         one["state"] = "back"
         return int(one["amount"])
 
-    def back(self, lot: RLot, amount: int, owed: int) -> None:
+    def back(self, lot: RLot, amount: int, owed: int, gave: list[tuple[RLot, int]]) -> None:
+        """What lots gave that had not ended goes on again, in lots that end as those do."""
         rest = self.wallet.give_back(lot, amount, owed)
+        new = sorted(self.books.lots_of(self.owner).keys() - self.wallet.lots.keys())
         if rest:
-            new, made = self.born(lot.source, lot.priority, rest, None)
-            self.wallet.lots[new] = made
+            self.wallet.lots[new[0]] = RLot(lot.source, lot.priority, None, (self.books.now, new[0]), rest, rest)
+            del new[0]
+        again = {name: self.books.lots_of(self.owner)[name] for name in new}
+        for other, part in gave:
+            alike = (self.at(other.ends), part)
+            name = next(name for name, one in again.items() if (one.expires_at_ms, one.granted_micro) == alike)
+            del again[name]
+            self.wallet.lots[name] = RLot("rollover", other.priority, other.ends, (self.books.now, name), part, part)
+            lot.left -= part
+            lot.expired += part
+            lot.onward.append(name)
+        assert not again
+
+    def at(self, ends: int | None) -> int | None:
+        """When the books say that a lot ends."""
+        return None if ends is None else ends + int(getattr(self.books, "starts_at_ms", 0))
 
     # ---- corrections ---------------------------------------------------------------------------
 
@@ -316,16 +346,22 @@ class History:
         _, txn, kind, about = chosen
         if kind == "grant":
             return self.correct_grant(txn, about)
+        if kind == "expiry" and self.wallet.lots[about[1]].lost < about[0]:
+            with pytest.raises(InvalidRequest):  # it went back to the payer since
+                self.books.correct(self.owner, txn)
+            return None
         self.books.correct(self.owner, txn)
         with pytest.raises((InvalidRequest, Conflict)):
             self.books.correct(self.owner, txn)
         if kind == "refund":
-            lot_id, amount, owed, fee = about
+            lot_id, amount, owed, fee, gave = about
             self.fees[lot_id] += fee
             self.fee_income += fee
             self.due += fee
-            self.back(self.wallet.lots[lot_id], amount, owed)
+            self.back(self.wallet.lots[lot_id], amount, owed, gave)
             return int(amount)
+        if kind == "expiry":
+            self.wallet.lots[about[1]].lost -= about[0]
         amount, burned = about if kind == "usage" else (about[0], [about[1]])
         if kind == "usage":
             self.given_back += amount

@@ -48,6 +48,8 @@ APP = "shop"
 class Services:
     """The methods of `engines.Rules`, on the ledger's services over SQL."""
 
+    starts_at_ms = START_MS
+
     def __init__(self, databases: Databases, runner: asyncio.Runner) -> None:
         self.databases, self._runner, self._clock = databases, runner, Clock()
         self._pick = random.Random(SEED)
@@ -87,8 +89,7 @@ class Services:
         }
         self.txns = self.rows["txns"]
         born = self.lots.keys() - known
-        assert len(born) <= 1
-        self.newest_lot = born.pop() if born else self.newest_lot
+        self.newest_lot = max(born, default=self.newest_lot)
 
     async def _rows(self) -> dict[str, list[Any]]:
         fees = PLATFORM_BOOKS["accounts"]
