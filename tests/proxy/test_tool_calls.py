@@ -238,3 +238,18 @@ def test_only_a_window_that_is_known_is_smaller_than_the_models() -> None:
         placed(request, Deployment("m", "openai", "m", "", "", input_tokens_max=400_000))
         assert calls is not None
         assert (calls.window, calls.number, calls.tokens) == (window, 3, 3 * window + len(tools) * 16_384)
+
+
+async def test_an_operator_may_have_calls_held_as_less_and_bears_what_is_read_beyond_that() -> None:
+    house = Searching(answered(3, 3 * WINDOW, 20), opening=3 * FEE_MICRO + 40_000)
+    house.deployment = msgspec.structs.replace(house.deployment, tool_call_tokens=10)
+    await house.search(tools=[{**SEARCH, "max_uses": 3}])
+    [done] = house.events()
+    [held], [paid] = done.rest.held_micro, done.rest.amounts_micro
+    assert paid == 3 * WINDOW + 20 * 10 + 3 * FEE_MICRO
+    bound = 3 * FEE_MICRO + 3 * 10 * 1 + 50 * 10  # the prompts that calls bring about, the calls, the output
+    assert bound < held < bound + 16_384 + 2_000  # the definition, and the request itself
+    longer = Searching(answered(0, WINDOW + 1, 50))  # each of its prompts may be a long one all the same
+    longer.deployment = msgspec.structs.replace(longer.deployment, tool_call_tokens=10, input_tokens_max=WINDOW + 1)
+    await longer.search()
+    assert longer.events()[0].rest.amounts_micro == (2 * (WINDOW + 1) + 50 * 20,)
