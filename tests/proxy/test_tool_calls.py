@@ -83,7 +83,7 @@ async def test_what_is_held_covers_every_call_with_all_that_it_can_read() -> Non
     [held], [paid] = done.rest.held_micro, done.rest.amounts_micro
     assert paid == 5 * WINDOW + 50 * 10 + 4 * FEE_MICRO  # none of its prompts is a long one, though they add up to one
     assert paid == done.rest.provider_cost_micro
-    assert paid <= held <= paid + 2 * 16_384  # the definition of the tool is bounded, and counted for the first prompt
+    assert held == paid  # to the micro-unit: nothing more can be used
 
 
 async def test_prompts_of_which_one_may_be_long_cost_what_long_ones_do() -> None:
@@ -247,8 +247,7 @@ async def test_an_operator_may_have_calls_held_as_less_and_bears_what_is_read_be
     [done] = house.events()
     [held], [paid] = done.rest.held_micro, done.rest.amounts_micro
     assert paid == 3 * WINDOW + 20 * 10 + 3 * FEE_MICRO
-    bound = 3 * FEE_MICRO + 3 * 10 * 1 + 50 * 10  # the prompts that calls bring about, the calls, the output
-    assert bound < held < bound + 16_384 + 2_000  # the definition, and the request itself
+    assert held == WINDOW + 3 * (10 + FEE_MICRO) + 50 * 10  # the request itself, the calls, the output
     longer = Searching(answered(0, WINDOW + 1, 50))  # each of its prompts may be a long one all the same
     longer.deployment = msgspec.structs.replace(longer.deployment, tool_call_tokens=10, input_tokens_max=WINDOW + 1)
     await longer.search()
