@@ -375,6 +375,7 @@ def _deployment(model: ModelConfig, index: int, config: DeploymentConfig) -> Dep
         api_version=config.api_version,
         own_keys=config.own_keys,
         tool_calls=config.tool_calls,
+        tool_call_tokens=config.tool_call_tokens,
         vector_stores=frozenset(config.vector_stores),
         names_tier=_is_openai_itself(config),
         capacity=None if limits == LimitsConfig() else Capacity(name, limits.rpm, limits.tpm, limits.concurrency),

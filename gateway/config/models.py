@@ -50,6 +50,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitsConfig = LimitsConfig()
     own_keys: bool | None = None  # whether apps may bring a key for it; None: where it has an api_key
     tool_calls: _ToolCalls = bounds.TOOL_CALLS  # of tools that it runs itself, where a request does not say
+    tool_call_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None  # each of their calls is held as; None: all it can read
     vector_stores: list[str] = []  # ids of those under its account that every app may search
 
 

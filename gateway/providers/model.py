@@ -53,8 +53,9 @@ class Deployment(msgspec.Struct, frozen=True):
     `own_keys` says whether apps may bring a key for it; None: where the operator has one. A server that looks at no key serves
     anybody's.
     `names_tier`: a request that names no service tier would get that of a setting of its account, at another price.
-    `tool_calls` is how often tools that the provider runs itself may run for a request that does not say; `vector_stores` are
-    the ids of those under its account that every app may search.
+    `tool_calls` is how often tools that the provider runs itself may run for a request that does not say; `tool_call_tokens` is
+    what each call makes the model read, as it is held, None: all that it can; `vector_stores` are the ids of those under its
+    account that every app may search.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Deployment(msgspec.Struct, frozen=True):
     own_keys: bool | None = None
     names_tier: bool = False
     tool_calls: int = TOOL_CALLS
+    tool_call_tokens: int | None = None
     vector_stores: frozenset[str] = frozenset()
 
 

@@ -1,7 +1,8 @@
 """Tools that the provider runs itself, such as searches of the web: what they may cost at most, and how often they may run.
 
 Each has a fee of its own, a kind of `core.units.TOOL_KINDS`, and makes the model read on: whatever a call brings in, and all that
-was there before, once more. Nobody knows beforehand how much that is, so each call is held as all that the model can read.
+was there before, once more. Nobody knows beforehand how much that is, so each call is held as all that the model can read, or as
+the operator has it.
 How often they may run is sent upstream: as the client bounds it, else as the deployment's `tool_calls` says, and less where the
 wallet does not cover that.
 """
@@ -121,13 +122,14 @@ def placed(request: Request, deployment: Deployment) -> None:
     if calls.check_served is not None:
         calls.check_served(calls, deployment)
     sizes = [size for size in (deployment.input_tokens_max, calls.reads_most) if size]
-    calls.window = max(min(sizes, default=UNBOUNDED_PART_TOKENS), calls.reads_least)
+    longest = max(min(sizes, default=UNBOUNDED_PART_TOKENS), calls.reads_least)
+    calls.window = min(longest, deployment.tool_call_tokens or longest)
     if not calls.number:
         calls.default = deployment.tool_calls
         own = max([tool.most or calls.default for tool in calls.tools])
         calls.number = calls.asked or (calls.default if calls.together else own)
     # Its prompts are many and told as one sum, which alone makes none of them a long one.
-    request.variant = short_of(calls.window)
+    request.variant = short_of(longest)
     request.units = calls.units()
 
 

@@ -83,7 +83,7 @@ async def test_what_is_held_covers_every_call_with_all_that_it_can_read() -> Non
     [held], [paid] = done.rest.held_micro, done.rest.amounts_micro
     assert paid == 5 * WINDOW + 50 * 10 + 4 * FEE_MICRO  # none of its prompts is a long one, though they add up to one
     assert paid == done.rest.provider_cost_micro
-    assert paid <= held <= paid + 2 * 16_384  # the definition of the tool is bounded, and counted for the first prompt
+    assert held == paid  # to the micro-unit: nothing more can be used
 
 
 async def test_prompts_of_which_one_may_be_long_cost_what_long_ones_do() -> None:
@@ -238,3 +238,17 @@ def test_only_a_window_that_is_known_is_smaller_than_the_models() -> None:
         placed(request, Deployment("m", "openai", "m", "", "", input_tokens_max=400_000))
         assert calls is not None
         assert (calls.window, calls.number, calls.tokens) == (window, 3, 3 * window + len(tools) * 16_384)
+
+
+async def test_an_operator_may_have_calls_held_as_less_and_bears_what_is_read_beyond_that() -> None:
+    house = Searching(answered(3, 3 * WINDOW, 20), opening=3 * FEE_MICRO + 40_000)
+    house.deployment = msgspec.structs.replace(house.deployment, tool_call_tokens=10)
+    await house.search(tools=[{**SEARCH, "max_uses": 3}])
+    [done] = house.events()
+    [held], [paid] = done.rest.held_micro, done.rest.amounts_micro
+    assert paid == 3 * WINDOW + 20 * 10 + 3 * FEE_MICRO
+    assert held == WINDOW + 3 * (10 + FEE_MICRO) + 50 * 10  # the request itself, the calls, the output
+    longer = Searching(answered(0, WINDOW + 1, 50))  # each of its prompts may be a long one all the same
+    longer.deployment = msgspec.structs.replace(longer.deployment, tool_call_tokens=10, input_tokens_max=WINDOW + 1)
+    await longer.search()
+    assert longer.events()[0].rest.amounts_micro == (2 * (WINDOW + 1) + 50 * 20,)
