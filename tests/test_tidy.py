@@ -128,6 +128,7 @@ WALLS = {
         "ledger/audit_queries.py",
         "ledger/payment_queries.py",
         "pricing/store.py",
+        "billing/rows.py",
         "billing/store.py",
         "billing/inbox_store.py",
         "billing/revenue_store.py",

@@ -1,5 +1,7 @@
 """What became of the money, over REST: fee income, payouts, statements, invoices and receipts; their JSON, handlers and rows."""
 
+import logging
+from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -7,16 +9,20 @@ from msgspec import Meta
 from gateway.api.billing_shapes import SalesQuery, Url
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, ApiContext, Call, Endpoint
 from gateway.api.shapes import Answer, Body, CsvAnswer, Listing, Micro, PageQuery, Stamp, WalletName
-from gateway.api.wire import listing
+from gateway.api.wire import as_gateway_error, listing
 from gateway.billing import statement_csv
 from gateway.billing.acts import Named
 from gateway.billing.minor_units import micro_from_minor
+from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.billing.reports import Invoice, Payout, Receipt
+from gateway.billing.revenue import Outline
 from gateway.billing.revenue_store import FeeRow
-from gateway.billing.statements import LineKind, Section, Statement
+from gateway.billing.statements import Line, LineKind, Section, Unexplained
 from gateway.core.clock import rfc3339
+from gateway.db.faults import SqlDown
 from gateway.ledger.model import WalletKey
 
+_log = logging.getLogger(__name__)
 Month = Annotated[str, Meta(extra_json_schema={"pattern": "^20[0-9]{2}-(0[1-9]|1[0-2])$"})]
 
 
@@ -112,6 +118,26 @@ class StatementLine(Answer, frozen=True):
     payment_id: str | None
     source_id: str
     balance_transaction_id: str
+
+
+class LinesQuery(PageQuery, frozen=True):
+    """Which part of a month's lines (2026-10; by default this one): `limit` counts movements, of which each is some lines."""
+
+    month: Month | None = None
+
+
+class ListedLine(Answer, frozen=True):
+    """One amount of a month. `kind` is as in a statement, or `unexplained`: then `reason` says why no book has it so."""
+
+    at: Stamp
+    currency: str
+    kind: str
+    enterprise_id: str | None
+    amount_micro: Micro
+    payment_id: str | None
+    source_id: str
+    balance_transaction_id: str
+    reason: str = ""
 
 
 class StatementTotal(Answer, frozen=True):
@@ -218,15 +244,37 @@ async def list_payouts(context: ApiContext, call: Call) -> Listing[PayoutAnswer]
 
 async def get_statement(context: ApiContext, call: Call) -> StatementAnswer:
     """GET statements/{user_id}."""
-    found = await context.sales.revenue.statement(call.actor, call.path["user_id"], call.query.month)
-    sections = tuple(_section(section, lines=call.query.lines) for section in found.sections)
+    query = call.query
+    found = await context.sales.revenue.statement(call.actor, call.path["user_id"], query.month, lines=query.lines)
+    sections = tuple(_section(section) for section in found.sections)
     return StatementAnswer(found.user_id, found.account_id, found.month.name, found.is_over, sections)
 
 
 async def get_statement_csv(context: ApiContext, call: Call) -> CsvAnswer:
-    """GET statements/{user_id}/csv."""
-    found = await context.sales.revenue.statement(call.actor, call.path["user_id"], call.query.month)
-    return CsvAnswer(_filename(found), statement_csv.written(found))
+    """GET statements/{user_id}/csv. What fails before the first line is an error; later, the answer breaks off."""
+    revenue = context.sales.revenue
+    found = await revenue.outline(call.actor, call.path["user_id"], call.query.month)
+    text = statement_csv.written(found, lambda currency: revenue.parts(found, currency))
+    first = await anext(text)
+    return CsvAnswer(_filename(found), _from(first, text))
+
+
+async def list_statement_lines(context: ApiContext, call: Call) -> Listing[ListedLine]:
+    """GET statements/{user_id}/lines, newest first."""
+    query = call.query
+    asked = (call.actor, call.path["user_id"], query.month, query.cursor, query.limit)
+    found, after = await context.sales.revenue.lines_page(*asked)
+    return listing(found, after, lambda row: _listed_line(*row))
+
+
+async def _from(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    try:
+        async for piece in rest:
+            yield piece
+    except (PaymentsDown, PaymentsRefused, SqlDown) as fault:
+        _log.warning("a statement breaks off: %s", fault)
+        raise as_gateway_error(fault) from fault
 
 
 async def list_invoices(context: ApiContext, call: Call) -> Listing[InvoiceAnswer]:
@@ -253,7 +301,7 @@ def _wallet(key: WalletKey) -> WalletName:
     return WalletName(enterprise_id=key.enterprise_id, platform_user_id=key.owner)
 
 
-def _filename(statement: Statement) -> str:
+def _filename(statement: Outline) -> str:
     """Of characters that no header minds: ids have no others but `:` and `@`."""
     return f"statement-{statement.user_id}-{statement.month.name}.csv".replace(":", "_").replace("@", "_")
 
@@ -277,7 +325,7 @@ def _payout(payout: Payout) -> PayoutAnswer:
     )
 
 
-def _section(section: Section, *, lines: bool) -> StatementSection:
+def _section(section: Section) -> StatementSection:
     def micro(amount_minor: int) -> int:
         return micro_from_minor(amount_minor, section.currency)
 
@@ -312,8 +360,23 @@ def _section(section: Section, *, lines: bool) -> StatementSection:
                 source_id=line.source_id,
                 balance_transaction_id=line.movement_id,
             )
-            for line in (section.lines if lines else ())
+            for line in section.lines
         ),
+    )
+
+
+def _listed_line(currency: str, line: Line | Unexplained) -> ListedLine:
+    unexplained = line if isinstance(line, Unexplained) else None
+    return ListedLine(
+        at=rfc3339(line.at_ms),
+        currency=currency,
+        kind="unexplained" if isinstance(line, Unexplained) else line.kind.value,
+        enterprise_id=None if isinstance(line, Unexplained) else line.enterprise_id,
+        amount_micro=micro_from_minor(line.amount_minor, currency),
+        payment_id=line.payment_id,
+        source_id=line.source_id,
+        balance_transaction_id=line.movement_id,
+        reason=unexplained.reason if unexplained else "",
     )
 
 
@@ -390,6 +453,17 @@ ROWS: Final[tuple[Endpoint, ...]] = (
         CsvAnswer,
         "The same, line by line, as CSV",
         query=MonthQuery,
+        sells=True,
+        asks_stripe=True,
+    ),
+    Endpoint(
+        "GET",
+        f"{_V1}/statements/{{user_id}}/lines",
+        MANAGERS,
+        list_statement_lines,
+        Listing[ListedLine],
+        "The same, line by line, newest first",
+        query=LinesQuery,
         sells=True,
         asks_stripe=True,
     ),

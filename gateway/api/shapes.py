@@ -4,6 +4,7 @@ What a body may hold is closed: an unknown field is an error that names it. Fiel
 contract with outside programs: they are added to, never renamed.
 """
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -38,10 +39,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class CsvAnswer(Answer, frozen=True):
-    """A table that goes out as text/csv instead of JSON."""
+    """A table that goes out as text/csv instead of JSON, piece by piece as it is made."""
 
     filename: str
-    text: str
+    text: AsyncIterator[str]
 
 
 # ---- queries -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from gateway.api.shapes import CsvAnswer, Listing
 from gateway.balance.model import BalanceUnavailable
@@ -84,7 +84,7 @@ def answered(value: Any, status: int, headers: dict[str, str]) -> Response:
     """A JSON answer, or a table as a file."""
     if isinstance(value, CsvAnswer):
         headers["content-disposition"] = f'attachment; filename="{value.filename}"'
-        return Response(value.text.encode(), status, headers, media_type="text/csv; charset=utf-8")
+        return StreamingResponse(value.text, status, headers, media_type="text/csv; charset=utf-8")
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 

@@ -118,8 +118,16 @@ class Reports(Payments, Protocol):
         """What an account has by currency, whether it can be paid out yet or not."""
         ...
 
-    def movements(self, account_id: str, from_ms: int, until_ms: int | None) -> AsyncGenerator[Movement, None]:
-        """Every movement of its balance, from <= time < until, with what it is of; newest first."""
+    def movements(
+        self, account_id: str, from_ms: int, until_ms: int | None, currency: str | None = None
+    ) -> AsyncGenerator[Movement, None]:
+        """Every movement of its balance, from <= time < until, with what it is of; newest first. In one currency or all."""
+        ...
+
+    async def movements_page(
+        self, account_id: str, from_ms: int, until_ms: int, after: str | None, count: int
+    ) -> Listed[Movement]:
+        """The same, a page of it."""
         ...
 
     def fee_movements(self, from_ms: int, until_ms: int) -> AsyncIterator[FeeMovement]:

@@ -5,9 +5,8 @@ Payouts are as Stripe reports them. A statement is Stripe's balance of a creator
 apps' books (see `statements`): its opening and closing are Stripe's, and what the books do not explain is its difference.
 """
 
-import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final
@@ -15,26 +14,23 @@ from typing import Final
 import msgspec
 
 from gateway.billing import statements
+from gateway.billing.account_walk import AccountWalk, Walked
 from gateway.billing.minor_units import micro_from_minor
 from gateway.billing.model import PLATFORM_ACCOUNT, AccountState
 from gateway.billing.papers import listed
-from gateway.billing.ports import PaymentsDown, PaymentsRefused
+from gateway.billing.ports import PaymentsRefused
 from gateway.billing.reports import Movement, Payout, Reports
 from gateway.billing.revenue_store import FeeRow, Month, RevenueStore
-from gateway.billing.statements import Known, Section, Statement
+from gateway.billing.statements import Known, Line, Section, Statement, Total, Unexplained
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from gateway.core.limits import REPORT_MONTHS_MAX, STATEMENT_MOVEMENTS_MAX
+from gateway.core.limits import REPORT_MONTHS_MAX, STATEMENT_LINES_MAX, STATEMENT_UNEXPLAINED_MAX
 from gateway.identity import rules
 from gateway.identity.model import Actor, Page, Role
 from gateway.identity.registry import Registry
 
 _MONTH: Final = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
-_LOOKS: Final = 3
-_LITTLE: Final = 300  # movements that are asked for page by page
-_PARTS: Final = 16
-_AT_ONCE: Final = 4  # parts
 _PAYOUT_STATES: Final = ("pending", "in_transit", "paid", "failed", "canceled")
 
 
@@ -57,21 +53,15 @@ class FeeIncome(msgspec.Struct, frozen=True):
     ties: tuple[FeeTie, ...] | None
 
 
-class _Seen:
-    """What moved a balance: of a month one by one, and after it by currency."""
+class Outline(msgspec.Struct, frozen=True):
+    """A creator's account in a month, before any line of it: `walked` has what its balance did, in one moment."""
 
-    def __init__(self, until_ms: int) -> None:
-        self._until_ms = until_ms
-        self.inside: list[Movement] = []
-        self.after: dict[str, int] = {}
-        self.count = 0
-
-    def add(self, moved: Movement) -> None:
-        self.count += 1
-        if moved.created_at_ms < self._until_ms:
-            self.inside.append(moved)
-        else:
-            self.after[moved.currency] = self.after.get(moved.currency, 0) + moved.net_minor
+    user_id: str
+    account_id: str
+    month: Month
+    until_ms: int
+    app_names: Mapping[str, str]
+    walked: Walked
 
 
 class Revenue:
@@ -83,7 +73,8 @@ class Revenue:
         self._registry = registry
         self._payments = payments
         self._clock = clock
-        self.movements_max = STATEMENT_MOVEMENTS_MAX
+        self.walk = AccountWalk(payments, clock)
+        self.lines_max = STATEMENT_LINES_MAX
 
     # ---- the platform's income -----------------------------------------------------------------
 
@@ -151,63 +142,64 @@ class Revenue:
 
     # ---- statements ----------------------------------------------------------------------------
 
-    async def statement(self, actor: Actor, user_id: str, month: str | None) -> Statement:
-        """A creator's month, by default this one: a month that is not over goes to now. InvalidRequest, NotFound, Conflict."""
+    async def statement(self, actor: Actor, user_id: str, month: str | None, *, lines: bool = True) -> Statement:
+        """A creator's month, by default this one: a month that is not over goes to now. InvalidRequest, NotFound, Conflict.
+
+        InvalidRequest for `lines` of a month that has too many for one answer: `lines_page` has them, and `parts`.
+        """
+        outline = await self.outline(actor, user_id, month)
+        if lines and outline.walked.movements is None:
+            message = f"More than {self.lines_max} movements: take them page by page, from .../lines, or as CSV."
+            raise InvalidRequest(message, param="lines")
+        sections = []
+        for currency in outline.walked.currencies:
+            totals: tuple[Total, ...] = ()
+            shown: list[Line] = []
+            unexplained: list[Unexplained] = []
+            async for part in self.parts(outline, currency):
+                totals = statements.added((*totals, *part.totals))
+                shown += part.lines if lines else ()
+                unexplained += part.unexplained[: STATEMENT_UNEXPLAINED_MAX - len(unexplained)]
+            opening, closing = outline.walked.opening_minor(currency), outline.walked.closing[currency]
+            sections.append(Section(currency, opening, closing, tuple(shown), totals, tuple(unexplained)))
+        of = outline
+        return Statement(of.user_id, of.account_id, of.month, of.until_ms, tuple(sections), of.app_names)
+
+    async def outline(self, actor: Actor, user_id: str, month: str | None) -> Outline:
+        """What a month came to, before its lines. As `statement`."""
         account_id = await self._account_id(actor, user_id)
         wanted = self._month(month, "month")
         names = await self._rows.apps_of(user_id)
-        balance, seen = await self._movements(account_id, wanted)
-        known = await self._known(account_id, tuple(names), seen.inside)
-        sections: list[Section] = []
-        for currency in sorted({*balance, *seen.after, *(each.currency for each in seen.inside)}):
-            inside = [each for each in seen.inside if each.currency == currency]
-            closing = balance.get(currency, 0) - seen.after.get(currency, 0)
-            opening = closing - sum(each.net_minor for each in inside)
-            if inside or opening or closing:
-                sections.append(statements.section(currency, opening, closing, inside, known))
-        until_ms = min(wanted.until_ms, now_ms(self._clock))
-        return Statement(user_id, account_id, wanted, until_ms, tuple(sections), names)
+        walked = await self.walk.month(account_id, wanted, self.lines_max)
+        return Outline(user_id, account_id, wanted, min(wanted.until_ms, now_ms(self._clock)), names, walked)
 
-    async def _movements(self, account_id: str, month: Month) -> tuple[dict[str, int], "_Seen"]:
-        """(the balance of now, what moved it since the month began): of one moment."""
-        balance = dict(await self._payments.balance(account_id))
-        for _ in range(_LOOKS):
-            seen = await self._walk(account_id, month)
-            if seen.count > self.movements_max:
-                message = f"More than {self.movements_max} movements since that month began: take Stripe's own reports."
-                raise InvalidRequest(message, param="month")
-            before, balance = balance, dict(await self._payments.balance(account_id))
-            if balance == before:
-                return balance, seen
-        raise PaymentsDown("the account's balance moves faster than it can be read")
+    async def parts(self, outline: Outline, currency: str) -> AsyncIterator[Section]:
+        """The month in one currency, explained, part by part, oldest first; however much it is, little of it is held."""
+        apps = tuple(outline.app_names)
+        async with aclosing(self.walk.batches(outline.walked, currency)) as batches:
+            async for batch in batches:
+                known = await self._known(outline.account_id, apps, batch)
+                yield statements.section(currency, 0, 0, batch, known)
 
-    async def _walk(self, account_id: str, month: Month) -> "_Seen":
-        """From the month's beginning until now: in one go where that is little, else several parts of it at once."""
-        seen = _Seen(month.until_ms)
-        await self._look(account_id, month.from_ms, None, seen, min(_LITTLE, self.movements_max))
-        if seen.count <= _LITTLE or seen.count > self.movements_max:
-            return seen
-        step = max((now_ms(self._clock) - month.from_ms) // _PARTS // 1000 * 1000, 1000)  # Stripe's times are whole seconds
-        begins = [month.from_ms + part * step for part in range(_PARTS)]
-        seen, turns = _Seen(month.until_ms), asyncio.Semaphore(_AT_ONCE)
+    async def lines_page(
+        self, actor: Actor, user_id: str, month: str | None, after: str | None, count: int
+    ) -> tuple[list[tuple[str, Line | Unexplained]], str | None]:
+        """(currency, line) of so many movements of a month, newest first, and what the next page goes on after.
 
-        async def part(from_ms: int, until_ms: int | None) -> None:
-            async with turns:
-                await self._look(account_id, from_ms, until_ms, seen, self.movements_max)
-
-        looked = [part(*both) for both in zip(begins, [*begins[1:], None], strict=True)]
-        for failed in await asyncio.gather(*looked, return_exceptions=True):
-            if failed is not None:
-                raise failed
-        return seen
-
-    async def _look(self, account_id: str, from_ms: int, until_ms: int | None, seen: "_Seen", count_max: int) -> None:
-        """Adds what moved, until there is more than `count_max` of it."""
-        async with aclosing(self._payments.movements(account_id, from_ms, until_ms)) as walk:
-            async for each in walk:
-                seen.add(each)
-                if seen.count > count_max:
-                    return
+        A movement is of some lines. InvalidRequest, NotFound, Conflict.
+        """
+        account_id, wanted = await self._account_id(actor, user_id), self._month(month, "month")
+        count = rules.page(after, count)
+        asked = self._payments.movements_page(account_id, wanted.from_ms, wanted.until_ms, after, count)
+        page = await listed(asked, after)
+        apps = tuple(await self._rows.apps_of(user_id))
+        known = await self._known(account_id, apps, page.rows)
+        found: list[tuple[str, Line | Unexplained]] = []
+        for moved in page.rows:
+            part = statements.section(moved.currency, 0, 0, [moved], known)
+            found += [(moved.currency, line) for line in part.lines]
+            found += [(moved.currency, each) for each in part.unexplained]
+        return found, page.last_id
 
     async def _known(self, account_id: str, apps: Sequence[str], movements: Sequence[Movement]) -> Known:
         """What the creator's apps have in their books of what moved."""

@@ -1,16 +1,18 @@
 """A statement as a table for bookkeepers: one line an amount, in decimals of its currency, with the balance before and after.
 
 Texts that others chose (an app's name begins as its creator likes) are written so that no spreadsheet takes them for a
-formula. Pure.
+formula. Nothing here asks anybody.
 """
 
 import csv
 import io
 import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final
 
 from gateway.billing.minor_units import decimals
-from gateway.billing.statements import Section, Statement
+from gateway.billing.revenue import Outline
+from gateway.billing.statements import Line, Section
 from gateway.core.clock import rfc3339
 
 COLUMNS: Final = (
@@ -20,31 +22,39 @@ _FORMULA: Final = ("=", "+", "-", "@")
 _UNSEEN: Final = ("C", "Z")  # Unicode's classes of what shows nothing: control and format characters, separators
 
 
-def written(statement: Statement) -> str:
-    """Comma-separated, with a head line; of each currency `opening`, the lines, `closing` and `difference`."""
+Parts = Callable[[str], AsyncIterator[Section]]  # of one currency, oldest first
+
+
+async def written(of: Outline, parts: Parts) -> AsyncIterator[str]:
+    """Comma-separated, with a head line; of each currency `opening`, the lines, `closing` and `difference`. Piece by piece."""
+    begins, ends = rfc3339(of.month.from_ms), rfc3339(of.until_ms)
+    yield _text([COLUMNS])
+    for currency in of.walked.currencies:
+        opening, closing, total = of.walked.opening_minor(currency), of.walked.closing[currency], 0
+        yield _text([_row(of, currency, begins, "opening", opening)])
+        async for part in parts(currency):
+            total += sum(line.amount_minor for line in part.lines)
+            yield _text(_line(of, currency, line) for line in part.lines)
+        differs = _row(of, currency, ends, "difference", closing - opening - total)
+        yield _text([_row(of, currency, ends, "closing", closing), differs])
+
+
+def _text(rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
-    out = csv.writer(text, lineterminator="\r\n")
-    out.writerow(COLUMNS)
-    for section in statement.sections:
-        out.writerows(_rows(statement, section))
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue()
 
 
-def _rows(statement: Statement, section: Section) -> list[list[str]]:
-    begins, ends = rfc3339(statement.month.from_ms), rfc3339(statement.until_ms)
+def _line(of: Outline, currency: str, line: Line) -> list[str]:
+    ids = (line.payment_id or "", line.source_id, line.movement_id)
+    return _row(of, currency, rfc3339(line.at_ms), line.kind.value, line.amount_minor, line.enterprise_id or "", ids)
 
-    def row(time: str, kind: str, amount_minor: int, app: str = "", *ids: str) -> list[str]:
-        texts = [app, statement.app_names.get(app, "")]
-        amount = decimal(amount_minor, section.currency)
-        return [statement.month.name, section.currency, time, kind, *map(safe, texts), amount, *map(safe, ids or ("", "", ""))]
 
-    rows = [row(begins, "opening", section.opening_minor)]
-    for line in section.lines:
-        ids = (line.payment_id or "", line.source_id, line.movement_id)
-        rows.append(row(rfc3339(line.at_ms), line.kind.value, line.amount_minor, line.enterprise_id or "", *ids))
-    rows.append(row(ends, "closing", section.closing_minor))
-    rows.append(row(ends, "difference", section.difference_minor))
-    return rows
+def _row(
+    of: Outline, currency: str, time: str, kind: str, amount_minor: int, app: str = "", ids: Sequence[str] = ("", "", "")
+) -> list[str]:
+    texts = [app, of.app_names.get(app, "")]
+    return [of.month.name, currency, time, kind, *map(safe, texts), decimal(amount_minor, currency), *map(safe, ids)]
 
 
 def decimal(amount_minor: int, currency: str) -> str:

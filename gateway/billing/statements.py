@@ -9,7 +9,7 @@ did, and is listed by Stripe's id.
 Amounts are minor units of the currency of the balance; Stripe converts what was paid in another before it is there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -81,7 +81,10 @@ class Total(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """The part of a statement that is in one currency. `net_minor`: what the apps' sales came to, all fees taken off."""
+    """The part of a statement that is in one currency. `net_minor`: what the apps' sales came to, all fees taken off.
+
+    `totals` are of all lines; the lines themselves are there where they were asked for, and of what is unexplained the first.
+    """
 
     currency: str
     opening_minor: int
@@ -93,12 +96,12 @@ class Section(msgspec.Struct, frozen=True):
     @property
     def net_minor(self) -> int:
         """What the apps' sales came to."""
-        return sum(line.amount_minor for line in self.lines if line.kind not in OF_THE_ACCOUNT)
+        return sum(each.amount_minor for each in self.totals if each.kind not in OF_THE_ACCOUNT)
 
     @property
     def difference_minor(self) -> int:
         """What the balance did beyond the lines: 0 where the books explain all that was sold here."""
-        return self.closing_minor - self.opening_minor - sum(line.amount_minor for line in self.lines)
+        return self.closing_minor - self.opening_minor - sum(each.amount_minor for each in self.totals)
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -158,11 +161,16 @@ def section(currency: str, opening_minor: int, closing_minor: int, movements: Se
 
 
 def _totals(lines: Sequence[Line]) -> tuple[Total, ...]:
+    return added(Total(line.enterprise_id, line.kind, 1, line.amount_minor) for line in lines)
+
+
+def added(totals: Iterable[Total]) -> tuple[Total, ...]:
+    """Totals of parts of a statement, together."""
     sums: dict[tuple[str, LineKind], tuple[int, int]] = {}
-    for line in lines:
-        key = (line.enterprise_id or "", line.kind)
+    for each in totals:
+        key = (each.enterprise_id or "", each.kind)
         count, amount = sums.get(key, (0, 0))
-        sums[key] = (count + 1, amount + line.amount_minor)
+        sums[key] = (count + each.count, amount + each.amount_minor)
     order = list(LineKind)
     # Sales first, app by app; what is of the account alone at the end.
     keys = sorted(sums, key=lambda key: (key[1] in OF_THE_ACCOUNT, key[0], order.index(key[1])))

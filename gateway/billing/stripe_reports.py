@@ -20,13 +20,23 @@ class StripeReports(Stripe):
         """GET /v1/balance."""
         return shapes.balance(await self._ask(self._api.v1.balance.retrieve_async, account_id=account_id))
 
-    async def movements(self, account_id: str, from_ms: int, until_ms: int | None) -> AsyncGenerator[Movement, None]:
+    async def movements(
+        self, account_id: str, from_ms: int, until_ms: int | None, currency: str | None = None
+    ) -> AsyncGenerator[Movement, None]:
         """GET /v1/balance_transactions."""
-        wish = {"created": _seconds(from_ms, until_ms), "expand": ["data.source"]}
+        wish: dict[str, Any] = {"created": _seconds(from_ms, until_ms), "expand": ["data.source"]}
+        wish |= {"currency": currency.lower()} if currency is not None else {}
         async for raw in self._walk(self._api.v1.balance_transactions.list_async, account_id=account_id, params=wish):
             found = shapes.movement(raw)
             if found is not None:
                 yield found
+
+    async def movements_page(
+        self, account_id: str, from_ms: int, until_ms: int, after: str | None, count: int
+    ) -> Listed[Movement]:
+        """GET /v1/balance_transactions, a page."""
+        asked = {"created": _seconds(from_ms, until_ms), "expand": ["data.source"]}
+        return await self._listed(self._api.v1.balance_transactions.list_async, account_id, asked, after, count, shapes.movement)
 
     async def fee_movements(self, from_ms: int, until_ms: int) -> AsyncIterator[FeeMovement]:
         """GET /v1/balance_transactions, on the platform's account."""
@@ -55,7 +65,7 @@ class StripeReports(Stripe):
         self,
         call: Call,
         account_id: str,
-        asked: Mapping[str, str | None],
+        asked: Mapping[str, Any],
         after: str | None,
         count: int,
         shown: Callable[[dict[str, Any]], T | None],

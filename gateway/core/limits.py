@@ -101,7 +101,9 @@ APP_SALES_RPM: Final = 600  # of an app's server keys, for all its end users: St
 CREATOR_SALES_RPM: Final = 120  # of a creator's management keys
 
 # Billing
-STATEMENT_MOVEMENTS_MAX: Final = 50_000  # of a balance at Stripe, asked for a hundred at a time for one statement
+STATEMENT_MOVEMENTS_MAX: Final = 2_000_000  # of a balance at Stripe, asked for a hundred at a time for one statement
+STATEMENT_LINES_MAX: Final = 50_000  # of one answer; the CSV streams all of them, and a list has them page by page
+STATEMENT_UNEXPLAINED_MAX: Final = 1000  # of a currency of one answer
 REPORT_MONTHS_MAX: Final = 36
 OPEN_PURCHASES_MAX: Final = 50  # of one buyer, of those that were opened within a day
 
