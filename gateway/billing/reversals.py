@@ -181,8 +181,10 @@ class Reversals:
             await self._wallets.deliver(await books.dispute_closed(request, won=True))
         else:
             raise NotOurs(f"a dispute that is {facts.status} has taken nothing")
-        for number, (movement_id, fee_minor) in enumerate(facts.fees):
-            cause = f"{name}:{movement_id}" if number else name  # most disputes have one
+        first_taken = next((movement_id for movement_id, fee_minor in facts.fees if fee_minor > 0), None)
+        for movement_id, fee_minor in facts.fees:
+            # Most disputes have one fee, which has the dispute's name; what came back may be of the same second.
+            cause = name if movement_id == first_taken else f"{name}:{movement_id}"
             await books.processing_fee(wallet, payment.payment_id, micro(fee_minor, facts.currency), _ACTOR, cause)
 
     async def _payment(self, account_id: str, payment_id: str) -> tuple[WalletKey, PaymentFacts]:

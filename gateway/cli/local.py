@@ -153,9 +153,12 @@ async def call(
     }
     sent: list[MutableMapping[str, Any]] = []
     message = {"type": "http.request", "body": msgspec.json.encode(given) if body is not None else b"", "more_body": False}
+    waiting = [message]
 
     async def receive() -> MutableMapping[str, Any]:
-        return message
+        if not waiting:
+            await asyncio.Event().wait()  # who streams an answer waits here for a disconnect, which never comes
+        return waiting.pop()
 
     async def send(part: MutableMapping[str, Any]) -> None:
         sent.append(part)

@@ -20,7 +20,7 @@ from gateway.ledger.audit import audit
 from gateway.ledger.model import WalletKey
 from gateway.settings import load
 from tests.billing.inside import SECRET
-from tests.billing.market import MONTHLY, PACKAGE, Market
+from tests.billing.market import KEYS, MONTHLY, PACKAGE, Market
 from tests.fake_stripe.control import KEY
 from tests.fake_stripe.delivery import signature
 
@@ -104,12 +104,13 @@ async def subscribed(services: Services) -> bool:
 
 
 async def test_a_webhook_that_one_process_took_is_acted_upon_by_another(pair: Pair) -> None:
-    session = await pair.market.checkout(await pair.market.plan(PACKAGE), role=Role.OPERATOR, platform_user_id="ann")
+    owner = f"told{next(KEYS)}"  # wallets outlive a test
+    session = await pair.market.checkout(await pair.market.plan(PACKAGE), role=Role.OPERATOR, platform_user_id=owner)
     pair.market.control.pay(pair.market.account, session["id"])
     await pair.told("payment_intent.succeeded")
 
     async def is_granted() -> bool:
-        return (await pair.web.wallets.view(WalletKey("ann", "shop"))).available_micro == 10_000_000
+        return (await pair.web.wallets.view(WalletKey(owner, "shop"))).available_micro == 10_000_000
 
     await until(is_granted)
 
@@ -122,10 +123,10 @@ async def test_a_rule_on_a_wallet_that_is_low_already_buys_whichever_process_has
         return until_it_walked._sellers is not None
 
     await until(has_walked)  # it knows of no rule now, and the next walk is a minute later
-    plan, wallet = await pair.market.plan(PACKAGE), WalletKey("low", "shop")
+    plan, wallet = await pair.market.plan(PACKAGE), WalletKey(f"low{next(KEYS)}", "shop")
     assert pair.web.billing is not None
     payments, store = pair.web.billing.payments, pair.web.billing.store
-    customer = await payments.create_customer("at-once", pair.market.account, Metadata("shop", "low", ""), "")
+    customer = await payments.create_customer("at-once", pair.market.account, Metadata("shop", wallet.owner, ""), "")
     await store.add_customer(wallet, pair.market.account, customer, 1)
     method = pair.market.control.client().v1.payment_methods.attach(
         "pm_card_visa", {"customer": customer}, {"stripe_account": pair.market.account}
@@ -133,7 +134,7 @@ async def test_a_rule_on_a_wallet_that_is_low_already_buys_whichever_process_has
     wish = {"invoice_settings": {"default_payment_method": method.id}}
     pair.market.control.client().v1.customers.update(customer, wish, {"stripe_account": pair.market.account})  # type: ignore[arg-type]
     pair.market.api.billing.top_ups.turned_on = pair.web.billing.top_ups.turned_on
-    rule = {"plan_id": plan, "below_micro": 1, "monthly_max_micro": 100_000_000, "platform_user_id": "low"}
+    rule = {"plan_id": plan, "below_micro": 1, "monthly_max_micro": 100_000_000, "platform_user_id": wallet.owner}
     await pair.market.ok("PUT", "/top-ups", rule, role=Role.APP_SERVER)
 
     async def is_bought() -> bool:
@@ -143,8 +144,8 @@ async def test_a_rule_on_a_wallet_that_is_low_already_buys_whichever_process_has
 
 
 async def test_what_a_process_remembers_of_a_subscription_is_forgotten_when_it_changes(pair: Pair) -> None:
-    market, wallet = pair.market, WalletKey("sub", "shop")
-    session = await market.checkout(await market.plan(MONTHLY), role=Role.OPERATOR, platform_user_id="sub")
+    market, wallet = pair.market, WalletKey(f"lapsing{next(KEYS)}", "shop")
+    session = await market.checkout(await market.plan(MONTHLY), role=Role.OPERATOR, platform_user_id=wallet.owner)
     subscription = market.control.pay(market.account, session["id"])["session"]["subscription"]
     await pair.told("invoice.paid", "customer.subscription.created")
 
