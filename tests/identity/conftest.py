@@ -2,20 +2,18 @@
 
 import asyncio
 import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from redis.exceptions import RedisError
 
 from gateway.core.words import Level
 from gateway.db.engines import Databases
 from gateway.identity.model import Actor, ApiKey, App, NewApp, NewKey, Role
 from gateway.identity.service import Identity
 from gateway.identity.store import Store
+from tests.balance.server import running_server
 
 PEPPER = b"a pepper of the tests, long enough"
 OPERATOR = Actor(role=Role.OPERATOR, name="operator")
@@ -93,28 +91,7 @@ def _databases(folder: Path) -> Databases:
 
 
 @pytest.fixture(scope="session")
-def own_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def own_redis_url() -> Iterator[str]:
     """A server that only these tests use: they cut its clients off."""
-    folder = tmp_path_factory.mktemp("redis")
-    socket = folder / "r.sock"
-    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    url = f"unix://{socket}"
-    try:
-        wait_for_redis(url)
+    with running_server() as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def wait_for_redis(url: str) -> None:
-    deadline = time.monotonic() + 60
-    with Redis.from_url(url) as client:
-        while True:
-            try:
-                client.ping()
-                return
-            except RedisError:
-                assert time.monotonic() < deadline, "redis-server did not start"
-                time.sleep(0.02)
