@@ -172,7 +172,7 @@ def _web(services: Services) -> list[Finding]:
     others = other_ports(services.settings)
     where = f"None on port {services.settings.port} of this machine gives a sign of life"
     why = f", but on {', '.join(others)}: is MOZAIKS_PORT another?" if others else ": `gateway serve` does not run."
-    return [*found, Finding(about, Verdict.PROBLEM, where + why)]
+    return [*found, Finding(about, Verdict.WARNING if others else Verdict.PROBLEM, where + why)]
 
 
 def _configuration(services: Services) -> list[Finding]:

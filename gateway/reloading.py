@@ -78,7 +78,7 @@ class Reloading:
         for name in wait_for_a_restart(self._services.settings, new):
             _log.warning("%s%s has changed, and takes force with the next start", PREFIX, name.upper())
         self._changed()
-        _log.warning("the configuration was read again: %d models", len(new.models))
+        _log.info("the configuration was read again: %d models", len(new.models))
         try:
             await self._services.catalog.record_configured()
         except SqlDown as down:

@@ -195,7 +195,8 @@ def _as_typed(message: str, param: str) -> str:
     if "_micro" in param:
         message = _BOUNDS.sub(lambda found: f"{found[1]}{_decimal(found[2])} to {_decimal(found[3])}", message)
     if named:
-        message = re.sub(rf"`?\b{re.escape(param)}\b`?", named, message)
+        marked = f"`{param}`"
+        message = message.replace(marked, named) if marked in message else re.sub(rf"\b{re.escape(param)}\b", named, message)
     where = named or param
     return f"{message} ({where})" if where and where not in message else message
 
@@ -211,5 +212,5 @@ def _names_of(param: str) -> tuple[str, ...]:
     """What an option for this field may be called: one in a struct has its struct's name before its own, or instead."""
     whole, dot, part = param.partition(".")
     if not dot:
-        return (param,)
+        return (param, f"{param}_")  # `from` is a word of Python's own
     return (f"{whole}_{part}", part, f"end_user_{part}", *((whole,) if part == "amount_micro" else ()))

@@ -113,7 +113,7 @@ def subscriptions(as_json: bool, **query: Any) -> None:
 @sales.command("change")
 @click.argument("subscription_id")
 @seller_option
-@click.option("--plan", "plan_id", help="The plan that takes the place of this one; the difference is paid at once.")
+@click.option("--plan", "plan_id", help="The next plan: a dearer one at once, for the difference; another with the next period.")
 @click.option("--cancel/--go-on", "cancel_at_period_end", default=None, help="End with the period, or do not.")
 @key_option
 @json_option

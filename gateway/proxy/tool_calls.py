@@ -138,8 +138,8 @@ def check_priced(request: Request, rates: Rates) -> None:
     assert request.calls is not None
     for tool in request.calls.tools:
         if tool.kind and not getattr(rates, tool.kind):
-            told = f"a tool of the type {tool.type!r} has no price here: {request.model} needs one named {tool.kind}"
-            raise InvalidRequest(told, param=tool.param)
+            told = f"a tool of the type {tool.type!r} has no price here: all prices of {request.model}"
+            raise InvalidRequest(f"{told}, the app's own too, must name {tool.kind}", param=tool.param)
 
 
 def fewer(

@@ -48,3 +48,5 @@ def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> 
     assert "an amount is 0.01 to 999999.99 USD" in seller.refused(*wish, "USD", "--price", "5000000")
     assert "an amount is 1 to 99999999 JPY" in seller.refused(*wish, "JPY", "--price", "100000000")
     assert "amounts in KWD are multiples of 0.01" in seller.refused(*wish, "KWD", "--price", "1.005")
+    assert "--to must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--to", "2026-10-01")
+    assert "--from must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--from", "2026-1")

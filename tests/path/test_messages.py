@@ -424,7 +424,7 @@ def test_a_wallet_that_covers_some_searches_gets_so_many(far: Stack, client: Ant
 
 
 def test_a_search_without_a_price_or_at_another_provider_is_refused_by_name(app: str, client: Anthropic) -> None:
-    for model, words in (("claude", "needs one named web_searches"), ("chats", "run by Anthropic")):
+    for model, words in (("claude", "must name web_searches"), ("chats", "run by Anthropic")):
         with pytest.raises(anthropic.BadRequestError) as refused:
             say(client, model, "hello", tools=[TOOL, SEARCH])
         body: Any = refused.value.body

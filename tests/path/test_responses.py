@@ -713,9 +713,9 @@ def test_a_tool_without_a_price_and_one_that_is_not_there_are_refused_by_name(ho
     house.fund(own, "ann", FUNDS_MICRO)
     HTTP.delete(native_url + "/journal")
     for key, user, model, tool, param, words in (
-        (app.key, app.user, "native/ok", WEB, "tools[0]", "needs one named web_searches"),
-        (app.key, app.user, "native/ok", CODE, "tools[0]", "needs one named container_gb"),
-        (house.key(own), "ann", "tools/ok", FILES, "tools[0]", "needs one named file_searches"),
+        (app.key, app.user, "native/ok", WEB, "tools[0]", "must name web_searches"),
+        (app.key, app.user, "native/ok", CODE, "tools[0]", "must name container_gb"),
+        (house.key(own), "ann", "tools/ok", FILES, "tools[0]", "must name file_searches"),
         (app.key, app.user, "ok", WEB, "tools[0]", "run by OpenAI"),
         (app.key, app.user, "tools/ok", {**FILES, "vector_store_ids": ["vs_theirs"]}, "tools[0].vector_store_ids", "vs_theirs"),
     ):
