@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from gateway.core import limits
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired
 from gateway.core.units import Usage
-from gateway.core.words import CostPolicy
 from gateway.identity.model import Principal
 from gateway.metering.responses_prompt import PROMPT_FIELD, added_bytes, as_chat
 from gateway.metering.usage import UNBOUNDED_PART_TOKENS, input_bound, read_usage
@@ -28,6 +27,7 @@ from gateway.providers.model import RESPONSES, Deployment, Reply, Route
 from gateway.proxy import responses_tools, wire
 from gateway.proxy.chat import OUTPUT_TOKENS_DEFAULT, check_price_known, shows_all
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.own_keys import is_on_own_keys
 from gateway.proxy.ports import Gate
 from gateway.proxy.response_ids import Owner, OwnNames, ResponseIds, Stored
 from gateway.proxy.responses_stream import (
@@ -118,7 +118,7 @@ class Responses:
         placed = self._placed if follows else None
         request = Request(self, body, len(raw), model, bool(streamed), False, cap, 1, shows and calls is None, placed=placed)
         if calls is not None:
-            own_account = self._principal.app.cost_policy is CostPolicy.OWN_KEYS
+            own_account = is_on_own_keys(self._principal)
             calls.check_served = partial(check_served, own_account=own_account)
             request.calls, request.units, request.completed = calls, calls.units(), responses_tools.completed
             request.placed = placed or calls.placed

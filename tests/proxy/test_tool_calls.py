@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.core.errors import InvalidRequest, PaymentRequired
-from gateway.core.words import CostPolicy, Enforcement
+from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.metering.counting import Counter
 from gateway.metering.event import ABANDONED, decode_event
 from gateway.pricing.rates import Rates, rates_from, short_of
@@ -225,6 +225,15 @@ def test_who_has_the_tools_is_who_keeps_their_bound_and_stores_are_the_operators
         with pytest.raises(InvalidRequest) as refused:
             check_served(calls, other, own_account=False)
         assert refused.value.param == param
+
+
+async def test_what_builds_an_app_on_its_own_keys_runs_on_the_operators_account_and_searches_the_operators_stores() -> None:
+    house = Searching(answered(0))
+    app = msgspec.structs.replace(PRINCIPAL.app, cost_policy=CostPolicy.OWN_KEYS)
+    house.principal = msgspec.structs.replace(PRINCIPAL, app=app, level=Level.PLATFORM)
+    with pytest.raises(InvalidRequest, match="vs_of_another_app"):
+        await house.respond(tools=[{"type": "file_search", "vector_store_ids": ["vs_of_another_app"]}])
+    assert house.asked == {}
 
 
 def test_only_a_window_that_is_known_is_smaller_than_the_models() -> None:
