@@ -12,6 +12,7 @@ from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
 from gateway.metering.usage import IMAGE_TOKENS_MAX
+from gateway.pricing.rates import short_of
 from gateway.providers.model import RESPONSES, Deployment
 from gateway.proxy import wire
 from gateway.proxy.surface import Measured, Request
@@ -128,6 +129,9 @@ def with_told(found: Measured, told: Any, request: Request) -> Measured:
         "file_searches": seen.get(_SEARCHES_FILES, 0),
         CONTAINER: calls.container_gb * seen.get(_RUNS_CODE, 0),
     }
+    # Where a tool was called, no prompt was longer than the window, unless they add up to more than so many could.
+    turns = 1 + sum(seen.values())
+    request.variant = short_of(calls.window if found[0].input_total <= turns * calls.window else calls.longest)
     return credible((with_calls(found[0], units), found[1]), request)
 
 

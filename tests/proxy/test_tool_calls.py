@@ -36,6 +36,7 @@ class Searching(House):
     """A house whose deployment speaks Anthropic's dialect, and whose searches have a fee."""
 
     rates: Rates | None = PRICED
+    costs: Rates = PRICED
 
     def __init__(self, reply: Reply, *given: Any, **options: Any) -> None:
         super().__init__(reply, *given, **{"opening": 100_000, **options})
@@ -43,7 +44,7 @@ class Searching(House):
         self.deployment = msgspec.structs.replace(self.deployment, speaks=speaks, input_tokens_max=WINDOW, tool_calls=4)
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
-        return PRICED
+        return self.costs
 
     def app_cached(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         return self.rates
@@ -225,6 +226,29 @@ def test_who_has_the_tools_is_who_keeps_their_bound_and_stores_are_the_operators
         with pytest.raises(InvalidRequest) as refused:
             check_served(calls, other, own_account=False)
         assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("prompt", "calls", "told", "times"),
+    [
+        (300_000, 0, 250_000, 2),  # one prompt, a long one, with a tool that was not called
+        (300_000, 0, 150_000, 1),
+        (300_000, 1, 250_000, 1),  # two prompts, none above the window
+        (300_000, 1, 500_000, 2),
+        (100, 3, 500_000, 1),
+    ],
+)
+async def test_a_long_prompt_costs_what_it_does_without_the_tool(prompt: int, calls: int, told: int, times: int) -> None:
+    output = [{"type": "web_search_call", "status": "completed", "action": {"type": "search"}}] * calls
+    usage = {"input_tokens": told, "output_tokens": 10}
+    reply = Reply([msgspec.json.encode({"id": "resp_1", "output": output, "usage": usage})], kind="application/json")
+    house = Searching(reply, opening=10_000_000)
+    house.rates = house.costs = msgspec.structs.replace(PRICED, long_above=200_000)
+    house.deployment = msgspec.structs.replace(house.deployment, input_tokens_max=900_000)
+    await house.respond(input="x" * prompt)
+    [done] = house.events()
+    assert done.rest.amounts_micro == (times * (told + 10 * 10) + calls * FEE_MICRO,)
+    assert done.rest.provider_cost_micro == done.rest.amounts_micro[0] <= done.rest.held_micro[0]
 
 
 async def test_what_builds_an_app_on_its_own_keys_runs_on_the_operators_account_and_searches_the_operators_stores() -> None:
