@@ -27,7 +27,7 @@ COMPLETION_TOKENS_DEFAULT: Final = 16  # OpenAI's own; said aloud, because other
 OUTPUT_TOKENS_DEFAULT: Final = 16_384  # of a model whose own limit nobody states; it is sent upstream as the cap
 _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 _PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
-_OTHER_FEES: Final = (  # another model or server than was asked for, or fees a call
+OTHER_FEES: Final = (  # another model or server than was asked for, or fees a call
     "enable_search", "models", "plugins", "preset", "provider", "search_parameters", "web_search_options",
 )  # fmt: skip
 _SEARCH_OPTIONS: Final = "web_search_options"
@@ -45,7 +45,7 @@ _FUNCTION_FIELDS: Final = frozenset(
         "function", "input_examples", "input_schema", "name", "parameters", "strict", "type",
     )
 )  # fmt: skip
-_PRICED_APART: Final = frozenset(("functions", "service_tier", "tools", *_OTHER_FEES, *_OTHER_PRICES))
+_PRICED_APART: Final = frozenset(("functions", "service_tier", "tools", *OTHER_FEES, *_OTHER_PRICES))
 _UNSEEN: Final = frozenset(  # ask for tokens that no event shows, or may
     (
         "audio", "best_of", "chat_template_kwargs", "enable_reasoning", "enable_thinking", "extra_body", "generation_config",
@@ -274,7 +274,7 @@ def served_at(request: Request, tier: object) -> str:
 
 
 def _check_fees(body: dict[str, Any]) -> None:
-    for field in (*_OTHER_FEES, *_OTHER_PRICES):
+    for field in (*OTHER_FEES, *_OTHER_PRICES):
         if body.get(field) not in (None, False):
             raise InvalidRequest(f"{field} has no price here", param=field)
     for field in ("tools", "functions"):
