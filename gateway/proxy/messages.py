@@ -15,7 +15,14 @@ import msgspec
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.identity.model import Principal
-from gateway.metering.messages import is_provider_defined, messages_bound, messages_prompt, read_messages_usage
+from gateway.metering.messages import (
+    is_provider_defined,
+    messages_bound,
+    messages_prompt,
+    read_messages_usage,
+    tells_searches,
+    with_searches,
+)
 from gateway.providers.model import MESSAGES, Deployment, Headers, Reply
 from gateway.proxy import anthropic_errors, messages_tools, wire
 from gateway.proxy.chat import OTHER_FEES
@@ -48,6 +55,7 @@ _UNPRICED_BETAS: Final = re.compile(
 )
 
 
+_SEARCH_RESULT: Final = b"web_search_tool_result"
 _BODY_BETAS: Final = "anthropic_beta"  # where some servers of this dialect take them from
 
 
@@ -153,13 +161,16 @@ class Messages:
         return MessageStream(counts_calls=request.calls is not None)
 
     def told(self, body: bytes) -> Any:
-        """`usage`; None where it counts nothing at all."""
+        """`usage`; None where it counts nothing at all. Searches that it does not count are counted in the content."""
         answer = _decode_answer(body)
         if answer.error:
             check_answered(body)
         usage = answer.usage
         if type(usage) is dict and not any(usage.values()):
-            return None
+            usage = None
+        if _SEARCH_RESULT in body and (usage is None or (type(usage) is dict and not tells_searches(usage))):
+            searches = messages_tools.searches_in(wire.decode_json(body).get("content"))
+            return with_searches(usage, searches) if searches else usage
         return usage
 
     def text(self, body: bytes) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
-from gateway.metering.messages import merged_usage, web_searches
+from gateway.metering.messages import merged_usage, tells_searches, with_searches
 from gateway.providers.frames import Frames, NotEvents, payload
 from gateway.providers.messages_answers import ENDS_PLAINLY, USAGE_OF_A_DELTA
 from gateway.proxy import wire
@@ -56,8 +56,6 @@ class _Event(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_Event, float_hook=wire.read_float).decode
-_CALLS: Final = "server_tool_use"
-_SEARCHES: Final = "web_search_requests"
 _STOP: Final = {"type": "message_stop"}
 # Of a block's kind, what is no generated text: a signature stands for nothing, a citation repeats the prompt.
 _UNBILLED: Final = ("signature_delta", "citations_delta")
@@ -72,13 +70,17 @@ def event(body: Mapping[str, Any]) -> bytes:
 class MessageStream(Streamed):
     """One stream; see `surface.Stream`. `usage` is merged of all that was told."""
 
-    __slots__ = ("_begun", "_counts_calls", "_delta", "_ended", "_frames", "_open", "_searches", "_stop", "_told", "_told_at")
+    __slots__ = (
+        "_begun", "_counts_calls", "_delta", "_ended", "_frames", "_open", "_searches", "_searches_told", "_stop", "_told",
+        "_told_at",
+    )  # fmt: skip
 
     def __init__(self, *, counts_calls: bool = False) -> None:
         """`counts_calls`: Anthropic's own tools may be called in it."""
         super().__init__()
         self._counts_calls = counts_calls
         self._searches = 0  # of the web that were begun, and did not fail
+        self._searches_told = False
         self._frames = Frames()
         self._begun = False
         self._delta = b""  # message_delta, kept back
@@ -108,12 +110,10 @@ class MessageStream(Streamed):
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """What was told; of a stream that has not ended also the searches that were begun."""
-        if not self._searches or self._ended:
+        """What was told; where its end did not, or does not count them, also the searches that were begun."""
+        if not self._searches or (self._ended and self._searches_told):
             return self._told
-        told = self._told or {}
-        counted = {**(told.get(_CALLS) or {}), _SEARCHES: max(self._searches, web_searches(told))}
-        return {**told, _CALLS: counted}
+        return with_searches(self._told, self._searches)
 
     @property
     def complete(self) -> bool:
@@ -213,6 +213,7 @@ class MessageStream(Streamed):
         if type(usage) is not dict or not any(usage.values()):  # at the beginning of a translated one nothing is known
             return
         self._told = merged_usage(self._told, usage)
+        self._searches_told = not early and (self._searches_told or tells_searches(usage))
         if not early and usage.get("output_tokens") is not None:
             self._told_at = len(self.texts)
 

@@ -111,6 +111,33 @@ async def test_more_searches_than_were_told_are_paid_for_within_belief(
     assert done.rest.amounts_micro == (100 + 20 * 10 + charged * FEE_MICRO,)
 
 
+CALL = {"type": "server_tool_use", "id": "x", "name": "web_search", "input": {}}
+RESULTS: dict[str, Any] = {"type": "web_search_tool_result", "tool_use_id": "x", "content": []}
+FAILED = {**RESULTS, "content": {"type": "web_search_tool_result_error"}}
+
+
+@pytest.mark.parametrize("usage", [{"input_tokens": 100, "output_tokens": 20}, {}, None])
+async def test_searches_that_no_usage_counts_are_counted_in_the_answer(usage: Any) -> None:
+    content = [CALL, RESULTS, CALL, RESULTS, CALL, FAILED, {"type": "text", "text": "hi"}]
+    reply = Reply([msgspec.json.encode({"content": content, "usage": usage})], kind="application/json")
+    house = Searching(reply, opening=1_000_000)
+    await house.search()
+    [done] = house.events()
+    assert done.rest.usage.web_searches == 2
+    assert done.rest.usage_source == ("upstream" if usage else "counted")
+
+
+@pytest.mark.parametrize(("told", "charged"), [(None, 2), ({"web_search_requests": 1}, 1)])
+async def test_searches_of_a_stream_that_its_end_does_not_count_are_those_that_were_begun(told: Any, charged: int) -> None:
+    begun, _ = begun_messages()
+    usage = {"output_tokens": 9, "server_tool_use": told}
+    ended = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage})
+    house = Searching(Reply([*begun, ended, event({"type": "message_stop"})]), opening=1_000_000)
+    await house.search(stream=True)
+    [done] = house.events()
+    assert (done.rest.usage.web_searches, done.rest.status) == (charged, "served")
+
+
 async def test_absurd_tokens_take_no_fee_away() -> None:
     house = Searching(answered(2, 100, 10**9), opening=1_000_000)
     await house.search()
