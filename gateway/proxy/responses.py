@@ -336,6 +336,12 @@ def _is_call(item: Any) -> bool:
     return type(item) is dict and type(item.get("type")) is str and item["type"] in responses_tools.ITEMS
 
 
+def _names_file(part: Any) -> bool:
+    """Whether it refers to a file by its id, itself or in an object in it."""
+    inside = [part, *part.values()] if type(part) is dict else []
+    return any(type(each) is dict and each.get("file_id") is not None for each in inside)
+
+
 def _checked_item(item: Any, place: str) -> dict[str, Any] | None:
     """The item without its id; None for reasoning that only the provider's store could tell."""
     kind = item.get("type") or ("message" if "role" in item else None) if type(item) is dict else None
@@ -347,8 +353,8 @@ def _checked_item(item: Any, place: str) -> dict[str, Any] | None:
         return None
     for field in ("content", "output"):
         parts = item.get(field)
-        for number, part in enumerate(parts if type(parts) is list else ()):
-            if type(part) is dict and part.get("file_id") is not None:
+        for number, part in enumerate(parts if type(parts) is list else (parts,)):
+            if _names_file(part):
                 raise InvalidRequest(
                     "files that the provider keeps are not taken here", param=f"{place}.{field}[{number}].file_id"
                 )

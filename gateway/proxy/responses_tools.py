@@ -64,13 +64,15 @@ def tool_calls(body: dict[str, Any], tools: Sequence[tuple[int, Any]]) -> ToolCa
     asked = wire.whole(body, MAX_CALLS, 1, limits.TOOL_CALLS_MAX, 0)
     unseen = _DEFINITION_TOKENS * len(found)
     made = ToolCalls(tuple(found), asked, together=True, container_gb=container_gb, reads_most=reads_most, unseen=unseen)
-    made.stores = tuple(store for _, tool in tools for store in tool.get("vector_store_ids") or ())
+    searching = [tool for _, tool in tools if _KINDS[tool["type"]] == "file_searches"]
+    made.stores = tuple(store for tool in searching for store in tool["vector_store_ids"])
     return made
 
 
 def _memory_gb(container: Any, param: str) -> int:
-    if type(container) is not dict or container.get("type") != "auto" or container.get("file_ids"):
-        told = "containers and files that the provider keeps are not taken here, only a container of the type auto"
+    given = {name for name, value in container.items() if value not in (None, [])} if type(container) is dict else set()
+    if not given <= {"type", "memory_limit"} or "type" not in given or container["type"] != "auto":
+        told = "what the provider keeps (containers, files, skills) is not taken here, only a container of the type auto"
         raise InvalidRequest(told, param=f"{param}.container")
     memory = container.get("memory_limit")
     if not (memory is None or type(memory) is str) or memory not in _MEMORY_GB:
