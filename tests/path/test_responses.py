@@ -648,6 +648,20 @@ def test_a_wallet_that_covers_some_calls_gets_so_many(house: Stack, native_url: 
     assert (wallet["held_micro"], wallet["available_micro"]) == (0, funds - event["amount_micro"])
 
 
+def test_an_answer_with_fewer_calls_than_the_wallet_of_who_asks_next_covers_is_not_given_again(house: Stack) -> None:
+    app = house.app()
+    key = house.key(app)
+    house.fund(app, "ann", DEFINED_MICRO + 1_500 + 10_000 + 3 * CALL_MICRO)
+    house.fund(app, "bob", FUNDS_MICRO)
+    body = {"model": "tools/ok:calls=9", "input": "x", "tools": [WEB], "store": False}
+    told = []
+    for user in ("ann", "bob", "bob"):
+        headers = {"Authorization": f"Bearer {key}", "X-Platform-User-Id": user, "X-Mozaiks-Cache": "60"}
+        answer = HTTP.post(house.url + "/v1/responses", json=body, headers=headers)
+        told.append((answer.headers["x-mozaiks-cache"], len(answer.json()["output"]) - 1))
+    assert told == [("miss", 3), ("miss", 8), ("hit", 8)]
+
+
 def test_calls_that_the_client_names_are_cut_only_where_the_app_clamps(house: Stack, native_url: str) -> None:
     funds = DEFINED_MICRO + 1_500 + 10_000 + 2 * CALL_MICRO
     for policy, status in (("strict", 402), ("clamp", 200)):
