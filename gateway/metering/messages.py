@@ -228,9 +228,10 @@ def web_searches(told: Mapping[str, Any]) -> int:
 
 
 def tells_searches(told: Mapping[str, Any]) -> bool:
-    """Whether the usage of an answer counts them at all."""
+    """Whether the usage of an answer counts them at all, in a number that can be one."""
     made = told.get("server_tool_use")
-    return isinstance(made, dict) and type(made.get("web_search_requests")) is int
+    count = made.get("web_search_requests") if isinstance(made, dict) else None
+    return type(count) is int and 0 <= count <= COUNT_MAX
 
 
 def with_searches(told: Mapping[str, Any] | None, count: int) -> dict[str, Any]:

@@ -227,7 +227,7 @@ class MessageStream(Streamed):
         texts = [text for name in _TEXTS if bytes(text := getattr(delta, name))[:1] == b'"']
         if not texts and delta.type not in ("text_delta", "input_json_delta", "thinking_delta"):
             # Of a kind that is newer than this gateway: all its strings, as all that is generated is paid for.
-            more = wire.decode_json(data)["delta"]
+            more = _whole(data)["delta"]
             texts = [msgspec.Raw(wire.encode_json(text)) for name, text in more.items() if name != "type" and type(text) is str]
         self._keep_all(texts or [msgspec.Raw(b'""')])
 
@@ -249,9 +249,22 @@ def _read(data: bytes) -> _Event:
         raise BrokenStream("an event of the stream is not JSON, or no event of messages") from wrong
 
 
+def _whole(data: bytes) -> dict[str, Any]:
+    """All of an event, also what nobody here looks at otherwise. BrokenStream."""
+    try:
+        return dict(wire.decode_json(data))
+    except UnicodeDecodeError:
+        return _whole(data.decode("utf-8", "replace").encode())
+    except (msgspec.DecodeError, RecursionError) as wrong:
+        raise BrokenStream("an event of the stream is not JSON, or no event of messages") from wrong
+
+
 def _with_usage(frame: bytes, more: Mapping[str, Any]) -> bytes:
     """The `message_delta` with counts of ours beside, or instead of, the upstream's."""
-    said = wire.decode_json(payload(frame))
+    try:
+        said = _whole(payload(frame))
+    except BrokenStream:
+        return frame  # it ends the message all the same
     usage = said.get("usage")
     return event({**said, "usage": {**(usage if type(usage) is dict else {}), **more}})
 

@@ -116,7 +116,11 @@ RESULTS: dict[str, Any] = {"type": "web_search_tool_result", "tool_use_id": "x",
 FAILED = {**RESULTS, "content": {"type": "web_search_tool_result_error"}}
 
 
-@pytest.mark.parametrize("usage", [{"input_tokens": 100, "output_tokens": 20}, {}, None])
+TOLD = {"input_tokens": 100, "output_tokens": 20}
+ODD = [{**TOLD, "server_tool_use": {"web_search_requests": count}} for count in (-5, 10**12, 1.5, "3", True)]
+
+
+@pytest.mark.parametrize("usage", [TOLD, {}, None, *ODD])
 async def test_searches_that_no_usage_counts_are_counted_in_the_answer(usage: Any) -> None:
     content = [CALL, RESULTS, CALL, RESULTS, CALL, FAILED, {"type": "text", "text": "hi"}]
     reply = Reply([msgspec.json.encode({"content": content, "usage": usage})], kind="application/json")
