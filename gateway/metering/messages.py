@@ -227,4 +227,18 @@ def web_searches(told: Mapping[str, Any]) -> int:
     return count if type(count) is int and 0 <= count <= COUNT_MAX else 0
 
 
+def tells_searches(told: Mapping[str, Any]) -> bool:
+    """Whether the usage of an answer counts them at all, in a number that can be one."""
+    made = told.get("server_tool_use")
+    count = made.get("web_search_requests") if isinstance(made, dict) else None
+    return type(count) is int and 0 <= count <= COUNT_MAX
+
+
+def with_searches(told: Mapping[str, Any] | None, count: int) -> dict[str, Any]:
+    """The usage of an answer that has so many searches in it, no fewer than it counts itself."""
+    made = (told or {}).get("server_tool_use")
+    counted = {**(made if isinstance(made, dict) else {}), "web_search_requests": max(count, web_searches(told or {}))}
+    return {**(told or {}), "server_tool_use": counted}
+
+
 _CACHE_COUNTS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")

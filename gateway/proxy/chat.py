@@ -27,7 +27,7 @@ COMPLETION_TOKENS_DEFAULT: Final = 16  # OpenAI's own; said aloud, because other
 OUTPUT_TOKENS_DEFAULT: Final = 16_384  # of a model whose own limit nobody states; it is sent upstream as the cap
 _CAP_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 _PROMPT_FIELD: Final = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
-_OTHER_FEES: Final = (  # another model or server than was asked for, or fees a call
+OTHER_FEES: Final = (  # another model or server than was asked for, or fees a call
     "enable_search", "models", "plugins", "preset", "provider", "search_parameters", "web_search_options",
 )  # fmt: skip
 _SEARCH_OPTIONS: Final = "web_search_options"
@@ -38,7 +38,14 @@ _AUTO: Final = "auto"
 _AS_USUAL: Final = frozenset((PLAIN, "standard"))  # as answers name the tier that has no name in a price
 _TIER_CHARS_MAX: Final = 64
 _OWN_TOOLS: Final = frozenset(("function", "custom"))  # what the caller runs; a provider's tools have fees, and read on
-_PRICED_APART: Final = frozenset(("service_tier", "tools", *_OTHER_FEES, *_OTHER_PRICES))
+# What is said of a function. A tool of a provider's own may be known by a field alone (`googleSearch`, `systemTool`).
+_FUNCTION_FIELDS: Final = frozenset(
+    (
+        "allowed_callers", "cache_control", "custom", "defer_loading", "description", "eager_input_streaming", "format",
+        "function", "input_examples", "input_schema", "name", "parameters", "strict", "type",
+    )
+)  # fmt: skip
+_PRICED_APART: Final = frozenset(("functions", "service_tier", "tools", *OTHER_FEES, *_OTHER_PRICES))
 _UNSEEN: Final = frozenset(  # ask for tokens that no event shows, or may
     (
         "audio", "best_of", "chat_template_kwargs", "enable_reasoning", "enable_thinking", "extra_body", "generation_config",
@@ -267,14 +274,28 @@ def served_at(request: Request, tier: object) -> str:
 
 
 def _check_fees(body: dict[str, Any]) -> None:
-    for field in (*_OTHER_FEES, *_OTHER_PRICES):
+    for field in (*OTHER_FEES, *_OTHER_PRICES):
         if body.get(field) not in (None, False):
             raise InvalidRequest(f"{field} has no price here", param=field)
-    tools = body.get("tools")
-    for place, tool in enumerate(tools if type(tools) is list else ()):
-        kind = tool.get("type") if type(tool) is dict else None
+    for field in ("tools", "functions"):
+        if body.get(field) is not None:
+            _check_tools(field, body[field])
+
+
+def _check_tools(field: str, tools: Any) -> None:
+    """None of them is the provider's own."""
+    if type(tools) is not list:
+        raise InvalidRequest(f"{field} must be a list", param=field)
+    for place, tool in enumerate(tools):
+        if type(tool) is not dict:
+            raise InvalidRequest("a tool is an object", param=f"{field}[{place}]")
+        kind = tool.get("type")
         if kind is not None and (type(kind) is not str or kind not in _OWN_TOOLS):
-            raise InvalidRequest("a tool of another type than function or custom has no price here", param=f"tools[{place}]")
+            raise InvalidRequest("a tool of another type than function or custom has no price here", param=f"{field}[{place}]")
+        if not tool.keys() <= _FUNCTION_FIELDS:
+            unknown = min(tool.keys() - _FUNCTION_FIELDS)[:64]
+            told = f"{unknown} is no part of a function, and has no price here"
+            raise InvalidRequest(told, param=f"{field}[{place}].{unknown}")
 
 
 def shows_all(body: dict[str, Any]) -> bool:

@@ -457,7 +457,8 @@ class Exchange:
                 served_by=(ticket.served_model, deployment.provider, deployment.id) if ticket.served_model else None,
             )
         )
-        if ticket.call.again is not None and whole and status is _SERVED and not ticket.is_cut:
+        is_cut = ticket.is_cut or (ticket.request.calls is not None and ticket.request.calls.is_cut)
+        if ticket.call.again is not None and whole and status is _SERVED and not is_cut:
             self._answers.keep(ticket.call.again, ticket.route, deployment, counts, variant)
         tokens = sum(counts[:_TOKEN_KINDS])  # its buckets are disjoint
         cost = amounts[0] if amounts else 0

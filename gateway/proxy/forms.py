@@ -28,6 +28,10 @@ _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(?:\[\])?")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9 ._()+-]")
 _FILENAME_CHARS_MAX: Final = 128
+# Fields that hold lists. Some servers read any other such name as the field without the brackets (`model[]`, `fallbacks[]`).
+_LISTS: Final = frozenset(
+    ("include[]", "known_speaker_names[]", "known_speaker_references[]", "timestamp_granularities[]")
+)  # fmt: skip
 
 
 class File(msgspec.Struct, frozen=True):
@@ -155,6 +159,8 @@ def _put(fields: dict[str, Any], name: str, raw: bytes, start: int, end: int) ->
     except UnicodeDecodeError as wrong:
         raise InvalidRequest(f"{name} is not UTF-8", param=name) from wrong
     if name.endswith("[]"):
+        if name not in _LISTS:
+            raise InvalidRequest(f"{name} is no list here, only {', '.join(sorted(_LISTS))}", param=name)
         fields.setdefault(name, []).append(value)
     elif name in fields:  # one server takes the first, another the last
         raise InvalidRequest(f"{name} is there twice", param=name)

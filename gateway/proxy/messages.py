@@ -15,9 +15,17 @@ import msgspec
 from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.identity.model import Principal
-from gateway.metering.messages import is_provider_defined, messages_bound, messages_prompt, read_messages_usage
+from gateway.metering.messages import (
+    is_provider_defined,
+    messages_bound,
+    messages_prompt,
+    read_messages_usage,
+    tells_searches,
+    with_searches,
+)
 from gateway.providers.model import MESSAGES, Deployment, Headers, Reply
 from gateway.proxy import anthropic_errors, messages_tools, wire
+from gateway.proxy.chat import OTHER_FEES
 from gateway.proxy.messages_stream import MessageStream
 from gateway.proxy.routes import Line
 from gateway.proxy.surface import Measured, Request, Surface
@@ -45,6 +53,14 @@ _UNPRICED_BETAS: Final = re.compile(
     r"(advisor-tool|agent-memory|code-execution|compact|fallback-credit|fast-mode|managed-agents|mcp-client|mcp-tunnels"
     r"|server-side-fallback|skills|web-fetch|web-search)-.*"
 )
+
+
+_SEARCH_RESULT: Final = b"web_search_tool_result"
+_BODY_BETAS: Final = "anthropic_beta"  # where some servers of this dialect take them from
+
+
+def _is_unpriced(beta: str) -> bool:
+    return beta not in _PRICED_BETAS and _UNPRICED_BETAS.fullmatch(beta) is not None
 
 
 class _Answer(msgspec.Struct):
@@ -100,7 +116,7 @@ class Messages:
         if len(self._betas) > _BETAS_MAX or not all(map(_BETA.fullmatch, self._betas)):
             raise InvalidRequest(f"anthropic-beta must be at most {_BETAS_MAX} names of betas", param="anthropic-beta")
         for beta in self._betas:
-            if beta not in _PRICED_BETAS and _UNPRICED_BETAS.fullmatch(beta):
+            if _is_unpriced(beta):
                 raise InvalidRequest(f"{beta} has no price here", param="anthropic-beta")
         if self._betas:
             headers.append(("anthropic-beta", ",".join(self._betas)))
@@ -145,13 +161,16 @@ class Messages:
         return MessageStream(counts_calls=request.calls is not None)
 
     def told(self, body: bytes) -> Any:
-        """`usage`; None where it counts nothing at all."""
+        """`usage`; None where it counts nothing at all. Searches that it does not count are counted in the content."""
         answer = _decode_answer(body)
         if answer.error:
             check_answered(body)
         usage = answer.usage
         if type(usage) is dict and not any(usage.values()):
-            return None
+            usage = None
+        if _SEARCH_RESULT in body and (usage is None or (type(usage) is dict and not tells_searches(usage))):
+            searches = messages_tools.searches_in(wire.decode_json(body).get("content"))
+            return with_searches(usage, searches) if searches else usage
         return usage
 
     def text(self, body: bytes) -> str:
@@ -200,6 +219,10 @@ def _check_price_known(body: dict[str, Any]) -> None:
     for field in _OTHER_FEES:
         if body.get(field):
             raise InvalidRequest(f"{field} has no price here", param=field)
+    for field in OTHER_FEES:
+        if body.get(field) not in (None, False):
+            raise InvalidRequest(f"{field} has no price here", param=field)
+    _check_body_betas(body.get(_BODY_BETAS))
     for field, priced in _ONE_PRICE.items():
         if field in body and body[field] not in priced:
             raise InvalidRequest(f"{field} may be {priced[-1]}: anything else has no price here", param=field)
@@ -220,6 +243,12 @@ def _check_price_known(body: dict[str, Any]) -> None:
         if type(kind) is not str or not _CLEARS.fullmatch(kind):
             param = f"context_management.edits[{place}].type"
             raise InvalidRequest("an edit of another type than clear_tool_uses or clear_thinking has no price here", param=param)
+
+
+def _check_body_betas(betas: Any) -> None:
+    for beta in betas if type(betas) is list else () if betas is None else (betas,):
+        if type(beta) is not str or not _BETA.fullmatch(beta) or _is_unpriced(beta) or beta.startswith(_LONG_CONTEXT):
+            raise InvalidRequest(f"betas are taken in the header anthropic-beta: {str(beta)[:64]!r}", param=_BODY_BETAS)
 
 
 class WithAnthropicHeaders:

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
-from gateway.metering.messages import merged_usage, web_searches
+from gateway.metering.messages import merged_usage, tells_searches, with_searches
 from gateway.providers.frames import Frames, NotEvents, payload
 from gateway.providers.messages_answers import ENDS_PLAINLY, USAGE_OF_A_DELTA
 from gateway.proxy import wire
@@ -56,8 +56,6 @@ class _Event(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_Event, float_hook=wire.read_float).decode
-_CALLS: Final = "server_tool_use"
-_SEARCHES: Final = "web_search_requests"
 _STOP: Final = {"type": "message_stop"}
 # Of a block's kind, what is no generated text: a signature stands for nothing, a citation repeats the prompt.
 _UNBILLED: Final = ("signature_delta", "citations_delta")
@@ -72,13 +70,17 @@ def event(body: Mapping[str, Any]) -> bytes:
 class MessageStream(Streamed):
     """One stream; see `surface.Stream`. `usage` is merged of all that was told."""
 
-    __slots__ = ("_begun", "_counts_calls", "_delta", "_ended", "_frames", "_open", "_searches", "_stop", "_told", "_told_at")
+    __slots__ = (
+        "_begun", "_counts_calls", "_delta", "_ended", "_frames", "_open", "_searches", "_searches_told", "_stop", "_told",
+        "_told_at",
+    )  # fmt: skip
 
     def __init__(self, *, counts_calls: bool = False) -> None:
         """`counts_calls`: Anthropic's own tools may be called in it."""
         super().__init__()
         self._counts_calls = counts_calls
         self._searches = 0  # of the web that were begun, and did not fail
+        self._searches_told = False
         self._frames = Frames()
         self._begun = False
         self._delta = b""  # message_delta, kept back
@@ -108,12 +110,10 @@ class MessageStream(Streamed):
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """What was told; of a stream that has not ended also the searches that were begun."""
-        if not self._searches or self._ended:
+        """What was told; where its end did not, or does not count them, also the searches that were begun."""
+        if not self._searches or (self._ended and self._searches_told):
             return self._told
-        told = self._told or {}
-        counted = {**(told.get(_CALLS) or {}), _SEARCHES: max(self._searches, web_searches(told))}
-        return {**told, _CALLS: counted}
+        return with_searches(self._told, self._searches)
 
     @property
     def complete(self) -> bool:
@@ -213,6 +213,7 @@ class MessageStream(Streamed):
         if type(usage) is not dict or not any(usage.values()):  # at the beginning of a translated one nothing is known
             return
         self._told = merged_usage(self._told, usage)
+        self._searches_told = not early and (self._searches_told or tells_searches(usage))
         if not early and usage.get("output_tokens") is not None:
             self._told_at = len(self.texts)
 
@@ -226,7 +227,7 @@ class MessageStream(Streamed):
         texts = [text for name in _TEXTS if bytes(text := getattr(delta, name))[:1] == b'"']
         if not texts and delta.type not in ("text_delta", "input_json_delta", "thinking_delta"):
             # Of a kind that is newer than this gateway: all its strings, as all that is generated is paid for.
-            more = wire.decode_json(data)["delta"]
+            more = _whole(data)["delta"]
             texts = [msgspec.Raw(wire.encode_json(text)) for name, text in more.items() if name != "type" and type(text) is str]
         self._keep_all(texts or [msgspec.Raw(b'""')])
 
@@ -248,9 +249,22 @@ def _read(data: bytes) -> _Event:
         raise BrokenStream("an event of the stream is not JSON, or no event of messages") from wrong
 
 
+def _whole(data: bytes) -> dict[str, Any]:
+    """All of an event, also what nobody here looks at otherwise. BrokenStream."""
+    try:
+        return dict(wire.decode_json(data))
+    except UnicodeDecodeError:
+        return _whole(data.decode("utf-8", "replace").encode())
+    except (msgspec.DecodeError, RecursionError) as wrong:
+        raise BrokenStream("an event of the stream is not JSON, or no event of messages") from wrong
+
+
 def _with_usage(frame: bytes, more: Mapping[str, Any]) -> bytes:
     """The `message_delta` with counts of ours beside, or instead of, the upstream's."""
-    said = wire.decode_json(payload(frame))
+    try:
+        said = _whole(payload(frame))
+    except BrokenStream:
+        return frame  # it ends the message all the same
     usage = said.get("usage")
     return event({**said, "usage": {**(usage if type(usage) is dict else {}), **more}})
 

@@ -64,6 +64,17 @@ def with_told(found: Measured, told: Any, request: Request) -> Measured:
     return credible((with_calls(found[0], {"web_searches": web_searches(told)}), found[1]), request)
 
 
+def searches_in(content: Any) -> int:
+    """How many searches stand in the content of an answer, less those that failed."""
+    found = 0
+    for block in content if type(content) is list else ():
+        if type(block) is dict and block.get("type") == "server_tool_use":
+            found += block.get("name") == "web_search"
+        elif type(block) is dict and block.get("type") == "web_search_tool_result":
+            found -= type(block.get("content")) is dict  # an error; results are a list
+    return max(0, found)
+
+
 def completed(told: Any, request: Request, deployment: Deployment, counted: Usage) -> Measured:
     """See `Request.completed`."""
     return with_told((counted, () if told is None else ("usage_unusable",)), told, request)

@@ -16,6 +16,11 @@ from gateway.proxy.ports import Gate
 _ACCOUNT: Final = re.compile(r"organi[sz]ation|^openai-project$|user-project", re.IGNORECASE)
 
 
+def is_on_own_keys(principal: Principal) -> bool:
+    """Whether what this principal asks for is sent with its app's own keys: what builds the app never is."""
+    return principal.app.cost_policy is CostPolicy.OWN_KEYS and principal.level is Level.APP_USAGE
+
+
 async def as_paid_by(gate: Gate, principal: Principal, deployment: Deployment) -> Deployment:
     """The deployment as this principal's app is served by it: on the operator's account, or with the app's own key.
 
@@ -25,8 +30,7 @@ async def as_paid_by(gate: Gate, principal: Principal, deployment: Deployment) -
     What builds the app is paid for at the platform's prices, and is sent on the platform's account. Raises InvalidRequest where
     the app has no key for the provider or the deployment takes none, Unavailable where its keys cannot be read.
     """
-    own = principal.app.cost_policy is CostPolicy.OWN_KEYS and principal.level is Level.APP_USAGE
-    if not own or deployment.provider == DEMO:
+    if not is_on_own_keys(principal) or deployment.provider == DEMO:
         return deployment
     takes_keys = bool(deployment.api_key) if deployment.own_keys is None else deployment.own_keys
     if not takes_keys:

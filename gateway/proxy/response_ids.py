@@ -94,7 +94,10 @@ class OwnNames:
 
     def _own(self, value: Any) -> Any:
         if type(value) is msgspec.Raw:
-            value = msgspec.json.decode(value)
+            try:
+                value = msgspec.json.decode(value)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return None  # no id that anybody could use
         if type(value) is not str:
             return value
         if self._given is not None and value == self._given[0]:

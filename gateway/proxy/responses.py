@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from gateway.core import limits
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound, PaymentRequired
 from gateway.core.units import Usage
-from gateway.core.words import CostPolicy
 from gateway.identity.model import Principal
 from gateway.metering.responses_prompt import PROMPT_FIELD, added_bytes, as_chat
 from gateway.metering.usage import UNBOUNDED_PART_TOKENS, input_bound, read_usage
@@ -28,6 +27,7 @@ from gateway.providers.model import RESPONSES, Deployment, Reply, Route
 from gateway.proxy import responses_tools, wire
 from gateway.proxy.chat import OUTPUT_TOKENS_DEFAULT, check_price_known, shows_all
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.own_keys import is_on_own_keys
 from gateway.proxy.ports import Gate
 from gateway.proxy.response_ids import Owner, OwnNames, ResponseIds, Stored
 from gateway.proxy.responses_stream import (
@@ -118,7 +118,7 @@ class Responses:
         placed = self._placed if follows else None
         request = Request(self, body, len(raw), model, bool(streamed), False, cap, 1, shows and calls is None, placed=placed)
         if calls is not None:
-            own_account = self._principal.app.cost_policy is CostPolicy.OWN_KEYS
+            own_account = is_on_own_keys(self._principal)
             calls.check_served = partial(check_served, own_account=own_account)
             request.calls, request.units, request.completed = calls, calls.units(), responses_tools.completed
             request.placed = placed or calls.placed
@@ -336,6 +336,12 @@ def _is_call(item: Any) -> bool:
     return type(item) is dict and type(item.get("type")) is str and item["type"] in responses_tools.ITEMS
 
 
+def _names_file(part: Any) -> bool:
+    """Whether it refers to a file by its id, itself or in an object in it."""
+    inside = [part, *part.values()] if type(part) is dict else []
+    return any(type(each) is dict and each.get("file_id") is not None for each in inside)
+
+
 def _checked_item(item: Any, place: str) -> dict[str, Any] | None:
     """The item without its id; None for reasoning that only the provider's store could tell."""
     kind = item.get("type") or ("message" if "role" in item else None) if type(item) is dict else None
@@ -347,8 +353,8 @@ def _checked_item(item: Any, place: str) -> dict[str, Any] | None:
         return None
     for field in ("content", "output"):
         parts = item.get(field)
-        for number, part in enumerate(parts if type(parts) is list else ()):
-            if type(part) is dict and part.get("file_id") is not None:
+        for number, part in enumerate(parts if type(parts) is list else (parts,)):
+            if _names_file(part):
                 raise InvalidRequest(
                     "files that the provider keeps are not taken here", param=f"{place}.{field}[{number}].file_id"
                 )

@@ -118,9 +118,7 @@ class ResponsesStream(Streamed):
         if not self._counts_calls or self._told is NOTHING_USED:
             return self._told
         output = self._final[1].get("output") if self._final is not None else None
-        if type(output) is msgspec.Raw:
-            output = wire.decode_json(output)
-        calls = calls_in(output or [item.done or item.added for item in self._items.values()])
+        calls = calls_in(decoded(output) or [item.done or item.added for item in self._items.values()])
         return {**(self._told if type(self._told) is dict else {}), CALLS: calls} if calls else self._told
 
     @property
@@ -259,7 +257,7 @@ class ResponsesStream(Streamed):
     def _end(self, kind: str, event: _Event) -> None:
         response: dict[str, Any] = self._names.renamed(_fields(event.response)) if event.response else {}
         told = response.pop("usage", None)
-        self._told = None if told is None else wire.decode_json(told)
+        self._told = decoded(told)
         if kind == FAILED:
             cleaned_error(response, self._names)
             if type(self._told) is not dict and not self.texts and not (self._counts_calls and self._items):
@@ -288,6 +286,18 @@ def _fields(raw: bytes | msgspec.Raw) -> dict[str, Any]:
         raise BrokenStream("an event of the stream is not as it must be") from wrong
 
 
+def decoded(value: Any) -> Any:
+    """A value that may still be as it stood in the JSON; None for one that nobody can read, such as a number out of range."""
+    if type(value) is not msgspec.Raw:
+        return value
+    try:
+        return wire.decode_json(value)
+    except UnicodeDecodeError:
+        return decoded(msgspec.Raw(bytes(value).decode("utf-8", "replace").encode()))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 def _words_of(event: _Event) -> str:
     error = event.error
     message = error.get("message") if type(error) is dict else error
@@ -297,18 +307,16 @@ def _words_of(event: _Event) -> str:
 
 def cleaned_error(response: dict[str, Any], names: Names) -> None:
     """Take keys and addresses out of what a response that failed says of its error, which may be raw."""
-    error = response.get("error")
-    if type(error) is msgspec.Raw:
-        error = wire.decode_json(error)
+    error = decoded(response.get("error"))
+    if error is None:
+        response["error"] = None
     if type(error) is dict and type(error.get("message")) is str:
         response["error"] = {**error, "message": names.cleaned(error["message"])}
 
 
 def texts_in(output: Any) -> list[str]:
     """What the items of an `output` (raw or decoded) say that was generated, in order."""
-    if type(output) is msgspec.Raw:
-        output = wire.decode_json(output)
-    found: list[str] = []
+    output, found = decoded(output), list[str]()
     for item in output if type(output) is list else ():
         if type(item) is dict:
             found += made_texts(item)

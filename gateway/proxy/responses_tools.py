@@ -12,6 +12,7 @@ from gateway.core import limits
 from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
 from gateway.metering.usage import IMAGE_TOKENS_MAX
+from gateway.pricing.rates import short_of
 from gateway.providers.model import RESPONSES, Deployment
 from gateway.proxy import wire
 from gateway.proxy.surface import Measured, Request
@@ -63,13 +64,15 @@ def tool_calls(body: dict[str, Any], tools: Sequence[tuple[int, Any]]) -> ToolCa
     asked = wire.whole(body, MAX_CALLS, 1, limits.TOOL_CALLS_MAX, 0)
     unseen = _DEFINITION_TOKENS * len(found)
     made = ToolCalls(tuple(found), asked, together=True, container_gb=container_gb, reads_most=reads_most, unseen=unseen)
-    made.stores = tuple(store for _, tool in tools for store in tool.get("vector_store_ids") or ())
+    searching = [tool for _, tool in tools if _KINDS[tool["type"]] == "file_searches"]
+    made.stores = tuple(store for tool in searching for store in tool["vector_store_ids"])
     return made
 
 
 def _memory_gb(container: Any, param: str) -> int:
-    if type(container) is not dict or container.get("type") != "auto" or container.get("file_ids"):
-        told = "containers and files that the provider keeps are not taken here, only a container of the type auto"
+    given = {name for name, value in container.items() if value not in (None, [])} if type(container) is dict else set()
+    if not given <= {"type", "memory_limit"} or "type" not in given or container["type"] != "auto":
+        told = "what the provider keeps (containers, files, skills) is not taken here, only a container of the type auto"
         raise InvalidRequest(told, param=f"{param}.container")
     memory = container.get("memory_limit")
     if not (memory is None or type(memory) is str) or memory not in _MEMORY_GB:
@@ -128,6 +131,9 @@ def with_told(found: Measured, told: Any, request: Request) -> Measured:
         "file_searches": seen.get(_SEARCHES_FILES, 0),
         CONTAINER: calls.container_gb * seen.get(_RUNS_CODE, 0),
     }
+    # Where a tool was called, no prompt was longer than the window, unless they add up to more than so many could.
+    turns = 1 + sum(seen.values())
+    request.variant = short_of(calls.window if found[0].input_total <= turns * calls.window else calls.longest)
     return credible((with_calls(found[0], units), found[1]), request)
 
 

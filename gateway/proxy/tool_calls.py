@@ -50,7 +50,7 @@ class ToolCalls(msgspec.Struct):
     `check_served` raises InvalidRequest where a deployment cannot be asked for them.
 
     `number` is how often they may run as it is held, all or each; `default` how often one may that nobody bounds; `window` the
-    tokens that each call is held as.
+    tokens that each call is held as; `first` bounds those of the prompt before any call, and `longest` those of every prompt.
     """
 
     tools: tuple[Tool, ...]
@@ -62,6 +62,8 @@ class ToolCalls(msgspec.Struct):
     number: int = 0
     default: int = 0
     window: int = UNBOUNDED_PART_TOKENS
+    first: int = 0
+    longest: int = UNBOUNDED_PART_TOKENS
     is_cut: bool = False  # because the wallet covers no more
     unseen: int = 0
     stores: tuple[str, ...] = ()
@@ -128,8 +130,11 @@ def placed(request: Request, deployment: Deployment) -> None:
         calls.default = deployment.tool_calls
         own = max([tool.most or calls.default for tool in calls.tools])
         calls.number = calls.asked or (calls.default if calls.together else own)
+    if request.body:  # which is not kept for further attempts
+        calls.first = request.surface.bound(request, replace(deployment, input_tokens_max=None)) - calls.tokens
+    calls.longest = max(calls.window, min(calls.first, deployment.input_tokens_max or calls.first))
     # Its prompts are many and told as one sum, which alone makes none of them a long one.
-    request.variant = short_of(longest)
+    request.variant = short_of(calls.longest)
     request.units = calls.units()
 
 

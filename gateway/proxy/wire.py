@@ -64,11 +64,15 @@ def read_body(raw: bytes, content_type: bytes) -> dict[str, Any]:
 # number of attempts than the hold is for, or an answer that nobody made.
 _WHO_SERVES: Final = frozenset(
     (
-        "api_base", "api_key", "base_url", "content_policy_fallbacks", "context_window_fallback_dict",
-        "context_window_fallbacks", "custom_llm_provider", "default_fallbacks", "extra_headers", "fallbacks", "litellm_params",
-        "max_retries", "mock_response", "mock_timeout", "mock_tool_calls", "model_list", "num_retries", "user_config",
+        "api_base", "api_key", "api_version", "base_url", "content_policy_fallbacks", "context_window_fallback_dict",
+        "context_window_fallbacks", "custom_llm_provider", "default_fallbacks", "deployment_id", "extra_body", "extra_headers",
+        "fallbacks", "headers", "litellm_metadata", "litellm_params", "max_retries", "mock_delay", "mock_response",
+        "mock_testing_content_policy_fallbacks", "mock_testing_context_fallbacks", "mock_testing_fallbacks",
+        "mock_testing_rate_limit_error", "mock_timeout", "mock_tool_calls", "model_list", "num_retries", "organization",
+        "retry_policy", "router_settings_override", "specific_deployment", "user_config", "vector_store_ids",
     )
 )  # fmt: skip
+_EXTRA: Final = "extra_body"  # what such servers put over the request; Google's own has a part of that name
 _MODEL_IS: Final = "must be a string of 1 to 256 printable ASCII characters"
 
 
@@ -76,6 +80,8 @@ def read_model(body: dict[str, Any]) -> str:
     """The name of the model that is asked for; InvalidRequest, also where a body says besides who is to serve it."""
     if not _WHO_SERVES.isdisjoint(body):
         for field in sorted(_WHO_SERVES & body.keys()):
+            if field == _EXTRA and type(body[field]) is dict and body[field].keys() <= {"google"}:
+                continue
             if body[field] not in (None, False):
                 raise InvalidRequest(f"{field} is not a request's to say: the gateway decides who serves it", param=field)
             del body[field]

@@ -426,6 +426,12 @@ NO_PRICE: list[tuple[str, dict[str, Any]]] = [
     ("tools[1]", {"tools": [WEB, {"type": "web_search_preview"}]}),
     ("tools[0].container", {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}),
     ("tools[0].container", {"tools": [{**CODE, "container": {"type": "auto", "file_ids": ["file_1"]}}]}),
+    ("tools[0].container", {"tools": [{**CODE, "container": {"type": "auto", "skills": [{"skill_id": "skill_1"}]}}]}),
+    ("tools[0].container", {"tools": [{**CODE, "container": {"type": "auto", "id": "cntr_1"}}]}),
+    ("tools[0].container", {"tools": [{**CODE, "container": {"type": ["auto"]}}]}),
+    ("tools[0]", {"tools": [{**WEB, "vector_store_ids": ["vs_theirs"]}]}),
+    ("input[0].content[0].file_id", {"input": [{"role": "user", "content": {"type": "input_file", "file_id": "file_1"}}]}),
+    ("input[0].content[0].file_id", {"input": [{"role": "user", "content": [{"type": "x", "file": {"file_id": "file_1"}}]}]}),
     ("tools[0].container.memory_limit", {"tools": [{**CODE, "container": {"type": "auto", "memory_limit": "2g"}}]}),
     ("tools[0].vector_store_ids", {"tools": [{"type": "file_search"}]}),
     ("max_tool_calls", {"tools": [WEB], "max_tool_calls": 0}),
@@ -640,6 +646,20 @@ def test_a_wallet_that_covers_some_calls_gets_so_many(house: Stack, native_url: 
     wallet = house.wallet(app, "ann")
     assert event["amount_micro"] == event["input_tokens"] + 10 * event["output_tokens"] + 3 * 10_000
     assert (wallet["held_micro"], wallet["available_micro"]) == (0, funds - event["amount_micro"])
+
+
+def test_an_answer_with_fewer_calls_than_the_wallet_of_who_asks_next_covers_is_not_given_again(house: Stack) -> None:
+    app = house.app()
+    key = house.key(app)
+    house.fund(app, "ann", DEFINED_MICRO + 1_500 + 10_000 + 3 * CALL_MICRO)
+    house.fund(app, "bob", FUNDS_MICRO)
+    body = {"model": "tools/ok:calls=9", "input": "x", "tools": [WEB], "store": False}
+    told = []
+    for user in ("ann", "bob", "bob"):
+        headers = {"Authorization": f"Bearer {key}", "X-Platform-User-Id": user, "X-Mozaiks-Cache": "60"}
+        answer = HTTP.post(house.url + "/v1/responses", json=body, headers=headers)
+        told.append((answer.headers["x-mozaiks-cache"], len(answer.json()["output"]) - 1))
+    assert told == [("miss", 3), ("miss", 8), ("hit", 8)]
 
 
 def test_calls_that_the_client_names_are_cut_only_where_the_app_clamps(house: Stack, native_url: str) -> None:

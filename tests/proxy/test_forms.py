@@ -45,9 +45,9 @@ def test_what_is_written_reads_back_whatever_it_holds() -> None:
         pieces = [b"\r\n", b"--", b"x", b"\r", b"\n", b"\r\n--x", b"\r\n--x--\r\n", bytes([random.randrange(256)])]
         content = b"".join(random.choice(pieces) for _ in range(random.randrange(1, 40)))
         text = content.decode("latin-1")
-        raw = forms.write_form({"prompt": text, "list[]": [text, "b"]}, [forms.File("file", "f", "a/b", memoryview(content))])
+        raw = forms.write_form({"prompt": text, "include[]": [text, "b"]}, [forms.File("file", "f", "a/b", memoryview(content))])
         form = forms.read_form(raw, BOUNDARY, ("file",))
-        assert form.fields == {"prompt": text, "list[]": [text, "b"]}
+        assert form.fields == {"prompt": text, "include[]": [text, "b"]}
         assert [bytes(file.content) for file in form.files] == [content]
 
 
@@ -95,3 +95,10 @@ def test_a_number_is_read_from_text(value: str | None, number: int) -> None:
 def test_a_number_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(InvalidRequest):
         forms.whole_in({"n": value}, "n", 1, 10, 3)
+
+
+@pytest.mark.parametrize("name", ["fallbacks[]", "api_base[]", "model[]", "n[]", "stream[]"])
+def test_what_is_no_list_is_not_said_as_one(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read(body((f'Content-Disposition: form-data; name="{name}"'.encode(), b"x")))
+    assert refused.value.param == name

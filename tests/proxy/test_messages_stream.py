@@ -281,3 +281,15 @@ async def test_a_stream_that_breaks_off_bills_what_came_not_the_first_count() ->
     assert 30 <= done.rest.usage.output <= 31
     assert b"event: error" in house.body()
     assert b"message_stop" not in house.body()
+
+
+def test_a_number_out_of_range_breaks_the_stream_or_is_passed_by() -> None:
+    begun = event({"type": "message_start", "message": {"usage": {"input_tokens": 5}}})
+    with pytest.raises(BrokenStream):
+        MessageStream().feed(begun + b'event: x\ndata: {"type":"content_block_delta","delta":{"type":"new","y":1e999}}\n\n')
+    stream = MessageStream()
+    end = b'event: x\ndata: {"type":"message_delta","z":1e999,"delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":5}}\n\n'
+    stream.feed(begun + end + event({"type": "message_stop"}))
+    assert stream.complete
+    ended = stream.last(None, "req_1", None, {"cost": 1}, None, asked=True)  # type: ignore[arg-type]
+    assert ended.startswith(end)

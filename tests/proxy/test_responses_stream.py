@@ -193,3 +193,15 @@ def test_bytes_that_are_no_text_spoil_only_the_text_that_they_stand_in() -> None
 def test_no_text_weighs_nothing_so_that_every_event_is_seen_to_make_something() -> None:
     _, stream = passed([BEGUN, event("response.output_text.delta", delta="", **AT)])
     assert (len(stream.texts), stream.text_bytes) == (1, 1)
+
+
+@pytest.mark.parametrize("what", [b'"usage":{"input_tokens":1e999}', b'"output":[{"x":1e999}]', b'"error":1e999'])
+@pytest.mark.parametrize("kind", ["completed", "failed"])
+def test_an_end_that_nobody_can_read_ends_the_stream_all_the_same(what: bytes, kind: str) -> None:
+    end = b'event: x\ndata: {"type":"response.' + kind.encode() + b'","response":{"id":"resp_a",' + what + b"}}\n\n"
+    stream = ResponsesStream(Names(), counts_calls=True)
+    call = {"output_index": 0, "item": {"type": "web_search_call", "id": "ws_1"}}
+    stream.feed(BEGUN + event("response.output_item.added", sequence_number=2, **call) + DELTAS[0] + end)
+    assert stream.complete
+    assert stream.usage == {"\0calls": {"web_search_call": 1}}
+    assert stream.text() == 'he said "usage": {'

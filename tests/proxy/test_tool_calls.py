@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.core.errors import InvalidRequest, PaymentRequired
-from gateway.core.words import CostPolicy, Enforcement
+from gateway.core.words import CostPolicy, Enforcement, Level
 from gateway.metering.counting import Counter
 from gateway.metering.event import ABANDONED, decode_event
 from gateway.pricing.rates import Rates, rates_from, short_of
@@ -36,6 +36,7 @@ class Searching(House):
     """A house whose deployment speaks Anthropic's dialect, and whose searches have a fee."""
 
     rates: Rates | None = PRICED
+    costs: Rates = PRICED
 
     def __init__(self, reply: Reply, *given: Any, **options: Any) -> None:
         super().__init__(reply, *given, **{"opening": 100_000, **options})
@@ -43,7 +44,7 @@ class Searching(House):
         self.deployment = msgspec.structs.replace(self.deployment, speaks=speaks, input_tokens_max=WINDOW, tool_calls=4)
 
     def cost(self, deployment_id: str, at_ms: int) -> Rates | None:
-        return PRICED
+        return self.costs
 
     def app_cached(self, enterprise_id: str, asset: str, model: str, deployment_id: str, at_ms: int) -> Rates | None:
         return self.rates
@@ -108,6 +109,37 @@ async def test_more_searches_than_were_told_are_paid_for_within_belief(
     [done] = house.events()
     assert (done.rest.usage.web_searches, done.rest.flags) == (charged, flags)
     assert done.rest.amounts_micro == (100 + 20 * 10 + charged * FEE_MICRO,)
+
+
+CALL = {"type": "server_tool_use", "id": "x", "name": "web_search", "input": {}}
+RESULTS: dict[str, Any] = {"type": "web_search_tool_result", "tool_use_id": "x", "content": []}
+FAILED = {**RESULTS, "content": {"type": "web_search_tool_result_error"}}
+
+
+TOLD = {"input_tokens": 100, "output_tokens": 20}
+ODD = [{**TOLD, "server_tool_use": {"web_search_requests": count}} for count in (-5, 10**12, 1.5, "3", True)]
+
+
+@pytest.mark.parametrize("usage", [TOLD, {}, None, *ODD])
+async def test_searches_that_no_usage_counts_are_counted_in_the_answer(usage: Any) -> None:
+    content = [CALL, RESULTS, CALL, RESULTS, CALL, FAILED, {"type": "text", "text": "hi"}]
+    reply = Reply([msgspec.json.encode({"content": content, "usage": usage})], kind="application/json")
+    house = Searching(reply, opening=1_000_000)
+    await house.search()
+    [done] = house.events()
+    assert done.rest.usage.web_searches == 2
+    assert done.rest.usage_source == ("upstream" if usage else "counted")
+
+
+@pytest.mark.parametrize(("told", "charged"), [(None, 2), ({"web_search_requests": 1}, 1)])
+async def test_searches_of_a_stream_that_its_end_does_not_count_are_those_that_were_begun(told: Any, charged: int) -> None:
+    begun, _ = begun_messages()
+    usage = {"output_tokens": 9, "server_tool_use": told}
+    ended = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage})
+    house = Searching(Reply([*begun, ended, event({"type": "message_stop"})]), opening=1_000_000)
+    await house.search(stream=True)
+    [done] = house.events()
+    assert (done.rest.usage.web_searches, done.rest.status) == (charged, "served")
 
 
 async def test_absurd_tokens_take_no_fee_away() -> None:
@@ -225,6 +257,38 @@ def test_who_has_the_tools_is_who_keeps_their_bound_and_stores_are_the_operators
         with pytest.raises(InvalidRequest) as refused:
             check_served(calls, other, own_account=False)
         assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("prompt", "calls", "told", "times"),
+    [
+        (300_000, 0, 250_000, 2),  # one prompt, a long one, with a tool that was not called
+        (300_000, 0, 150_000, 1),
+        (300_000, 1, 250_000, 1),  # two prompts, none above the window
+        (300_000, 1, 500_000, 2),
+        (100, 3, 500_000, 1),
+    ],
+)
+async def test_a_long_prompt_costs_what_it_does_without_the_tool(prompt: int, calls: int, told: int, times: int) -> None:
+    output = [{"type": "web_search_call", "status": "completed", "action": {"type": "search"}}] * calls
+    usage = {"input_tokens": told, "output_tokens": 10}
+    reply = Reply([msgspec.json.encode({"id": "resp_1", "output": output, "usage": usage})], kind="application/json")
+    house = Searching(reply, opening=10_000_000)
+    house.rates = house.costs = msgspec.structs.replace(PRICED, long_above=200_000)
+    house.deployment = msgspec.structs.replace(house.deployment, input_tokens_max=900_000)
+    await house.respond(input="x" * prompt)
+    [done] = house.events()
+    assert done.rest.amounts_micro == (times * (told + 10 * 10) + calls * FEE_MICRO,)
+    assert done.rest.provider_cost_micro == done.rest.amounts_micro[0] <= done.rest.held_micro[0]
+
+
+async def test_what_builds_an_app_on_its_own_keys_runs_on_the_operators_account_and_searches_the_operators_stores() -> None:
+    house = Searching(answered(0))
+    app = msgspec.structs.replace(PRINCIPAL.app, cost_policy=CostPolicy.OWN_KEYS)
+    house.principal = msgspec.structs.replace(PRINCIPAL, app=app, level=Level.PLATFORM)
+    with pytest.raises(InvalidRequest, match="vs_of_another_app"):
+        await house.respond(tools=[{"type": "file_search", "vector_store_ids": ["vs_of_another_app"]}])
+    assert house.asked == {}
 
 
 def test_only_a_window_that_is_known_is_smaller_than_the_models() -> None:

@@ -59,10 +59,22 @@ BAD: list[tuple[str, Any, str | None]] = [
     ("another server's price", {**GOOD, "provider": {"order": ["dear"]}}, "provider"),
     ("a tool of the provider", {**GOOD, "tools": [{"type": "function"}, {"type": "web_search"}]}, "tools[1]"),
     ("a tool of no type", {**GOOD, "tools": [{"type": ["function"]}]}, "tools[0]"),
+    ("a provider's tool without a type", {**GOOD, "tools": [{"googleSearch": {}}]}, "tools[0].googleSearch"),
+    ("one called a function", {**GOOD, "tools": [{"type": "function", "googleSearch": {}}]}, "tools[0].googleSearch"),
+    ("one among functions", {**GOOD, "functions": [{"name": "f"}, {"urlContext": {}}]}, "functions[1].urlContext"),
+    ("one beside a function", {**GOOD, "tools": [{"function": {}, "systemTool": {}}]}, "tools[0].systemTool"),
+    ("tools that are no list", {**GOOD, "tools": {"0": {"type": "web_search"}}}, "tools"),
+    ("a tool that is no object", {**GOOD, "tools": ["web_search"]}, "tools[0]"),
     ("another model", {**GOOD, "fallbacks": ["dear"]}, "fallbacks"),
     ("another server", {**GOOD, "api_base": "http://127.0.0.1:1"}, "api_base"),
     ("another key", {**GOOD, "api_key": "sk-other"}, "api_key"),
     ("another provider", {**GOOD, "custom_llm_provider": "dear"}, "custom_llm_provider"),
+    ("another server below", {**GOOD, "extra_body": {"api_base": "http://127.0.0.1:1"}}, "extra_body"),
+    ("another cap below", {**GOOD, "max_tokens": 1, "extra_body": {"google": {}, "max_tokens": 10**6}}, "extra_body"),
+    ("more below, as text", {**GOOD, "extra_body": '{"models": ["dear"]}'}, "extra_body"),
+    ("another account", {**GOOD, "organization": "org-other"}, "organization"),
+    ("another's files", {**GOOD, "vector_store_ids": ["vs_1"]}, "vector_store_ids"),
+    ("a fallback as a test", {**GOOD, "mock_testing_fallbacks": True}, "mock_testing_fallbacks"),
     ("an answer that nobody made", {**GOOD, "mock_response": ""}, "mock_response"),
     ("zero choices", {**GOOD, "n": 0}, "n"),
     ("too many choices", {**GOOD, "n": 129}, "n"),
@@ -87,6 +99,11 @@ def test_a_body_that_is_not_json_is_refused(raw: bytes) -> None:
 def test_the_callers_own_tools_and_a_search_that_is_off_pass() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {"name": "c"}}, {"name": "old"}]
     assert parse({**GOOD, "tools": tools, "enable_search": False, "plugins": None}).body["tools"] == tools
+
+
+def test_googles_own_part_of_a_request_passes() -> None:
+    extra = {"google": {"thinking_config": {"include_thoughts": True}}}
+    assert parse({**GOOD, "extra_body": extra}).body["extra_body"] == extra
 
 
 @pytest.mark.parametrize("number", [b"1e300", b"9.5367431640625e-310"])
