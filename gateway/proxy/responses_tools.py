@@ -21,6 +21,7 @@ from gateway.proxy.tool_calls import Tool, ToolCalls, credible, with_calls
 CALLS: Final = "\0calls"  # beside the usage that an answer told: how often each type of item is in it
 MAX_CALLS: Final = "max_tool_calls"
 CONTAINER: Final = "container_gb"
+_FREE_ACTIONS: Final = ("find_in_page", "open_page")
 _SEARCHES_THE_WEB: Final = "web_search_call"
 _RUNS_CODE: Final = "code_interpreter_call"
 _SEARCHES_FILES: Final = "file_search_call"
@@ -115,8 +116,8 @@ def calls_in(output: Any) -> dict[str, int]:
 
 
 def _searches(action: Any) -> bool:
-    """Whether it has a fee. What does not say what it did has searched."""
-    return type(action) is not dict or action.get("type", "search") == "search"
+    """Whether it has a fee. What does not say what it did, or something that nobody here knows, has searched."""
+    return type(action) is not dict or action.get("type") not in _FREE_ACTIONS
 
 
 def with_told(found: Measured, told: Any, request: Request) -> Measured:

@@ -235,10 +235,11 @@ def test_calls_are_counted_by_what_has_a_fee() -> None:
     code = {"type": "code_interpreter_call", "container_id": "a"}
     output = [
         search, {**search, "action": {"type": "open_page"}}, {**search, "action": {"type": "find_in_page"}},
+        {**search, "action": {"type": "a_new_kind"}}, {**search, "action": {"type": ["search"]}},
         {**search, "status": "failed"}, {"type": "web_search_call", "status": "in_progress"}, {"type": "message"},
         code, code, {**code, "container_id": "b"}, {"type": "file_search_call"}, {"type": ["web_search_call"]}, "web_search_call",
     ]  # fmt: skip
-    assert calls_in(output) == {"web_search_call": 2, "code_interpreter_call": 2, "file_search_call": 1}
+    assert calls_in(output) == {"web_search_call": 4, "code_interpreter_call": 2, "file_search_call": 1}
     assert calls_in(None) == {}
 
 
