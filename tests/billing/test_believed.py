@@ -48,7 +48,7 @@ class Own:
 @pytest.fixture
 async def own(house: House) -> Own:
     await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "10"}, 201)
-    house.control.advance(2)
+    house.control.catch_up()  # the terms are in force there too
     return Own(house)
 
 

@@ -20,7 +20,7 @@ async def own(house: House) -> Own:
     made = {"enterprise_id": "theirs", "user_id": "alice", "name": "Theirs", "asset": "USD", "cost_policy": "platform_pays"}
     await house.market.ok("POST", "/apps", made, 201)
     await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "10"}, 201)
-    house.control.advance(2)
+    house.control.catch_up()
     return Own(house)
 
 
