@@ -101,7 +101,7 @@ class Effects:
         purchase = await self._store.purchase(wallet.enterprise_id, purchase_id) if purchase_id else None
         if purchase is None or (purchase.wallet, purchase.account_id) != (wallet, account_id):
             raise NotOurs("nothing was paid on it, and it is of no purchase")
-        if purchase.amount_minor or purchase.promo_code_id is None or purchase.session_id != facts.session_id:
+        if purchase.amount_minor or purchase.session_id != facts.session_id:
             raise Rejected(f"nothing was paid on it, and purchase {purchase.id} is not given away on that page")
         plan = await self._store.plan(purchase.plan_id)
         op_id = f"gift:{purchase.id}"
