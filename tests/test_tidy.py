@@ -131,6 +131,7 @@ WALLS = {
         "billing/rows.py",
         "billing/store.py",
         "billing/inbox_store.py",
+        "billing/promo_store.py",
         "billing/revenue_store.py",
         "billing/top_up_store.py",
         "billing/subscriber_store.py",

@@ -69,7 +69,15 @@ async def create_checkout(context: ApiContext, call: Call) -> CheckoutAnswer:
     """POST checkout-sessions: the same Idempotency-Key of the same buyer gives the same page."""
     body = call.body
     assert call.idempotency_key is not None
-    wish = Wish(body.plan_id, _buyer(body), body.success_url, body.cancel_url, body.email, body.save_payment_method)
+    wish = Wish(
+        body.plan_id,
+        _buyer(body),
+        body.success_url,
+        body.cancel_url,
+        body.email,
+        body.save_payment_method,
+        body.promo_code,
+    )
     made = await context.sales.buying.checkout(call.actor, wish, call.idempotency_key)
     return CheckoutAnswer(made.session_id, made.url, made.status, made.plan.id, _wallet(made.wallet), made.purchase_id)
 
@@ -231,6 +239,9 @@ def _purchase(purchase: Purchase, *, whole: bool) -> PurchaseAnswer:
         created_at=rfc3339(purchase.created_at_ms),
         ended_at=_time(purchase.ended_at_ms),
     )
+    if purchase.promo_code_id is not None:
+        discount_micro = micro_from_minor(purchase.discount_minor, purchase.currency)
+        answer = msgspec.structs.replace(answer, promo_code_id=purchase.promo_code_id, discount_micro=discount_micro)
     if not whole:
         return answer
     fee_micro = micro_from_minor(purchase.fee_minor, purchase.currency)

@@ -66,6 +66,7 @@ class CheckoutBody(Body, frozen=True):
 
     Without `success_url` it goes to a page of the gateway's, in the app's colours.
     `save_payment_method`: what a package is paid with may be charged again by automatic top-up, once that is turned on.
+    `promo_code` takes something off the price, or the request is refused.
     """
 
     plan_id: str
@@ -75,6 +76,7 @@ class CheckoutBody(Body, frozen=True):
     user_id: str | None = None
     email: str | None = None
     save_payment_method: bool = False
+    promo_code: str | None = None
 
 
 class CheckoutAnswer(Answer, frozen=True):
@@ -139,7 +141,7 @@ class SubscriptionPatch(Body, frozen=True, omit_defaults=True):
 
 
 class PurchaseAnswer(Answer, frozen=True, omit_defaults=True):
-    """A payment for a package. End users are not shown the platform's share."""
+    """A payment for a package; `discount_micro` is what a promo code took off. End users are not shown the platform's share."""
 
     id: str
     wallet: WalletName
@@ -151,6 +153,8 @@ class PurchaseAnswer(Answer, frozen=True, omit_defaults=True):
     automatic: bool
     created_at: Stamp
     ended_at: Stamp | None
+    promo_code_id: str | UnsetType | None = UNSET
+    discount_micro: Micro | UnsetType = UNSET
     fee_micro: Micro | UnsetType = UNSET
     payment_id: str | UnsetType | None = UNSET
 

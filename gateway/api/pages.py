@@ -73,6 +73,7 @@ class LinkBody(Body, frozen=True):
     expires_in_seconds: int = 86_400
     success_url: str | None = None
     cancel_url: str | None = None
+    promo_code: str | None = None
 
 
 class LinkAnswer(Answer, frozen=True):
@@ -107,6 +108,7 @@ async def create_link(context: ApiContext, call: Call) -> LinkAnswer:
         expires_in_s=body.expires_in_seconds,
         success_url=body.success_url,
         cancel_url=body.cancel_url,
+        promo_code=body.promo_code,
     )
     link = made.link
     return LinkAnswer(made.url, link.plan_id, link.platform_user_id, rfc3339(link.expires_at * 1000))

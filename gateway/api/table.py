@@ -14,6 +14,7 @@ from gateway.api import (
     pages,
     price_lists,
     prices,
+    promo_codes,
     provider_keys,
     revenue,
     top_ups,
@@ -364,6 +365,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     ),
     *top_ups.ROWS,
     *pages.ROWS,
+    *promo_codes.ROWS,
     Endpoint(
         "POST",
         f"{_V1}/refunds",

@@ -3,7 +3,8 @@
 An invoice grants once, one lot: what the plans of its lines grant for their periods; of a change of plans in mid-period
 (proration) the difference, in proportion to what each part cost of its plan's price, and in one period no more than its plan
 grants for all of it; one micro-unit at least where money paid, so that the payment and its share are in the books. What was
-paid by a gift of the seller's (a coupon, credit) alone is granted as promo, a trial's period as trial, once for each buyer.
+paid by a gift of the seller's (a coupon, credit) alone is granted as promo, a trial's period as trial, once for each buyer;
+what a discount took off of an invoice that money paid is booked as given, with the rest of its lot as bought.
 
 Changes that are made here leave no credit: to a dearer plan at once, to any other with the next invoice (`buying`). One that
 was made at Stripe, in the portal or in the seller's dashboard, may: then a cheaper plan takes nothing back of what was granted,
@@ -31,6 +32,7 @@ from gateway.billing.believed import check_lines, check_share
 from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Plan, Subscription, SubscriptionState
 from gateway.billing.ports import InvoiceFacts, InvoiceLine, PaymentFacts, Payments, PaymentsDown, SubscriptionFacts
+from gateway.billing.redeeming import Redeeming, given_with
 from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro, paid_for
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
@@ -72,6 +74,7 @@ class Allowances:
         self._clock = clock
         self._grace_ms = grace_days * _DAY_MS
         self._admission = Admission(payments, rows)
+        self._redeeming = Redeeming(store, clock)
 
     # ---- invoices ------------------------------------------------------------------------------
 
@@ -115,7 +118,8 @@ class Allowances:
             raise NotOurs("no line of it is of a plan")
         ends = max(line.period_end_ms for line, _ in ours)
         op_id = allowance_op(facts.subscription_id, begins, ends, facts.invoice_id)
-        value = paid_worth if await self._sellers.is_platforms_cost(wallet) else worth
+        is_platforms_cost = await self._sellers.is_platforms_cost(wallet)
+        value = paid_worth if is_platforms_cost else worth
         granted, payment = value(facts, ours, 0), await self._payment(account_id, wallet, facts)
         if await self._ledger.payments.posted_as(wallet.enterprise_id, op_id) is None:
             await self._admission.check(account_id, wallet, facts.subscription_id, payment)
@@ -137,6 +141,7 @@ class Allowances:
             )
         asset = await self._sellers.asset_of(wallet)
         is_paid = payment is not None
+        given = granted if not is_paid else 0 if is_platforms_cost else given_with(facts, granted)
         # By its name a trial is the buyer's only one.
         unpaid_ref = f"trial:{wallet.owner}" if source == LotSource.TRIAL else facts.invoice_id
         request = GrantRequest(
@@ -151,7 +156,8 @@ class Allowances:
             external_ref=facts.payment_id if is_paid else unpaid_ref,
             role="system",
             fees=Fees(platform_micro=micro(payment.fee_minor, facts.currency)) if payment is not None else None,
-            paid=paid_for(facts.amount_paid_minor, facts.currency, asset, granted) if is_paid else None,
+            paid=paid_for(facts.amount_paid_minor, facts.currency, asset, granted, given) if is_paid else None,
+            given_micro=given if is_paid else 0,
         )
         try:
             is_first = (await self._wallets.grant(request, fingerprint=op_id)).first
@@ -159,6 +165,7 @@ class Allowances:
             if source != LotSource.TRIAL:
                 raise
             raise NotOurs("this buyer has had a trial: it is granted once") from had
+        await self._redeeming.invoice(account_id, wallet, facts, plan, given)
         if payment is not None and payment.stripe_fee_minor:
             kept = micro(payment.stripe_fee_minor, facts.currency)
             await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, _ACTOR)

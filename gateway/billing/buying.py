@@ -17,11 +17,13 @@ from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subsc
 from gateway.billing.open_pages import SubscriptionPages
 from gateway.billing.pages import Outcome, Places
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
+from gateway.billing.promo_codes import Discount, PromoCodes
 from gateway.billing.store import Store, TooMany
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.core.ids import new_id
 from gateway.core.limits import OPEN_PURCHASES_MAX
+from gateway.core.words import CostPolicy
 from gateway.identity import rules
 from gateway.identity.model import ACTIVE, Actor, App, Page
 from gateway.identity.registry import Registry
@@ -41,6 +43,7 @@ class Wish(msgspec.Struct, frozen=True):
     cancel_url: str | None = None
     email: str | None = None
     save_method: bool = False
+    promo_code: str | None = None
 
 
 class Checkout(msgspec.Struct, frozen=True):
@@ -70,6 +73,7 @@ class Buying:
         fees: Fees,
         clock: Clock,
         places: Places,
+        promo_codes: PromoCodes,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -78,6 +82,7 @@ class Buying:
         self._connect = connect
         self._fees = fees
         self._places = places
+        self._promo_codes = promo_codes
         self._clock = clock
         self._pages = SubscriptionPages(store, payments, clock)
 
@@ -87,6 +92,7 @@ class Buying:
         """A page to pay on; the same `key` of the same role gives the same page. InvalidRequest, NotFound, Forbidden.
 
         Conflict: `selling_blocked`, a plan that is archived, a buyer who has a subscription already, or a key used before.
+        PromoCodeRefused for a code that takes nothing off this.
         """
         plan = await self._catalogue.plan(actor, wish.plan_id)
         seller = await seller_of(self._registry, actor, plan.enterprise_id)
@@ -108,10 +114,22 @@ class Buying:
         fee_bp = 0 if seller is None else await self._fees.in_force(seller.user_id, seller.enterprise_id)
         sell = self._package if plan.kind == PlanKind.PACKAGE else self._subscription
         try:
-            return await sell(actor, seller, wallet, plan, account_id, fee_bp, wish, op_id)
+            discount = await self._discount(wish.promo_code, plan, seller, wallet, account_id, op_id)
+            return await sell(actor, seller, wallet, plan, account_id, fee_bp, wish, op_id, discount)
         except PaymentsRefused:
             await self._connect.look_again(seller)
             raise
+
+    async def _discount(
+        self, said: str | None, plan: Plan, seller: App | None, wallet: WalletKey, account_id: str, op_id: str
+    ) -> Discount | None:
+        """What a code takes off; None without one, and for a repeated request whose page is there: it may be redeemed by now."""
+        if said is None:
+            return None
+        known = await self._store.asked(wallet.enterprise_id, op_id)
+        if known is not None and known.purchase.session_id is not None:
+            return None
+        return await self._promo_codes.discount(said, plan, seller, wallet, account_id)
 
     def urls(self, seller: App | None, success_url: str | None, cancel_url: str | None, outcome: Outcome) -> tuple[str, str]:
         """Where a browser goes from a page at Stripe, done or not: where the caller says, else to pages of ours."""
@@ -130,24 +148,26 @@ class Buying:
         fee_bp: int,
         wish: Wish,
         op_id: str,
+        discount: Discount | None,
     ) -> Checkout:
         at_ms = now_ms(self._clock)
+        off_minor = 0 if discount is None else discount.off_minor
+        amount_minor = plan.price_minor - off_minor
         purchase = Purchase(
             id=new_id("pur"),
             wallet=wallet,
             plan_id=plan.id,
             account_id=account_id,
             state=PurchaseState.OPEN,
-            amount_minor=plan.price_minor,
+            amount_minor=amount_minor,
             currency=plan.currency,
-            fee_minor=fee_minor(plan.price_minor, fee_bp),
-            grant_micro=plan.grant_micro,
+            fee_minor=fee_minor(amount_minor, fee_bp),
+            grant_micro=_granted(plan, seller, amount_minor),
             created_at_ms=at_ms,
+            promo_code_id=None if discount is None else discount.promo_code_id,
+            discount_minor=off_minor,
         )
-        after = {"plan_id": plan.id, "owner": wallet.owner, "amount_minor": plan.price_minor, "currency": plan.currency}
-        line = sale_act(
-            actor, "purchase.create", purchase.id, seller, wallet, after=told({**after, "fee_minor": purchase.fee_minor})
-        )
+        line = sale_act(actor, "purchase.create", purchase.id, seller, wallet, after=_sold(purchase))
         fingerprint = _fingerprint(wish)
         try:
             asked = await self._store.add_purchase(purchase, op_id, fingerprint, line, OPEN_PURCHASES_MAX, at_ms - _DAY_MS)
@@ -163,7 +183,7 @@ class Buying:
             facts = await self._payments.checkout_session(purchase.account_id, purchase.session_id)
         else:
             try:
-                facts = await self._session(purchase.id, purchase.account_id, wallet, plan, purchase.fee_minor, fee_bp, wish)
+                facts = await self._package_page(purchase, plan, seller, fee_bp, wish, discount)
             except PaymentsRefused:
                 await self._store.fail_purchase(wallet.enterprise_id, purchase.id, now_ms(self._clock))
                 raise
@@ -180,6 +200,7 @@ class Buying:
         fee_bp: int,
         wish: Wish,
         op_id: str,
+        discount: Discount | None,
     ) -> Checkout:
         known = await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, _LIVE_MAX)
         if known:  # one trial with a seller
@@ -189,22 +210,70 @@ class Buying:
                 message = "There is a subscription already: change it, or end it first."
                 raise Conflict(message, code="subscription_exists", details={"subscription_id": held.id})
         try:
-            facts = await self._session(op_id, account_id, wallet, plan, 0, fee_bp, wish)
+            facts = await self._session(op_id, "", account_id, wallet, plan, 0, fee_bp, wish, discount)
         except PaymentsRefused as refused:
             if refused.code == "idempotency_error":
                 raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key") from refused
             raise
-        after = told({"plan_id": plan.id, "owner": wallet.owner, "fee_bp": fee_bp})
+        after = told(
+            {
+                "plan_id": plan.id,
+                "owner": wallet.owner,
+                "fee_bp": fee_bp,
+                "promo_code_id": discount.promo_code_id if discount else None,
+            }
+        )
         line = sale_act(actor, "checkout.create", facts.session_id, seller, wallet, after=after)
         await self._store.note(wallet.enterprise_id, line, now_ms(self._clock))
         facts = await self._pages.opened(wallet, account_id, facts, [each.subscription_id for each in known])
         return Checkout(facts.session_id, facts.url, facts.status, plan, wallet, None)
 
-    async def _session(
-        self, op_id: str, account_id: str, wallet: WalletKey, plan: Plan, fee: int, fee_bp: int, wish: Wish
+    async def _package_page(
+        self, purchase: Purchase, plan: Plan, seller: App | None, fee_bp: int, wish: Wish, discount: Discount | None
     ) -> CheckoutFacts:
-        """`op_id` of a package is the purchase's id."""
-        purchase_id = op_id if plan.kind == PlanKind.PACKAGE else ""
+        """Where a purchase is paid. Of a discount Stripe may make a minor unit more or less than we do: its word counts, and
+        the share is of that.
+        """
+        account_id, wallet, fee = purchase.account_id, purchase.wallet, purchase.fee_minor
+        if discount is None:
+            return await self._session(purchase.id, purchase.id, account_id, wallet, plan, fee, fee_bp, wish)
+        name = f"{purchase.id}:{fee}"
+        facts = await self._session(name, purchase.id, account_id, wallet, plan, fee, fee_bp, wish, discount)
+        asked = purchase.amount_minor if facts.amount_minor is None else facts.amount_minor
+        if asked == purchase.amount_minor:
+            return facts
+        if abs(asked - purchase.amount_minor) > 1 or asked <= 0:
+            await self._payments.expire_checkout(account_id, facts.session_id)
+            raise PaymentsRefused(
+                f"Stripe asks {asked} for what costs {purchase.amount_minor} with this code.", "unexpected_answer"
+            )
+        right = fee_minor(asked, fee_bp)
+        off_minor = purchase.discount_minor + purchase.amount_minor - asked
+        granted = _granted(plan, seller, asked)
+        await self._store.reprice(
+            msgspec.structs.replace(
+                purchase, amount_minor=asked, fee_minor=right, discount_minor=off_minor, grant_micro=granted
+            )
+        )
+        if right == fee:
+            return facts
+        await self._payments.expire_checkout(account_id, facts.session_id)
+        name = f"{purchase.id}:{right}"
+        return await self._session(name, purchase.id, account_id, wallet, plan, right, fee_bp, wish, discount)
+
+    async def _session(
+        self,
+        op_id: str,
+        purchase_id: str,
+        account_id: str,
+        wallet: WalletKey,
+        plan: Plan,
+        fee: int,
+        fee_bp: int,
+        wish: Wish,
+        discount: Discount | None = None,
+    ) -> CheckoutFacts:
+        """A page at Stripe; `purchase_id` of a package."""
         return await self._payments.checkout(
             op_id,
             account_id,
@@ -217,6 +286,7 @@ class Buying:
             success_url=wish.success_url or "",
             cancel_url=wish.cancel_url or wish.success_url or "",
             save_method=wish.save_method,
+            promotion_id=discount.promotion_id if discount else None,
         )
 
     async def customer(self, wallet: WalletKey, account_id: str, address: str) -> str:
@@ -380,5 +450,20 @@ def _as_told(held: Subscription, facts: SubscriptionFacts) -> Subscription:
     )
 
 
+def _granted(plan: Plan, seller: App | None, amount_minor: int) -> int:
+    """What a package grants for this much of its price: all of it, but where the platform pays for it only what was paid."""
+    if seller is None or seller.cost_policy != CostPolicy.PLATFORM_PAYS:
+        return plan.grant_micro
+    return max(plan.grant_micro * amount_minor // plan.price_minor, 1)
+
+
+def _sold(purchase: Purchase) -> dict[str, object]:
+    names = ("plan_id", "amount_minor", "currency", "fee_minor", "promo_code_id", "discount_minor")
+    return told({"owner": purchase.wallet.owner, **{name: getattr(purchase, name) for name in names}})
+
+
 def _fingerprint(wish: Wish) -> str:
-    return hashlib.sha256(msgspec.json.encode(wish)).hexdigest()
+    said = msgspec.to_builtins(wish)
+    if wish.promo_code is None:  # a request from before there were codes keeps its digest
+        del said["promo_code"]
+    return hashlib.sha256(msgspec.json.encode(said)).hexdigest()

@@ -124,6 +124,16 @@ class Catalogue:
             await self._store.add_price(plan.id, account_id, product_id, price_id)
         return price_id
 
+    async def product_id(self, plan_id: str, account_id: str) -> str:
+        """Likewise, its product. NotFound."""
+        plan = await self._store.plan(plan_id)
+        if plan is None:
+            raise NotFound("There is no such plan.", param="plan_id")
+        await self.price_id(plan, account_id)
+        product_id = await self._store.product(plan_id, account_id)
+        assert product_id is not None, "they are kept together"
+        return product_id
+
 
 def _price(new: NewPlan) -> int:
     try:

@@ -1,6 +1,7 @@
 """What a business fact at Stripe changes here: one function for each, on the object as Stripe has it now.
 
     a package was paid              a grant by payment, with the platform's share; Stripe's own fee once it is known
+      a code took all of it off     a grant by purchase, as promo
     a checkout failed, expired      its purchase goes forward
     an invoice, a subscription      see `allowances`
     a refund, a dispute             see `reversals`
@@ -20,7 +21,7 @@ from gateway.billing.allowances import Allowances
 from gateway.billing.believed import check_payment
 from gateway.billing.connect import state_after
 from gateway.billing.inbox_store import InboxStore
-from gateway.billing.model import PLATFORM_ACCOUNT, Purchase, PurchaseState
+from gateway.billing.model import PLATFORM_ACCOUNT, Plan, Purchase, PurchaseState
 from gateway.billing.oddities import Oddities
 from gateway.billing.ports import (
     AccountFacts,
@@ -33,6 +34,7 @@ from gateway.billing.ports import (
     RefundFacts,
     SubscriptionFacts,
 )
+from gateway.billing.redeeming import Redeeming, given_of
 from gateway.billing.reversals import Reversals
 from gateway.billing.sellers import NotOurs as NotOurs
 from gateway.billing.sellers import Rejected as Rejected
@@ -71,6 +73,7 @@ class Effects:
         self._ledger = ledger
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
+        self._redeeming = Redeeming(store, clock)
         self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
         self.oddities = Oddities(payments, store, ledger)
         self._reversals = Reversals(payments, rows, wallets, ledger, self._sellers, self, clock)
@@ -89,6 +92,40 @@ class Effects:
                 await self._end(wallet, facts, PurchaseState.FAILED)
             else:
                 await self.payment(account_id, payment)
+        elif facts.status == "complete":
+            await self._free(account_id, wallet, facts)
+
+    async def _free(self, account_id: str, wallet: WalletKey, facts: CheckoutFacts) -> None:
+        """A page on which nothing was to be paid: only of a purchase whose code took all of it off, and of its own page."""
+        purchase_id = facts.metadata.purchase_id if facts.metadata else ""
+        purchase = await self._store.purchase(wallet.enterprise_id, purchase_id) if purchase_id else None
+        if purchase is None or (purchase.wallet, purchase.account_id) != (wallet, account_id):
+            raise NotOurs("nothing was paid on it, and it is of no purchase")
+        if purchase.amount_minor or purchase.session_id != facts.session_id:
+            raise Rejected(f"nothing was paid on it, and purchase {purchase.id} is not given away on that page")
+        plan = await self._store.plan(purchase.plan_id)
+        op_id = f"gift:{purchase.id}"
+        request = GrantRequest(
+            wallet=wallet,
+            amount_micro=purchase.grant_micro,
+            asset=await self._sellers.asset_of(wallet),
+            source=LotSource.PROMO,
+            op_id=op_id,
+            actor=ACTOR,
+            reason=f"purchase {purchase.id} of plan {purchase.plan_id}, with promo code {purchase.promo_code_id}",
+            expires_at_ms=self._ends(plan, purchase.created_at_ms),
+            external_ref=purchase.id,
+            role="system",
+        )
+        await self._wallets.grant(request, fingerprint=op_id)
+        await self._redeeming.purchase(purchase, purchase.grant_micro)
+        await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.PAID, now_ms(self._clock))
+
+    def _ends(self, plan: Plan | None, paid_at_ms: int) -> int | None:
+        """When what a package grants expires: counted from its payment; of one that is heard of too late, after a day."""
+        if plan is None or plan.lot_days is None:
+            return None
+        return max(paid_at_ms + plan.lot_days * _DAY_MS, now_ms(self._clock) + _DAY_MS)
 
     async def payment(self, account_id: str, facts: PaymentFacts) -> bool:
         """A payment, as far as it has come: one that succeeded is granted, by its own id. Whether it is only now."""
@@ -118,10 +155,7 @@ class Effects:
     async def _grant(self, wallet: WalletKey, purchase: Purchase, facts: PaymentFacts) -> bool:
         asset = await self._sellers.asset_of(wallet)
         plan = await self._store.plan(purchase.plan_id)
-        expires_at_ms = None
-        if plan is not None and plan.lot_days is not None:
-            # From the payment on; one that is heard of too late lasts a day all the same.
-            expires_at_ms = max(facts.created_at_ms + plan.lot_days * _DAY_MS, now_ms(self._clock) + _DAY_MS)
+        given_micro = given_of(purchase, plan)
         op_id = f"payment:{facts.payment_id}"
         request = GrantRequest(
             wallet=wallet,
@@ -131,13 +165,15 @@ class Effects:
             op_id=op_id,
             actor=ACTOR,
             reason=f"purchase {purchase.id} of plan {purchase.plan_id}",
-            expires_at_ms=expires_at_ms,
+            expires_at_ms=self._ends(plan, facts.created_at_ms),
             external_ref=facts.payment_id,
             role="system",
             fees=Fees(platform_micro=micro(facts.fee_minor, facts.currency)),
-            paid=paid_for(facts.amount_minor, facts.currency, asset, purchase.grant_micro),
+            paid=paid_for(facts.amount_minor, facts.currency, asset, purchase.grant_micro, given_micro),
+            given_micro=given_micro,
         )
         granted = await self._wallets.grant(request, fingerprint=op_id)
+        await self._redeeming.purchase(purchase, given_micro)
         if facts.stripe_fee_minor:
             kept = micro(facts.stripe_fee_minor, facts.currency)
             await self._ledger.payments.processing_fee(wallet, facts.payment_id, kept, ACTOR)

@@ -18,6 +18,7 @@ from gateway.billing.buying import Buying, Wish
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.model import Plan
 from gateway.billing.pages import Places
+from gateway.billing.promo_codes import letters
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.identity import rules
@@ -40,6 +41,7 @@ class Link(msgspec.Struct, frozen=True, array_like=True):
     expires_at: int
     success_url: str | None = None
     cancel_url: str | None = None
+    promo_code: str | None = None
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -85,8 +87,11 @@ class Links:
         expires_in_s: int,
         success_url: str | None,
         cancel_url: str | None,
+        promo_code: str | None = None,
     ) -> Made:
-        """A link for one end user and one plan of the app. InvalidRequest, NotFound, Forbidden, Conflict."""
+        """A link for one end user and one plan of the app, perhaps with a promo code, which must be good when it is followed.
+
+        InvalidRequest, NotFound, Forbidden, Conflict."""
         app = await self._registry.app(actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, app, Named(platform_user_id))
         plan = await self._catalogue.plan(actor, plan_id)
@@ -102,6 +107,7 @@ class Links:
             expires_at=now_ms(self._clock) // 1000 + expires_in_s,
             success_url=None if success_url is None else url(success_url, "success_url"),
             cancel_url=None if cancel_url is None else url(cancel_url, "cancel_url"),
+            promo_code=None if promo_code is None else letters(promo_code, "promo_code"),
         )
         inside = msgspec.json.encode(link)
         token = base64.urlsafe_b64encode(self._mac(inside) + inside).rstrip(b"=").decode()
@@ -128,7 +134,7 @@ class Links:
     async def followed(self, link: Link, app: App) -> str:
         """The page at Stripe to which an opened link leads. As `Buying.checkout`; RateLimited."""
         actor = _buyer(link, app)
-        wish = Wish(link.plan_id, Named(), link.success_url, link.cancel_url)
+        wish = Wish(link.plan_id, Named(), link.success_url, link.cancel_url, promo_code=link.promo_code)
         name = hashlib.sha256(msgspec.json.encode(link)).hexdigest()[:32]
         hour = now_ms(self._clock) // _HOUR_MS
         for number in range(_PAGES_AN_HOUR):  # the next one where the former was paid on, or has run out

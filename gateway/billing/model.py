@@ -59,6 +59,14 @@ class InboxState(StrEnum):
     FAILED = "failed"  # after the last attempt, or refused for a reason that stays
 
 
+class PromoDuration(StrEnum):
+    """Of which invoices of a subscription a promo code takes something off, as Stripe names it: the first, all, some months'."""
+
+    ONCE = "once"
+    FOREVER = "forever"
+    REPEATING = "repeating"
+
+
 class Interval(StrEnum):
     """The unit of a subscription's period, as Stripe names it."""
 
@@ -90,6 +98,49 @@ class Plan(msgspec.Struct, frozen=True):
     rollover_max_micro: int = 0
     lot_days: int | None = None
     archived_at_ms: int | None = None
+
+
+class PromoCode(msgspec.Struct, frozen=True):
+    """What a seller takes off its prices for who says the code: basis points, or minor units of a currency.
+
+    It is never changed in place: an ended one makes room for another of the same letters. `user_id` is whose account at Stripe
+    sells ("": the platform's). Without `plan_ids` it is for all of the seller's plans.
+    """
+
+    id: str
+    enterprise_id: str | None
+    user_id: str
+    code: str
+    duration: str
+    created_at_ms: int
+    percent_bp: int | None = None
+    amount_off_minor: int | None = None
+    currency: str | None = None  # of `amount_off_minor`
+    duration_months: int | None = None
+    redemptions_max: int | None = None
+    first_purchase_only: bool = False
+    plan_ids: tuple[str, ...] = ()
+    expires_at_ms: int | None = None
+    ended_at_ms: int | None = None
+
+
+class Redemption(msgspec.Struct, frozen=True):
+    """What a promo code took off one payment: of a purchase, or of an invoice of a subscription (Stripe's ids).
+
+    `given_micro`: what of the grant was given for it, in the wallet's asset.
+    """
+
+    id: str  # ours, `red_`
+    promo_code_id: str
+    subject: str
+    ref: str
+    owner: str
+    plan_id: str
+    currency: str
+    discount_minor: int
+    paid_minor: int
+    given_micro: int
+    created_at_ms: int
 
 
 class Branding(msgspec.Struct, frozen=True):
@@ -146,6 +197,8 @@ class Purchase(msgspec.Struct, frozen=True):
     is_automatic: bool = False
     ended_at_ms: int | None = None
     method_id: str | None = None  # what an automatic one is taken from
+    promo_code_id: str | None = None
+    discount_minor: int = 0  # what it took off the price: `amount_minor` is without
 
 
 class TopUpRule(msgspec.Struct, frozen=True):

@@ -8,12 +8,12 @@ Currencies are ISO 4217 codes in capitals, as assets are; amounts are the curren
 which Stripe tells in whole seconds.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from gateway.billing.model import Plan
+from gateway.billing.model import Plan, PromoCode
 
 
 class PaymentsDown(Exception):
@@ -24,7 +24,7 @@ class PaymentsRefused(Exception):
     """Stripe says no. `code` is its word for why, the text its sentence, without our keys.
 
     Words of ours: `bad_signature` and `bad_payload` of an event, `idempotency_error` where an op_id came back with other
-    parameters, `unexpected_answer` where Stripe's answer is not of the shape that its API version has.
+    parameters, `unexpected_answer` where Stripe's answer is not of the shape that its API version has, `promo_code_taken`.
     """
 
     def __init__(self, message: str, code: str = "", *, is_revoked: bool = False, is_card: bool = False) -> None:
@@ -62,6 +62,7 @@ class CheckoutFacts(msgspec.Struct, frozen=True):
     subscription_id: str | None
     customer_id: str | None
     metadata: Metadata | None
+    amount_minor: int | None = None  # what the buyer is asked for, after discounts
 
 
 class PaymentFacts(msgspec.Struct, frozen=True):
@@ -115,6 +116,7 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     finalized_at_ms: int | None = None
     hosted_url: str | None = None
     metadata: Metadata | None = None
+    discounts: tuple[tuple[str, int], ...] = ()  # by promotion codes: (Stripe's id of one, what it took off)
 
 
 class SubscriptionFacts(msgspec.Struct, frozen=True):
@@ -174,6 +176,21 @@ class Saving(Protocol):
         ...
 
 
+class Promotions(Protocol):
+    """Promo codes as buyers redeem them. Raises PaymentsDown and PaymentsRefused."""
+
+    async def create(self, op_id: str, account_id: str, code: PromoCode, product_ids: Sequence[str]) -> tuple[str, str]:
+        """A code's (coupon, promotion code) on an account: those that it has there, or fresh ones; for these products, or all.
+
+        PaymentsRefused `promo_code_taken` where the account has another active code of the same letters.
+        """
+        ...
+
+    async def end(self, account_id: str, promotion_id: str) -> None:
+        """Nobody redeems it any more; who has, keeps what it takes off."""
+        ...
+
+
 class Payments(Protocol):
     """Stripe, or what stands for it. Every method raises PaymentsDown and PaymentsRefused.
 
@@ -188,6 +205,11 @@ class Payments(Protocol):
     @property
     def saving(self) -> Saving:
         """What buyers save."""
+        ...
+
+    @property
+    def promotions(self) -> Promotions:
+        """What sellers take off."""
         ...
 
     # ---- accounts ------------------------------------------------------------------------------
@@ -234,8 +256,9 @@ class Payments(Protocol):
         success_url: str,
         cancel_url: str,
         save_method: bool = False,
+        promotion_id: str | None = None,
     ) -> CheckoutFacts:
-        """A page on which the buyer pays for a plan, for a day.
+        """A page on which the buyer pays for a plan, for a day; by `promotion_id`, less.
 
         `metadata` goes onto the session and onto its payment intent or subscription. A package's fee is `fee_minor`, a
         subscription's `fee_bp` of each invoice; 0 is none. `save_method`: a package's payment method may be charged later.

@@ -92,7 +92,7 @@ def micro(amount_minor: int, currency: str) -> int:
         raise InvalidRequest(str(odd), param="currency") from odd
 
 
-def paid_for(amount_minor: int, currency: str, asset: str, granted_micro: int) -> Paid | None:
-    """What was paid, where it is not what is granted."""
+def paid_for(amount_minor: int, currency: str, asset: str, granted_micro: int, given_micro: int = 0) -> Paid | None:
+    """What was paid, where it is not what is granted, or some of that was given."""
     paid = Paid(currency, micro(amount_minor, currency))
-    return None if paid == Paid(asset, granted_micro) else paid
+    return None if paid == Paid(asset, granted_micro) and not given_micro else paid

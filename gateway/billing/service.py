@@ -9,6 +9,7 @@ from gateway.billing.fees import Fees
 from gateway.billing.links import Links
 from gateway.billing.pages import Pages, Places
 from gateway.billing.papers import Papers
+from gateway.billing.promo_codes import PromoCodes
 from gateway.billing.refunding import Refunding
 from gateway.billing.reports import Reports
 from gateway.billing.revenue import Revenue
@@ -41,7 +42,10 @@ class Billing:
         self.catalogue = Catalogue(self.store, registry, payments, clock)
         self.connect = Connect(self.store, registry, payments, clock)
         self.fees = Fees(self.store, registry, clock)
-        self.buying = Buying(self.store, registry, payments, self.catalogue, self.connect, self.fees, clock, places)
+        self.promo_codes = PromoCodes(self.store.promos, registry, payments, self.catalogue, clock)
+        self.buying = Buying(
+            self.store, registry, payments, self.catalogue, self.connect, self.fees, clock, places, self.promo_codes
+        )
         self.pages = Pages(self.store, registry, clock)
         secret = token_bytes(32) if link_secret is None else link_secret
         self.links = Links(secret, places, registry, self.catalogue, self.buying, clock)

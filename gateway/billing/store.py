@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.billing.model import Account, Branding, FeeTerm, Plan, Purchase, PurchaseState, Subscription
+from gateway.billing.promo_store import PromoStore
 from gateway.billing.rows import Rows, sales_of
 from gateway.billing.subscriber_store import SubscriberStore
 from gateway.db.engines import Databases
@@ -53,6 +54,7 @@ class Store(Rows):
     def __init__(self, databases: Databases) -> None:
         super().__init__(databases)
         self.subscribers = SubscriberStore(databases)
+        self.promos = PromoStore(databases)
 
     # ---- plans ---------------------------------------------------------------------------------
 
@@ -110,6 +112,13 @@ class Store(Rows):
         async with self._reading(None) as connection:
             price_id: str | None = await connection.scalar(sa.select(plan_prices.c.price_id).where(rule))
         return price_id
+
+    async def product(self, plan_id: str, account_id: str) -> str | None:
+        """A plan's product on an account, where it has one."""
+        rule = sa.and_(plan_prices.c.plan_id == plan_id, plan_prices.c.account_id == account_id)
+        async with self._reading(None) as connection:
+            product_id: str | None = await connection.scalar(sa.select(plan_prices.c.product_id).where(rule))
+        return product_id
 
     async def add_price(self, plan_id: str, account_id: str, product_id: str, price_id: str) -> None:
         """Keep what Stripe made, unless another process has."""
@@ -269,12 +278,18 @@ class Store(Rows):
                 if most and await self._open(connection, purchase.wallet, since_ms) > most:
                     raise TooMany
         except SqlRefused:
-            async with self._reading(enterprise_id) as connection:
-                row = (await connection.execute(sa.select(*table.c).where(table.c.op_id == op_id))).mappings().first()
-            if row is None:
+            known = await self.asked(enterprise_id, op_id)
+            if known is None:
                 raise
-            return Asked(_purchase(enterprise_id, row), row["fingerprint"])
+            return known
         return Asked(purchase, fingerprint)
+
+    async def asked(self, enterprise_id: str | None, op_id: str) -> Asked | None:
+        """The purchase that a request made before."""
+        table = sales_of(enterprise_id)["purchases"]
+        async with self._reading(enterprise_id) as connection:
+            row = (await connection.execute(sa.select(*table.c).where(table.c.op_id == op_id))).mappings().first()
+        return None if row is None else Asked(_purchase(enterprise_id, row), row["fingerprint"])
 
     async def _open(self, connection: AsyncConnection, wallet: WalletKey, since_ms: int) -> int:
         of = sales_of(wallet.enterprise_id)["purchases"].c
@@ -287,6 +302,15 @@ class Store(Rows):
         rule = sa.and_(table.c.id == purchase_id, table.c.session_id.is_(None))
         async with self._writing(enterprise_id) as connection:
             await connection.execute(sa.update(table).where(rule).values(session_id=session_id))
+
+    async def reprice(self, purchase: Purchase) -> None:
+        """What a purchase costs, its share, its discount and what it grants, while its page has not been made."""
+        enterprise_id = purchase.wallet.enterprise_id
+        table = sales_of(enterprise_id)["purchases"]
+        rule = sa.and_(table.c.id == purchase.id, table.c.state == PurchaseState.OPEN.value, table.c.session_id.is_(None))
+        values = {name: getattr(purchase, name) for name in ("amount_minor", "fee_minor", "discount_minor", "grant_micro")}
+        async with self._writing(enterprise_id) as connection:
+            await connection.execute(sa.update(table).where(rule).values(**values))
 
     async def fail_purchase(self, enterprise_id: str | None, purchase_id: str, at_ms: int) -> None:
         """An open purchase that Stripe refused to sell."""

@@ -31,6 +31,7 @@ from gateway.billing.ports import (
     SubscriptionFacts,
 )
 from gateway.billing.stripe_faults import named_faults, without_keys
+from gateway.billing.stripe_promotions import StripePromotions
 from gateway.billing.stripe_saving import StripeSaving
 
 API_VERSION: Final = "2026-10-28.endive"
@@ -40,6 +41,7 @@ _RETRIES: Final = 2
 _PAGE: Final = 100  # which is the most
 _SIGNATURE_AGE_S: Final = 300
 _PAYMENT: Final = ("latest_charge.balance_transaction",)
+_INVOICE: Final = ("payments", "discounts")
 _ACCOUNT: Final = ("configuration.merchant", "requirements")
 _log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Stripe:
             http_client=self._http,
         )
         self.saving = StripeSaving(self._api, self._ask)
+        self.promotions = StripePromotions(self._api, self._ask)
 
     @property
     def is_live(self) -> bool:
@@ -146,6 +149,7 @@ class Stripe:
         success_url: str,
         cancel_url: str,
         save_method: bool = False,
+        promotion_id: str | None = None,
     ) -> CheckoutFacts:
         """POST /v1/checkout/sessions."""
         tags = shapes.written(metadata)
@@ -159,7 +163,7 @@ class Stripe:
             inner["application_fee_percent"] = wishes.percent(fee_bp)
         if not is_package and plan.trial_days:
             inner["trial_period_days"] = plan.trial_days
-        wish = {
+        wish: dict[str, Any] = {
             "mode": "payment" if is_package else "subscription",
             "customer": customer_id,
             "line_items": [{"price": price_id, "quantity": 1}],
@@ -168,6 +172,8 @@ class Stripe:
             "metadata": tags,
             "payment_intent_data" if is_package else "subscription_data": inner,
         }
+        if promotion_id is not None:
+            wish["discounts"] = [{"promotion_code": promotion_id}]
         sessions = self._api.v1.checkout.sessions
         return shapes.checkout(await self._ask(sessions.create_async, account_id=account_id, params=wish, op_id=op_id))
 
@@ -311,7 +317,7 @@ class Stripe:
     async def invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
         """GET /v1/invoices/{id}, and its lines where there are many."""
         invoices = self._api.v1.invoices
-        raw = await self._ask(invoices.retrieve_async, invoice_id, account_id=account_id, params={"expand": ["payments"]})
+        raw = await self._ask(invoices.retrieve_async, invoice_id, account_id=account_id, params={"expand": list(_INVOICE)})
         return await self._with_lines(account_id, raw)
 
     async def subscription(self, account_id: str, subscription_id: str) -> SubscriptionFacts:
@@ -353,7 +359,7 @@ class Stripe:
 
     async def invoices_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[InvoiceFacts]:
         """GET /v1/invoices."""
-        wish = {"created": wishes.seconds(from_ms, until_ms), "expand": ["data.payments"]}
+        wish = {"created": wishes.seconds(from_ms, until_ms), "expand": [f"data.{name}" for name in _INVOICE]}
         async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
             yield await self._with_lines(account_id, raw)
 
@@ -362,7 +368,7 @@ class Stripe:
     ) -> AsyncIterator[InvoiceFacts]:
         """GET /v1/invoices, of one subscription or customer."""
         of = {"subscription": subscription_id} if subscription_id else {"customer": customer_id}
-        wish = {**of, "expand": ["data.payments"]}
+        wish = {**of, "expand": [f"data.{name}" for name in _INVOICE]}
         async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
             yield await self._with_lines(account_id, raw)
 

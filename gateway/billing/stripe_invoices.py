@@ -98,6 +98,19 @@ class Transitions(msgspec.Struct, frozen=True):
     finalized_at: int | None = None
 
 
+class Discount(Object, frozen=True):
+    """What is taken off, and by which promotion code, if any; of one that was deleted only the id is sure."""
+
+    promotion_code: Reference = None
+
+
+class DiscountAmount(msgspec.Struct, frozen=True):
+    """What one of them takes off an invoice."""
+
+    amount: int
+    discount: Reference = None
+
+
 class Invoice(Object, frozen=True):
     """See docs.stripe.com/api/invoices."""
 
@@ -114,6 +127,8 @@ class Invoice(Object, frozen=True):
     hosted_invoice_url: str | None = None
     parent: InvoiceParent | None = None
     payments: InvoicePayments | None = None
+    discounts: tuple[str | Discount, ...] = ()
+    total_discount_amounts: list[DiscountAmount] | None = None
 
 
 class SubscriptionItem(Object, frozen=True):
@@ -181,7 +196,15 @@ def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> In
         finalized_at_ms=None if finalized_at is None else finalized_at * _MS,
         hosted_url=found.hosted_invoice_url,
         metadata=read(about.metadata) if about else None,
+        discounts=_discounts(found),
     )
+
+
+def _discounts(found: Invoice) -> tuple[tuple[str, int], ...]:
+    """What promotion codes took off, as far as the discounts came with the invoice."""
+    by = {each.id: id_of(each.promotion_code) for each in found.discounts if isinstance(each, Discount)}
+    amounts = [(by.get(id_of(each.discount) or ""), each.amount) for each in found.total_discount_amounts or []]
+    return tuple((promotion_id, amount) for promotion_id, amount in amounts if promotion_id is not None and amount > 0)
 
 
 def _line(line: Line) -> InvoiceLine:

@@ -94,6 +94,7 @@ class CheckoutSession(Object, frozen=True):
     """See docs.stripe.com/api/checkout/sessions."""
 
     payment_status: str
+    amount_total: int | None = None
     status: str | None = None
     url: str | None = None
     payment_intent: Reference = None
@@ -231,6 +232,7 @@ def checkout(raw: dict[str, Any]) -> CheckoutFacts:
         subscription_id=id_of(found.subscription),
         customer_id=id_of(found.customer),
         metadata=read(found.metadata),
+        amount_minor=found.amount_total,
     )
 
 

@@ -12,6 +12,7 @@ from gateway.cli import (
     manage,
     money,
     prices,
+    promo_codes,
     provider_keys,
     reconcile,
     revenue,
@@ -54,7 +55,7 @@ for command in (
     webhooks.webhooks,
 ):
     gateway.add_command(command)
-for of_sales in (*revenue.COMMANDS, *top_ups.COMMANDS):
+for of_sales in (*revenue.COMMANDS, *top_ups.COMMANDS, promo_codes.codes):
     sales.sales.add_command(of_sales)
 
 

@@ -83,6 +83,7 @@ def sales() -> None:
 @click.option("--cancel-url", help="Where it goes when it is not; default: the same.")
 @click.option("--email", help="The buyer's address, where Stripe is to know it.")
 @click.option("--save-card", "save_payment_method", is_flag=True, help="What pays may be charged again by automatic top-up.")
+@click.option("--promo-code", help="What takes something off the price.")
 @key_option
 @json_option
 def checkout(as_json: bool, idempotency_key: str | None, **body: Any) -> None:

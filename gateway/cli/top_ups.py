@@ -49,6 +49,7 @@ def save_card(as_json: bool, **body: Any) -> None:
 @click.option("--expires-in", "expires_in_seconds", type=SPAN, help="How long it is good; default: 1d.")
 @click.option("--success-url", help="Where the browser goes when it is paid; default: a page of the gateway's.")
 @click.option("--cancel-url", help="Where it goes when it is not; default: the same.")
+@click.option("--promo-code", help="What takes something off the price.")
 @json_option
 def link(enterprise_id: str, as_json: bool, **body: Any) -> None:
     """Sign a link by which an end user buys a plan without a token. Whoever has it can pay for them."""

@@ -87,6 +87,50 @@ plan_prices: Final = Table(
 )
 Index("ix_plan_prices_price", plan_prices.c.account_id, plan_prices.c.price_id, unique=True)
 
+# Promo codes: what sellers take off their prices; rows are never changed but for their end. enterprise_id "" is the platform,
+# and user_id "" too: codes are told apart on the account that sells, which a creator's apps share.
+promo_codes: Final = Table(
+    "promo_codes",
+    PLATFORM,
+    Column("id", Text, primary_key=True),
+    Column("enterprise_id", Text, nullable=False, index=True),
+    Column("user_id", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("percent_bp", BigInteger),
+    Column("amount_off_minor", BigInteger),
+    Column("currency", Text),
+    Column("duration", Text, nullable=False),
+    Column("duration_months", BigInteger),
+    Column("redemptions_max", BigInteger),
+    Column("first_purchase_only", Integer, nullable=False),
+    Column("plan_ids", JSON, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    CheckConstraint("(percent_bp IS NULL) <> (amount_off_minor IS NULL)", name="percent_or_amount"),
+    CheckConstraint("percent_bp BETWEEN 1 AND 10000 AND amount_off_minor > 0", name="takes_something_off"),
+)
+_NOT_ENDED: Final = promo_codes.c.ended_at.is_(None)
+Index(
+    "ix_promo_codes_live",
+    promo_codes.c.user_id,
+    promo_codes.c.code,
+    unique=True,
+    sqlite_where=_NOT_ENDED,
+    postgresql_where=_NOT_ENDED,
+)
+
+# A promo code's Coupon and PromotionCode on the account that sells, made at its first use.
+promo_coupons: Final = Table(
+    "promo_coupons",
+    PLATFORM,
+    Column("promo_code_id", Text, ForeignKey("promo_codes.id"), primary_key=True),
+    Column("account_id", Text, primary_key=True),
+    Column("coupon_id", Text, nullable=False),
+    Column("promotion_id", Text, nullable=False),
+)
+Index("ix_promo_coupons_promotion", promo_coupons.c.account_id, promo_coupons.c.promotion_id, unique=True)
+
 # Webhooks: what each is about, and what became of it. Nothing of what they say, which names end users.
 webhooks: Final = Table(
     "webhooks",
@@ -184,6 +228,8 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         Column("op_id", Text, unique=True),
         Column("fingerprint", Text),
         Column("method_id", Text),  # of an automatic one: what it is taken from, whatever is saved by now
+        Column("promo_code_id", Text),
+        Column("discount_minor", BigInteger, nullable=False, server_default="0"),  # what it took off: amount_minor is without
     )
     Index("ix_purchases_open", purchases.c.state, purchases.c.created_at)
     top_ups = Table(
@@ -204,6 +250,7 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         "purchases": purchases,
         "top_ups": top_ups,
         **_subscribers(metadata),
+        "promo_redemptions": _redemptions(metadata),
     }
 
 
@@ -244,6 +291,25 @@ def _subscribers(metadata: MetaData) -> dict[str, Table]:
         Column("subscription_id", Text, nullable=False),
     )
     return {"subscriptions": subscriptions, "subscription_pages": pages, "subscribers": subscribers}
+
+
+def _redemptions(metadata: MetaData) -> Table:
+    """What promo codes took off, by purchase (`subject` and `ref` its id), or by subscription and invoice (Stripe's ids)."""
+    return Table(
+        "promo_redemptions",
+        metadata,
+        Column("id", Text, nullable=False, unique=True),
+        Column("promo_code_id", Text, primary_key=True),
+        Column("subject", Text, primary_key=True),
+        Column("ref", Text, primary_key=True),
+        Column("owner", Text, nullable=False),
+        Column("plan_id", Text, nullable=False),
+        Column("currency", Text, nullable=False),
+        Column("discount_minor", BigInteger, nullable=False),
+        Column("paid_minor", BigInteger, nullable=False),
+        Column("given_micro", BigInteger, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+    )
 
 
 PLATFORM_SALES: Final = _sales(PLATFORM)

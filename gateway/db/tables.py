@@ -34,6 +34,8 @@ from gateway.db.billing_tables import paid_payments as paid_payments
 from gateway.db.billing_tables import past_accounts as past_accounts
 from gateway.db.billing_tables import plan_prices as plan_prices
 from gateway.db.billing_tables import plans as plans
+from gateway.db.billing_tables import promo_codes as promo_codes
+from gateway.db.billing_tables import promo_coupons as promo_coupons
 from gateway.db.billing_tables import webhooks as webhooks
 from gateway.db.schema import APP as APP
 from gateway.db.schema import PLATFORM as PLATFORM

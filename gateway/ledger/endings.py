@@ -14,6 +14,7 @@
       beyond what is left of the payment, after refunds, or as the bank's rates differ: expense.disputes -> disputes
     reinstated            disputes -> user.available (the lot), receivable.clawback: the loss, reversed
       of exchanged money  each of the four: the money's side -> exchange, of what was paid; exchange -> the wallet's side
+        partly given      the wallet's side: expense.promo for the part of it that was given, exchange for the rest
     correction            the reverse of a grant, a refund, an expiry or a usage
     fee (platform's book) due_from_app -> revenue.platform_fee
     settled, app          due_to_platform -> stripe_clearing
@@ -199,7 +200,7 @@ def refund(head: Head, lot: Lot, amount_micro: int, fee_returned_micro: int = 0,
     """Money of a payment went back to the payer. InvalidRequest beyond what the payment has left to give back."""
     part = share(lot, amount_micro, exchanged, "refunded")
     entries, after = _taken_back(head, lot, part)
-    entries += _went(head, STRIPE, amount_micro, part, exchanged)
+    entries += _went(head, STRIPE, lot, amount_micro, part, exchanged)
     entries += moved(_money(head, exchanged), FEE_EXPENSE, DUE_TO_PLATFORM, -fee_returned_micro)
     return Posting(_txn(head, REFUND, entries), (after,))
 
@@ -245,7 +246,7 @@ def dispute_lost(head: Head, lot: Lot, opened: Txn, amount_micro: int, exchanged
     if left:
         entries.append(_available(head, left, lot.id))
     entries += [entry for entry in taken if entry.account.kind == DEBT]
-    entries += _went(head, DISPUTES, within_micro, part, exchanged) if within_micro else []
+    entries += _went(head, DISPUTES, free, within_micro, part, exchanged) if within_micro else []
     entries += moved(_money(head, exchanged), DISPUTE_EXCESS, DISPUTES, amount_micro - within_micro)
     return Posting(_txn(head, DISPUTE_LOST, entries, opened.id), (after,))
 
@@ -366,12 +367,19 @@ def _money(head: Head, exchanged: Exchanged | None) -> str:
     return head.asset if exchanged is None else exchanged.asset
 
 
-def _went(head: Head, book: str, amount_micro: int, part_micro: int, exchanged: Exchanged | None) -> list[Entry]:
-    """The money's side of what went back: `part_micro` of the wallet's asset was taken for it."""
+def _went(head: Head, book: str, lot: Lot, amount_micro: int, part_micro: int, exchanged: Exchanged | None) -> list[Entry]:
+    """The money's side of what went back: `part_micro` of the wallet's asset was taken for it of the lot as it was before."""
     if exchanged is None:
         return [Entry(AccountKey(BOOK, book, head.asset), amount_micro)]
     entries = moved(exchanged.asset, EXCHANGE, book, amount_micro)
-    return [*entries, Entry(AccountKey(BOOK, EXCHANGE, head.asset), part_micro)] if part_micro else entries
+    # Of all that was taken so far, so that the whole of the lot is the whole of what was given.
+    went = lot.refunded_micro + lot.clawback_micro
+    given = exchanged.given_micro * (went + part_micro) // lot.granted_micro
+    given -= exchanged.given_micro * went // lot.granted_micro
+    for kind, micro in ((PROMO, given), (EXCHANGE, part_micro - given)):
+        if micro:
+            entries.append(Entry(AccountKey(BOOK, kind, head.asset), micro))
+    return entries
 
 
 def _undone(wrong: Txn) -> list[Entry]:

@@ -2,6 +2,7 @@
 
     grant, paid         stripe_clearing -> user.available (a lot)
       of other money    stripe_clearing -> exchange, of what was paid; exchange -> user.available (a lot), of what is granted
+      partly given      of it, expense.promo -> user.available (the same lot) for what a discount gave on top
     grant, the others   expense.promo -> user.available (a lot)
       owner in debt     user.available (that lot) -> receivable.clawback, up to the debt
       the app's fees    expense.platform_fee -> due_to_platform, expense.processing -> stripe_clearing
@@ -130,7 +131,12 @@ def grant(txn_id: str, lot_id: str, request: GrantRequest, fingerprint: str, deb
     if paid is not None:
         entries = moved(paid.asset, STRIPE, EXCHANGE, paid.amount_micro)
         source = AccountKey(BOOK, EXCHANGE, asset)
-    entries += [Entry(source, -request.amount_micro), Entry(available, request.amount_micro, lot_id)]
+    assert 0 <= request.given_micro < request.amount_micro
+    assert paid is not None or not request.given_micro, "what was paid says what was not"
+    if request.given_micro:
+        entries.append(Entry(AccountKey(BOOK, PROMO, asset), -request.given_micro))
+    bought = request.amount_micro - request.given_micro
+    entries += [Entry(source, -bought), Entry(available, request.amount_micro, lot_id)]
     if repaid:
         entries += [Entry(available, -repaid, lot_id), Entry(AccountKey(owner, DEBT, asset), repaid)]
     money = asset if paid is None else paid.asset

@@ -167,11 +167,15 @@ class Paid(msgspec.Struct, frozen=True):
 
 
 class Exchanged(msgspec.Struct, frozen=True):
-    """A payment of such a grant as it stands: `gone_micro` of what was paid went back, by refunds and lost disputes."""
+    """A payment of such a grant as it stands: `gone_micro` of what was paid went back, by refunds and lost disputes.
+
+    `given_micro` of what was granted was given on top, in the wallet's asset.
+    """
 
     asset: str
     paid_micro: int
     gone_micro: int
+    given_micro: int = 0
 
 
 class PaymentStanding(msgspec.Struct, frozen=True):
@@ -204,6 +208,7 @@ class GrantRequest(msgspec.Struct, frozen=True):
     role: str = "operator"  # of the actor, for the trail
     fees: Fees | None = None  # of that payment
     paid: Paid | None = None  # None: what is granted
+    given_micro: int = 0  # of `amount_micro`, what was not sold and comes on top, as by a discount; only where `paid` is there
 
 
 class RefundRequest(msgspec.Struct, frozen=True):

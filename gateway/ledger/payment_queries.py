@@ -15,6 +15,7 @@ from gateway.ledger.model import (
     EXPIRY,
     GRANT,
     PROCESSING,
+    PROMO,
     RECOVERY,
     REFUND,
     REINSTATE,
@@ -38,7 +39,7 @@ async def exchanged(conn: Connection, books: Books, lot_id: str) -> Exchanged | 
         sa.select(txns.c.kind, accounts.c.kind, accounts.c.asset, sa.func.sum(entries.c.amount_micro))
         .join_from(entries, txns, entries.c.txn_id == txns.c.id)
         .join(accounts, entries.c.account_id == accounts.c.id)
-        .where(txns.c.id.in_(naming), txns.c.kind.in_(PAYING), accounts.c.kind.in_((*MONEY, EXCHANGE)))
+        .where(txns.c.id.in_(naming), txns.c.kind.in_(PAYING), accounts.c.kind.in_((*MONEY, EXCHANGE, PROMO)))
         .group_by(txns.c.kind, accounts.c.kind, accounts.c.asset)
     )
     rows = [(row[0], row[1], row[2], int(row[3])) for row in await conn.execute(query)]
@@ -47,7 +48,8 @@ async def exchanged(conn: Connection, books: Books, lot_id: str) -> Exchanged | 
     money = [(kind, asset, amount) for kind, account, asset, amount in rows if account in MONEY]
     paid = -sum(amount for kind, _, amount in money if kind == GRANT)
     gone = sum(amount for kind, _, amount in money if kind != GRANT)
-    return Exchanged(money[0][1], paid, gone)
+    given = -sum(amount for kind, account, _, amount in rows if (kind, account) == (GRANT, PROMO))
+    return Exchanged(money[0][1], paid, gone, given)
 
 
 async def lots_of_series(conn: Connection, books: Books, owner: str, series: str) -> list[tuple[int, Lot]]:

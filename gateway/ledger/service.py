@@ -377,6 +377,8 @@ def _check_shape(request: GrantRequest) -> None:
         check_amount(paid_micro, "paid")
         if request.external_ref is None or request.source != LotSource.PAID or not is_asset(request.paid.asset):
             raise InvalidRequest("what was paid is money of a payment", param="paid")
+    if request.given_micro and (request.paid is None or not 0 < request.given_micro < request.amount_micro):
+        raise InvalidRequest("what is given on top is a part of what was paid for", param="given_micro")
     if request.fees is None:
         return
     if request.external_ref is None:

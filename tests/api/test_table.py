@@ -19,7 +19,7 @@ CLOSED = [endpoint for endpoint in TABLE if Role.PUBLIC not in endpoint.roles]
 
 def filled(api: Api, endpoint: Endpoint, app: str = "shop") -> str:
     values = {"enterprise_id": app, "user_id": "alice", "platform_user_id": "u1", "key_id": api.key_id, "provider": "openai"}
-    values |= {"plan_id": "plan_1", "subscription_id": "sub_1", "webhook_id": "whk_1"}
+    values |= {"plan_id": "plan_1", "subscription_id": "sub_1", "webhook_id": "whk_1", "promo_code_id": "promo_1"}
     return re.sub(r"{(\w+)}", lambda name: values[name[1]], endpoint.path)
 
 

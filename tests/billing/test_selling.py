@@ -299,7 +299,8 @@ async def test_without_billing_its_routes_are_not_there(api: Api) -> None:
         for endpoint in TABLE:
             if endpoint.sells:
                 path = endpoint.path.format(
-                    plan_id="plan_1", subscription_id="sub_1", user_id="alice", webhook_id="whk_1", enterprise_id="shop"
+                    plan_id="plan_1", subscription_id="sub_1", user_id="alice", webhook_id="whk_1", enterprise_id="shop",
+                    promo_code_id="promo_1",
                 )
                 assert (await http.request(endpoint.method, path, headers=headers)).status_code == 404
         described = (await http.get("/api/openapi.json")).json()["paths"]

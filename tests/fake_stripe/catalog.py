@@ -144,7 +144,7 @@ def coupon_create(call: Call) -> Obj:
     fields: dict[str, Any] = {name: params.get(name)
         for name in ("amount_off", "currency", "duration_in_months", "max_redemptions", "name", "redeem_by")}
     coupon = call.world.new(
-        "coupon", "", duration=params.get("duration", "once"), times_redeemed=0, valid=True,
+        "coupon", "", duration=params.get("duration", "once"), times_redeemed=0, valid=True, applies_to=params.get("applies_to"),
         percent_off=None if percent is None else float(percent), id=params.get("id") or call.world.id("", 8),
         metadata=params.get("metadata"), **fields,
     )  # fmt: skip
@@ -180,7 +180,9 @@ def promotion_create(call: Call) -> Obj:
     promo = call.world.new(
         "promotion_code", "promo_1", active=call.params.get("active", True), code=code,
         promotion={"type": "coupon", "coupon": promotion["coupon"]},
-        restrictions={"first_time_transaction": False, "minimum_amount": None, "minimum_amount_currency": None}, times_redeemed=0,
+        restrictions={"first_time_transaction": False, "minimum_amount": None, "minimum_amount_currency": None,
+            **(call.params.get("restrictions") or {})},
+        times_redeemed=0,
         customer=call.params.get("customer"), expires_at=call.params.get("expires_at"),
         max_redemptions=call.params.get("max_redemptions"),
         metadata=call.params.get("metadata"),
@@ -196,6 +198,30 @@ def promotion_get(call: Call) -> Obj:
 @route("GET", "/v1/promotion_codes")
 def promotion_list(call: Call) -> Obj:
     return page(call, call.account.of("promotion_code").values(), ("active", "code"))
+
+
+@route("POST", "/v1/promotion_codes/{promotion_code}")
+def promotion_update(call: Call) -> Obj:
+    """Of its terms Stripe's description has only `restrictions[currency_options]` to be changed."""
+    promo = call.account.get("promotion_code", call.arg)
+    if "active" in call.params:
+        promo["active"] = call.params["active"]
+    merge_metadata(promo, call.params.get("metadata"))
+    return promo
+
+
+def check_terms(account: Account, given: list[Obj], customer: str | None, products: list[str]) -> None:
+    """Whether whoever buys may redeem: who buys for the first time, and one of the products. Raises where Stripe refuses."""
+    for item in given:
+        promo = account.get("promotion_code", item["promotion_code"], "discounts") if item.get("promotion_code") else None
+        coupon = account.get("coupon", promo["promotion"]["coupon"] if promo else item.get("coupon", ""), "discounts")
+        wanted = (coupon["applies_to"] or {}).get("products")
+        if wanted and not set(wanted) & set(products):
+            raise bad("This promotion code or coupon is not for any of these products.", "discounts", "coupon_expired")
+        paid = [c for c in account.of("charge").values() if c["customer"] == customer and c["status"] == "succeeded"]
+        if promo and promo["restrictions"]["first_time_transaction"] and customer and paid:
+            raise bad("This promotion code cannot be redeemed because the associated customer has prior transactions.",
+                "discounts", "promotion_code_customer_not_first_time_buyer")
 
 
 def redeem(world: World, account: Account, given: list[Obj], where: Obj, count: bool = True) -> list[str]:

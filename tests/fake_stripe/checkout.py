@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import charges, invoices, subscriptions
-from .catalog import discounted, make_price, redeem
+from .catalog import check_terms, discounted, make_price, redeem
 from .customers import attach, make_customer, method_of
 from .errors import StripeFault, bad
 from .routes import Call, collection, included, page, route
@@ -94,12 +94,18 @@ def _lines(world: World, account: Account, params: Obj, mode: str) -> tuple[list
 
 
 def _discount(world: World, account: Account, session: Obj, given: list[Obj]) -> None:
+    _check_terms(account, session, given)
     ids = redeem(world, account, given, {"checkout_session": session["id"]}, count=False)
     off = sum(item["amount"] for item in discounted(account, ids, session["amount_subtotal"], session["currency"]))
     account.hidden[session["id"]]["given"] = given
     session["discounts"] = [{"coupon": item.get("coupon"), "promotion_code": item.get("promotion_code")} for item in given]
     session["amount_total"] = session["amount_subtotal"] - off
     session["total_details"]["amount_discount"] = off
+
+
+def _check_terms(account: Account, session: Obj, given: list[Obj]) -> None:
+    products = [line["price"]["product"] for line in account.hidden[session["id"]]["lines"]]
+    check_terms(account, given, session["customer"], products)
 
 
 @included("checkout.session", "line_items")
@@ -179,7 +185,9 @@ def pay(world: World, account: Account, session: Obj, card: str = "pm_card_visa"
 
 
 def _pay_once(world: World, account: Account, session: Obj, params: Obj, method: Obj, authenticates: bool) -> None:
-    redeem(world, account, account.hidden[session["id"]].get("given", []), {"checkout_session": session["id"]})
+    given = account.hidden[session["id"]].get("given", [])
+    _check_terms(account, session, given)
+    redeem(world, account, given, {"checkout_session": session["id"]})
     if session["amount_total"] == 0:
         session["payment_status"] = "no_payment_required"
         return
@@ -206,6 +214,7 @@ def _subscribe(world: World, account: Account, session: Obj, params: Obj, method
         raise StripeFault(402, "We are unable to authenticate your payment method.", "setup_intent_authentication_failure")
     attach(world, account, method, session["customer"])
     lines = account.hidden[session["id"]]["lines"]
+    _check_terms(account, session, account.hidden[session["id"]].get("given", []))
     wish = {
         **data, "customer": session["customer"], "default_payment_method": method["id"],
         "payment_behavior": "error_if_incomplete",

@@ -1,0 +1,262 @@
+"""Promo codes: what a seller takes off its prices for whoever says the code when buying. An ended one is replaced, never changed.
+
+A code is said with the request for a page to pay on, or stands in a signed link, and not on Stripe's page: the platform's share
+of a package is a sum that Stripe is told beforehand, and is to be of what will be paid. Its Coupon and PromotionCode at Stripe
+are made on the account that sells, when it is said there first; from then on Stripe counts how often it is redeemed and takes
+it no more when it has expired, also on a page that was open before.
+
+What is granted stays what the plan grants. The books have what was paid as paid, and what the code took off as given by the
+seller (`expense.promo`), as what any discount of an invoice takes off; the platform's share is of what was paid. In an app whose
+usage the platform pays for there is nothing of its creator's to give: a purchase grants what was paid of its price.
+"""
+
+from typing import Final
+
+import msgspec
+
+from gateway.billing import minor_units
+from gateway.billing.acts import act, currency_fits, managed_seller, op_of, told
+from gateway.billing.catalogue import Catalogue
+from gateway.billing.model import Plan, PromoCode, PromoDuration, Redemption
+from gateway.billing.ports import Payments, PaymentsRefused
+from gateway.billing.promo_store import CodeTaken, PromoStore
+from gateway.billing.stripe_promotions import CODE
+from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.ids import new_id
+from gateway.core.words import CostPolicy
+from gateway.identity import rules
+from gateway.identity.model import Actor, App, Page
+from gateway.identity.registry import Registry
+from gateway.ledger.model import WalletKey
+
+_BP: Final = 10_000
+_MONTHS_MAX: Final = 36  # Stripe's longest period
+_REDEMPTIONS_MAX: Final = 1_000_000
+_PLANS_MAX: Final = 50
+_AHEAD_MS: Final = 5 * 365 * 86_400_000  # Stripe's, of what expires
+
+
+class NewPromoCode(msgspec.Struct, frozen=True):
+    """What the making of a code asks for; as `model.PromoCode`, an amount in micro-units of its currency."""
+
+    code: str
+    enterprise_id: str | None = None
+    percent_bp: int | None = None
+    amount_off_micro: int | None = None
+    currency: str | None = None
+    duration: PromoDuration = PromoDuration.ONCE
+    duration_months: int | None = None
+    redemptions_max: int | None = None
+    first_purchase_only: bool = False
+    plan_ids: tuple[str, ...] = ()
+    expires_at_ms: int | None = None
+
+
+class Discount(msgspec.Struct, frozen=True):
+    """What a code takes off the price of one plan, and its id at Stripe, on the account that sells."""
+
+    promo_code_id: str
+    promotion_id: str
+    off_minor: int
+
+
+class PromoCodeRefused(InvalidRequest):
+    """400: this code takes nothing off this purchase; the text says why."""
+
+    code = "promo_code_refused"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="promo_code")
+
+
+class PromoCodes:
+    """Makes, lists and ends codes, and says what one takes off. Raises PaymentsDown, PaymentsRefused besides what is said."""
+
+    def __init__(
+        self, store: PromoStore, registry: Registry, payments: Payments, catalogue: Catalogue, clock: Clock
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._payments = payments
+        self._catalogue = catalogue
+        self._clock = clock
+
+    async def create(self, actor: Actor, new: NewPromoCode) -> PromoCode:
+        """A new code of an app, or (operator only) of the platform. InvalidRequest, NotFound, Forbidden; Conflict when taken."""
+        seller = await managed_seller(self._registry, actor, new.enterprise_id)
+        at_ms = now_ms(self._clock)
+        amount_off_minor = _taken_off(new)
+        _check_terms(new, at_ms)
+        await self._check_plans(actor, seller, new)
+        made = PromoCode(
+            id=new_id("promo"),
+            enterprise_id=new.enterprise_id,
+            user_id="" if seller is None else seller.user_id,
+            code=letters(new.code),
+            duration=new.duration,
+            created_at_ms=at_ms,
+            percent_bp=new.percent_bp,
+            amount_off_minor=amount_off_minor,
+            currency=new.currency,
+            duration_months=new.duration_months,
+            redemptions_max=new.redemptions_max,
+            first_purchase_only=new.first_purchase_only,
+            plan_ids=tuple(dict.fromkeys(new.plan_ids)),
+            expires_at_ms=new.expires_at_ms,
+        )
+        line = act(actor, "promo_code.create", made.id, seller, after=told(msgspec.to_builtins(made)))
+        try:
+            await self._store.add(made, line)
+        except CodeTaken as taken:
+            raise Conflict("There is such a code on this account: end it first, or take another.", param="code") from taken
+        return made
+
+    async def _check_plans(self, actor: Actor, seller: App | None, new: NewPromoCode) -> None:
+        if len(new.plan_ids) > _PLANS_MAX:
+            raise InvalidRequest(f"A code is of at most {_PLANS_MAX} plans, or of all.", param="plan_ids")
+        if new.currency is not None and not currency_fits(new.currency, seller):
+            raise InvalidRequest("Nothing is sold here for that currency.", param="currency")
+        for plan_id in new.plan_ids:
+            plan = await self._catalogue.plan(actor, plan_id)
+            if plan.enterprise_id != new.enterprise_id:
+                raise InvalidRequest("A code is of plans of its own seller.", param="plan_ids")
+            if new.currency not in (None, plan.currency):
+                raise InvalidRequest(f"Plan {plan.id} is sold for {plan.currency}.", param="currency")
+
+    async def code(self, actor: Actor, promo_code_id: str) -> tuple[PromoCode, App | None]:
+        """One code that the actor may manage, ended or not, and its seller. NotFound, Forbidden."""
+        code = await self._store.code(promo_code_id)
+        if code is None:
+            raise NotFound("There is no such promo code.", param="promo_code_id")
+        try:
+            return code, await managed_seller(self._registry, actor, code.enterprise_id)
+        except NotFound as others:
+            raise NotFound("There is no such promo code.", param="promo_code_id") from others
+
+    async def listed(
+        self, actor: Actor, enterprise_id: str | None, after: str | None, count: int, *, ended: bool = False
+    ) -> Page[tuple[PromoCode, int]]:
+        """A seller's codes, newest first, each with how often it was redeemed. NotFound, Forbidden."""
+        await managed_seller(self._registry, actor, enterprise_id)
+        count = rules.page(after, count)
+        found = await self._store.codes(enterprise_id, after, count + 1, ended=ended)
+        rows = [(code, await self._store.redeemed(enterprise_id, code.id)) for code in found[:count]]
+        return Page(tuple(rows), found[count - 1].id if len(found) > count else None)
+
+    async def redemptions(
+        self, actor: Actor, promo_code_id: str, after: str | None, count: int
+    ) -> tuple[PromoCode, Page[Redemption]]:
+        """What a code took off, the latest first. NotFound, Forbidden."""
+        code, _ = await self.code(actor, promo_code_id)
+        count = rules.page(after, count)
+        found = await self._store.redemptions(code.enterprise_id, code.id, after, count + 1)
+        return code, Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
+
+    async def end(self, actor: Actor, promo_code_id: str) -> PromoCode:
+        """Nobody redeems it any more; subscriptions that have keep what it takes off. NotFound, Forbidden.
+
+        Here at once, and at Stripe before this returns: where Stripe does not answer, the same again does the rest.
+        """
+        code, seller = await self.code(actor, promo_code_id)
+        await self._store.end(code.id, now_ms(self._clock), act(actor, "promo_code.end", code.id, seller))
+        for account_id, promotion_id in (await self._store.promotions(code.id)).items():
+            try:
+                await self._payments.promotions.end(account_id, promotion_id)
+            except PaymentsRefused as refused:  # of an account that the creator sells with no more
+                if not (refused.is_revoked or refused.code == "resource_missing"):
+                    raise
+        return (await self.code(actor, promo_code_id))[0]
+
+    # ---- redeeming -----------------------------------------------------------------------------
+
+    async def discount(self, said: str, plan: Plan, seller: App | None, wallet: WalletKey, account_id: str) -> Discount:
+        """What a code takes off a plan for a buyer. PromoCodeRefused; Conflict where Stripe has another of these letters."""
+        code = await self._live(said, plan, seller)
+        if code.first_purchase_only and await self._store.has_bought(wallet):
+            raise PromoCodeRefused("This code is for a first purchase.")
+        most = code.redemptions_max
+        if most is not None and await self._store.redeemed(code.enterprise_id, code.id) >= most:
+            raise PromoCodeRefused("This code was redeemed as often as it can be.")
+        off_minor = off(code, plan.price_minor)
+        left_minor = plan.price_minor - off_minor
+        if not left_minor and seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
+            raise PromoCodeRefused("In this app nothing is granted unpaid, and this code takes all of it off.")
+        if left_minor:
+            try:
+                minor_units.check(left_minor, plan.currency)
+            except ValueError as wrong:
+                raise PromoCodeRefused(f"With this code the plan costs what cannot be paid: {wrong}.") from wrong
+        return Discount(code.id, await self._promotion(code, account_id), off_minor)
+
+    async def _live(self, said: str, plan: Plan, seller: App | None) -> PromoCode:
+        upper, user_id = said.strip().upper(), "" if seller is None else seller.user_id
+        code = await self._store.live(user_id, upper) if CODE.fullmatch(upper) else None
+        if code is None or code.enterprise_id != plan.enterprise_id:
+            raise PromoCodeRefused("There is no such code.")
+        if code.expires_at_ms is not None and code.expires_at_ms <= now_ms(self._clock):
+            raise PromoCodeRefused("This code has expired.")
+        if code.plan_ids and plan.id not in code.plan_ids:
+            raise PromoCodeRefused("This code is not for this plan.")
+        if code.currency not in (None, plan.currency):
+            raise PromoCodeRefused(f"This code takes {code.currency} off, and the plan is sold for {plan.currency}.")
+        return code
+
+    async def _promotion(self, code: PromoCode, account_id: str) -> str:
+        """The code's id on an account, made there when it has none."""
+        promotion_id = (await self._store.promotions(code.id)).get(account_id)
+        if promotion_id is not None:
+            return promotion_id
+        products = [await self._catalogue.product_id(plan_id, account_id) for plan_id in code.plan_ids]
+        op_id = op_of("promo", code.id, account_id)
+        try:
+            coupon_id, promotion_id = await self._payments.promotions.create(op_id, account_id, code, products)
+        except PaymentsRefused as refused:
+            if refused.code != "promo_code_taken":
+                raise
+            raise Conflict("The account at Stripe has another code of these letters.", param="promo_code") from refused
+        await self._store.add_coupon(code.id, account_id, coupon_id, promotion_id)
+        return promotion_id
+
+
+def off(code: PromoCode, price_minor: int) -> int:
+    """What a code takes off a price, in whole minor units: half a unit is the buyer's, and no more than the price."""
+    if code.percent_bp is not None:
+        return (2 * price_minor * code.percent_bp + _BP) // (2 * _BP)
+    assert code.amount_off_minor is not None
+    return min(code.amount_off_minor, price_minor)
+
+
+def letters(said: str, param: str = "code") -> str:
+    """A code as it is kept. InvalidRequest for what can be none."""
+    code = said.strip().upper()
+    if not CODE.fullmatch(code):
+        raise InvalidRequest(f"`{param}` must be 3 to 40 of A-Z 0-9 and -, in any case", param=param)
+    return code
+
+
+def _taken_off(new: NewPromoCode) -> int | None:
+    """The amount in minor units, or None for a percentage."""
+    if (new.percent_bp is None) == (new.amount_off_micro is None):
+        raise InvalidRequest("Say either `percent_off` or `amount_off_micro`.", param="percent_off")
+    if new.amount_off_micro is None:
+        if new.currency is not None:
+            raise InvalidRequest("A percentage is of any currency.", param="currency")
+        rules.number(new.percent_bp, "percent_off", _BP, 1)
+        return None
+    if new.currency is None:
+        raise InvalidRequest("Say of which `currency` the amount is.", param="currency")
+    try:
+        minor_units.decimals(new.currency)
+        return minor_units.check(minor_units.minor_from_micro(new.amount_off_micro, new.currency), new.currency)
+    except ValueError as wrong:
+        raise InvalidRequest(f"`amount_off_micro` cannot be taken off: {wrong}", param="amount_off_micro") from wrong
+
+
+def _check_terms(new: NewPromoCode, at_ms: int) -> None:
+    if (new.duration == PromoDuration.REPEATING) != (new.duration_months is not None):
+        raise InvalidRequest("`duration_months` goes with the duration repeating.", param="duration_months")
+    rules.number(new.duration_months, "duration_months", _MONTHS_MAX, 1)
+    rules.number(new.redemptions_max, "max_redemptions", _REDEMPTIONS_MAX, 1)
+    if new.expires_at_ms is not None and not at_ms + 1000 <= new.expires_at_ms <= at_ms + _AHEAD_MS:
+        raise InvalidRequest("`expires_at` must lie ahead, and within five years", param="expires_at")

@@ -1,0 +1,101 @@
+"""Promo codes at Stripe, asked for through `stripe_client`: what `ports.Promotions` promises.
+
+A code is a Coupon, which says what is taken off, and a PromotionCode, which says who redeems it how often and until when.
+Stripe lets neither's terms be changed, so nothing here is: a code is made, and ended.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gateway.billing.model import PromoCode, PromoDuration
+from gateway.billing.ports import PaymentsRefused
+from gateway.billing.stripe_shapes import Object, Reference, as_shape, id_of
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+_OURS: Final = "mozaiks_promo_code"
+CODE: Final = re.compile(r"[A-Z0-9-]{3,40}")  # of what Stripe takes; it tells no cases apart, and names have 40 characters
+
+
+class Promotion(msgspec.Struct, frozen=True):
+    """What a promotion code promises."""
+
+    coupon: Reference = None
+
+
+class PromotionCode(Object, frozen=True):
+    """See docs.stripe.com/api/promotion_codes."""
+
+    promotion: Promotion
+    metadata: dict[str, str] | None = None
+
+
+class PromotionCodes(msgspec.Struct, frozen=True):
+    """Those of one code."""
+
+    data: list[PromotionCode]
+
+
+class StripePromotions:
+    """`ports.Promotions`, by Stripe."""
+
+    def __init__(self, api: Any, ask: Ask) -> None:
+        """`ask` is the one way to Stripe, with the account and our words for what goes wrong."""
+        self._api = api
+        self._ask = ask
+
+    async def create(self, op_id: str, account_id: str, code: PromoCode, product_ids: Sequence[str]) -> tuple[str, str]:
+        """GET /v1/promotion_codes by the code, or POST /v1/coupons and /v1/promotion_codes."""
+        codes, wish = self._api.v1.promotion_codes, {"code": code.code, "active": True, "limit": 1}
+        listed = await self._ask(codes.list_async, account_id=account_id, params=wish)
+        for found in as_shape(listed, PromotionCodes).data:
+            coupon_id = id_of(found.promotion.coupon)
+            if (found.metadata or {}).get(_OURS) == code.id and coupon_id is not None:
+                return coupon_id, found.id
+            raise PaymentsRefused(f"The account has another active promotion code {code.code}.", "promo_code_taken")
+        coupon = await self._ask(
+            self._api.v1.coupons.create_async,
+            account_id=account_id,
+            params=_coupon(code, product_ids),
+            op_id=f"{op_id}:coupon",
+        )
+        made = await self._ask(
+            codes.create_async, account_id=account_id, params=_promotion(code, str(coupon["id"])), op_id=f"{op_id}:code"
+        )
+        return str(coupon["id"]), str(made["id"])
+
+    async def end(self, account_id: str, promotion_id: str) -> None:
+        """POST /v1/promotion_codes/{id}."""
+        update = self._api.v1.promotion_codes.update_async
+        await self._ask(update, promotion_id, account_id=account_id, params={"active": False})
+
+
+def _coupon(code: PromoCode, product_ids: Sequence[str]) -> dict[str, Any]:
+    wish: dict[str, Any] = {"name": code.code, "duration": code.duration, "metadata": {_OURS: code.id}}
+    if code.percent_bp is not None:
+        wish["percent_off"] = f"{code.percent_bp // 100}.{code.percent_bp % 100:02d}"
+    if code.amount_off_minor is not None:
+        assert code.currency is not None
+        wish |= {"amount_off": code.amount_off_minor, "currency": code.currency.lower()}
+    if code.duration == PromoDuration.REPEATING:
+        wish["duration_in_months"] = code.duration_months
+    if product_ids:
+        wish["applies_to"] = {"products": list(product_ids)}
+    return wish
+
+
+def _promotion(code: PromoCode, coupon_id: str) -> dict[str, Any]:
+    wish: dict[str, Any] = {
+        "code": code.code,
+        "promotion": {"type": "coupon", "coupon": coupon_id},
+        "metadata": {_OURS: code.id},
+    }
+    if code.first_purchase_only:
+        wish["restrictions"] = {"first_time_transaction": True}
+    if code.redemptions_max is not None:
+        wish["max_redemptions"] = code.redemptions_max
+    if code.expires_at_ms is not None:
+        wish["expires_at"] = code.expires_at_ms // 1000
+    return wish
