@@ -25,11 +25,11 @@ from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.redis_events import Claimed, RedisEvents
 from gateway.balance.redis_places import RedisPlaces
 from gateway.balance.wallets import Wallets
-from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
 from gateway.billing.subscriber_store import SubscriberStore
-from gateway.billing.top_up_store import TopUpStore
-from gateway.billing.topping_up import ToppingUp
+from gateway.billing.top_ups.charging import ToppingUp
+from gateway.billing.top_ups.store import TopUpStore
+from gateway.billing.webhooks.receiving import Receiving
 from gateway.config.models import DIALECTS, DeploymentConfig, LimitsConfig, ModelConfig
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.tasks import Tasks
@@ -235,7 +235,7 @@ def _billing(settings: Settings, services: Services) -> Billing | None:
     """None without Stripe's key: then its SDK, which takes 14 MB, is not imported."""
     if not settings.stripe_secret_key:
         return None
-    adapter = importlib.import_module("gateway.billing.stripe_reports")
+    adapter = importlib.import_module("gateway.billing.stripe.reports")
     secrets = {"platform": settings.stripe_webhook_secret, "connect": settings.stripe_connect_webhook_secret}
     payments = adapter.StripeReports(settings.stripe_secret_key, secrets, settings.stripe_api_base)
     return Billing(

@@ -9,8 +9,8 @@ from gateway.answers.redis_answers import KeptAnswers
 from gateway.api.shapes import NoQuery
 from gateway.balance.places import Places
 from gateway.balance.wallets import Wallets
-from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
+from gateway.billing.webhooks.receiving import Receiving
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.core.limits import MANAGEMENT_BODY_BYTES_MAX
 from gateway.db.engines import Databases

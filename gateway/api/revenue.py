@@ -10,14 +10,14 @@ from gateway.api.billing_shapes import SalesQuery, Url
 from gateway.api.endpoint import ANYONE_KNOWN, MANAGERS, OPERATOR, ApiContext, Call, Endpoint
 from gateway.api.shapes import Answer, Body, CsvAnswer, Listing, Micro, PageQuery, Stamp, WalletName
 from gateway.api.wire import as_gateway_error, listing
-from gateway.billing import statement_csv
 from gateway.billing.acts import Named
 from gateway.billing.minor_units import micro_from_minor
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
-from gateway.billing.reports import Invoice, Payout, Receipt
-from gateway.billing.revenue import Outline
-from gateway.billing.revenue_store import FeeRow
-from gateway.billing.statements import Line, LineKind, Section, Unexplained
+from gateway.billing.revenue import statement_csv
+from gateway.billing.revenue.book import Outline
+from gateway.billing.revenue.reports import Invoice, Payout, Receipt
+from gateway.billing.revenue.statements import Line, LineKind, Section, Unexplained
+from gateway.billing.revenue.store import FeeRow
 from gateway.core.clock import rfc3339
 from gateway.db.faults import SqlDown
 from gateway.ledger.model import WalletKey

@@ -10,7 +10,7 @@ from gateway.api.shapes import Answer, Body, Listing, Micro, Stamp, WalletName
 from gateway.api.wire import listing
 from gateway.billing.acts import Named
 from gateway.billing.minor_units import micro_from_minor
-from gateway.billing.top_ups import NewTopUp, TopUp
+from gateway.billing.top_ups.rules import NewTopUp, TopUp
 from gateway.core.clock import rfc3339
 
 _STATUS = "`on`, `buying`, `waiting` (a cap is reached, or nothing can be sold now), `paused` (set it again) or `off`"

@@ -11,9 +11,9 @@ from starlette.routing import Route
 from gateway.api.endpoint import ApiContext, Call
 from gateway.api.shapes import Answer, Listing, PageQuery, Stamp
 from gateway.api.wire import answered, error_answer, listing
-from gateway.billing.inbox import Inbox
 from gateway.billing.model import InboxEvent, InboxState
 from gateway.billing.ports import PaymentsRefused
+from gateway.billing.webhooks.inbox import Inbox
 from gateway.core.clock import rfc3339
 from gateway.core.errors import BodyTooLarge, GatewayError, InvalidRequest, Unavailable
 from gateway.core.ids import new_id

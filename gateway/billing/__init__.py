@@ -10,4 +10,7 @@ the id of what it is about, never with what Stripe wrote of it, and is acted upo
 
 Every effect is known by the business fact behind it (a payment, an invoice's line, a refund, a state of a dispute), so it
 happens once, however often and in whatever order Stripe tells of it, or when nobody told and the reconciler finds it.
+
+Rooms in it: `stripe` (how Stripe is asked), `webhooks` (what it tells), `top_ups` (buying by itself), `revenue` (months and
+statements). The rules of selling, buying, taking back and ending stand beside them.
 """

@@ -9,10 +9,10 @@ refund is posted: the books have both.
 from typing import Final
 
 from gateway.billing.acts import op_of
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import SubscriptionState
 from gateway.billing.ports import PaymentFacts, Payments, PaymentsRefused
 from gateway.billing.sellers import NotOurs, Rejected
+from gateway.billing.webhooks.store import InboxStore
 from gateway.ledger.model import WalletKey
 
 ENDED: Final = (SubscriptionState.CANCELED, SubscriptionState.INCOMPLETE_EXPIRED)  # from which Stripe lets none come back

@@ -29,12 +29,12 @@ import msgspec
 from gateway.balance.wallets import Wallets
 from gateway.billing.admission import ENDED, Admission
 from gateway.billing.believed import check_lines, check_share
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Plan, Subscription, SubscriptionState
 from gateway.billing.ports import InvoiceFacts, InvoiceLine, PaymentFacts, Payments, PaymentsDown, SubscriptionFacts
 from gateway.billing.redeeming import Redeeming, given_with
 from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro, paid_for
 from gateway.billing.store import Store
+from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict
 from gateway.core.ids import new_id

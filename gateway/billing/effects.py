@@ -20,7 +20,6 @@ from gateway.billing.admission import ENDED
 from gateway.billing.allowances import Allowances
 from gateway.billing.believed import check_payment
 from gateway.billing.connect import state_after
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import PLATFORM_ACCOUNT, Plan, Purchase, PurchaseState
 from gateway.billing.oddities import Oddities
 from gateway.billing.ports import (
@@ -40,6 +39,7 @@ from gateway.billing.sellers import NotOurs as NotOurs
 from gateway.billing.sellers import Rejected as Rejected
 from gateway.billing.sellers import Sellers, micro, paid_for
 from gateway.billing.store import Store
+from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
 from gateway.core.words import LotSource
 from gateway.ledger.model import Fees, GrantRequest, WalletKey

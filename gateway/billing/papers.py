@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 from gateway.billing.acts import Named, owner_seen, seller_of
 from gateway.billing.connect import Connect
 from gateway.billing.ports import PaymentsRefused
-from gateway.billing.reports import Invoice, Listed, Receipt, Reports
-from gateway.billing.revenue_store import RevenueStore
+from gateway.billing.revenue.reports import Invoice, Listed, Receipt, Reports
+from gateway.billing.revenue.store import RevenueStore
 from gateway.billing.store import Store
 from gateway.core.errors import InvalidRequest
 from gateway.identity import rules

@@ -1,4 +1,4 @@
-"""What this room asks of Stripe, in our words. The one adapter that imports stripe is `stripe_client`.
+"""What this room asks of Stripe, in our words. The one adapter that imports stripe is `stripe.client`.
 
 Every object is of one account: the platform's own (`PLATFORM_ACCOUNT`), or a creator's. What creates or moves something
 takes an `op_id` of ours, which is kept before it is sent and becomes Stripe's idempotency key: the same operation again

@@ -20,7 +20,7 @@ from gateway.billing.catalogue import Catalogue
 from gateway.billing.model import Plan, PromoCode, PromoDuration, Redemption
 from gateway.billing.ports import Payments, PaymentsRefused
 from gateway.billing.promo_store import CodeTaken, PromoStore
-from gateway.billing.stripe_promotions import CODE
+from gateway.billing.stripe.promotions import CODE
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id

@@ -16,7 +16,6 @@ import msgspec
 
 from gateway.balance.model import BalanceUnavailable
 from gateway.billing.effects import Effects, NotOurs, Rejected
-from gateway.billing.inbox_store import InboxStore, OpenPurchase
 from gateway.billing.model import PLATFORM_ACCOUNT, PurchaseState
 from gateway.billing.oddities import Fact
 from gateway.billing.ports import (
@@ -29,6 +28,7 @@ from gateway.billing.ports import (
     RefundFacts,
     SubscriptionFacts,
 )
+from gateway.billing.webhooks.store import InboxStore, OpenPurchase
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import GatewayError
 from gateway.db.faults import SqlDown, SqlRefused

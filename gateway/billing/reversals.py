@@ -19,9 +19,9 @@ from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from gateway.balance.wallets import Wallets
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.ports import DisputeFacts, PaymentFacts, Payments, PaymentsDown, RefundFacts
 from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro
+from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
 from gateway.core.ids import new_id
 from gateway.ledger.model import (

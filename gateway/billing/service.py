@@ -11,12 +11,12 @@ from gateway.billing.pages import Pages, Places
 from gateway.billing.papers import Papers
 from gateway.billing.promo_codes import PromoCodes
 from gateway.billing.refunding import Refunding
-from gateway.billing.reports import Reports
-from gateway.billing.revenue import Revenue
-from gateway.billing.revenue_store import RevenueStore
+from gateway.billing.revenue.book import Revenue
+from gateway.billing.revenue.reports import Reports
+from gateway.billing.revenue.store import RevenueStore
 from gateway.billing.store import Store
-from gateway.billing.top_up_store import TopUpStore
-from gateway.billing.top_ups import TopUps
+from gateway.billing.top_ups.rules import TopUps
+from gateway.billing.top_ups.store import TopUpStore
 from gateway.core.clock import SYSTEM_CLOCK, Clock
 from gateway.db.engines import Databases
 from gateway.identity.registry import Registry

@@ -15,9 +15,9 @@ from gateway.api.endpoint import ApiContext
 from gateway.api.routes import routes
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
-from gateway.billing.receiving import Receiving
 from gateway.billing.service import Billing
-from gateway.billing.stripe_reports import StripeReports
+from gateway.billing.stripe.reports import StripeReports
+from gateway.billing.webhooks.receiving import Receiving
 from gateway.core.clock import SYSTEM_CLOCK
 from gateway.core.words import CostPolicy, Level
 from gateway.db.engines import Databases

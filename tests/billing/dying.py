@@ -19,10 +19,10 @@ from sqlalchemy.engine import Engine
 from gateway.balance.redis_balance import RedisBalance
 from gateway.balance.wallets import Wallets
 from gateway.billing.effects import Effects
-from gateway.billing.inbox import Inbox
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.store import Store
-from gateway.billing.stripe_client import Stripe
+from gateway.billing.stripe.client import Stripe
+from gateway.billing.webhooks.inbox import Inbox
+from gateway.billing.webhooks.store import InboxStore
 from gateway.db.engines import Databases
 from gateway.ledger.service import Ledger
 from tests.fake_stripe.control import KEY

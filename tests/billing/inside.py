@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.billing.effects import Effects
-from gateway.billing.inbox import Inbox
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.reconciler import BillingReconciler
-from gateway.billing.stripe_client import Stripe
+from gateway.billing.stripe.client import Stripe
+from gateway.billing.webhooks.inbox import Inbox
+from gateway.billing.webhooks.store import InboxStore
 from gateway.ledger.audit import audit
 from gateway.ledger.model import WalletKey
 from tests.api.conftest import Api

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.billing.inbox import _EFFECTS
+from gateway.billing.webhooks.inbox import _EFFECTS
 from tests.billing.at_stripe import OnFake
 from tests.billing.house import DAY, PATHS, SECRETS, House, Shop
 from tests.fake_stripe.control import KEY, Control, Refused, running

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from gateway.billing.inbox import ATTEMPTS_MAX
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
-from gateway.billing.stripe_client import Stripe
+from gateway.billing.stripe.client import Stripe
+from gateway.billing.webhooks.inbox import ATTEMPTS_MAX
 from gateway.db.tables import webhooks
 from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act

@@ -4,9 +4,9 @@ import asyncio
 
 import msgspec
 
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Claim, InboxEvent, InboxState, Purchase, PurchaseState, Subscription
 from gateway.billing.store import Store
+from gateway.billing.webhooks.store import InboxStore
 from gateway.db.engines import Databases
 from gateway.ledger.model import WalletKey
 from gateway.trail.model import Act

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from gateway.billing.inbox import _EFFECTS
+from gateway.billing.webhooks.inbox import _EFFECTS
 from tests.billing.house import DAY, SECRETS, House, Shop
 from tests.fake_stripe.control import KEY, running
 from tests.path.conftest import start_gateway

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from gateway.billing.account_walk import AccountWalk
 from gateway.billing.ports import PaymentsDown
-from gateway.billing.reports import Movement, Source
-from gateway.billing.revenue import Revenue
-from gateway.billing.revenue_store import RevenueStore
-from gateway.billing.stripe_reports import StripeReports
+from gateway.billing.revenue.account_walk import AccountWalk
+from gateway.billing.revenue.book import Revenue
+from gateway.billing.revenue.reports import Movement, Source
+from gateway.billing.revenue.store import RevenueStore
+from gateway.billing.stripe.reports import StripeReports
 from gateway.core.clock import SYSTEM_CLOCK, now_ms
 from gateway.core.errors import InvalidRequest, Unavailable
 from gateway.core.limits import REPORT_MONTHS_MAX

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.billing.account_walk import Walked
-from gateway.billing.reports import Movement, Source
-from gateway.billing.revenue import Outline
-from gateway.billing.revenue_store import Booked, FeeRow, Month, RevenueStore
-from gateway.billing.statement_csv import decimal, safe, written
-from gateway.billing.statements import Known, LineKind, Section, Statement, section
+from gateway.billing.revenue.account_walk import Walked
+from gateway.billing.revenue.book import Outline
+from gateway.billing.revenue.reports import Movement, Source
+from gateway.billing.revenue.statement_csv import decimal, safe, written
+from gateway.billing.revenue.statements import Known, LineKind, Section, Statement, section
+from gateway.billing.revenue.store import Booked, FeeRow, Month, RevenueStore
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.ledger.model import Fees, GrantRequest, Paid, RefundRequest, WalletKey

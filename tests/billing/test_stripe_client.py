@@ -11,7 +11,7 @@ import stripe
 from gateway.billing import ports
 from gateway.billing.model import PLATFORM_ACCOUNT, Plan
 from gateway.billing.ports import Metadata, Payments, PaymentsDown, PaymentsRefused
-from gateway.billing.stripe_client import API_VERSION, Stripe
+from gateway.billing.stripe.client import API_VERSION, Stripe
 from tests.fake_stripe.control import KEY, Control
 
 PACKAGE = Plan("plan_package", "shop", "package", "A hundred", "USD", 1000, 100_000_000, 0)

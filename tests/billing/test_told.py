@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.billing.inbox import _EFFECTS
+from gateway.billing.webhooks.inbox import _EFFECTS
 from gateway.core.limits import END_USER_SALES_RPM
 from tests.billing import sandbox
 from tests.billing.at_stripe import AtStripe, OnFake, processing

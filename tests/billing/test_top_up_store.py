@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import Branding, Purchase, PurchaseState, TopUpRule
 from gateway.billing.store import Store
-from gateway.billing.top_up_store import FAILED_DAILY_MAX, Begun, Saved, Since, Spent, TopUpStore
+from gateway.billing.top_ups.store import FAILED_DAILY_MAX, Begun, Saved, Since, Spent, TopUpStore
+from gateway.billing.webhooks.store import InboxStore
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.ledger.model import GrantRequest, WalletKey

@@ -11,13 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.billing.effects import Effects
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import PurchaseState, TopUpRule
 from gateway.billing.ports import Metadata, PaymentsDown
 from gateway.billing.reconciler import BillingReconciler
-from gateway.billing.stripe_client import Stripe
-from gateway.billing.top_up_store import TopUpStore
-from gateway.billing.topping_up import ToppingUp
+from gateway.billing.stripe.client import Stripe
+from gateway.billing.top_ups.charging import ToppingUp
+from gateway.billing.top_ups.store import TopUpStore
+from gateway.billing.webhooks.store import InboxStore
 from gateway.db.tables import APP_SALES
 from gateway.identity.model import Role
 from gateway.ledger.audit import audit

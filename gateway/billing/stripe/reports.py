@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from gateway.billing import stripe_report_shapes as shapes
 from gateway.billing.model import PLATFORM_ACCOUNT
-from gateway.billing.reports import FeeMovement, Invoice, Listed, Movement, Payout, Receipt
-from gateway.billing.stripe_client import Call, Stripe
+from gateway.billing.revenue.reports import FeeMovement, Invoice, Listed, Movement, Payout, Receipt
+from gateway.billing.stripe import report_shapes as shapes
+from gateway.billing.stripe.client import Call, Stripe
 
 T = TypeVar("T")
 # A part of a fee that goes back has the fee, and by that the account, one step further.

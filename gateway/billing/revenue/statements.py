@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 
 from gateway.billing.minor_units import micro_from_minor
-from gateway.billing.reports import Movement
-from gateway.billing.revenue_store import Booked, Month
+from gateway.billing.revenue.reports import Movement
+from gateway.billing.revenue.store import Booked, Month
 from gateway.core.money import decimal_from_micro
 
 

@@ -1,7 +1,7 @@
 """Automatic top-up as buyers set it: when a balance falls below so much, buy that package, within caps.
 
 What it buys with is a payment method that the buyer has saved at Stripe, on the account that sells: on a page for it, with a
-package, or with a subscription. Its id is kept and nothing else. What acts on the rules is `topping_up`.
+package, or with a subscription. Its id is kept and nothing else. What acts on the rules is `charging`.
 """
 
 from collections.abc import Callable, Collection
@@ -18,7 +18,7 @@ from gateway.billing.connect import Connect, email
 from gateway.billing.model import AccountState, Plan, PlanKind, PurchaseState, TopUpRule
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments
 from gateway.billing.store import Store
-from gateway.billing.top_up_store import Since, Spent, TopUpStore
+from gateway.billing.top_ups.store import Since, Spent, TopUpStore
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gateway.core.money import AMOUNT_MICRO_MAX

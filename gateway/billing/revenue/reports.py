@@ -1,7 +1,7 @@
 """What this room asks of Stripe to tell what became of money: balances, their movements, payouts, invoices, receipts.
 
 As in `ports`: every object is of one account, amounts are minor units of a currency in capitals, times Unix milliseconds. The
-one adapter is `stripe_reports`.
+one adapter is `stripe.reports`.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping

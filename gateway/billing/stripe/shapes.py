@@ -1,6 +1,6 @@
 """Stripe's objects, as far as this room reads them, and what becomes of each in our words. It does not know the SDK.
 
-Fields are those of the API version that `stripe_client` pins. What is not named here is passed over; what is named and
+Fields are those of the API version that `client` pins. What is not named here is passed over; what is named and
 missing or of another type is PaymentsRefused `unexpected_answer`.
 """
 

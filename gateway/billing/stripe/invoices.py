@@ -1,4 +1,4 @@
-"""Stripe's invoices and subscriptions, as far as this room reads them. Conventions as in `stripe_shapes`."""
+"""Stripe's invoices and subscriptions, as far as this room reads them. Conventions as in `shapes`."""
 
 from decimal import Decimal
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.billing.ports import InvoiceFacts, InvoiceLine, SubscriptionFacts
-from gateway.billing.stripe_shapes import Object, Reference, as_shape, id_of, read
+from gateway.billing.stripe.shapes import Object, Reference, as_shape, id_of, read
 
 _MS: Final = 1000
 

@@ -21,9 +21,9 @@ import msgspec
 
 from gateway.balance.model import BalanceUnavailable
 from gateway.billing.effects import Effects, NotOurs, Rejected
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.model import PLATFORM_ACCOUNT, Claim, InboxEvent, InboxState
 from gateway.billing.ports import Payments, PaymentsDown, PaymentsRefused
+from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id

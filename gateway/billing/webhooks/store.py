@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from gateway.billing.model import AccountState, Claim, InboxEvent, InboxState, PurchaseState, Subscription
 from gateway.billing.rows import Rows, sales_of
 from gateway.billing.subscriber_store import SubscriberStore
-from gateway.billing.top_up_store import TopUpStore
+from gateway.billing.top_ups.store import TopUpStore
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused
 from gateway.db.tables import billing_accounts, billing_leases, billing_marks, past_accounts, webhooks

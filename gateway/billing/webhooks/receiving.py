@@ -5,11 +5,11 @@ from typing import Final
 
 from gateway.balance.wallets import Wallets
 from gateway.billing.effects import Effects
-from gateway.billing.inbox import Inbox
-from gateway.billing.inbox_store import InboxStore
 from gateway.billing.ports import Payments
 from gateway.billing.reconciler import BillingReconciler
 from gateway.billing.store import Store
+from gateway.billing.webhooks.inbox import Inbox
+from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock
 from gateway.db.engines import Databases
 from gateway.ledger.service import Ledger

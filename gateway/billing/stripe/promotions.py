@@ -1,4 +1,4 @@
-"""Promo codes at Stripe, asked for through `stripe_client`: what `ports.Promotions` promises.
+"""Promo codes at Stripe, asked for through `client`: what `ports.Promotions` promises.
 
 A code is a Coupon, which says what is taken off, and a PromotionCode, which says who redeems it how often and until when.
 Stripe lets neither's terms be changed, so nothing here is: a code is made, and ended.
@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.billing.model import PromoCode, PromoDuration
 from gateway.billing.ports import PaymentsRefused
-from gateway.billing.stripe_shapes import Object, Reference, as_shape, id_of
+from gateway.billing.stripe.shapes import Object, Reference, as_shape, id_of
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 _OURS: Final = "mozaiks_promo_code"

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from gateway.billing.ports import PaymentsDown
-from gateway.billing.reports import Movement, Reports
-from gateway.billing.revenue_store import Month
+from gateway.billing.revenue.reports import Movement, Reports
+from gateway.billing.revenue.store import Month
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import InvalidRequest
 from gateway.core.limits import STATEMENT_MOVEMENTS_MAX

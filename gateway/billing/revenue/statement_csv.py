@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final
 
 from gateway.billing.minor_units import decimals
-from gateway.billing.revenue import Outline
-from gateway.billing.statements import Line, Section
+from gateway.billing.revenue.book import Outline
+from gateway.billing.revenue.statements import Line, Section
 from gateway.core.clock import rfc3339
 
 COLUMNS: Final = (

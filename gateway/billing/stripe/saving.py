@@ -1,10 +1,10 @@
-"""Saved payment methods at Stripe, asked for through `stripe_client`: what `ports.Saving` promises."""
+"""Saved payment methods at Stripe, asked for through `client`: what `ports.Saving` promises."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway.billing import stripe_shapes as shapes
 from gateway.billing.ports import CheckoutFacts, Metadata
+from gateway.billing.stripe import shapes
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 

@@ -1,11 +1,11 @@
-"""Stripe's objects that tell what became of money, as far as this room reads them. Conventions as in `stripe_shapes`."""
+"""Stripe's objects that tell what became of money, as far as this room reads them. Conventions as in `shapes`."""
 
 from typing import Any, Final
 
 import msgspec
 
-from gateway.billing import reports
-from gateway.billing.stripe_shapes import FeeDetail, Object, Reference, as_shape, id_of, read
+from gateway.billing.revenue import reports
+from gateway.billing.stripe.shapes import FeeDetail, Object, Reference, as_shape, id_of, read
 
 _MS: Final = 1000
 PAYMENTS: Final = "payments"  # the balance that sales go to and payouts come from

@@ -25,8 +25,8 @@ from gateway.billing.fees import fee_minor
 from gateway.billing.model import PLATFORM_ACCOUNT, Purchase, PurchaseState, TopUpRule
 from gateway.billing.ports import Metadata, PaymentFacts, Payments, PaymentsDown, PaymentsRefused
 from gateway.billing.store import Store
-from gateway.billing.top_up_store import Begun, TopUpStore
-from gateway.billing.top_ups import can_sell, since
+from gateway.billing.top_ups.rules import can_sell, since
+from gateway.billing.top_ups.store import Begun, TopUpStore
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import GatewayError
 from gateway.core.ids import new_id

@@ -13,15 +13,15 @@ from typing import Final
 
 import msgspec
 
-from gateway.billing import statements
-from gateway.billing.account_walk import AccountWalk, Walked
 from gateway.billing.minor_units import micro_from_minor
 from gateway.billing.model import PLATFORM_ACCOUNT, AccountState
 from gateway.billing.papers import listed
 from gateway.billing.ports import PaymentsRefused
-from gateway.billing.reports import Movement, Payout, Reports
-from gateway.billing.revenue_store import FeeRow, Month, RevenueStore
-from gateway.billing.statements import Known, Line, Section, Statement, Total, Unexplained
+from gateway.billing.revenue import statements
+from gateway.billing.revenue.account_walk import AccountWalk, Walked
+from gateway.billing.revenue.reports import Movement, Payout, Reports
+from gateway.billing.revenue.statements import Known, Line, Section, Statement, Total, Unexplained
+from gateway.billing.revenue.store import FeeRow, Month, RevenueStore
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound

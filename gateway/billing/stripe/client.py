@@ -1,4 +1,4 @@
-"""Stripe, through its SDK, which only this file and `stripe_faults` import. What a method promises stands in `ports.Payments`.
+"""Stripe, through its SDK, which only this file and `faults` import. What a method promises stands in `ports.Payments`.
 
 Every request goes through `_ask`: there the account, the API version, the time-out and the idempotency key are set, and what
 the SDK raises becomes PaymentsDown or PaymentsRefused. An `op_id` is the idempotency key; where an operation takes several
@@ -14,10 +14,6 @@ import msgspec
 import stripe
 from stripe import StripeClient
 
-from gateway.billing import stripe_invoices as invoices
-from gateway.billing import stripe_prices
-from gateway.billing import stripe_shapes as shapes
-from gateway.billing import stripe_wishes as wishes
 from gateway.billing.model import PLATFORM_ACCOUNT, Plan, PlanKind
 from gateway.billing.ports import (
     AccountFacts,
@@ -30,9 +26,11 @@ from gateway.billing.ports import (
     RefundFacts,
     SubscriptionFacts,
 )
-from gateway.billing.stripe_faults import named_faults, without_keys
-from gateway.billing.stripe_promotions import StripePromotions
-from gateway.billing.stripe_saving import StripeSaving
+from gateway.billing.stripe import invoices, shapes, wishes
+from gateway.billing.stripe import prices as stripe_prices
+from gateway.billing.stripe.faults import named_faults, without_keys
+from gateway.billing.stripe.promotions import StripePromotions
+from gateway.billing.stripe.saving import StripeSaving
 
 API_VERSION: Final = "2026-10-28.endive"
 _ATTEMPT_S: Final = 20.0  # of one request

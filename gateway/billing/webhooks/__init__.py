@@ -1,0 +1,1 @@
+"""What Stripe tells: received, kept once, acted upon later, listed and replayed."""
