@@ -13,8 +13,9 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.units import Usage
 from gateway.metering.messages import web_searches
 from gateway.providers.model import MESSAGES, Deployment
+from gateway.proxy.allowed_calls import Tool, ToolCalls
 from gateway.proxy.surface import Measured, Request
-from gateway.proxy.tool_calls import Tool, ToolCalls, credible, with_calls
+from gateway.proxy.tool_calls import credible, with_calls
 
 KINDS: Final = {"web_search_20250305": "web_searches", "web_fetch_20250910": ""}
 MAX_USES: Final = "max_uses"

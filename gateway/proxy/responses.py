@@ -25,6 +25,7 @@ from gateway.metering.usage import UNBOUNDED_PART_TOKENS, input_bound, read_usag
 from gateway.pricing.rates import PLAIN
 from gateway.providers.model import RESPONSES, Deployment, Reply, Route
 from gateway.proxy import responses_tools, wire
+from gateway.proxy.allowed_calls import ToolCalls
 from gateway.proxy.chat import OUTPUT_TOKENS_DEFAULT, check_price_known, shows_all
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.own_keys import is_on_own_keys
@@ -42,7 +43,6 @@ from gateway.proxy.responses_tools import CALLS, MAX_CALLS, calls_in, check_serv
 from gateway.proxy.surface import Measured, Request, Surface
 from gateway.proxy.ticket import Call, Ticket
 from gateway.proxy.told_errors import check_answered
-from gateway.proxy.tool_calls import ToolCalls
 
 OUTPUT_TOKENS_LEAST: Final = 16  # OpenAI's own: it refuses a lower cap
 PREVIOUS: Final = "previous_response_id"

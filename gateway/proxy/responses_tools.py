@@ -15,8 +15,9 @@ from gateway.metering.usage import IMAGE_TOKENS_MAX
 from gateway.pricing.rates import short_of
 from gateway.providers.model import RESPONSES, Deployment
 from gateway.proxy import wire
+from gateway.proxy.allowed_calls import Tool, ToolCalls
 from gateway.proxy.surface import Measured, Request
-from gateway.proxy.tool_calls import Tool, ToolCalls, credible, with_calls
+from gateway.proxy.tool_calls import credible, with_calls
 
 CALLS: Final = "\0calls"  # beside the usage that an answer told: how often each type of item is in it
 MAX_CALLS: Final = "max_tool_calls"

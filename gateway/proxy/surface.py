@@ -5,16 +5,14 @@ an answer tells what it used, and what an error looks like to its clients. Who p
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.core.errors import GatewayError
 from gateway.core.units import Usage
 from gateway.providers.model import Deployment, Headers, Reply, Route
-
-if TYPE_CHECKING:
-    from gateway.proxy.tool_calls import ToolCalls
+from gateway.proxy.allowed_calls import ToolCalls
 
 Measured = tuple[Usage, tuple[str, ...]]  # and flags
 AUTO_TIERS: Final = "default|priority|flex"  # what a request may be served at that leaves the service tier to its provider
@@ -44,7 +42,7 @@ class Request(msgspec.Struct):
     kept: Any = None
     placed: Callable[[Route], Route] | None = None
     completed: "Callable[[Any, Request, Deployment, Usage], Measured] | None" = None
-    calls: "ToolCalls | None" = None
+    calls: ToolCalls | None = None
 
 
 class Stream(Protocol):
