@@ -10,6 +10,7 @@ seller (`expense.promo`), as what any discount of an invoice takes off; the plat
 usage the platform pays for there is nothing of its creator's to give: a purchase grants what was paid of its price.
 """
 
+import re
 from typing import Final
 
 import msgspec
@@ -20,7 +21,6 @@ from gateway.billing.catalogue import Catalogue
 from gateway.billing.model import Plan, PromoCode, PromoDuration, Redemption
 from gateway.billing.ports import Payments, PaymentsRefused
 from gateway.billing.promo_store import CodeTaken, PromoStore
-from gateway.billing.stripe.promotions import CODE
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id
@@ -30,6 +30,7 @@ from gateway.identity.model import Actor, App, Page
 from gateway.identity.registry import Registry
 from gateway.ledger.model import WalletKey
 
+_CODE: Final = re.compile(r"[A-Z0-9-]{3,40}")  # of what Stripe takes; it tells no cases apart, and names have 40 characters
 _BP: Final = 10_000
 _MONTHS_MAX: Final = 36  # Stripe's longest period
 _REDEMPTIONS_MAX: Final = 1_000_000
@@ -191,7 +192,7 @@ class PromoCodes:
 
     async def _live(self, said: str, plan: Plan, seller: App | None) -> PromoCode:
         upper, user_id = said.strip().upper(), "" if seller is None else seller.user_id
-        code = await self._store.live(user_id, upper) if CODE.fullmatch(upper) else None
+        code = await self._store.live(user_id, upper) if _CODE.fullmatch(upper) else None
         if code is None or code.enterprise_id != plan.enterprise_id:
             raise PromoCodeRefused("There is no such code.")
         if code.expires_at_ms is not None and code.expires_at_ms <= now_ms(self._clock):
@@ -230,7 +231,7 @@ def off(code: PromoCode, price_minor: int) -> int:
 def letters(said: str, param: str = "code") -> str:
     """A code as it is kept. InvalidRequest for what can be none."""
     code = said.strip().upper()
-    if not CODE.fullmatch(code):
+    if not _CODE.fullmatch(code):
         raise InvalidRequest(f"`{param}` must be 3 to 40 of A-Z 0-9 and -, in any case", param=param)
     return code
 

@@ -58,7 +58,7 @@ def fees(house: House) -> int:
 
 
 async def test_a_package_is_paid_in_part_and_the_rest_is_given(house: House, own: Own) -> None:
-    plan, said, owner = await house.market.plan(PACKAGE), await code(house), f"u{next(KEYS)}"
+    plan, said, owner = await house.market.plan(PACKAGE), await code(house, max_redemptions=1), f"u{next(KEYS)}"
     page = await opened(house, plan, owner, said, key="k")
     intent = house.control.pay(own.account, page["id"])["session"]["payment_intent"]
     assert await own.reasons() == set()

@@ -50,3 +50,17 @@ def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> 
     assert "amounts in KWD are multiples of 0.01" in seller.refused(*wish, "KWD", "--price", "1.005")
     assert "--to must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--to", "2026-10-01")
     assert "--from must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--from", "2026-1")
+
+
+def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str) -> None:
+    terms = ("--percent-off", "25", "--duration", "repeating", "--months", "3", "--max-redemptions", "9", "--first-purchase-only")
+    made = seller.json("sales", "codes", "create", "spring-25", "--app", app, "--plan", plan, *terms)
+    assert (made["code"], made["percent_off"], made["duration_months"], made["plan_ids"]) == ("SPRING-25", "25", 3, [plan])
+    assert (made["first_purchase_only"], made["max_redemptions"]) == (True, 9)
+    (listed,) = seller.json("sales", "codes", "list", "--app", app)["data"]
+    assert listed == {**made, "redemptions": 0}
+    assert seller.json("sales", "codes", "redemptions", made["id"])["data"] == []
+    assert seller.json("sales", "codes", "end", made["id"])["ended_at"]
+    assert seller.json("sales", "codes", "list", "--app", app)["data"] == []
+    platforms = seller.json("sales", "codes", "create", "ten", "--amount-off", "10", "--currency", "USD")
+    assert platforms["amount_off_micro"] == 10_000_000

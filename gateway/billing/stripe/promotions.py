@@ -4,7 +4,6 @@ A code is a Coupon, which says what is taken off, and a PromotionCode, which say
 Stripe lets neither's terms be changed, so nothing here is: a code is made, and ended.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ from gateway.billing.stripe.shapes import Object, Reference, as_shape, id_of
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 _OURS: Final = "mozaiks_promo_code"
-CODE: Final = re.compile(r"[A-Z0-9-]{3,40}")  # of what Stripe takes; it tells no cases apart, and names have 40 characters
 
 
 class Promotion(msgspec.Struct, frozen=True):
