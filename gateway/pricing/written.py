@@ -44,7 +44,8 @@ def check_whole(given: Mapping[str, Any], *, makes_tokens: bool = True) -> None:
     if "input" in given and not makes_tokens:
         return
     if not (given.keys() >= _BY_TOKENS or given.keys() & _BY_UNITS):
-        raise WrongPrice("", 'input and output must both be named (say output: "0" for embeddings, moderations and rerank)')
+        told = "input and output must both be named: a price takes the place of the whole former one"
+        raise WrongPrice("", f'{told} (say output: "0" for embeddings, moderations and rerank)')
 
 
 def check_rates(given: object, most: int, field: str = "", depth: int = 1) -> None:

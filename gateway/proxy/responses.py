@@ -295,7 +295,7 @@ def _tools(body: dict[str, Any]) -> ToolCalls | None:
     """What the provider's own tools among them may do. InvalidRequest."""
     tools = body.get("tools")
     if tools is None:
-        return None
+        tools = []
     if type(tools) is not list:
         raise InvalidRequest("tools must be a list", param="tools")
     providers: list[tuple[int, Any]] = []
@@ -313,7 +313,9 @@ def _tools(body: dict[str, Any]) -> ToolCalls | None:
             raise InvalidRequest("a tool is an object", param=f"tools[{place}]")
         elif type(kind) is not str or kind not in _OWN_TOOLS:
             providers.append((place, tool))
-    return responses_tools.tool_calls(body, providers)
+    calls = responses_tools.tool_calls(body, providers)
+    responses_tools.check_choice(body.get("tool_choice"), calls)
+    return calls
 
 
 def _check_input(body: dict[str, Any], *, needed: bool) -> None:

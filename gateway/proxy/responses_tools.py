@@ -35,6 +35,8 @@ _KINDS: Final = {
     "file_search": "file_searches",
     "code_interpreter": CONTAINER,
 }
+_ALLOWED: Final = "allowed_tools"
+_CALLERS: Final = ("custom", "function", "namespace")  # what a choice may name of the caller's own
 _WEB: Final = ("web_searches", "web_searches_preview")
 _MEMORY_GB: Final = {None: 1, "1g": 1, "4g": 4, "16g": 16, "64g": 64}
 _WEB_SEARCH_READS_MOST: Final = 128_000
@@ -69,6 +71,19 @@ def tool_calls(body: dict[str, Any], tools: Sequence[tuple[int, Any]]) -> ToolCa
     searching = [tool for _, tool in tools if _KINDS[tool["type"]] == "file_searches"]
     made.stores = tuple(store for tool in searching for store in tool["vector_store_ids"])
     return made
+
+
+def check_choice(choice: Any, calls: ToolCalls | None) -> None:
+    """InvalidRequest where `tool_choice` names a tool of the provider's that is not among those of the request."""
+    if type(choice) is not dict:
+        return
+    kinds = set() if calls is None else {each.kind for each in calls.tools}
+    chosen = choice.get("tools") if choice.get("type") == _ALLOWED else [choice]
+    for each in chosen if type(chosen) is list else ():
+        kind = each.get("type") if type(each) is dict else None
+        if type(kind) is str and kind not in _CALLERS and _KINDS.get(kind) not in kinds:
+            told = f"there is no tool of the type {kind[:64]!r} among those of this request"
+            raise InvalidRequest(told, param="tool_choice")
 
 
 def _memory_gb(container: Any, param: str) -> int:

@@ -18,7 +18,7 @@ from gateway.proxy.messages_stream import event
 from gateway.proxy.renewal import Renewal
 from gateway.proxy.response_ids import ResponseIds
 from gateway.proxy.responses import Responses
-from gateway.proxy.responses_tools import calls_in, check_served, tool_calls
+from gateway.proxy.responses_tools import calls_in, check_choice, check_served, tool_calls
 from gateway.proxy.surface import Request, Surface
 from gateway.proxy.ticket import Call
 from gateway.proxy.tool_calls import placed
@@ -140,6 +140,16 @@ async def test_searches_of_a_stream_that_its_end_does_not_count_are_those_that_w
     await house.search(stream=True)
     [done] = house.events()
     assert (done.rest.usage.web_searches, done.rest.status) == (charged, "served")
+
+
+def test_a_choice_of_a_tool_that_is_there_is_taken() -> None:
+    calls = tool_calls({}, [(0, {"type": "web_search"})])
+    searches = [{"type": "web_search"}, {"type": "web_search_2025_08_26"}]
+    for choice in ("auto", *searches, {"type": "function", "name": "f"}, {"type": 1}):
+        check_choice(choice, calls)
+        check_choice({"type": "allowed_tools", "mode": "auto", "tools": [choice]}, calls)
+    with pytest.raises(InvalidRequest):
+        check_choice({"type": "web_search"}, None)
 
 
 async def test_absurd_tokens_take_no_fee_away() -> None:
