@@ -34,6 +34,8 @@ async def grant(context: ApiContext, call: Call) -> GrantAnswer:
     wallet, asset = await _granted_wallet(context, call.actor, body.wallet)
     if body.source == LotSource.PAID and call.actor.role != Role.OPERATOR:
         raise Forbidden("Only an operator records what was paid.", param="source")
+    if body.source == LotSource.OVERAGE:
+        raise InvalidRequest("`source` must be paid, promo, trial or rollover: a plan lends, nobody else", param="source")
     assert call.idempotency_key is not None
     request = GrantRequest(
         wallet=wallet,

@@ -223,7 +223,7 @@ class Wallets:
         if not granted.first:
             if granted.wallet.pending_micro:
                 await self._apply_unless_down(await self._waiting(request.wallet.enterprise_id))
-        elif granted.credit.due_at_ms <= now_ms(self._clock):
+        elif granted.credit is not None and granted.credit.due_at_ms <= now_ms(self._clock):
             await self._apply_unless_down([granted.credit])
         return granted
 

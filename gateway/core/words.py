@@ -63,3 +63,4 @@ class LotSource(StrEnum):
     PROMO = "promo"
     TRIAL = "trial"
     ROLLOVER = "rollover"
+    OVERAGE = "overage"  # lent beyond an allowance: what is used of it is billed

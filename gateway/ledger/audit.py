@@ -215,6 +215,8 @@ async def _book(conn: store.Connection, enterprise_id: str | None, tallies: _Tal
         tallies.lots_left.see(invariants.lots_make_available(f"{owner}/{asset}", available, int(left)), where)
     async for owner, asset, balance, lots in queries.frozen_sums(conn, books):
         tallies.frozen.see(invariants.lots_make_frozen(f"{owner}/{asset}", int(balance), int(lots)), where)
+    async for owner, asset, balance, left in queries.lent_sums(conn, books):
+        tallies.signs.see(invariants.no_more_repaid_than_used(f"{owner}/{asset}", int(balance), int(left)), where)
     async for external_ref, lots in queries.payments(conn, books):
         tallies.payments.see(invariants.one_grant_a_payment(external_ref, lots), where)
     async for external_ref, *sums in queries.payments_gone(conn, books):

@@ -8,10 +8,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gateway.core.words import LotSource
 from gateway.db import bulk
 from gateway.db.tables import PLATFORM_BOOKS, apps, creators, overruns, usage
 from gateway.ledger import store
-from gateway.ledger.model import AVAILABLE, DEBT, DUE_FROM_APP, FEE, FEE_INCOME, FROZEN, GRANT, REVERSING, USAGE
+from gateway.ledger.model import (
+    AVAILABLE,
+    DEBT,
+    DUE_FROM_APP,
+    FEE,
+    FEE_INCOME,
+    FROZEN,
+    GRANT,
+    OVERAGE,
+    REVERSING,
+    USAGE,
+)
 from gateway.ledger.payment_queries import MONEY, PAYING
 
 
@@ -48,6 +60,23 @@ async def lot_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[
     query = sa.select(table.c.owner, table.c.asset, table.c.balance_micro, total)
     query = query.outerjoin(lots, lots.c.account_id == table.c.id).group_by(table.c.id)
     async for row in await conn.stream(query.having(sa.or_(table.c.kind == AVAILABLE, sa.func.count(lots.c.id) > 0))):
+        yield row
+
+
+async def lent_sums(conn: store.Connection, books: store.Books) -> AsyncIterator[Any]:
+    """(owner, asset, balance of its overage, sum of what is left of the lots that were lent) of every owner of such lots."""
+    table, lots = books["accounts"], books["lots"]
+    lent = table.alias()
+    same = sa.and_(lent.c.owner == table.c.owner, lent.c.asset == table.c.asset, lent.c.kind == OVERAGE)
+    stands = sa.func.coalesce(sa.func.max(lent.c.balance_micro), 0)
+    query = (
+        sa.select(table.c.owner, table.c.asset, stands, sa.func.sum(lots.c.left_micro))
+        .join(lots, sa.and_(lots.c.account_id == table.c.id, lots.c.source == LotSource.OVERAGE.value))
+        .outerjoin(lent, same)
+        .where(table.c.kind == AVAILABLE)
+        .group_by(table.c.owner, table.c.asset)
+    )
+    async for row in await conn.stream(query):
         yield row
 
 

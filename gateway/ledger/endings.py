@@ -1,6 +1,7 @@
 """Rules for how lots end and grants are taken back: balanced transactions with the lots as they are afterwards. Pure.
 
     expiry, paid          user.available (the lot) -> revenue.breakage
+    expiry, overage       user.available (the lot) -> receivable.overage: lent, and not used
     expiry, the others    user.available (the lot) -> expense.promo
       owner in debt       user.available (the lot) -> receivable.clawback: what would be lost pays the debt first
     rollover              user.available (the lots) -> user.available (a new lot)
@@ -17,6 +18,7 @@
         partly given      the wallet's side: expense.promo for the part of it that was given, exchange for the rest
     correction            the reverse of a grant, a refund, an expiry or a usage
     fee (platform's book) due_from_app -> revenue.platform_fee
+    overage written off   expense.promo, or expense.bad_debt for a loss -> receivable.overage
     settled, app          due_to_platform -> stripe_clearing
     settled, platform     stripe_clearing -> due_from_app
 
@@ -38,6 +40,7 @@ from gateway.core.words import LotSource
 from gateway.ledger.journal import balanced, burn_order, moved
 from gateway.ledger.model import (
     AVAILABLE,
+    BAD_DEBT,
     BOOK,
     BREAKAGE,
     CORRECTION,
@@ -58,6 +61,7 @@ from gateway.ledger.model import (
     FROZEN,
     GRANT,
     NETTING,
+    OVERAGE,
     PROCESSING,
     PROMO,
     REFUND,
@@ -66,6 +70,7 @@ from gateway.ledger.model import (
     SETTLEMENT,
     STRIPE,
     USAGE,
+    WRITE_OFF,
     AccountKey,
     Entry,
     Exchanged,
@@ -126,10 +131,22 @@ def expiry(head: Head, lot: Lot, amount_micro: int) -> Posting:
     assert 0 <= amount_micro <= lot.left_micro
     entries: list[Entry] = []
     if amount_micro:
-        book = BREAKAGE if lot.source == LotSource.PAID else PROMO
-        entries = [_available(head, -amount_micro, lot.id), Entry(AccountKey(BOOK, book, head.asset), amount_micro)]
+        entries = [_available(head, -amount_micro, lot.id), Entry(_unspent(head, lot), amount_micro)]
     left = _change(lot, left_micro=lot.left_micro - amount_micro, expired_micro=lot.expired_micro + amount_micro, expiring=None)
     return Posting(_txn(head, EXPIRY, entries), (left,))
+
+
+def _unspent(head: Head, lot: Lot) -> AccountKey:
+    """Where what is left of a lot goes when its time has passed."""
+    if lot.source == LotSource.OVERAGE:
+        return AccountKey(head.owner, OVERAGE, head.asset)
+    return AccountKey(BOOK, BREAKAGE if lot.source == LotSource.PAID else PROMO, head.asset)
+
+
+def written_off(head: Head, amount_micro: int, *, is_gift: bool) -> Posting:
+    """Overage that was used and will not be paid: no wallet moves, as it was spent."""
+    lost = Entry(AccountKey(BOOK, PROMO if is_gift else BAD_DEBT, head.asset), -amount_micro)
+    return Posting(_txn(head, WRITE_OFF, [lost, Entry(AccountKey(head.owner, OVERAGE, head.asset), amount_micro)]))
 
 
 def netting(head: Head, lot: Lot, amount_micro: int) -> Posting:
@@ -281,7 +298,9 @@ def correction(head: Head, wrong: Txn, lots: dict[str, Lot], lot_id: str, debt_m
     if wrong.kind == USAGE:
         source = AccountKey(BOOK, CORRECTIONS, head.asset)
     else:
-        (source,) = [entry.account for entry in wrong.entries if entry.account.kind in (BREAKAGE, PROMO)]
+        (source,) = [entry.account for entry in wrong.entries if entry.account.kind in (BREAKAGE, PROMO, OVERAGE)]
+        if source.kind == OVERAGE:
+            raise InvalidRequest("what was lent and not used has gone back: lend it again", param="txn_id")
     repaid = min(amount, debt_micro)
     entries = [Entry(source, -amount)]
     entries += [_debt(head, repaid)] if repaid else []
@@ -289,6 +308,8 @@ def correction(head: Head, wrong: Txn, lots: dict[str, Lot], lot_id: str, debt_m
     if amount > repaid:
         first = next((lots[entry.lot_id] for entry in wrong.entries if entry.lot_id is not None), None)
         kind, priority = (LotSource.PROMO.value, 0) if first is None else (first.source, first.priority)
+        if kind == LotSource.OVERAGE:  # what was used of it is billed all the same
+            kind, priority = LotSource.PROMO.value, 0
         made = _lot(head, lot_id, kind, priority, amount - repaid, None)
         entries.append(_available(head, amount - repaid, lot_id))
     return Posting(_txn(head, CORRECTION, entries, wrong.id), (), made)
@@ -299,6 +320,8 @@ def _grant_corrected(head: Head, wrong: Txn, lots: dict[str, Lot]) -> Posting:
     (lot,) = lots.values()
     if lot.external_ref is not None:
         raise InvalidRequest("what was paid is given back by a refund of the payment", param="txn_id")
+    if lot.source == LotSource.OVERAGE:
+        raise InvalidRequest("what was lent is taken back by its end", param="txn_id")
     amount = lot.refundable_micro - lot.expired_micro
     if lot.frozen_micro or amount <= 0:
         raise InvalidRequest("nothing is left of that grant", param="txn_id")

@@ -16,8 +16,8 @@ no event has to be waited for, and a busy wallet expires all the same. What new 
 3. When usage burned the lot between such a death and the repeat, the lot has less than was taken: the line of the
    outbox gives the rest back.
 
-A lot that would be lost while its owner is in debt pays the debt first. Either is an act of the system, with its line in the
-trail: nobody asked for it, and a wallet has less than before.
+A lot that would be lost while its owner is in debt pays the debt first, unless it was lent: that goes back whole. Either is
+an act of the system, with its line in the trail: nobody asked for it, and a wallet has less than before.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ import msgspec
 
 from gateway.core.ids import new_id, shard_of
 from gateway.core.limits import DRAIN_BATCH
+from gateway.core.words import LotSource
 from gateway.ledger import endings, store
 from gateway.ledger.books import Books, commit, debt_of
 from gateway.ledger.model import AVAILABLE, DEBT, AccountKey, AppFacts, Lot, Posted, WalletKey
@@ -107,17 +108,22 @@ class Expiries(Books):
         if state is None:
             return None  # lost by the hot store: it is rebuilt from these books first
         most = await self._most(conn, lot, wallet, owner.asset, state.available_micro)
-        lot, most = await self._pay_debt(conn, lot, most, wallet, owner, acts)
+        in_debt = 0
+        if lot.source == LotSource.OVERAGE:  # what is lent pays no debt; as the hot wallet counts it against it, it is not there
+            in_debt = min(await debt_of(conn, wallet, owner.asset), most)
+            most -= in_debt
+        else:
+            lot, most = await self._pay_debt(conn, lot, most, wallet, owner, acts)
         taken = await hot.take(f"expiry:{lot.expiring}", shard, wallet.name, most)
         if taken is None or (most and not taken):
             return None  # nothing there now, and nothing was taken before
-        if not taken:
+        if not taken + in_debt:
             # The hot store has said for good that it gave nothing under this id.
             await store.save_lots(conn, books, [msgspec.structs.replace(lot, expiring=None)])
             return None
         assert lot.expiring is not None
         head = self._head(lot.expiring, f"expiry:{lot.expiring}", wallet, owner)
-        posting = endings.expiry(head, lot, min(taken, lot.left_micro))
+        posting = endings.expiry(head, lot, min(taken + in_debt, lot.left_micro))
         if posting.txn.entries:
             acts.append(await _act(conn, "lot.expire", wallet, owner, posting, lot))
         return await commit(conn, wallet, owner, posting, taken)

@@ -17,6 +17,7 @@ from gateway.ledger.model import (
     EXPIRY,
     FROZEN,
     GRANT,
+    OVERAGE,
     REFUND,
     REINSTATE,
     USAGE,
@@ -71,9 +72,19 @@ def right_side_of_zero(account: str, kind: str, balance_micro: int) -> str | Non
     """4: available and frozen are never below zero, and a receivable never above (that would be money of its owner)."""
     if kind in (AVAILABLE, FROZEN) and balance_micro < 0:
         return f"account {account} is below zero: {balance_micro}"
-    if kind == DEBT and balance_micro > 0:
+    if kind in (DEBT, OVERAGE) and balance_micro > 0:
         return f"account {account} is a debt above zero: {balance_micro}"
     return None
+
+
+def no_more_repaid_than_used(wallet: str, overage_micro: int, left_micro: int) -> str | None:
+    """4: what stands on an owner's overage is what can still be used of what was lent, and what was used and is unpaid.
+
+    `overage_micro` is the balance of `receivable.overage`, `left_micro` what is left of the lots that were lent.
+    """
+    if -overage_micro >= left_micro:
+        return None
+    return f"wallet {wallet} has {left_micro} left of what was lent, and stands for {-overage_micro} of it"
 
 
 def captured_once(request_id: str, level: str, amount_micro: int, captures: int) -> str | None:

@@ -3,8 +3,10 @@
     grant, paid         stripe_clearing -> user.available (a lot)
       of other money    stripe_clearing -> exchange, of what was paid; exchange -> user.available (a lot), of what is granted
       partly given      of it, expense.promo -> user.available (the same lot) for what a discount gave on top
+    grant, overage      receivable.overage -> user.available (a lot): lent, it pays no debt
     grant, the others   expense.promo -> user.available (a lot)
       owner in debt     user.available (that lot) -> receivable.clawback, up to the debt
+      repays overage    user.available (that lot) -> receivable.overage, or expense.bad_debt where it was given up: all of it
       the app's fees    expense.platform_fee -> due_to_platform, expense.processing -> stripe_clearing
     usage               user.available (lots in burn order), the uncovered rest receivable.clawback -> revenue.usage
     provider cost       expense.llm_cost -> provider_payable
@@ -24,6 +26,7 @@ from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.core.words import LotSource
 from gateway.ledger.model import (
     AVAILABLE,
+    BAD_DEBT,
     BOOK,
     COST,
     DEBT,
@@ -31,6 +34,7 @@ from gateway.ledger.model import (
     EXCHANGE,
     FEE_EXPENSE,
     GRANT,
+    OVERAGE,
     PAYABLE,
     PLATFORM_ASSET,
     PROCESSING,
@@ -123,8 +127,12 @@ def grant(txn_id: str, lot_id: str, request: GrantRequest, fingerprint: str, deb
     assert debt_micro >= 0
     owner, asset = request.wallet.owner, request.asset
     effective_at = now_ms if request.effective_at_ms is None else request.effective_at_ms
-    repaid = min(debt_micro, request.amount_micro) if effective_at <= now_ms else 0
-    source = AccountKey(BOOK, STRIPE if request.source == LotSource.PAID else PROMO, asset)
+    repaid, pays = min(debt_micro, request.amount_micro) if effective_at <= now_ms else 0, AccountKey(owner, DEBT, asset)
+    if request.repays:
+        repaid, pays = request.amount_micro, repaid_account(owner, asset, request.repays)
+    elif request.source == LotSource.OVERAGE:
+        repaid = 0
+    source = _source(request)
     fees, paid = request.fees or Fees(), request.paid
     available = AccountKey(owner, AVAILABLE, asset)
     entries = []
@@ -138,7 +146,7 @@ def grant(txn_id: str, lot_id: str, request: GrantRequest, fingerprint: str, deb
     bought = request.amount_micro - request.given_micro
     entries += [Entry(source, -bought), Entry(available, request.amount_micro, lot_id)]
     if repaid:
-        entries += [Entry(available, -repaid, lot_id), Entry(AccountKey(owner, DEBT, asset), repaid)]
+        entries += [Entry(available, -repaid, lot_id), Entry(pays, repaid)]
     money = asset if paid is None else paid.asset
     entries += moved(money, FEE_EXPENSE, DUE_TO_PLATFORM, fees.platform_micro)
     entries += moved(money, PROCESSING, STRIPE, fees.processing_micro)
@@ -156,6 +164,19 @@ def grant(txn_id: str, lot_id: str, request: GrantRequest, fingerprint: str, deb
     )
     txn = Txn(txn_id, request.op_id, GRANT, request.actor, request.reason, now_ms, tuple(entries), fingerprint)
     return balanced(txn), lot
+
+
+def _source(request: GrantRequest) -> AccountKey:
+    """Where what is granted comes from, unless it was exchanged for what was paid."""
+    if request.source == LotSource.OVERAGE:
+        return AccountKey(request.wallet.owner, OVERAGE, request.asset)
+    return AccountKey(BOOK, STRIPE if request.source == LotSource.PAID else PROMO, request.asset)
+
+
+def repaid_account(owner: str, asset: str, kind: str) -> AccountKey:
+    """The account that a grant pays off: the owner's overage, or the book's loss of it."""
+    assert kind in (OVERAGE, BAD_DEBT)
+    return AccountKey(owner if kind == OVERAGE else BOOK, kind, asset)
 
 
 def changes(txns: Sequence[Txn]) -> dict[AccountKey, int]:

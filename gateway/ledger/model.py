@@ -11,6 +11,7 @@ from gateway.core.units import Usage
 AVAILABLE: Final = "user.available"
 FROZEN: Final = "user.frozen"
 DEBT: Final = "receivable.clawback"
+OVERAGE: Final = "receivable.overage"  # of an owner: what was lent beyond an allowance, used or not
 REVENUE: Final = "revenue.usage"
 CORRECTIONS: Final = "revenue.corrections"  # usage given back: apart, so that revenue.usage stays the sum of the usage rows
 BREAKAGE: Final = "revenue.breakage"
@@ -18,6 +19,7 @@ FEE_INCOME: Final = "revenue.platform_fee"
 FEE_EXPENSE: Final = "expense.platform_fee"
 PROCESSING: Final = "expense.processing"
 PROMO: Final = "expense.promo"
+BAD_DEBT: Final = "expense.bad_debt"  # overage that nobody pays
 COST: Final = "expense.llm_cost"
 PAYABLE: Final = "provider_payable"
 STRIPE: Final = "stripe_clearing"
@@ -42,6 +44,7 @@ REINSTATE: Final = "reinstate"
 CORRECTION: Final = "correction"
 FEE: Final = "fee"
 SETTLEMENT: Final = "settlement"
+WRITE_OFF: Final = "write_off"
 
 REVERSING: Final = (DISPUTE_WON, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds that name what they reverse
 
@@ -191,7 +194,8 @@ class GrantRequest(msgspec.Struct, frozen=True):
     """Money into a wallet. The wallet's asset must be `asset`. Lots of the lowest `priority` burn first.
 
     A grant that takes effect later is in the books at once and reaches the hot wallet at its time. `paid` says what the
-    payment behind it was, where that is not what is granted; fees are in what was paid.
+    payment behind it was, where that is not what is granted; fees are in what was paid. `repays` names an account,
+    `receivable.overage` or `expense.bad_debt`: then it pays for what was used already, and adds nothing to spend.
     """
 
     wallet: WalletKey
@@ -209,6 +213,7 @@ class GrantRequest(msgspec.Struct, frozen=True):
     fees: Fees | None = None  # of that payment
     paid: Paid | None = None  # None: what is granted
     given_micro: int = 0  # of `amount_micro`, what was not sold and comes on top, as by a discount; only where `paid` is there
+    repays: str = ""
 
 
 class RefundRequest(msgspec.Struct, frozen=True):
@@ -324,11 +329,14 @@ class Posted(msgspec.Struct, frozen=True):
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """A grant's result. `first` is False for a repeat, whose `lot` and `wallet` are as they stand now."""
+    """A grant's result. `first` is False for a repeat, whose `lot` and `wallet` are as they stand now.
+
+    `credit` is None where the grant repays what was lent: the hot wallet has had it.
+    """
 
     txn_id: str
     lot: Lot
-    credit: Credit
+    credit: Credit | None
     wallet: WalletView
     first: bool
 

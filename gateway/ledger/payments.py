@@ -244,6 +244,8 @@ class Payments(Books):
             lot, account = found.get(request.lot_id, (None, None))
             if lot is None or account is None or account.owner != wallet.owner:
                 raise NotFound("there is no such lot in this wallet", param="lot_id")
+            if lot.source == LotSource.OVERAGE:
+                raise InvalidRequest("what was lent does not go on", param="lot_id")
             if lot.expiring is not None:
                 raise Conflict("the lot is about to expire", param="lot_id")
             if lot.effective_at_ms > self.now_ms():

@@ -19,12 +19,15 @@ from gateway.core.money import AMOUNT_MICRO_MAX, is_asset
 from gateway.core.words import LotSource
 from gateway.db.engines import Databases
 from gateway.db.faults import SqlRefused
-from gateway.ledger import audit_queries, journal, queries, store
+from gateway.ledger import audit_queries, journal, lending, queries, store
 from gateway.ledger.books import Books, check_amount, check_moment, check_priority, check_texts, fingerprint_of
 from gateway.ledger.expiry import Expiries
+from gateway.ledger.lending import Lending
 from gateway.ledger.model import (
     AVAILABLE,
+    BAD_DEBT,
     DEBT,
+    OVERAGE,
     PLATFORM_ASSET,
     AccountKey,
     AppFacts,
@@ -48,7 +51,7 @@ from gateway.trail.model import Act
 class Ledger(Books):
     """The books. Stateless: any number of processes may have one.
 
-    `payments` gives back and corrects what was granted; `expiries` ends lots whose time has passed.
+    `payments` gives back and corrects what was granted; `expiries` ends lots whose time has passed; `lending` is overage.
     """
 
     def __init__(self, databases: Databases, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -56,6 +59,7 @@ class Ledger(Books):
         super().__init__(databases, clock)
         self.payments = Payments(databases, clock)
         self.expiries = Expiries(databases, clock)
+        self.lending = Lending(databases, clock)
 
     async def grant(self, request: GrantRequest, fingerprint: str | None = None) -> Granted:
         """Put money into a wallet, once per `op_id` and book; a debt is paid from it first.
@@ -82,7 +86,7 @@ class Ledger(Books):
             if done is not None:
                 if done[1] != fingerprint:
                     raise Conflict("this idempotency key was used for another request", param="op_id")
-                return await self._granted(conn, done[0], request.wallet, owner, first=False)
+                return await self._granted(conn, done[0], request.wallet, owner, request.repays, first=False)
             now = now_ms(self.clock)
             await self._check_state(conn, request, now)
             txn_id = new_id("txn")
@@ -94,13 +98,13 @@ class Ledger(Books):
             await store.post(conn, books, [txn], ids)
             await store.add_balances(conn, books, journal.changes([txn]), ids)
             due = lot.effective_at_ms
-            credit = Credit(
-                txn_id, request.wallet.enterprise_id, shard_of(owner.user_id), request.wallet.name, request.amount_micro, due
-            )
-            await store.add_credit(conn, books, credit, account_id)
+            if not request.repays:  # its amount was lent, and is in the hot wallet since
+                shard, name = shard_of(owner.user_id), request.wallet.name
+                credit = Credit(txn_id, request.wallet.enterprise_id, shard, name, request.amount_micro, due)
+                await store.add_credit(conn, books, credit, account_id)
             act = _granted_act(request, owner, txn, lot, stands)
             await trail.append(conn, trail.trail_of(request.wallet.enterprise_id), act, now)
-            return await self._granted(conn, txn_id, request.wallet, owner, first=True)
+            return await self._granted(conn, txn_id, request.wallet, owner, request.repays, first=True)
 
     async def waiting_credits(self, enterprise_id: str | None, limit: int = DRAIN_BATCH) -> list[Credit]:
         """Credits of one book that are due and not marked applied, oldest first. Applying one again is harmless."""
@@ -280,16 +284,23 @@ class Ledger(Books):
         view = await queries.wallet_view(conn, request.wallet, request.asset)
         if view.available_micro + request.amount_micro > AMOUNT_MICRO_MAX:
             raise InvalidRequest("the wallet cannot hold that much", param="amount_micro")
-        if request.external_ref is not None:
-            books = store.books_of(request.wallet.enterprise_id)
-            if await store.lot_of_ref(conn, books, request.external_ref) is not None:
-                raise Conflict("this payment has its grant already", param="external_ref")
+        books = store.books_of(request.wallet.enterprise_id)
+        if request.external_ref is not None and await store.lot_of_ref(conn, books, request.external_ref) is not None:
+            raise Conflict("this payment has its grant already", param="external_ref")
+        if request.repays == OVERAGE:
+            lent = await lending.standing(conn, request.wallet, request.asset)
+            if request.amount_micro > lent.used_micro:
+                raise InvalidRequest(f"of what was lent {lent.used_micro} is unpaid", param="amount_micro")
 
-    async def _granted(self, conn: store.Connection, txn_id: str, wallet: WalletKey, owner: AppFacts, *, first: bool) -> Granted:
+    async def _granted(
+        self, conn: store.Connection, txn_id: str, wallet: WalletKey, owner: AppFacts, repays: str, *, first: bool
+    ) -> Granted:
         books = store.books_of(wallet.enterprise_id)
         lot = await store.lot_of_txn(conn, books, txn_id)
         shard = shard_of(owner.user_id)
-        credit = Credit(txn_id, wallet.enterprise_id, shard, wallet.name, lot.granted_micro, lot.effective_at_ms)
+        credit = None
+        if not repays:
+            credit = Credit(txn_id, wallet.enterprise_id, shard, wallet.name, lot.granted_micro, lot.effective_at_ms)
         return Granted(txn_id, lot, credit, await queries.wallet_view(conn, wallet, owner.asset), first)
 
     async def _purses(
@@ -366,7 +377,11 @@ def _check_shape(request: GrantRequest) -> None:
     """What is wrong with a grant whatever the books say."""
     check_amount(request.amount_micro)
     if request.source not in tuple(LotSource):
-        raise InvalidRequest("source must be paid, promo, trial or rollover", param="source")
+        raise InvalidRequest("source must be paid, promo, trial, rollover or overage", param="source")
+    if request.source == LotSource.OVERAGE and (request.expires_at_ms is None or request.external_ref is not None):
+        raise InvalidRequest("what is lent has an end, and is of no payment", param="source")
+    if request.repays and (request.repays not in (OVERAGE, BAD_DEBT) or request.source != LotSource.PAID):
+        raise InvalidRequest("overage is repaid by a payment", param="repays")
     check_texts(op_id=request.op_id, reason=request.reason, actor=request.actor, external_ref=request.external_ref or "-")
     check_priority(request.priority)
     check_moment(request.effective_at_ms, "effective_at")

@@ -204,6 +204,13 @@ async def next_expiry(conn: Connection, books: Books, now_ms: int) -> int | None
     return ends
 
 
+async def end_lot(conn: Connection, books: Books, lot_id: str, at_ms: int) -> None:
+    """A lot's time passes then, if it does not pass earlier."""
+    lots = books["lots"]
+    later = sa.or_(lots.c.expires_at.is_(None), lots.c.expires_at > at_ms)
+    await conn.execute(sa.update(lots).where(lots.c.id == lot_id, later).values(expires_at=at_ms))
+
+
 async def begin_expiry(conn: Connection, books: Books, lot_id: str, txn_id: str) -> None:
     """Say which transaction a lot's expiry will be; one that was said before stays."""
     lots = books["lots"]

@@ -88,7 +88,9 @@ class Played:
         if name == "pay":
             paid = Paid("EUR", PAID * unit) if self.other else None
             request = grant_request(f"g_{op_id}", PAID, self.wallet, source=LotSource.PAID, external_ref=ref, paid=paid)
-            self.owed += (await self.ledger.grant(request)).credit.delta_micro
+            credit = (await self.ledger.grant(request)).credit
+            assert credit is not None
+            self.owed += credit.delta_micro
         elif name == "spend":
             row = posting(f"req_{op_id}", end_user=self.wallet.owner, amount_micro=SPENT, held_micro=SPENT, creator_held_micro=0)
             await self.ledger.post_app_usage(APP, [row])

@@ -154,6 +154,7 @@ async def test_usage_burns_lots_and_the_rest_is_a_debt_that_the_next_grant_pays(
     assert (await ledger.opening(SHOPPER)).amount_micro == -30  # what the hot wallet has after the over-run
     paid = await ledger.grant(grant_request("op-2", 50))
     assert (paid.wallet.available_micro, paid.wallet.debt_micro) == (20, 0)
+    assert paid.credit is not None
     assert paid.credit.delta_micro == 50  # -30 + 50 is 20 in the hot store too
     await ledger.post_platform_usage([posting("req_1", amount_micro=130)])
     assert await in_order(databases)
