@@ -10,6 +10,7 @@ from gateway.api.billing_shapes import (
     CheckoutBody,
     FeeTermAnswer,
     OnboardingAnswer,
+    OverageAnswer,
     PlanAnswer,
     PortalAnswer,
     PortalBody,
@@ -23,7 +24,7 @@ from gateway.api.shapes import Listing, WalletName, ms_of
 from gateway.api.wire import listing
 from gateway.billing.acts import Named
 from gateway.billing.buying import Wish
-from gateway.billing.catalogue import NewPlan
+from gateway.billing.catalogue import NewOverage, NewPlan
 from gateway.billing.minor_units import micro_from_minor
 from gateway.billing.model import (
     Account,
@@ -45,7 +46,10 @@ from gateway.pricing.configured import percent
 
 async def create_plan(context: ApiContext, call: Call) -> PlanAnswer:
     """POST plans."""
-    plan = await context.sales.catalogue.create(call.actor, NewPlan(**msgspec.structs.asdict(call.body)))
+    wish = msgspec.structs.asdict(call.body)
+    if call.body.overage is not None:
+        wish["overage"] = NewOverage(**msgspec.structs.asdict(call.body.overage))
+    plan = await context.sales.catalogue.create(call.actor, NewPlan(**wish))
     return _plan(plan, await _asset(context, call, plan))
 
 
@@ -209,6 +213,7 @@ def _plan(plan: Plan, asset: str) -> PlanAnswer:
     fields = msgspec.structs.asdict(plan)
     created_at, archived_at = rfc3339(fields.pop("created_at_ms")), _time(fields.pop("archived_at_ms"))
     price_micro = micro_from_minor(fields.pop("price_minor"), plan.currency)
+    fields["overage"] = None if plan.overage is None else OverageAnswer(**msgspec.structs.asdict(plan.overage))
     return PlanAnswer(**fields, asset=asset, price_micro=price_micro, created_at=created_at, archived_at=archived_at)
 
 

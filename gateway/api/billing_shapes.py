@@ -15,10 +15,21 @@ Url = Annotated[str, Meta(extra_json_schema={"format": "uri"})]
 Share = Annotated[str, Meta(description="Percentage with at most two decimals.")]
 
 
+class OverageBody(Body, frozen=True):
+    """`max_micro` of the wallet's asset may be used beyond the allowance and be unpaid at any time.
+
+    `per_micro` of it cost `price_micro` of the plan's currency. Where the two are the same money, both may be left out: 1 for 1.
+    """
+
+    max_micro: Micro
+    price_micro: Micro | None = None
+    per_micro: Micro | None = None
+
+
 class PlanBody(Body, frozen=True):
     """A new plan. `interval` makes a subscription's period, `interval_count` of them; without `lot_days` what is bought lasts.
 
-    `rollover_max_micro` of a subscription's grant goes on into the next period at most.
+    `rollover_max_micro` of a subscription's grant goes on into the next period at most; `overage` is for subscriptions too.
     """
 
     kind: PlanKind
@@ -32,6 +43,15 @@ class PlanBody(Body, frozen=True):
     trial_days: int = 0
     rollover_max_micro: Micro = 0
     lot_days: int | None = None
+    overage: OverageBody | None = None
+
+
+class OverageAnswer(Answer, frozen=True):
+    """What of the wallet's asset may be used beyond the allowance, and what `per_micro` of it cost in the plan's currency."""
+
+    max_micro: Micro
+    price_micro: Micro
+    per_micro: Micro
 
 
 class PlanAnswer(Answer, frozen=True):
@@ -50,6 +70,7 @@ class PlanAnswer(Answer, frozen=True):
     trial_days: int
     rollover_max_micro: Micro
     lot_days: int | None
+    overage: OverageAnswer | None
     created_at: Stamp
     archived_at: Stamp | None
 

@@ -9,22 +9,30 @@ import msgspec
 
 from gateway.billing import minor_units
 from gateway.billing.acts import act, asset_of, currency_fits, managed_seller, op_of, seller_of, told
-from gateway.billing.model import Interval, Plan, PlanKind
+from gateway.billing.model import Interval, Overage, Plan, PlanKind
 from gateway.billing.ports import Payments
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Forbidden, InvalidRequest, NotFound
 from gateway.core.ids import new_id
-from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.money import AMOUNT_MICRO_MAX, MICRO, decimal_from_micro
 from gateway.core.words import CostPolicy
 from gateway.identity import rules
-from gateway.identity.model import Actor, Page, Role
+from gateway.identity.model import Actor, App, Page, Role
 from gateway.identity.registry import Registry
 
 # Three years, which is Stripe's longest period; its longest trial; and how long a lot may last.
 _INTERVALS_MAX: Final = {Interval.DAY: 1095, Interval.WEEK: 156, Interval.MONTH: 36, Interval.YEAR: 3}
 _TRIAL_DAYS_MAX: Final = 730
 _LOT_DAYS_MAX: Final = 3650
+
+
+class NewOverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As `model.Overage`; without a price the wallet's asset costs what it is, where it is the plan's currency."""
+
+    max_micro: int
+    price_micro: int | None = None
+    per_micro: int | None = None
 
 
 class NewPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +49,7 @@ class NewPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trial_days: int = 0
     rollover_max_micro: int = 0
     lot_days: int | None = None
+    overage: NewOverage | None = None
 
 
 class Catalogue:
@@ -84,6 +93,7 @@ class Catalogue:
             trial_days=new.trial_days,
             rollover_max_micro=new.rollover_max_micro,
             lot_days=new.lot_days,
+            overage=_overage(new, seller),
         )
         await self._store.add_plan(plan, act(actor, "plan.create", plan.id, seller, after=told(msgspec.to_builtins(plan))))
         return plan
@@ -148,9 +158,38 @@ def _price(new: NewPlan) -> int:
         raise InvalidRequest(f"`price_micro` is not a price in {new.currency}: {wrong}", param="price_micro") from wrong
 
 
+def _overage(new: NewPlan, seller: App | None) -> Overage | None:
+    wish = new.overage
+    if wish is None:
+        return None
+    if seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
+        # A payment method that fails at the period's end would leave the providers' bill with the operator.
+        raise InvalidRequest("In an app whose usage the platform pays for nothing is used unpaid.", param="overage")
+    asset, price_micro, per_micro = asset_of(seller), wish.price_micro, wish.per_micro
+    if price_micro is None and per_micro is None and asset == new.currency:
+        price_micro = per_micro = MICRO
+    for part, value in (("price_micro", price_micro), ("per_micro", per_micro)):
+        if value is None:
+            raise InvalidRequest(f"Say how many {new.currency} overage costs, and for how many {asset}.", param=f"overage.{part}")
+    assert price_micro is not None
+    assert per_micro is not None
+    overage = Overage(wish.max_micro, price_micro, per_micro)
+    for part, value in msgspec.structs.asdict(overage).items():
+        rules.number(value, f"overage.{part}", AMOUNT_MICRO_MAX, 1)
+    least, most = minor_units.bounds(new.currency)
+    cost_micro = overage.cost_micro(overage.max_micro)
+    if not minor_units.micro_from_minor(least, new.currency) <= cost_micro <= minor_units.micro_from_minor(most, new.currency):
+        bounds = f"{minor_units.shown(least, new.currency)} to {minor_units.shown(most, new.currency)}"
+        raise InvalidRequest(
+            f"All of `overage.max_micro` must cost {bounds}, not {decimal_from_micro(cost_micro)}.", param="overage.max_micro"
+        )
+    return overage
+
+
 def _check_kind(new: NewPlan) -> None:
     if new.kind == PlanKind.PACKAGE:
-        given = {"interval": new.interval, "trial_days": new.trial_days, "rollover_max_micro": new.rollover_max_micro}
+        given: dict[str, object] = {"interval": new.interval, "trial_days": new.trial_days, "overage": new.overage}
+        given["rollover_max_micro"] = new.rollover_max_micro
         for name, value in given.items():
             if value:
                 raise InvalidRequest(f"A package is paid once: it has no `{name}`.", param=name)

@@ -40,6 +40,13 @@ def check(amount_minor: int, currency: str) -> int:
     return amount_minor
 
 
+def bounds(currency: str) -> tuple[int, int]:
+    """The least and the most that can be asked of a buyer: those that `check` takes. ValueError for what is no currency."""
+    decimals(currency)
+    step = _STEP.get(currency, 1)
+    return step, AMOUNT_MINOR_MAX - AMOUNT_MINOR_MAX % step
+
+
 def micro_from_minor(amount_minor: int, currency: str) -> int:
     """Micro-units of an amount of minor units; exact, as no currency has more than six decimals."""
     return amount_minor * _micro_per_minor(currency)

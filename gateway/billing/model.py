@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.core.money import ceil_div
 from gateway.ledger.model import WalletKey
 
 PLATFORM_ACCOUNT: Final = ""  # where an account's id is wanted: the platform's own
@@ -76,12 +77,28 @@ class Interval(StrEnum):
     YEAR = "year"
 
 
+class Overage(msgspec.Struct, frozen=True):
+    """What of a subscription may be used beyond its allowance, and what that costs.
+
+    `max_micro` of the wallet's asset at most is used so and unpaid at any time. `price_micro`, in micro-units of the plan's
+    currency, is what `per_micro` of the wallet's asset cost: a ratio of integers, so that no price is rounded.
+    """
+
+    max_micro: int
+    price_micro: int
+    per_micro: int
+
+    def cost_micro(self, used_micro: int) -> int:
+        """What so much of the wallet's asset costs, in micro-units of the plan's currency; rounded up, once."""
+        return ceil_div(used_micro * self.price_micro, self.per_micro)
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What a seller offers. Its money is never changed in place: a changed plan is another one, and this one is archived.
 
     `grant_micro` is what a payment puts into the buyer's wallet, in the wallet's asset. `lot_days`: how long that lasts
     (None: for ever; a subscription's allowance without it ends with its period). `rollover_max_micro` of a subscription is
-    what of an allowance goes on into the next period at most (0: nothing).
+    what of an allowance goes on into the next period at most (0: nothing). Without `overage` its allowance is all there is.
     """
 
     id: str
@@ -98,6 +115,7 @@ class Plan(msgspec.Struct, frozen=True):
     rollover_max_micro: int = 0
     lot_days: int | None = None
     archived_at_ms: int | None = None
+    overage: Overage | None = None
 
 
 class PromoCode(msgspec.Struct, frozen=True):

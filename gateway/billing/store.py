@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.billing.model import Account, Branding, FeeTerm, Plan, Purchase, PurchaseState, Subscription
+from gateway.billing.model import Account, Branding, FeeTerm, Overage, Plan, Purchase, PurchaseState, Subscription
 from gateway.billing.promo_store import PromoStore
 from gateway.billing.rows import Rows, sales_of
 from gateway.billing.subscriber_store import SubscriberStore
@@ -61,6 +61,8 @@ class Store(Rows):
     async def add_plan(self, plan: Plan, act: Act) -> None:
         """Insert."""
         values = _columns(plan) | {"enterprise_id": plan.enterprise_id or ""}
+        overage = values.pop("overage") or {}
+        values |= {column: overage.get(field) for column, field in _OVERAGE.items()}
         async with self._writing(None) as connection:
             await connection.execute(sa.insert(plans).values(**values))
             await trail.append(connection, trail.trail_of(None), act, plan.created_at_ms)
@@ -376,8 +378,14 @@ class Store(Rows):
                     raise
 
 
+_OVERAGE: Final = {f"overage_{field}": field for field in Overage.__struct_fields__}
+
+
 def _plan(row: Mapping[Any, Any]) -> Plan:
-    return _value(Plan, {**row, "enterprise_id": row["enterprise_id"] or None})
+    fields = {name: value for name, value in row.items() if name not in _OVERAGE}
+    overage = {field: row[column] for column, field in _OVERAGE.items() if row[column] is not None}
+    fields["overage"] = Overage(**overage) if overage else None
+    return _value(Plan, {**fields, "enterprise_id": row["enterprise_id"] or None})
 
 
 def _purchase(enterprise_id: str | None, row: Mapping[Any, Any]) -> Purchase:

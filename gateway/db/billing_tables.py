@@ -59,6 +59,9 @@ plans: Final = Table(
     Column("trial_days", BigInteger, nullable=False),
     Column("rollover_max_micro", BigInteger, nullable=False),
     Column("lot_days", BigInteger),
+    Column("overage_max_micro", BigInteger),  # of the overage all three or none
+    Column("overage_price_micro", BigInteger),
+    Column("overage_per_micro", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("archived_at", BigInteger),
     CheckConstraint("price_minor > 0 AND grant_micro > 0", name="not_free"),

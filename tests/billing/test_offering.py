@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.billing.connect import state_after
 from gateway.billing.fees import fee_minor
-from gateway.billing.model import AccountState
+from gateway.billing.model import AccountState, Overage
 from gateway.billing.ports import AccountFacts
 from gateway.identity.model import NewApp, Role
 from tests.api.conftest import OPERATOR, Api
@@ -76,6 +76,10 @@ def test_an_accounts_state_follows_what_stripe_says(before: str, can_charge: boo
 # ---- plans -------------------------------------------------------------------------------------
 
 
+OWN_KEYS = {"cost_policy": "own_keys"}
+PERIODS = {"kind": "subscription", "interval": "month"}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -97,6 +101,17 @@ def test_an_accounts_state_follows_what_stripe_says(before: str, can_charge: boo
         ({"kind": "subscription", "interval": "year", "interval_count": 4}, "interval_count"),
         ({"kind": "subscription", "interval": "month", "trial_days": 731}, "trial_days"),
         ({"kind": "subscription", "interval": "month", "rollover_max_micro": -1}, "rollover_max_micro"),
+        ({"overage": {"max_micro": 5_000_000}}, "overage"),
+        ({**PERIODS, "overage": {"max_micro": 0}}, "overage.max_micro"),
+        ({**PERIODS, "overage": {"max_micro": 2**53}}, "overage.max_micro"),
+        ({**PERIODS, "overage": {"max_micro": 5_000_000, "price_micro": 0, "per_micro": 1}}, "overage.price_micro"),
+        ({**PERIODS, "overage": {"max_micro": 5_000_000, "price_micro": 2**53, "per_micro": 2**53 - 1}}, "overage.price_micro"),
+        ({**PERIODS, "overage": {"max_micro": 5_000_000, "price_micro": 1, "per_micro": -1}}, "overage.per_micro"),
+        ({**PERIODS, "overage": {"max_micro": 5_000_000, "price_micro": 1}}, "overage.per_micro"),
+        ({**PERIODS, "overage": {"max_micro": 5_000_000, "per_micro": 1}}, "overage.price_micro"),
+        ({**PERIODS, "overage": {"max_micro": 9_999}}, "overage.max_micro"),  # not a cent
+        ({**PERIODS, "overage": {"max_micro": 999_999_990_001}}, "overage.max_micro"),
+        ({**PERIODS, "overage": {"max_micro": 4_999, "price_micro": 2, "per_micro": 1}}, "overage.max_micro"),
         ({"kind": "gift"}, "kind"),
         ({"name": " "}, "name"),
     ],
@@ -105,6 +120,33 @@ async def test_a_plan_that_cannot_be_meant_is_refused_and_named(api: Api, fields
     answer = await api.call("POST", "/plans", {**PACKAGE, **fields})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
     assert (await api.ok("GET", "/plans", enterprise_id="shop"))["data"] == []
+
+
+@given(st.integers(0, 2**53 - 1), st.integers(1, 2**53 - 1), st.integers(1, 2**53 - 1))
+def test_overage_costs_its_ratio_rounded_up_once(used_micro: int, price_micro: int, per_micro: int) -> None:
+    cost = Overage(2**53 - 1, price_micro, per_micro).cost_micro(used_micro)
+    assert (cost - 1) * per_micro < used_micro * price_micro <= cost * per_micro
+    assert [Overage(9, 2, 3).cost_micro(used) for used in (0, 1, 3, 4)] == [0, 1, 2, 3]
+
+
+async def test_a_plan_says_what_may_be_used_beyond_its_allowance_and_what_that_costs(market: Market) -> None:
+    await market.ok("POST", "/apps", {"enterprise_id": "tok", "user_id": "alice", "name": "Tok", "asset": "TOK", **OWN_KEYS}, 201)
+    same = {"max_micro": 10_000, "price_micro": 1_000_000, "per_micro": 1_000_000}  # a cent, which can be charged
+    dearer = {"max_micro": 333_333_330_000, "price_micro": 3_000_000, "per_micro": 1_000_000}
+    for given_, shown in (({"max_micro": 10_000}, same), (dearer, dearer)):
+        made = await market.ok("POST", "/plans", {**MONTHLY, "overage": given_}, 201, role=Role.CREATOR)
+        assert made["overage"] == shown
+        assert (await market.ok("GET", "/plans", enterprise_id="shop"))["data"][0] == made
+        assert (await market.ok("DELETE", f"/plans/{made['id']}"))["overage"] == shown
+    assert (await market.ok("POST", "/plans", MONTHLY, 201))["overage"] is None
+    tokens = {**MONTHLY, "enterprise_id": "tok", "currency": "KWD", "overage": {"max_micro": 10**15}}
+    assert await market.refused("POST", "/plans", tokens) == (400, "invalid_request", "overage.price_micro")
+    for per_micro, status in ((10**15, 400), (10**14, 201)):  # a fils is no step of Stripe's; ten are
+        tokens["overage"] = {"max_micro": 10**15, "price_micro": 1_000, "per_micro": per_micro}
+        made = await market.call("POST", "/plans", tokens)
+        assert made.status_code == status, made.text
+    own = await market.ok("POST", "/plans", {**MONTHLY, "enterprise_id": None, "overage": {"max_micro": 5_000_000}}, 201)
+    assert own["overage"]["max_micro"] == 5_000_000
 
 
 async def test_an_app_of_tokens_sells_for_any_currency_at_its_own_scale(api: Api, control: Control) -> None:

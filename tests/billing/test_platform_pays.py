@@ -59,6 +59,8 @@ async def test_a_subscription_grants_what_money_paid_and_not_what_its_creator_ga
 async def test_nothing_is_granted_for_trying(house: House, own: Own) -> None:
     wish = {**MONTHLY, "enterprise_id": "theirs", "trial_days": 7}
     assert await house.market.refused("POST", "/plans", wish) == (400, "invalid_request", "trial_days")
+    wish = {**MONTHLY, "enterprise_id": "theirs", "overage": {"max_micro": 5_000_000}}
+    assert await house.market.refused("POST", "/plans", wish) == (400, "invalid_request", "overage")
 
 
 async def test_its_operator_refunds_and_a_refund_of_its_creators_keeps_the_platforms_share(house: House, own: Own) -> None:

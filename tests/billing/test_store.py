@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from gateway.billing.model import Account, AccountState, FeeTerm, Plan, Purchase, PurchaseState
+from gateway.billing.model import Account, AccountState, FeeTerm, Overage, Plan, Purchase, PurchaseState
 from gateway.billing.store import Store, Taken
 from gateway.db.engines import Databases
 from gateway.ledger.model import WalletKey
@@ -23,6 +23,11 @@ async def test_rows_come_back_as_they_were_and_what_is_once_is_once(databases: D
     store = Store(databases)
     await store.add_plan(PLAN, ACT)
     assert await store.plan("plan_1") == PLAN
+    beyond = msgspec.structs.replace(PLAN, id="plan_0", overage=Overage(2**53 - 1, 7, 3))
+    await store.add_plan(beyond, ACT)
+    assert await store.plan("plan_0") == beyond
+    assert await store.plans(None, None, 5, archived=False) == [PLAN, beyond]
+    await store.archive_plan("plan_0", 20, ACT)
     for price_id in ("price_1", "price_2"):
         await store.add_price("plan_1", "acct_1", "prod_1", price_id)
     assert await store.price("plan_1", "acct_1") == "price_1"

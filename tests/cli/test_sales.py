@@ -52,6 +52,22 @@ def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> 
     assert "--from must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--from", "2026-1")
 
 
+def test_overage_of_a_plan_is_said_and_shown_in_decimals(seller: Cli, app: str) -> None:
+    wish = ("plans", "create", "--app", app, "--name", "n", "--price", "20", "--currency", "USD", "--grant", "25")
+    monthly = (*wish, "--kind", "subscription", "--interval", "month")
+    made = seller.json(*monthly, "--overage-max", "50", "--overage-price", "1.1", "--overage-per", "1")
+    assert made["overage"] == {"max_micro": 50_000_000, "price_micro": 1_100_000, "per_micro": 1_000_000}
+    assert seller.json(*monthly)["overage"] is None
+    assert '{"max":"50","price":"1.1","per":"1"}' in seller.text("plans", "list", "--app", app)
+    assert "--overage-max must cost 0.01 USD to 999999.99 USD, not 0.001" in seller.refused(*monthly, "--overage-max", "0.001")
+    assert "--overage-price must be 0.000001 to" in seller.refused(
+        *monthly, "--overage-max", "5", "--overage-price", "0", "--overage-per", "1"
+    )
+    assert "--overage-per" in seller.refused(*monthly, "--overage-max", "5", "--overage-price", "1")
+    assert "`max_micro`" in seller.refused(*monthly, "--overage-price", "1")
+    assert "has no `overage`" in seller.refused(*wish, "--overage-max", "5")
+
+
 def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str) -> None:
     terms = ("--percent-off", "25", "--duration", "repeating", "--months", "3", "--max-redemptions", "9", "--first-purchase-only")
     made = seller.json("sales", "codes", "create", "spring-25", "--app", app, "--plan", plan, *terms)
