@@ -3,7 +3,8 @@
 It drains usage events into the books, ends abandoned holds, applies credits that a crash left
 between the books and the hot balances, ends lots whose time has passed, and looks for hot balances that are not
 those of the books: lost wallets are rebuilt, other differences are logged, for `gateway reconcile --fix`. Where Stripe's key
-is given it acts upon what Stripe told, looks at Stripe for what it never told, and fills wallets that asked for it.
+is given it acts upon what Stripe told, looks at Stripe for what it never told, fills wallets that asked for it, and bills what
+was used beyond allowances.
 Any number of processes may run these loops beside each other.
 """
 
@@ -46,6 +47,7 @@ async def run(services: Services, stop: asyncio.Event) -> None:
     receiving, topping_up = services.receiving, services.topping_up
     if receiving is not None:
         loops["webhooks"] = lambda: receiving.inbox.run(stop)
+        loops["overage"] = lambda: receiving.effects.overages.run(stop)
         loops["look at Stripe"] = lambda: _look_at_stripe(receiving.reconciler, stop)
     if topping_up is not None:
         loops["top up"] = lambda: topping_up.run(stop)

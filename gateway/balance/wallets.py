@@ -251,6 +251,19 @@ class Wallets:
                 _log.warning("lots of %s wait to expire: %s", book or "the platform", down)
         return expired
 
+    async def expire(self, wallet: WalletKey, lot: Lot) -> bool:
+        """End one lot whose time has passed, now, as far as no request in flight needs it; whether anything moved.
+
+        What cannot be now, as with a hot store that is down, `expire_lots` does later.
+        """
+        try:
+            posted = await self._ledger.expiries.expire(lot, wallet, self._balance)
+        except BalanceUnavailable:
+            return False
+        if posted is not None:
+            await self.deliver(posted)
+        return posted is not None
+
     async def next_expiry_ms(self) -> int | None:
         """When the next lot of any book ends; those that have ended are not meant. Raises SqlDown."""
         ends = [await self._ledger.expiries.next_ms(book) for book in (None, *await self._enterprise_ids())]

@@ -36,10 +36,10 @@ def sale_act(actor: Actor, name: str, subject: str, seller: App | None, wallet: 
     return act(actor, name, subject, seller, **({"user_id": wallet.owner} if seller is None else {}), **more)
 
 
-def system_act(name: str, subject: str, wallet: WalletKey, **more: Any) -> Act:
-    """What nobody asked for at the moment: automatic top-up did it, for this wallet."""
+def system_act(name: str, subject: str, wallet: WalletKey, actor: str = "top-up", **more: Any) -> Act:
+    """What nobody asked for at the moment: automatic top-up, or overage, did it, for this wallet."""
     creator = "" if wallet.enterprise_id else wallet.owner
-    return Act(name, "system", "top-up", subject, creator, wallet.enterprise_id or "", **more)
+    return Act(name, "system", actor, subject, creator, wallet.enterprise_id or "", **more)
 
 
 def op_of(*parts: str) -> str:

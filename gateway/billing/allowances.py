@@ -30,6 +30,7 @@ from gateway.balance.wallets import Wallets
 from gateway.billing.admission import ENDED, Admission
 from gateway.billing.believed import check_lines, check_share
 from gateway.billing.model import Plan, Subscription, SubscriptionState
+from gateway.billing.overage.lending import Overages
 from gateway.billing.ports import InvoiceFacts, InvoiceLine, PaymentFacts, Payments, PaymentsDown, SubscriptionFacts
 from gateway.billing.redeeming import Redeeming, given_with
 from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro, paid_for
@@ -60,6 +61,7 @@ class Allowances:
         wallets: Wallets,
         ledger: Ledger,
         sellers: Sellers,
+        overages: Overages,
         clock: Clock,
         grace_days: int,
     ) -> None:
@@ -71,6 +73,7 @@ class Allowances:
         self._wallets = wallets
         self._ledger = ledger
         self._sellers = sellers
+        self._overages = overages
         self._clock = clock
         self._grace_ms = grace_days * _DAY_MS
         self._admission = Admission(payments, rows)
@@ -169,6 +172,8 @@ class Allowances:
         if payment is not None and payment.stripe_fee_minor:
             kept = micro(payment.stripe_fee_minor, facts.currency)
             await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, _ACTOR)
+        if is_paid:
+            await self._overages.follow(wallet, facts.subscription_id)
         return is_first
 
     async def _left_over(self, account_id: str, facts: InvoiceFacts) -> int:
@@ -227,22 +232,29 @@ class Allowances:
     async def subscription(
         self, account_id: str, subscription_id: str, as_of_ms: int, facts: SubscriptionFacts | None = None
     ) -> None:
-        """Where a subscription stands. `facts` as seen just now spare a look at Stripe where they say nothing new."""
+        """Where a subscription stands, and what is lent beside it. `facts` as seen just now spare a look at Stripe where they say
+        nothing new."""
+        await self._overages.follow(await self._seen(account_id, subscription_id, as_of_ms, facts), subscription_id)
+
+    async def _seen(
+        self, account_id: str, subscription_id: str, as_of_ms: int, facts: SubscriptionFacts | None
+    ) -> WalletKey:
+        """Whose it is."""
         seen = await self._payments.subscription(account_id, subscription_id) if facts is None else facts
         for _ in range(_LOOKS):
             wallet = await self._sellers.wallet_of(account_id, seen.metadata)
             held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
             if held is not None and held.state in ENDED:
-                return
+                return wallet
             if held is not None and facts is not None:
                 now = await self._row(account_id, wallet, held, facts, 0)
                 if msgspec.structs.replace(now, as_of_ms=held.as_of_ms) == held:
-                    return
+                    return wallet
             facts = None
             seen = await self._payments.subscription(account_id, subscription_id)
             if await self._rows.put_subscription(held, await self._row(account_id, wallet, held, seen, as_of_ms)):
                 await self._wallets.subscription_changed(wallet)
-                return
+                return wallet
         raise PaymentsDown("the subscription changes faster than it can be followed")
 
     async def _row(

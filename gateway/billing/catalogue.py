@@ -176,7 +176,7 @@ def _overage(new: NewPlan, seller: App | None) -> Overage | None:
     overage = Overage(wish.max_micro, price_micro, per_micro)
     for part, value in msgspec.structs.asdict(overage).items():
         rules.number(value, f"overage.{part}", AMOUNT_MICRO_MAX, 1)
-    least, most = minor_units.bounds(new.currency)
+    least, most = minor_units.least_charged(new.currency), minor_units.bounds(new.currency)[1]
     cost_micro = overage.cost_micro(overage.max_micro)
     if not minor_units.micro_from_minor(least, new.currency) <= cost_micro <= minor_units.micro_from_minor(most, new.currency):
         bounds = f"{minor_units.shown(least, new.currency)} to {minor_units.shown(most, new.currency)}"

@@ -3,7 +3,7 @@
     a package was paid              a grant by payment, with the platform's share; Stripe's own fee once it is known
       a code took all of it off     a grant by purchase, as promo
     a checkout failed, expired      its purchase goes forward
-    an invoice, a subscription      see `allowances`
+    an invoice, a subscription      see `allowances`; what is used beyond them, `overage`
     a refund, a dispute             see `reversals`
     an account                      whether it can sell
 
@@ -22,6 +22,7 @@ from gateway.billing.believed import check_payment
 from gateway.billing.connect import state_after
 from gateway.billing.model import PLATFORM_ACCOUNT, Plan, Purchase, PurchaseState
 from gateway.billing.oddities import Oddities
+from gateway.billing.overage.lending import Overages
 from gateway.billing.ports import (
     AccountFacts,
     CheckoutFacts,
@@ -74,7 +75,8 @@ class Effects:
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
         self._redeeming = Redeeming(store, clock)
-        self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
+        self.overages = Overages(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
+        self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, self.overages, clock, grace_days)
         self.oddities = Oddities(payments, store, ledger)
         self._reversals = Reversals(payments, rows, wallets, ledger, self._sellers, self, clock)
 
@@ -184,7 +186,10 @@ class Effects:
         await self._rows.end_purchase(wallet.enterprise_id, facts.metadata.purchase_id, state, now_ms(self._clock))
 
     async def invoice(self, account_id: str, facts: InvoiceFacts) -> bool:
-        """An invoice, as far as it has come: one that is paid grants its period's allowance. Whether it does only now."""
+        """An invoice, as far as it has come: one that is paid grants its period's allowance, or is a bill of what was used beyond
+        one. Whether it is only now."""
+        if facts.metadata is not None and facts.metadata.bill_id:
+            return await self.overages.invoice(account_id, facts)
         return await self._allowances.invoice(account_id, facts)
 
     async def subscription(
@@ -216,11 +221,13 @@ class Effects:
         await self._reversals.dispute(account_id, facts)
 
     async def disputed(self, wallet: WalletKey) -> None:
-        """Whoever disputes a payment is not charged by itself for what that takes."""
+        """Whoever disputes a payment is not charged by itself for what that takes, and lent nothing."""
+        await self.overages.stop(wallet, "payment_disputed")
         await self._rows.top_ups.pause_wallet(wallet, "payment_disputed", now_ms(self._clock))
 
     async def undone(self, wallet: WalletKey, payment_id: str) -> None:
         """What was bought by itself and is given back is not bought by itself again."""
+        await self.overages.refunded(wallet, payment_id)
         if await self._rows.top_ups.bought(wallet, payment_id):
             await self._rows.top_ups.pause_wallet(wallet, "payment_refunded", now_ms(self._clock))
 

@@ -17,6 +17,13 @@ _THREE: Final = frozenset(("BHD", "JOD", "KWD", "OMR", "TND"))
 # Counted in hundredths, though there are none; and in thousandths, of which the last must be 0.
 _WHOLE: Final = frozenset(("ISK", "UGX"))
 _STEP: Final = dict.fromkeys(_WHOLE, 100) | dict.fromkeys(_THREE, 10)
+# The least that Stripe charges (docs.stripe.com/currencies, "Minimum and maximum charge amounts"), in minor units; of any other
+# currency it takes about what half a dollar is worth, which is at least as many of its minor units.
+_LEAST: Final = {
+    "AED": 200, "BGN": 100, "CZK": 1500, "DKK": 250, "GBP": 30, "HKD": 400, "HUF": 17_500, "MXN": 1000, "MYR": 200, "NOK": 300,
+    "PLN": 200, "RON": 200, "SEK": 300, "THB": 1000,
+}  # fmt: skip
+_LEAST_OF_OTHERS: Final = 50
 AMOUNT_MINOR_MAX: Final = 99_999_999  # eight digits, which is what Stripe takes of most currencies
 
 
@@ -45,6 +52,17 @@ def bounds(currency: str) -> tuple[int, int]:
     decimals(currency)
     step = _STEP.get(currency, 1)
     return step, AMOUNT_MINOR_MAX - AMOUNT_MINOR_MAX % step
+
+
+def least_charged(currency: str) -> int:
+    """The least that Stripe charges by itself: what is less is put off."""
+    return _LEAST.get(currency, _LEAST_OF_OTHERS)
+
+
+def floor_from_micro(amount_micro: int, currency: str) -> int:
+    """The most that can be asked of a buyer for so much, in minor units: rounded down to the currency's steps."""
+    amount_minor = amount_micro // _micro_per_minor(currency)
+    return amount_minor - amount_minor % _STEP.get(currency, 1)
 
 
 def micro_from_minor(amount_minor: int, currency: str) -> int:

@@ -7,6 +7,8 @@ from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect
 from gateway.billing.fees import Fees
 from gateway.billing.links import Links
+from gateway.billing.overage.agreeing import Agreeing
+from gateway.billing.overage.store import OverageStore
 from gateway.billing.pages import Pages, Places
 from gateway.billing.papers import Papers
 from gateway.billing.promo_codes import PromoCodes
@@ -51,6 +53,7 @@ class Billing:
         self.links = Links(secret, places, registry, self.catalogue, self.buying, clock)
         top_ups = TopUpStore(databases)
         self.top_ups = TopUps(self.store, top_ups, registry, payments, self.catalogue, self.connect, self.buying, clock)
+        self.overage = Agreeing(self.store, OverageStore(databases), registry, clock)
         self.refunding = Refunding(self.store, registry, payments, self.connect, clock)
         rows = RevenueStore(databases)
         self.revenue = Revenue(self.store, rows, registry, payments, clock)

@@ -85,6 +85,13 @@ class SubscriberStore(Rows):
             return first
         return subscription_id
 
+    async def of(self, wallet: WalletKey) -> str | None:
+        """The buyer's one subscription, by Stripe's id; also when it has ended, until another takes its place."""
+        table = sales_of(wallet.enterprise_id)["subscribers"]
+        async with self._reading(wallet.enterprise_id) as conn:
+            holder: str | None = await conn.scalar(sa.select(table.c.subscription_id).where(table.c.owner == wallet.owner))
+        return holder
+
     async def lapsed(self, wallet: WalletKey, now_ms: int) -> bool:
         """Whether a buyer had subscriptions, none of which goes on, and never bought a package.
 

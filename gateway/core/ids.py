@@ -24,7 +24,10 @@ _CHOSEN_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@-]{1,128}")
 
 
 def new_id(prefix: str) -> str:
-    """A fresh time-ordered id such as `req_19a...`; prefixes: key req hold txn lot evt plan pur sub whk mgk tok promo red."""
+    """A fresh time-ordered id such as `req_19a...`.
+
+    Prefixes: key req hold txn lot evt plan pur sub whk mgk tok promo red page ovr bill.
+    """
     return f"{prefix}_{time.time_ns() // 1_000_000:011x}{_bits(60):015x}"
 
 

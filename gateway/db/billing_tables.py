@@ -254,6 +254,7 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         "top_ups": top_ups,
         **_subscribers(metadata),
         "promo_redemptions": _redemptions(metadata),
+        **_overage(metadata),
     }
 
 
@@ -313,6 +314,61 @@ def _redemptions(metadata: MetaData) -> Table:
         Column("given_micro", BigInteger, nullable=False),
         Column("created_at", BigInteger, nullable=False),
     )
+
+
+def _overage(metadata: MetaData) -> dict[str, Table]:
+    """What was used beyond allowances: who agreed to it, what was lent (each a lot of the books), and its bills."""
+    agreements = Table(
+        "overage_agreements",
+        metadata,
+        Column("owner", Text, primary_key=True),
+        Column("limit_micro", BigInteger, nullable=False),
+        Column("enabled", Integer, nullable=False),
+        Column("reason", Text, nullable=False),  # why it is not, where nobody turned it off
+        Column("updated_at", BigInteger, nullable=False),
+    )
+    lines = Table(
+        "overage_lines",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("owner", Text, nullable=False),
+        Column("number", BigInteger, nullable=False),  # of its owner's: two that are made at once are told from each other
+        Column("subscription_id", Text, nullable=False),
+        Column("account_id", Text, nullable=False),
+        Column("plan_id", Text, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("lent_micro", BigInteger, nullable=False),
+        Column("period_end", BigInteger, nullable=False),
+        Column("ends_at", BigInteger, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+        Column("lot_id", Text),
+        Column("used_micro", BigInteger),
+        Column("bill_id", Text),
+        UniqueConstraint("owner", "number"),
+    )
+    Index("ix_overage_lines_state", lines.c.state, lines.c.ends_at)
+    bills = Table(
+        "overage_bills",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("owner", Text, nullable=False, index=True),
+        Column("subscription_id", Text, nullable=False),
+        Column("account_id", Text, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("currency", Text, nullable=False),
+        Column("used_micro", BigInteger, nullable=False),
+        Column("amount_minor", BigInteger, nullable=False),
+        Column("fee_minor", BigInteger, nullable=False),
+        Column("due_at", BigInteger, nullable=False),
+        Column("attempts", BigInteger, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("created_at", BigInteger, nullable=False),
+        Column("invoice_id", Text, unique=True),
+        Column("payment_id", Text, unique=True),
+        Column("ended_at", BigInteger),
+    )
+    Index("ix_overage_bills_state", bills.c.state, bills.c.due_at)
+    return {"overage_agreements": agreements, "overage_lines": lines, "overage_bills": bills}
 
 
 PLATFORM_SALES: Final = _sales(PLATFORM)

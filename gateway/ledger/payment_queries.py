@@ -4,6 +4,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from gateway.core.words import LotSource
 from gateway.db import bulk
 from gateway.ledger.model import (
     AVAILABLE,
@@ -86,6 +87,21 @@ async def granted_until(conn: Connection, books: Books, series: str, ends_at_ms:
     )
     granted = sa.select(sa.func.sum(lots.c.granted_micro)).where(lots.c.id.in_(made))
     return int(await conn.scalar(granted) or 0)
+
+
+async def paid_until(conn: Connection, books: Books, series: str, ends_at_ms: int) -> int:
+    """What money paid for, and has not gone back to its payer, of a series' grants for the period that ends then."""
+    lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
+    of_series = txns.c.op_id.startswith(f"allowance:{series}:", autoescape=True)
+    of_period = txns.c.op_id.contains(f":{ends_at_ms:015d}:", autoescape=True)
+    made = (
+        sa.select(entries.c.lot_id)
+        .join(txns, entries.c.txn_id == txns.c.id)
+        .where(txns.c.kind == GRANT, of_series, of_period, entries.c.lot_id.is_not(None))
+    )
+    stays = lots.c.granted_micro - lots.c.refunded_micro - lots.c.clawback_micro - lots.c.frozen_micro
+    query = sa.select(sa.func.sum(stays)).where(lots.c.id.in_(made), lots.c.source == LotSource.PAID.value)
+    return int(await conn.scalar(query) or 0)
 
 
 async def family(conn: Connection, books: Books, owner: str, asset: str) -> Family:

@@ -16,8 +16,9 @@ CASES: list[tuple[Callable[..., str | None], list[tuple[Any, ...]], list[tuple[A
     (
         rules.right_side_of_zero,
         [("a", "user.available", 0), ("a", "user.frozen", 1), ("a", "receivable.clawback", -1), ("a", "expense.promo", -1)],
-        [("a", "user.available", -1), ("a", "user.frozen", -1), ("a", "receivable.clawback", 1)],
+        [("a", "user.available", -1), ("a", "user.frozen", -1), ("a", "receivable.clawback", 1), ("a", "receivable.overage", 1)],
     ),
+    (rules.no_more_repaid_than_used, [("w", -5, 5), ("w", -6, 5), ("w", 0, 0)], [("w", -4, 5), ("w", 1, 0)]),
     (
         rules.captured_once,
         [("r", "app_usage", 5, 1), ("r", "app_usage", 0, 0), ("r", "platform", 5, 0)],

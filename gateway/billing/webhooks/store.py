@@ -10,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.billing.model import AccountState, Claim, InboxEvent, InboxState, PurchaseState, Subscription
+from gateway.billing.overage.store import OverageStore
 from gateway.billing.rows import Rows, sales_of
 from gateway.billing.subscriber_store import SubscriberStore
 from gateway.billing.top_ups.store import TopUpStore
@@ -41,6 +42,7 @@ class InboxStore(Rows):
         super().__init__(databases)
         self.top_ups = TopUpStore(databases)
         self.subscribers = SubscriberStore(databases)
+        self.overages = OverageStore(databases)
 
     # ---- webhooks ------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""What subscribers use beyond their allowances: agreed to, lent within a limit, billed after the period."""

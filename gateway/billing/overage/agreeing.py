@@ -1,0 +1,143 @@
+"""What buyers agree to use beyond their allowances, and how they stand.
+
+Nobody pays later what it did not agree to: without an agreement requests are refused when the allowance is used up. It is of a
+wallet, not of one subscription, so that an app may ask for it before or after the buyer subscribes, and it outlives a change of
+plans; a plan without overage lends nothing whatever was agreed to.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told
+from gateway.billing.model import Plan, Subscription
+from gateway.billing.overage.lines import most_of
+from gateway.billing.overage.model import Agreement, LineState, OverageBill
+from gateway.billing.overage.store import OverageStore
+from gateway.billing.store import Store
+from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import Forbidden, NotFound
+from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.identity import rules
+from gateway.identity.model import Actor, App, Page, Role
+from gateway.identity.registry import Registry
+from gateway.ledger.model import WalletKey
+
+UNPAID = "unpaid"  # why an agreement is off whose bill nobody paid: its seller alone turns it on again
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """A buyer's overage. Micro-units of the wallet's asset; the plan is that of the subscription that goes on, if there is one.
+
+    `limit_micro` was agreed to, `most_micro` of it is what the plan allows; `lent_micro` is what can be used now, or was used
+    of that; `unbilled_micro` was used before and is not billed, `unpaid_micro` is billed and not paid. `status`: `on`, `idle`
+    (agreed to, and nothing is lent now), `paused` (`reason` says why) or `off`.
+    """
+
+    agreement: Agreement
+    plan: Plan | None
+    most_micro: int
+    lent_micro: int
+    unbilled_micro: int
+    unpaid_micro: int
+    status: str
+
+
+class Agreeing:
+    """Agreements. Raises as each method says."""
+
+    def __init__(self, store: Store, rows: OverageStore, registry: Registry, clock: Clock) -> None:
+        self._store = store
+        self._rows = rows
+        self._registry = registry
+        self._clock = clock
+        self.changed: Callable[[WalletKey], Awaitable[None]] = _nobody  # told of an agreement that is another one
+
+    async def agree(self, actor: Actor, enterprise_id: str | None, buyer: Named, limit_micro: int) -> Standing:
+        """Agree to use so much beyond allowances and pay later, at most. What is lent follows at once.
+
+        InvalidRequest, NotFound; Forbidden for an operator on a buyer's behalf, and for a buyer whose bill was given up as lost.
+        """
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        wallet = await buyer_of(self._registry, actor, seller, buyer)
+        if actor.role == Role.OPERATOR and seller is not None:
+            raise Forbidden("Only a buyer, or who sells to it, agrees to what it pays later.")
+        rules.number(limit_micro, "limit_micro", AMOUNT_MICRO_MAX, 1)
+        held = await self._rows.agreement(wallet)
+        is_buyer = actor.role == (Role.CREATOR if seller is None else Role.END_USER)
+        if held is not None and held.reason == UNPAID and is_buyer:
+            raise Forbidden("A bill was not paid: whoever sells this decides whether there is overage again.", code="unpaid")
+        await self._put(actor, seller, Agreement(wallet, limit_micro, True, "", now_ms(self._clock)))
+        return await self.of(wallet)
+
+    async def end(self, actor: Actor, enterprise_id: str | None, buyer: Named) -> Standing:
+        """Nothing more is lent; what was used is billed. NotFound."""
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        wallet = await buyer_of(self._registry, actor, seller, buyer)
+        held = await self._held(wallet)
+        if held.is_enabled or (held.reason and held.reason != UNPAID):
+            off = msgspec.structs.replace(held, is_enabled=False, reason="", updated_at_ms=now_ms(self._clock))
+            await self._put(actor, seller, off)
+        return await self.of(wallet)
+
+    async def listed(
+        self, actor: Actor, enterprise_id: str | None, buyer: Named, after: str | None, count: int
+    ) -> Page[Standing]:
+        """By owner: an end user's or a creator's own, or a seller's of one buyer or all."""
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        owner = await owner_seen(self._registry, actor, seller, buyer)
+        count = rules.page(after, count)
+        found = await self._rows.agreements(seller.enterprise_id if seller else None, owner, after or "", count + 1)
+        shown = [await self._shown(each) for each in found[:count]]
+        return Page(tuple(shown), found[count - 1].wallet.owner if len(found) > count else None)
+
+    async def bills(
+        self, actor: Actor, enterprise_id: str | None, buyer: Named, after: str | None, count: int
+    ) -> Page[OverageBill]:
+        """Newest first; whose, as `listed`."""
+        seller = await seller_of(self._registry, actor, enterprise_id)
+        owner = await owner_seen(self._registry, actor, seller, buyer)
+        count = rules.page(after, count)
+        found = await self._rows.bills(seller.enterprise_id if seller else None, owner, after, count + 1)
+        return Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
+
+    async def of(self, wallet: WalletKey) -> Standing:
+        """One wallet's. NotFound."""
+        return await self._shown(await self._held(wallet))
+
+    async def _held(self, wallet: WalletKey) -> Agreement:
+        held = await self._rows.agreement(wallet)
+        if held is None:
+            raise NotFound("This wallet's owner has agreed to no overage.")
+        return held
+
+    async def _put(self, actor: Actor, seller: App | None, agreement: Agreement) -> None:
+        name = "overage.agree" if agreement.is_enabled else "overage.end"
+        after = told({"limit_micro": agreement.limit_micro}) if agreement.is_enabled else None
+        wallet = agreement.wallet
+        await self._rows.agree(agreement, sale_act(actor, name, wallet.owner, seller, wallet, after=after))
+        await self.changed(wallet)
+
+    async def _shown(self, agreement: Agreement) -> Standing:
+        wallet = agreement.wallet
+        held = await self.subscription(wallet)
+        plan = None if held is None else await self._store.plan(held.plan_id)
+        lines = await self._rows.lines(wallet)
+        lent = sum(line.owed_micro for line in lines if line.state in (LineState.OPEN, LineState.ENDING))
+        ended = [line for line in lines if line.state == LineState.ENDED]
+        unpaid = sum(line.owed_micro for line in ended if line.bill_id is not None)
+        status = "on" if lent else "idle"
+        if not agreement.is_enabled:
+            status = "paused" if agreement.reason else "off"
+        most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
+        unbilled = sum(line.owed_micro for line in ended) - unpaid
+        return Standing(agreement, plan, most, lent, unbilled, unpaid, status)
+
+    async def subscription(self, wallet: WalletKey) -> Subscription | None:
+        """The one that goes on, or was there last."""
+        found = await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, 1)
+        return found[0] if found else None
+
+
+async def _nobody(_: WalletKey) -> None:
+    """Nothing that lends runs in this process."""

@@ -1,0 +1,282 @@
+"""What was used beyond allowances is billed: after its period, by an invoice of its own, to what the subscription is paid with.
+
+Not on the renewal's invoice: a payment is of one thing then, so that its refund, its dispute and the platform's share each have
+one meaning, and a bill that is not paid takes nothing of the allowance that is.
+
+    lines have ended, their period is over -> a bill, committed with them -> an invoice at Stripe in its name -> sent
+      paid             what was used is repaid (`ledger.lending`), with the platform's share; the buyer has the limit again
+      by credit        that part of it is a gift of the seller's, as of any invoice
+      void             all of it is
+      uncollectible    a loss; nothing more is lent until its seller agrees to it
+    less than Stripe charges is put off to the next bill; after the subscription's end, given
+
+Whoever goes on after a crash asks under the same name, and after a day looks for the invoice first. Stripe's own retries go on
+meanwhile; until a bill is decided it counts against the limit.
+"""
+
+import logging
+from typing import Final
+
+import msgspec
+
+from gateway.balance.wallets import Wallets
+from gateway.billing import minor_units
+from gateway.billing.admission import ENDED
+from gateway.billing.fees import fee_minor
+from gateway.billing.model import Subscription
+from gateway.billing.overage.lines import ACTOR
+from gateway.billing.overage.model import BillState, Line, LineState, OverageBill
+from gateway.billing.overage.store import Changed, OverageStore
+from gateway.billing.ports import Bill, InvoiceFacts, Metadata, PaymentFacts, Payments, PaymentsDown, PaymentsRefused
+from gateway.billing.sellers import Rejected, Sellers, micro, paid_for
+from gateway.billing.store import Store
+from gateway.billing.webhooks.store import InboxStore
+from gateway.core.clock import Clock, now_ms
+from gateway.core.ids import new_id
+from gateway.core.words import LotSource
+from gateway.ledger.lending import WriteOffRequest
+from gateway.ledger.model import BAD_DEBT, OVERAGE, Fees, GrantRequest, WalletKey
+from gateway.ledger.service import Ledger
+
+_HOUR_MS: Final = 3_600_000
+_REMEMBERED_MS: Final = 23 * _HOUR_MS  # Stripe forgets the name of an operation after a day
+_AGAIN_MS: Final = 60_000  # and twice as long each time
+_AGAIN_MAX_MS: Final = 24 * _HOUR_MS
+_log = logging.getLogger(__name__)
+
+
+class OverageBills:
+    """Makes bills, sends them, and follows what becomes of them. Raises as `Effects`."""
+
+    def __init__(
+        self,
+        payments: Payments,
+        store: Store,
+        rows: InboxStore,
+        overages: OverageStore,
+        wallets: Wallets,
+        ledger: Ledger,
+        sellers: Sellers,
+        clock: Clock,
+    ) -> None:
+        self._payments = payments
+        self._store = store
+        self._rows = rows
+        self._overages = overages
+        self._wallets = wallets
+        self._ledger = ledger
+        self._sellers = sellers
+        self._clock = clock
+
+    # ---- making --------------------------------------------------------------------------------
+
+    async def make(self, wallet: WalletKey, lines: list[Line]) -> None:
+        """A bill of each subscription's lines that have ended and whose time to be billed has come."""
+        waiting = [line for line in lines if line.state == LineState.ENDED and line.bill_id is None]
+        for subscription_id in sorted({line.subscription_id for line in waiting}):
+            held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
+            due = [line for line in waiting if line.subscription_id == subscription_id and self._is_due(line, held)]
+            for currency, of_it in (await self._by_currency(due)).items():
+                try:
+                    await self._bill(wallet, currency, of_it, is_last=held is None or held.state in ENDED)
+                except Changed:
+                    _log.info("lines of %s are on a bill of another process", subscription_id)
+
+    def _is_due(self, line: Line, held: Subscription | None) -> bool:
+        """Whether its period is over, by Stripe's word, or by ours where nobody has heard of the next."""
+        if held is None or held.state in ENDED or line.ends_at_ms <= now_ms(self._clock):
+            return True
+        return line.period_end_ms <= held.period_start_ms
+
+    async def _by_currency(self, lines: list[Line]) -> dict[str, list[tuple[Line, int]]]:
+        """Lines with what each costs, in micro-units of its plan's currency."""
+        found: dict[str, list[tuple[Line, int]]] = {}
+        for line in lines:
+            plan = await self._store.plan(line.plan_id)
+            assert plan is not None, "plans stay"
+            assert plan.overage is not None
+            found.setdefault(plan.currency, []).append((line, plan.overage.cost_micro(line.used_micro or 0)))
+        return found
+
+    async def _bill(self, wallet: WalletKey, currency: str, lines: list[tuple[Line, int]], *, is_last: bool) -> None:
+        amount_minor = minor_units.floor_from_micro(sum(cost for _, cost in lines), currency)
+        is_too_little = amount_minor < minor_units.least_charged(currency)
+        if is_too_little and not is_last:
+            return
+        now, line = now_ms(self._clock), lines[0][0]
+        bill = OverageBill(
+            id=new_id("bill"),
+            wallet=wallet,
+            subscription_id=line.subscription_id,
+            account_id=line.account_id,
+            state=BillState.OPEN,
+            currency=currency,
+            used_micro=sum(each.used_micro or 0 for each, _ in lines),
+            amount_minor=0 if is_too_little else min(amount_minor, minor_units.bounds(currency)[1]),
+            fee_minor=fee_minor(amount_minor, await self._share(wallet)),
+            due_at_ms=now,
+            attempts=0,
+            reason="",
+            created_at_ms=now,
+        )
+        await self._overages.add_bill(bill, [each for each, _ in lines])
+
+    async def _share(self, wallet: WalletKey) -> int:
+        """Basis points of what is billed now."""
+        if wallet.enterprise_id is None:
+            return 0
+        user_id = (await self._ledger.apps([wallet.enterprise_id]))[wallet.enterprise_id].user_id
+        return await self._store.fee_bp(user_id, wallet.enterprise_id, now_ms(self._clock))
+
+    # ---- asking --------------------------------------------------------------------------------
+
+    async def send(self, wallet: WalletKey) -> None:
+        """A wallet's open bills that are due to be looked at: sent where they are not, else looked at."""
+        for bill in await self._overages.open_bills(wallet, now_ms(self._clock)):
+            reason, again_ms = "", min(_AGAIN_MS << min(bill.attempts, 20), _AGAIN_MAX_MS)
+            try:
+                facts = await self._asked(bill)
+                if facts is not None:
+                    await self._follow(msgspec.structs.replace(bill, invoice_id=facts.invoice_id), facts)
+                    again_ms = _HOUR_MS if bill.attempts < 24 else _AGAIN_MAX_MS  # Stripe tells; this is for what is lost
+            except PaymentsDown as down:
+                _log.warning("bill %s waits: %s", bill.id, down)
+            except (PaymentsRefused, Rejected) as refused:
+                reason = str(refused)
+                _log.warning("bill %s: %s", bill.id, refused)
+            await self._overages.put_off(bill, reason, now_ms(self._clock) + again_ms)
+
+    async def _asked(self, bill: OverageBill) -> InvoiceFacts | None:
+        """The bill's invoice, sent. None where there is none to send."""
+        if not bill.amount_minor:
+            await self._give_up(bill, BillState.GIVEN, bill.used_micro, "less than Stripe charges")
+            return None
+        invoice_id = bill.invoice_id
+        if invoice_id is None:
+            customer_id = await self._store.customer(bill.wallet, bill.account_id)
+            subscription = await self._payments.subscription(bill.account_id, bill.subscription_id)
+            facts = None
+            if now_ms(self._clock) - bill.created_at_ms > _REMEMBERED_MS:
+                facts = await self._payments.bills.find(
+                    bill.account_id, customer_id or subscription.customer_id, bill.id, bill.created_at_ms
+                )
+            if facts is None:
+                line = (await self._overages.lines_of_bill(bill))[0]
+                wish = Bill(
+                    bill_id=bill.id,
+                    customer_id=subscription.customer_id,
+                    method_id=subscription.method_id,
+                    amount_minor=bill.amount_minor,
+                    currency=bill.currency,
+                    fee_minor=bill.fee_minor,
+                    text="Usage beyond the subscription's allowance",
+                    metadata=Metadata(bill.wallet.enterprise_id, bill.wallet.owner, line.plan_id, bill_id=bill.id),
+                )
+                facts = await self._payments.bills.draft(bill.id, bill.account_id, wish)
+            invoice_id = facts.invoice_id
+            await self._overages.set_invoice(bill, invoice_id)
+            bill = msgspec.structs.replace(bill, invoice_id=invoice_id)
+        try:
+            facts = await self._payments.invoice(bill.account_id, invoice_id)
+        except PaymentsRefused as refused:
+            if refused.code != "resource_missing" or refused.is_revoked:
+                raise
+            await self._give_up(bill, BillState.GIVEN, bill.used_micro, "its invoice was deleted")
+            return None
+        if facts.status == "draft" or (facts.status == "open" and not bill.attempts):
+            facts = await self._payments.bills.send(bill.id, bill.account_id, invoice_id)
+        return facts
+
+    # ---- what becomes of it --------------------------------------------------------------------
+
+    async def invoice(self, account_id: str, facts: InvoiceFacts) -> bool:
+        """An invoice that carries the name of a bill, as far as it has come. Whether it is paid only now."""
+        wallet = await self._sellers.wallet_of(account_id, facts.metadata)
+        assert facts.metadata is not None
+        bill = await self._overages.bill(wallet.enterprise_id, facts.metadata.bill_id)
+        if bill is None or (bill.wallet, bill.account_id) != (wallet, account_id):
+            raise Rejected(f"there is no bill {facts.metadata.bill_id} of that buyer on that account")
+        if bill.invoice_id is None:
+            raise PaymentsDown("its bill does not know of it yet")
+        return await self._follow(bill, facts)
+
+    async def _follow(self, bill: OverageBill, facts: InvoiceFacts) -> bool:
+        if facts.invoice_id != bill.invoice_id:
+            raise Rejected(f"bill {bill.id} is another invoice, {bill.invoice_id}")
+        if facts.status == "void":
+            await self._give_up(bill, BillState.GIVEN, bill.used_micro, "its invoice is void")
+        elif facts.status == "uncollectible":
+            await self._give_up(bill, BillState.LOST, bill.used_micro, "its invoice is uncollectible")
+        elif facts.status == "paid":
+            return await self._paid(bill, facts)
+        return False
+
+    async def _paid(self, bill: OverageBill, facts: InvoiceFacts) -> bool:
+        if bill.state not in (BillState.OPEN, BillState.LOST):
+            return False
+        if (facts.total_minor, facts.currency) != (bill.amount_minor, bill.currency):
+            raise Rejected(f"it is of {facts.total_minor} {facts.currency}, and bill {bill.id} of {bill.amount_minor}")
+        payment = None
+        if facts.amount_paid_minor and facts.payment_id is not None:
+            payment = await self._payments.payment(bill.account_id, facts.payment_id)
+        if payment is None or not payment.amount_minor:
+            if bill.state == BillState.OPEN:
+                await self._give_up(bill, BillState.GIVEN, bill.used_micro, "no money paid it")
+            return False
+        paid_minor = min(payment.amount_minor, facts.amount_paid_minor)
+        least = bill.fee_minor * paid_minor // bill.amount_minor - 1  # Stripe rounds as it likes
+        if payment.fee_minor < least:
+            raise Rejected(f"the platform's share of it is {payment.fee_minor} {bill.currency}, and bill {bill.id} has {least}")
+        return await self._repaid(bill, payment, paid_minor)
+
+    async def _repaid(self, bill: OverageBill, payment: PaymentFacts, paid_minor: int) -> bool:
+        wallet, asset = bill.wallet, await self._sellers.asset_of(bill.wallet)
+        await self._sellers.bind(bill.account_id, payment.payment_id, wallet, now_ms(self._clock))
+        was_lost = await self._ledger.payments.posted_as(wallet.enterprise_id, _given_up(bill, BillState.LOST)) is not None
+        given = min(bill.used_micro - bill.used_micro * paid_minor // bill.amount_minor, bill.used_micro - 1)
+        granted = await self._wallets.grant(
+            GrantRequest(
+                wallet=wallet,
+                amount_micro=bill.used_micro,
+                asset=asset,
+                source=LotSource.PAID,
+                op_id=bill.op_id,
+                actor=ACTOR,
+                reason=f"overage of subscription {bill.subscription_id}, invoice {bill.invoice_id}",
+                external_ref=payment.payment_id,
+                role="system",
+                fees=Fees(platform_micro=micro(payment.fee_minor, bill.currency)),
+                paid=paid_for(paid_minor, bill.currency, asset, bill.used_micro, given),
+                given_micro=given,
+                repays=BAD_DEBT if was_lost else OVERAGE,
+            ),
+            fingerprint=bill.op_id,
+        )
+        if payment.stripe_fee_minor:
+            kept = micro(payment.stripe_fee_minor, bill.currency)
+            await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, ACTOR)
+        await self._overages.end_bill(bill, BillState.PAID, now_ms(self._clock), payment.payment_id)
+        return granted.first
+
+    async def _give_up(self, bill: OverageBill, state: BillState, amount_micro: int, reason: str) -> None:
+        if bill.state != BillState.OPEN:
+            return
+        request = WriteOffRequest(
+            wallet=bill.wallet,
+            amount_micro=amount_micro,
+            op_id=_given_up(bill, state),
+            actor=ACTOR,
+            reason=f"bill {bill.id}: {reason}",
+            is_gift=state == BillState.GIVEN,
+        )
+        await self._wallets.deliver(await self._ledger.lending.write_off(request))
+        await self._overages.end_bill(bill, state, now_ms(self._clock), reason=reason)
+        if state == BillState.LOST:
+            await self._overages.pause(bill.wallet, "unpaid", now_ms(self._clock))
+
+
+
+
+def _given_up(bill: OverageBill, state: BillState) -> str:
+    """`op_id` of what gives a bill up."""
+    return f"{bill.op_id}:{state}"

@@ -1,0 +1,105 @@
+"""Overage at work: told of a subscription, a payment, an agreement or a dispute, it lends, ends and bills.
+
+What nobody told, as a process ended at the wrong moment, and what waits for requests in flight or for Stripe, is found by a walk
+over the sellers that offer overage.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+from gateway.balance.wallets import Wallets
+from gateway.billing.overage.bills import OverageBills
+from gateway.billing.overage.lines import Lines
+from gateway.billing.ports import InvoiceFacts, Payments
+from gateway.billing.sellers import Sellers
+from gateway.billing.store import Store
+from gateway.billing.webhooks.store import InboxStore
+from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import GatewayError
+from gateway.db.faults import SqlDown, SqlRefused
+from gateway.ledger.model import WalletKey
+from gateway.ledger.service import Ledger
+
+_EVERY_S: Final = 5.0
+_PAGE: Final = 500
+_log = logging.getLogger(__name__)
+
+
+class Overages:
+    """Any number of processes may have one. Raises as `Effects`."""
+
+    def __init__(
+        self,
+        payments: Payments,
+        store: Store,
+        rows: InboxStore,
+        wallets: Wallets,
+        ledger: Ledger,
+        sellers: Sellers,
+        clock: Clock,
+        grace_days: int,
+    ) -> None:
+        overages = rows.overages
+        self._rows = overages
+        self._subscribers = rows.subscribers
+        self._clock = clock
+        self._lines = Lines(store, rows, overages, wallets, ledger, sellers, clock, grace_days)
+        self._bills = OverageBills(payments, store, rows, overages, wallets, ledger, sellers, clock)
+
+    async def follow(self, wallet: WalletKey, subscription_id: str) -> None:
+        """A subscription, or what was paid for it, is another one: what is lent follows."""
+        await self._lines.follow(wallet, subscription_id)
+
+    async def agreed(self, wallet: WalletKey) -> None:
+        """An agreement is another one: what is lent follows at once."""
+        subscription_id = await self._subscribers.of(wallet)
+        if subscription_id is not None:
+            await self._lines.follow(wallet, subscription_id)
+
+    async def stop(self, wallet: WalletKey, reason: str) -> None:
+        """Nothing more is lent until it is agreed to again."""
+        await self._lines.stop(wallet, reason)
+
+    async def refunded(self, wallet: WalletKey, payment_id: str) -> None:
+        """Of who has a bill paid back nothing more is lent."""
+        if await self._rows.bill_of_payment(wallet, payment_id) is not None:
+            await self._lines.stop(wallet, "payment_refunded")
+
+    async def invoice(self, account_id: str, facts: InvoiceFacts) -> bool:
+        """A bill's invoice. Whether it is paid only now: then its buyer has the limit again."""
+        is_first = await self._bills.invoice(account_id, facts)
+        assert facts.metadata is not None
+        await self.agreed(WalletKey(facts.metadata.owner, facts.metadata.enterprise_id))
+        return is_first
+
+    async def step(self, wallet: WalletKey) -> None:
+        """Everything that can be done for a wallet now."""
+        await self._bills.make(wallet, await self._lines.settle(wallet))
+        await self._bills.send(wallet)
+        await self.agreed(wallet)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Walk over all that waits until `stop` is set."""
+        while not stop.is_set():
+            try:
+                for enterprise_id in await self._rows.sellers():
+                    await self._walk(enterprise_id)
+            except GatewayError as down:
+                _log.warning("overage waits: %s", down)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _EVERY_S)
+
+    async def _walk(self, enterprise_id: str | None) -> None:
+        for waiting in (self._rows.restless, self._rows.owing):
+            after = ""
+            while owners := await waiting(enterprise_id, now_ms(self._clock), after, _PAGE):
+                for owner in owners:
+                    try:
+                        await self.step(WalletKey(owner, enterprise_id))
+                    except (SqlDown, SqlRefused):
+                        raise
+                    except Exception:  # noqa: BLE001 - one wallet keeps none of the others waiting
+                        _log.exception("overage of a wallet of %s", enterprise_id or "the platform")
+                after = owners[-1]
