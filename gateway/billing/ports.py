@@ -41,6 +41,7 @@ class Metadata(msgspec.Struct, frozen=True):
     owner: str  # platform_user_id, or user_id at level 1
     plan_id: str
     purchase_id: str = ""
+    bill_id: str = ""
 
 
 class AccountFacts(msgspec.Struct, frozen=True):
@@ -96,9 +97,11 @@ class InvoiceLine(msgspec.Struct, frozen=True):
 
 
 class InvoiceFacts(msgspec.Struct, frozen=True):
-    """An invoice of a subscription.
+    """An invoice: of a subscription, whose metadata it has then, or by itself, with its own.
 
-    `total_minor` is after discounts: below zero it became the customer's credit. `credit_minor` of it was paid by that.
+    `total_minor` is after discounts: below zero it became the customer's credit. `credit_minor` of it was paid by that. What of
+    it neither `amount_paid_minor` nor credit paid of a paid one was less than Stripe charges: it became the customer's debt,
+    which the next invoice asks for.
     """
 
     invoice_id: str
@@ -133,6 +136,7 @@ class SubscriptionFacts(msgspec.Struct, frozen=True):
     trial_end_ms: int | None = None
     metadata: Metadata | None = None
     fee_bp: int = 0  # the platform's share of each invoice
+    method_id: str | None = None  # what its invoices are paid with; None: what the customer has chosen
 
 
 class RefundFacts(msgspec.Struct, frozen=True):
@@ -160,6 +164,23 @@ class DisputeFacts(msgspec.Struct, frozen=True):
     status: str  # needs_response, under_review, won, lost, warning_..., prevented
     withdrawn_minor: int
     fees: tuple[tuple[str, int], ...] = ()
+
+
+class Bill(msgspec.Struct, frozen=True):
+    """What an invoice of ours is to ask for: one amount, for one thing, of a customer, by a method (None: the one it has chosen).
+
+    `fee_minor` is the platform's share of it, 0 for none. Stripe uses the customer's credit first, and takes the whole share of
+    what money then pays, as far as that goes: the facts of both tell what was paid and what was taken.
+    """
+
+    bill_id: str
+    customer_id: str
+    method_id: str | None
+    amount_minor: int
+    currency: str
+    fee_minor: int
+    text: str
+    metadata: Metadata
 
 
 class Saving(Protocol):
@@ -191,6 +212,32 @@ class Promotions(Protocol):
         ...
 
 
+class Bills(Protocol):
+    """Invoices of ours beside those of subscriptions. Raises PaymentsDown and PaymentsRefused."""
+
+    async def draft(self, op_id: str, account_id: str, bill: Bill) -> InvoiceFacts:
+        """A draft with its one line, of which nothing is asked for until it is sent."""
+        ...
+
+    async def send(self, op_id: str, account_id: str, invoice_id: str) -> InvoiceFacts:
+        """Finalised and the money asked for, as far as that has not happened; Stripe then goes on trying, as the account is set.
+
+        One whose method is refused, or wants its owner, stays open: that is no exception.
+        """
+        ...
+
+    async def find(self, account_id: str, customer_id: str, bill_id: str, since_ms: int) -> InvoiceFacts | None:
+        """The invoice of a bill, among those made since: when its operation is forgotten. A draft without its line is none."""
+        ...
+
+    async def void(self, account_id: str, invoice_id: str) -> InvoiceFacts:
+        """Nobody is asked for it any more, and credit that it used is the customer's again. One that is paid is left as it is.
+
+        A draft is deleted, with its line; that, and one that is not there, is told as `void`.
+        """
+        ...
+
+
 class Payments(Protocol):
     """Stripe, or what stands for it. Every method raises PaymentsDown and PaymentsRefused.
 
@@ -210,6 +257,11 @@ class Payments(Protocol):
     @property
     def promotions(self) -> Promotions:
         """What sellers take off."""
+        ...
+
+    @property
+    def bills(self) -> Bills:
+        """Invoices of ours."""
         ...
 
     # ---- accounts ------------------------------------------------------------------------------

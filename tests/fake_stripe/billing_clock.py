@@ -105,6 +105,10 @@ def _renew(world: World, account: Account, sub: Obj) -> None:
 def _of_invoice(world: World, account: Account, invoice: Obj) -> Iterator[Work]:
     if invoice["status"] == "draft" and invoice["auto_advance"]:
         yield invoice["automatically_finalizes_at"] or invoice["created"] + 3600, lambda: _advance_draft(world, account, invoice)
+    by_itself = invoices.subscription_of(invoice) is None and invoice["auto_advance"]
+    if invoice["status"] == "open" and by_itself and not invoice["attempted"]:
+        asked = invoice["status_transitions"]["finalized_at"] + 3600
+        yield asked, lambda: invoices.collect(world, account, invoice)
     if invoice["status"] == "open" and invoice["next_payment_attempt"]:
         yield invoice["next_payment_attempt"], lambda: _retry(world, account, invoice)
 

@@ -24,11 +24,10 @@ def make_intent(world: World, account: Account, params: Obj, **hidden: Any) -> O
     if amount <= 0:
         raise bad("This value must be greater than or equal to 1.", "amount", "parameter_invalid_integer")
     if fee is not None:
-        check_fee(account, fee, amount)
+        check_fee(account, fee, fee if "invoice" in hidden else amount)  # an invoice's customer may have had credit
     if params.get("customer"):
         account.get("customer", params["customer"], "customer")
-    if account.capability != "active":
-        raise bad("Your account cannot currently make live charges.", code="account_not_ready")
+    check_ready(account)
     intent = world.new(
         "payment_intent", "pi_3", amount=amount, amount_capturable=0, amount_received=0, application_fee_amount=fee,
         application=None if account.is_platform else APPLICATION, capture_method="automatic", confirmation_method="automatic",
@@ -45,6 +44,11 @@ def make_intent(world: World, account: Account, params: Obj, **hidden: Any) -> O
         intent["status"] = "requires_confirmation"
     world.emit(account, "payment_intent.created", intent)
     return intent
+
+
+def check_ready(account: Account) -> None:
+    if account.capability != "active":
+        raise bad("Your account cannot currently make live charges.", code="account_not_ready")
 
 
 def check_fee(account: Account, fee: int, amount: int) -> None:
@@ -85,6 +89,7 @@ def confirm(world: World, account: Account, intent: Obj, off_session: bool = Fal
     if intent["status"] not in ("requires_payment_method", "requires_confirmation", "requires_action"):
         raise bad(f"This PaymentIntent could not be confirmed because it has a status of {intent['status']}.",
             code="payment_intent_unexpected_state")
+    check_ready(account)
     hidden = account.hidden[intent["payment_method"]]
     card, _, rest = hidden["card"].partition(":")
     if card in ("decline", "late_decline"):
@@ -125,7 +130,9 @@ def fail(world: World, account: Account, intent: Obj, code: str, decline: str, c
 
 
 def succeed(world: World, account: Account, intent: Obj, charge: Obj) -> Obj:
-    amount, currency, fee = intent["amount"], intent["currency"], intent["application_fee_amount"]
+    """What was asked for as the platform's share is capped at what was paid, as Stripe's description of it says."""
+    amount, currency = intent["amount"], intent["currency"]
+    fee = min(intent["application_fee_amount"] or 0, amount)
     charge |= {"status": "succeeded", "paid": True, "captured": True, "amount_captured": amount}
     charge["receipt_url"] = f"https://pay.stripe.invalid/receipts/payment/{charge['id']}"
     fees = [world.fee_line("stripe_fee", world.fee_of(amount, currency), currency)]

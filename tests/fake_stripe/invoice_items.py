@@ -2,7 +2,7 @@
 
 from .catalog import make_price
 from .errors import bad
-from .invoices import make_item, price_amount, pricing_of, take_items
+from .invoices import make_item, price_amount, pricing_of, take_items, total_up
 from .routes import Call, page, route
 from .spec import Obj
 
@@ -50,10 +50,21 @@ def item_list(call: Call) -> Obj:
     return page(call, [{**i, "created": i["date"]} for i in rows] if "created" in call.params else rows, ("customer", "invoice"))
 
 
+def _item_of(line: Obj) -> str | None:
+    parent = line["parent"]
+    found: str | None = parent[parent["type"]].get("invoice_item")
+    return found
+
+
 @route("DELETE", "/v1/invoiceitems/{invoiceitem}")
 def item_delete(call: Call) -> Obj:
     item = call.account.get("invoiceitem", call.arg)
-    if item["invoice"]:
-        raise bad("You can delete an invoice item only while no invoice has it.")
+    invoice = call.account.get("invoice", item["invoice"]) if item["invoice"] else None
+    if invoice and invoice["status"] != "draft":
+        raise bad("You can delete an invoice item only while no invoice has it, or a draft.")
+    if invoice:
+        lines = invoice["lines"]["data"]
+        lines[:] = [line for line in lines if _item_of(line) != item["id"]]
+        total_up(call.account, invoice)
     del call.account.of("invoiceitem")[call.arg]
     return {"id": call.arg, "object": "invoiceitem", "deleted": True}

@@ -1,7 +1,8 @@
 """Invoices, their lines and payments, invoice items: draft, finalized, paid, failed, retried, void.
 
 Totals: subtotal = sum of lines; total = subtotal - discounts; the customer's credit (a negative balance) is used when the invoice
-is finalized; a total below zero becomes the customer's credit. Taxes are not played.
+is finalized; a total below zero becomes the customer's credit, and what is due and less than Stripe charges the customer's debt,
+which the next invoice asks for. Taxes are not played.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .routes import Call, collection, included, page, route
 from .spec import Obj, complete
 from .world import APPLICATION, DAY, Account, World, merge_metadata, rounded
 
+LEAST = {"gbp": 30, "czk": 1500, "dkk": 250, "hkd": 400, "huf": 17_500, "nok": 300, "pln": 200, "sek": 300}  # else 50
 # Called with (world, account, invoice, what): what is paid, failed, action, voided, uncollectible.
 ON_INVOICE: list[Callable[[World, Account, Obj, str], None]] = []
 
@@ -59,14 +61,14 @@ def make_line(world: World, amount: int, currency: str, period: Obj, parent: Obj
 
 
 def make_invoice(world: World, account: Account, customer: Obj, currency: str, lines: list[Obj], reason: str, **more: Any) -> Obj:
-    """A draft invoice. `more`: subscription, period, discounts, fee_percent, auto_advance, and properties as they are."""
+    """A draft invoice. `more`: subscription, period, discounts, fee_percent or fee, auto_advance, and properties as they are."""
     subscription: Obj | None = more.pop("subscription", None)
     period = more.pop("period", (world.now, world.now))
     parent: Obj | None = None
     if subscription:
         about = {"subscription": subscription["id"], "metadata": dict(subscription["metadata"])}
         parent = {"type": "subscription_details", "subscription_details": about}
-    hidden = {"fee_percent": more.pop("fee_percent", None), "intent": None}
+    hidden = {"fee_percent": more.pop("fee_percent", None), "fee": more.pop("fee", None), "intent": None}
     invoice = world.new(
         "invoice", "in_1", amount_due=0, amount_overpaid=0, amount_paid=0, amount_paid_off_stripe=0, amount_remaining=0,
         amount_shipping=0,
@@ -136,8 +138,13 @@ def finalize(world: World, account: Account, invoice: Obj) -> Obj:
         "next_invoice_sequence": 1}
     invoice["starting_balance"] = customer["balance"]
     total_up(account, invoice)
+    if invoice["amount_due"]:
+        charges.check_ready(account)
     if invoice["total"] < 0 or customer["balance"]:
         customer["balance"] = min(0, customer["balance"] + invoice["total"]) if customer["balance"] + invoice["total"] < 0 else 0
+    if 0 < invoice["amount_due"] < LEAST.get(invoice["currency"], 50):
+        customer["balance"] = invoice["amount_due"]
+        invoice["amount_due"] = invoice["amount_remaining"] = 0
     invoice["ending_balance"] = customer["balance"]
     invoice |= {"status": "open", "number": f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04}",
         "automatically_finalizes_at": None}
@@ -155,7 +162,7 @@ def finalize(world: World, account: Account, invoice: Obj) -> Obj:
 
 def _prepare(world: World, account: Account, invoice: Obj) -> None:
     hidden = account.hidden[invoice["id"]]
-    fee = None
+    fee = hidden["fee"]
     if hidden["fee_percent"]:
         percent = int(Decimal(str(hidden["fee_percent"])) * 100)
         fee = rounded(invoice["amount_due"] * percent, 10_000) or None
@@ -206,6 +213,8 @@ def collect(world: World, account: Account, invoice: Obj, method: str | None = N
 
 
 def failed(world: World, account: Account, invoice: Obj, what: str) -> None:
+    if subscription_of(invoice) is None and invoice["auto_advance"]:  # that of a subscription: see `subscriptions`
+        invoice["next_payment_attempt"] = retry_at(world, account, invoice)
     for told in ON_INVOICE:
         told(world, account, invoice, what)
     if what == "action":
@@ -228,15 +237,32 @@ def mark_paid(world: World, account: Account, invoice: Obj) -> None:
 
 
 def end(world: World, account: Account, invoice: Obj, status: str) -> Obj:
-    """An invoice that will not be collected: void or uncollectible."""
+    """An invoice that will not be collected: void, by which the customer has the credit again that it used, or uncollectible."""
     if invoice["status"] not in ("open", "draft", "uncollectible"):
         raise bad(f"You can only pass in open invoices. This invoice isn't open: {invoice['status']}")
+    if status == "void" and invoice["status"] != "draft":
+        customer = account.of("customer").get(invoice["customer"])
+        if customer is not None:
+            customer["balance"] += invoice["starting_balance"] - invoice["ending_balance"]
+        _let_go(world, account, invoice)
     invoice |= {"status": status, "next_payment_attempt": None, "auto_advance": False}
     invoice["status_transitions"]["voided_at" if status == "void" else "marked_uncollectible_at"] = world.now
     world.emit(account, "invoice.voided" if status == "void" else "invoice.marked_uncollectible", invoice)
     for told in ON_INVOICE:
         told(world, account, invoice, status)
     return invoice
+
+
+def _let_go(world: World, account: Account, invoice: Obj) -> None:
+    """Nothing pays a void invoice any more."""
+    for payment in account.of("invoice_payment").values():
+        if payment["invoice"] == invoice["id"] and payment["status"] == "open":
+            payment["status"] = "canceled"
+            payment["status_transitions"]["canceled_at"] = world.now
+    intent = account.of("payment_intent").get(account.hidden[invoice["id"]]["intent"] or "")
+    if intent is not None and intent["status"] not in ("succeeded", "canceled", "processing"):
+        intent |= {"status": "canceled", "canceled_at": world.now, "cancellation_reason": "void_invoice"}
+        world.emit(account, "payment_intent.canceled", intent)
 
 
 def _settled(world: World, account: Account, intent: Obj, ok: bool) -> None:
@@ -272,13 +298,15 @@ def invoice_create(call: Call) -> Obj:
     customer = account.get("customer", params.get("customer", ""), "customer")
     items = pending_items(account, customer["id"]) if params.get("pending_invoice_items_behavior") == "include" else []
     currency = params.get("currency") or (items[0]["currency"] if items else account.currency)
-    fee = params.get("application_fee_amount")
+    fee, method = params.get("application_fee_amount"), params.get("default_payment_method")
     if fee is not None:
-        raise bad("The fake plays application fees of invoices by the subscription's percent only", "application_fee_amount")
+        charges.check_fee(account, fee, fee)
+    if method is not None and account.get("payment_method", method, "default_payment_method")["customer"] != customer["id"]:
+        raise bad("The customer does not have a payment method with that ID.", "default_payment_method", "resource_missing")
     invoice = make_invoice(
         world, account, customer, currency, [], "manual", auto_advance=params.get("auto_advance", False),
-        metadata=params.get("metadata"),
-        description=params.get("description"), default_payment_method=params.get("default_payment_method"),
+        metadata=params.get("metadata"), fee=fee,
+        description=params.get("description"), default_payment_method=method,
         discounts=redeem(world, account, params.get("discounts") or [], {"customer": customer["id"]}),
     )  # fmt: skip
     take_items(world, account, invoice, items)
@@ -316,7 +344,24 @@ def invoice_update(call: Call) -> Obj:
 
 @route("POST", "/v1/invoices/{invoice}/finalize")
 def invoice_finalize(call: Call) -> Obj:
-    return finalize(call.world, call.account, call.account.get("invoice", call.arg))
+    invoice = call.account.get("invoice", call.arg)
+    if invoice["status"] == "draft":
+        invoice["auto_advance"] = call.params.get("auto_advance", invoice["auto_advance"])
+    return finalize(call.world, call.account, invoice)
+
+
+@route("DELETE", "/v1/invoices/{invoice}")
+def invoice_delete(call: Call) -> Obj:
+    """What it was to ask for waits for the customer's next invoice: Stripe does not say, and so it is the worst that may be."""
+    invoice = call.account.get("invoice", call.arg)
+    if invoice["status"] != "draft" or subscription_of(invoice):
+        raise bad("You can only delete draft invoices that are of no subscription.")
+    for item in call.account.of("invoiceitem").values():
+        if item["invoice"] == invoice["id"]:
+            item["invoice"] = None
+    del call.account.of("invoice")[call.arg]
+    call.world.emit(call.account, "invoice.deleted", invoice)
+    return {"id": call.arg, "object": "invoice", "deleted": True}
 
 
 @route("POST", "/v1/invoices/{invoice}/pay")
@@ -336,7 +381,10 @@ def invoice_pay(call: Call) -> Obj:
 
 @route("POST", "/v1/invoices/{invoice}/void")
 def invoice_void(call: Call) -> Obj:
-    return end(call.world, call.account, call.account.get("invoice", call.arg), "void")
+    invoice = call.account.get("invoice", call.arg)
+    if invoice["status"] == "draft":
+        raise bad("You can only pass in open invoices. This invoice isn't open: draft")
+    return end(call.world, call.account, invoice, "void")
 
 
 @route("POST", "/v1/invoices/{invoice}/mark_uncollectible")

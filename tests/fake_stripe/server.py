@@ -44,8 +44,9 @@ EMBEDDED_LINES = 10
 
 def _cut(answer: Any) -> None:
     """Of an invoice's lines the first ten come with it."""
-    if isinstance(answer, dict) and answer.get("object") == "invoice" and len(answer["lines"]["data"]) > EMBEDDED_LINES:
-        answer["lines"] |= {"data": answer["lines"]["data"][:EMBEDDED_LINES], "has_more": True}
+    lines = answer.get("lines") if isinstance(answer, dict) and answer.get("object") == "invoice" else None
+    if lines and len(lines["data"]) > EMBEDDED_LINES:
+        answer["lines"] |= {"data": lines["data"][:EMBEDDED_LINES], "has_more": True}
 
 
 class Fake:

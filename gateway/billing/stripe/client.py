@@ -28,6 +28,7 @@ from gateway.billing.ports import (
 )
 from gateway.billing.stripe import invoices, shapes, wishes
 from gateway.billing.stripe import prices as stripe_prices
+from gateway.billing.stripe.bills import StripeBills
 from gateway.billing.stripe.faults import named_faults, without_keys
 from gateway.billing.stripe.promotions import StripePromotions
 from gateway.billing.stripe.saving import StripeSaving
@@ -67,6 +68,7 @@ class Stripe:
         )
         self.saving = StripeSaving(self._api, self._ask)
         self.promotions = StripePromotions(self._api, self._ask)
+        self.bills = StripeBills(self._api, self._ask, self._walk, self.invoice)
 
     @property
     def is_live(self) -> bool:

@@ -127,6 +127,7 @@ class Invoice(Object, frozen=True):
     hosted_invoice_url: str | None = None
     parent: InvoiceParent | None = None
     payments: InvoicePayments | None = None
+    metadata: dict[str, str] | None = None
     discounts: tuple[str | Discount, ...] = ()
     total_discount_amounts: list[DiscountAmount] | None = None
 
@@ -157,6 +158,7 @@ class Subscription(Object, frozen=True):
     cancel_at: int | None = None
     trial_end: int | None = None
     application_fee_percent: Decimal | None = None
+    default_payment_method: Reference = None
 
 
 # ---- our words ---------------------------------------------------------------------------------
@@ -195,7 +197,7 @@ def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> In
         customer_id=id_of(found.customer),
         finalized_at_ms=None if finalized_at is None else finalized_at * _MS,
         hosted_url=found.hosted_invoice_url,
-        metadata=read(about.metadata) if about else None,
+        metadata=read(about.metadata if about else found.metadata),
         discounts=_discounts(found),
     )
 
@@ -239,6 +241,7 @@ def subscription(raw: dict[str, Any]) -> SubscriptionFacts:
         trial_end_ms=None if found.trial_end is None else found.trial_end * _MS,
         metadata=read(found.metadata),
         fee_bp=int(100 * (found.application_fee_percent or 0)),
+        method_id=id_of(found.default_payment_method),
     )
 
 

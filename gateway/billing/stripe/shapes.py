@@ -22,6 +22,7 @@ _APP: Final = "mozaiks_app"
 _OWNER: Final = "mozaiks_owner"
 _PLAN: Final = "mozaiks_plan"
 _PURCHASE: Final = "mozaiks_purchase"
+_BILL: Final = "mozaiks_bill"
 _REFUND: Final = "mozaiks_refund"
 _MS: Final = 1000
 
@@ -189,6 +190,7 @@ def written(metadata: Metadata) -> dict[str, str]:
         _OWNER: metadata.owner,
         _PLAN: metadata.plan_id,
         _PURCHASE: metadata.purchase_id,
+        _BILL: metadata.bill_id,
     }
     return {name: value for name, value in fields.items() if value}
 
@@ -202,6 +204,7 @@ def read(metadata: dict[str, str] | None) -> Metadata | None:
         owner=metadata[_OWNER],
         plan_id=metadata.get(_PLAN, ""),
         purchase_id=metadata.get(_PURCHASE, ""),
+        bill_id=metadata.get(_BILL, ""),
     )
 
 
@@ -242,13 +245,16 @@ def payment(raw: dict[str, Any], invoice_id: str | None = None) -> PaymentFacts:
     charge = found.latest_charge if isinstance(found.latest_charge, Charge) else None
     moved = charge.balance_transaction if charge else None
     error = found.last_payment_error
+    fee_minor = found.application_fee_amount or 0
+    if found.status == "succeeded":
+        fee_minor = min(fee_minor, found.amount_received)  # what is taken of what was asked for
     return PaymentFacts(
         payment_id=found.id,
         status=found.status,
         amount_minor=found.amount_received,
         currency=found.currency.upper(),
         created_at_ms=found.created * _MS,
-        fee_minor=found.application_fee_amount or 0,
+        fee_minor=fee_minor,
         fee_id=id_of(charge.application_fee) if charge else None,
         stripe_fee_minor=_kept(moved, "stripe_fee") if isinstance(moved, BalanceTransaction) and _same(moved, found) else None,
         refunded_minor=charge.amount_refunded if charge else 0,

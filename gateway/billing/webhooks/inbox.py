@@ -298,7 +298,7 @@ def _types(prefix: str, words: str, effect: Effect) -> dict[str, Effect]:
 _EFFECTS: Final[Mapping[str, Effect]] = {
     **_types("checkout.session", "completed async_payment_succeeded async_payment_failed expired", _checkout),
     **_types("payment_intent", "succeeded payment_failed", _payment),
-    **_types("invoice", "paid payment_failed payment_action_required", _invoice),
+    **_types("invoice", "paid payment_failed payment_action_required voided marked_uncollectible", _invoice),
     **_types("customer.subscription", "created updated deleted paused resumed trial_will_end", _subscription),
     **_types("refund", "created updated failed", _refund),
     **_types("charge.dispute", "created updated closed funds_withdrawn funds_reinstated", _dispute),
