@@ -32,16 +32,15 @@ async def grant(context: ApiContext, call: Call) -> GrantAnswer:
     """POST grants: once per Idempotency-Key, role and book; the same key with another body is a conflict."""
     body: GrantBody = call.body
     wallet, asset = await _granted_wallet(context, call.actor, body.wallet)
-    if body.source == LotSource.PAID and call.actor.role != Role.OPERATOR:
+    source = LotSource(body.source)
+    if source == LotSource.PAID and call.actor.role != Role.OPERATOR:
         raise Forbidden("Only an operator records what was paid.", param="source")
-    if body.source == LotSource.OVERAGE:
-        raise InvalidRequest("`source` must be paid, promo, trial or rollover: a plan lends, nobody else", param="source")
     assert call.idempotency_key is not None
     request = GrantRequest(
         wallet=wallet,
         amount_micro=body.amount_micro,
         asset=asset,
-        source=body.source,
+        source=source,
         op_id=f"grant:{call.actor.role}:{call.idempotency_key}",
         actor=call.actor.name,
         reason=body.reason,

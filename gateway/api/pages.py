@@ -9,6 +9,7 @@ the logo's server, where there is a button its form, and nothing else.
 import base64
 import hashlib
 import logging
+from decimal import Decimal
 from html import escape
 from typing import Annotated, Final
 
@@ -23,13 +24,14 @@ from gateway.balance.model import BalanceUnavailable
 from gateway.balance.places import Full
 from gateway.billing import minor_units
 from gateway.billing.links import Link
-from gateway.billing.model import Branding, Plan
+from gateway.billing.model import Branding, Overage, Plan
 from gateway.billing.pages import PAY, RETURNED, logo_origin
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.core.clock import rfc3339
 from gateway.core.errors import GatewayError, NotFound, RateLimited
 from gateway.core.ids import new_id
 from gateway.core.limits import END_USER_SALES_RPM
+from gateway.core.money import TOK, decimal_from_micro
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.identity.model import Actor, Role
 from gateway.providers.model import Capacity
@@ -156,7 +158,7 @@ class _Pages:
             looks = await self._context.sales.pages.of(app)
             if request.method != "POST":
                 # Mail filters and messengers fetch every link that they carry: who only looks opens nothing at Stripe.
-                return _page(looks, *_offered(await links.plan(link, app)), 200, has_button=True)
+                return _page(looks, *_offered(await links.plan(link, app), app.asset), 200, has_button=True)
             await self._count(link)
             return Response(status_code=303, headers={**_headers(), "location": await links.followed(link, app)})
         except RateLimited as often:
@@ -198,13 +200,23 @@ class _Pages:
         return _page(looks, *texts, 200)
 
 
-def _offered(plan: Plan) -> tuple[str, str]:
-    """A plan's name and what it costs."""
+def _offered(plan: Plan, asset: str) -> tuple[str, str]:
+    """A plan's name and what it costs; `asset` is what it fills wallets with."""
     price = minor_units.shown(plan.price_minor, plan.currency)
     if plan.interval is None:
         return plan.name, price
     price += f" every {plan.interval}" if plan.interval_count == 1 else f" every {plan.interval_count} {plan.interval}s"
-    return plan.name, f"{price}, the first {plan.trial_days} days free" if plan.trial_days else price
+    price += f", the first {plan.trial_days} days free" if plan.trial_days else ""
+    return plan.name, price if plan.overage is None else f"{price}. {_beyond(plan.overage, plan.currency, asset)}"
+
+
+def _beyond(overage: Overage, currency: str, asset: str) -> str:
+    """What use beyond the allowance costs who agrees to it: buying the plan is not agreeing."""
+    unit = "tokens" if asset == TOK else asset
+    price, per, most = (
+        f"{Decimal(decimal_from_micro(each)):,f}" for each in (overage.price_micro, overage.per_micro, overage.max_micro)
+    )
+    return f"Beyond what is included: {price} {currency} for each {per} {unit}, at most {most} {unit} unpaid, if you agree to it."
 
 
 def _why(error: GatewayError) -> tuple[str, str]:

@@ -6,13 +6,13 @@ contract with outside programs: they are added to, never renamed.
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.limits import PAGE_ROWS_MAX
-from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level, LotSource
+from gateway.core.words import CostPolicy, DisconnectPolicy, Enforcement, HoldPolicy, Level
 from gateway.identity.model import END_USER_SOURCES, AnswerCache, AppChanges, LimitChanges, Limits, Trial
 
 T = TypeVar("T")
@@ -212,7 +212,7 @@ class GrantBody(Body, frozen=True):
 
     wallet: WalletName
     amount_micro: Micro
-    source: LotSource = LotSource.PROMO
+    source: Literal["paid", "promo", "trial", "rollover"] = "promo"  # a plan lends, nobody else
     priority: int = 0
     effective_at: Time | None = None
     expires_at: Time | None = None

@@ -11,6 +11,7 @@ from gateway.api import (
     billing,
     keys,
     money,
+    overage,
     pages,
     price_lists,
     prices,
@@ -364,6 +365,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         sells=True,
     ),
     *top_ups.ROWS,
+    *overage.ROWS,
     *pages.ROWS,
     *promo_codes.ROWS,
     Endpoint(

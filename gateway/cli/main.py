@@ -11,6 +11,7 @@ from gateway.cli import (
     doctor,
     manage,
     money,
+    overage,
     prices,
     promo_codes,
     provider_keys,
@@ -55,7 +56,7 @@ for command in (
     webhooks.webhooks,
 ):
     gateway.add_command(command)
-for of_sales in (*revenue.COMMANDS, *top_ups.COMMANDS, promo_codes.codes):
+for of_sales in (*revenue.COMMANDS, *top_ups.COMMANDS, promo_codes.codes, overage.overage):
     sales.sales.add_command(of_sales)
 
 

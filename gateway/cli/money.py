@@ -58,7 +58,7 @@ def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id
     show(answer, as_json=False)
     click.echo("\nlots" if lots else "\nno lots")
     if lots:
-        rows(lots)
+        rows([{**lot, "source": "overage, to be billed"} if lot["source"] == "overage" else lot for lot in lots])
 
 
 @click.command()

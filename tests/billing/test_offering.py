@@ -109,9 +109,9 @@ PERIODS = {"kind": "subscription", "interval": "month"}
         ({**PERIODS, "overage": {"max_micro": 5_000_000, "price_micro": 1, "per_micro": -1}}, "overage.per_micro"),
         ({**PERIODS, "overage": {"max_micro": 5_000_000, "price_micro": 1}}, "overage.per_micro"),
         ({**PERIODS, "overage": {"max_micro": 5_000_000, "per_micro": 1}}, "overage.price_micro"),
-        ({**PERIODS, "overage": {"max_micro": 9_999}}, "overage.max_micro"),  # not a cent
+        ({**PERIODS, "overage": {"max_micro": 499_999}}, "overage.max_micro"),  # less than Stripe charges
         ({**PERIODS, "overage": {"max_micro": 999_999_990_001}}, "overage.max_micro"),
-        ({**PERIODS, "overage": {"max_micro": 4_999, "price_micro": 2, "per_micro": 1}}, "overage.max_micro"),
+        ({**PERIODS, "overage": {"max_micro": 249_999, "price_micro": 2, "per_micro": 1}}, "overage.max_micro"),
         ({"kind": "gift"}, "kind"),
         ({"name": " "}, "name"),
     ],
@@ -131,9 +131,9 @@ def test_overage_costs_its_ratio_rounded_up_once(used_micro: int, price_micro: i
 
 async def test_a_plan_says_what_may_be_used_beyond_its_allowance_and_what_that_costs(market: Market) -> None:
     await market.ok("POST", "/apps", {"enterprise_id": "tok", "user_id": "alice", "name": "Tok", "asset": "TOK", **OWN_KEYS}, 201)
-    same = {"max_micro": 10_000, "price_micro": 1_000_000, "per_micro": 1_000_000}  # a cent, which can be charged
+    same = {"max_micro": 500_000, "price_micro": 1_000_000, "per_micro": 1_000_000}  # as much as Stripe charges at least
     dearer = {"max_micro": 333_333_330_000, "price_micro": 3_000_000, "per_micro": 1_000_000}
-    for given_, shown in (({"max_micro": 10_000}, same), (dearer, dearer)):
+    for given_, shown in (({"max_micro": 500_000}, same), (dearer, dearer)):
         made = await market.ok("POST", "/plans", {**MONTHLY, "overage": given_}, 201, role=Role.CREATOR)
         assert made["overage"] == shown
         assert (await market.ok("GET", "/plans", enterprise_id="shop"))["data"][0] == made
@@ -141,7 +141,7 @@ async def test_a_plan_says_what_may_be_used_beyond_its_allowance_and_what_that_c
     assert (await market.ok("POST", "/plans", MONTHLY, 201))["overage"] is None
     tokens = {**MONTHLY, "enterprise_id": "tok", "currency": "KWD", "overage": {"max_micro": 10**15}}
     assert await market.refused("POST", "/plans", tokens) == (400, "invalid_request", "overage.price_micro")
-    for per_micro, status in ((10**15, 400), (10**14, 201)):  # a fils is no step of Stripe's; ten are
+    for per_micro, status in ((2 * 10**13 + 10**9, 400), (2 * 10**13, 201)):  # 40 fils, as others are no step of Stripe's; 50
         tokens["overage"] = {"max_micro": 10**15, "price_micro": 1_000, "per_micro": per_micro}
         made = await market.call("POST", "/plans", tokens)
         assert made.status_code == status, made.text

@@ -147,6 +147,25 @@ async def test_who_may_sign_links_and_for_what(market: Market, browser: httpx.As
     ] == 409
 
 
+async def test_a_link_tells_what_use_beyond_the_allowance_costs_who_agrees_to_it(
+    market: Market, browser: httpx.AsyncClient
+) -> None:
+    beyond = {"max_micro": 20_000_000, "price_micro": 1_100_000, "per_micro": 1_000_000}
+    offered = (await browser.get(await link(market, await market.plan(MONTHLY, overage=beyond, trial_days=7)))).text
+    assert (
+        "<p>30.00 USD every month, the first 7 days free. Beyond what is included: 1.1 USD for each 1 USD, "
+        "at most 20 USD unpaid, if you agree to it.</p>"
+    ) in offered
+    assert "Beyond" not in (await browser.get(await link(market, await market.plan(MONTHLY)))).text
+    new = {"enterprise_id": "tok", "user_id": "alice", "name": "Tok", "asset": "TOK", "cost_policy": "own_keys"}
+    await market.ok("POST", "/apps", new, 201)
+    tokens = {"max_micro": 20_000_000_000_000, "price_micro": 500_000, "per_micro": 1_000_000_000_000}
+    plan_id = await market.plan(MONTHLY, enterprise_id="tok", overage=tokens)
+    made = await market.ok("POST", "/apps/tok/payment-links", {**WISH, "plan_id": plan_id}, 201, role=Role.CREATOR)
+    says = "Beyond what is included: 0.5 USD for each 1,000,000 tokens, at most 20,000,000 tokens unpaid, if you agree to it."
+    assert says in (await browser.get(made["url"])).text
+
+
 # ---- pages -------------------------------------------------------------------------------------
 
 

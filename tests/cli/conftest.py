@@ -17,14 +17,14 @@ class Cli:
     """`gateway ...` with the settings of the test."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        self._env = env
+        self.env = env
         self._runner = CliRunner(env=env)
         self.redis_url = env["MOZAIKS_REDIS_URL"]
         self.warnings = ""
 
     def but(self, **env: str) -> "Cli":
         """With other settings."""
-        return Cli({**self._env, **env})
+        return Cli({**self.env, **env})
 
     def run(self, *args: str) -> Result:
         return self._runner.invoke(gateway, args)

@@ -1,6 +1,18 @@
 """`gateway sales` and `gateway plans` where nothing of it needs Stripe's answer."""
 
+import asyncio
+
 import pytest
+
+from gateway.billing.model import Subscription
+from gateway.billing.overage.model import BillState, Line, LineState, OverageBill
+from gateway.billing.overage.store import OverageStore
+from gateway.billing.webhooks.store import InboxStore
+from gateway.compose import opened
+from gateway.core.words import LotSource
+from gateway.ledger.lending import PRIORITY
+from gateway.ledger.model import GrantRequest, WalletKey
+from gateway.settings import Part, load
 
 from .conftest import Cli
 
@@ -59,13 +71,50 @@ def test_overage_of_a_plan_is_said_and_shown_in_decimals(seller: Cli, app: str) 
     assert made["overage"] == {"max_micro": 50_000_000, "price_micro": 1_100_000, "per_micro": 1_000_000}
     assert seller.json(*monthly)["overage"] is None
     assert '{"max":"50","price":"1.1","per":"1"}' in seller.text("plans", "list", "--app", app)
-    assert "--overage-max must cost 0.01 USD to 999999.99 USD, not 0.001" in seller.refused(*monthly, "--overage-max", "0.001")
+    assert "--overage-max must cost 0.50 USD to 999999.99 USD, not 0.49" in seller.refused(*monthly, "--overage-max", "0.49")
     assert "--overage-price must be 0.000001 to" in seller.refused(
         *monthly, "--overage-max", "5", "--overage-price", "0", "--overage-per", "1"
     )
     assert "--overage-per" in seller.refused(*monthly, "--overage-max", "5", "--overage-price", "1")
     assert "`max_micro`" in seller.refused(*monthly, "--overage-price", "1")
     assert "has no `overage`" in seller.refused(*wish, "--overage-max", "5")
+
+
+async def lend_and_bill(cli: Cli, wallet: WalletKey, plan_id: str) -> None:
+    """As a worker does, of a subscription that Stripe told of: 0.7 is lent, and 2 that were used before are billed."""
+    async with opened(load(cli.env, make_data=False, needs=Part.STORES), Part.STORES) as services:
+        lent = GrantRequest(
+            wallet, 700_000, "USD", LotSource.OVERAGE, f"line {wallet.name}", "overage", priority=PRIORITY, expires_at_ms=2**41
+        )
+        await services.wallets.grant(lent, "line")
+        row = Subscription("sub_1", wallet, plan_id, "acct_1", "sub_at_1", "active", 1, 2, False, 1, 1)
+        assert await InboxStore(services.databases).put_subscription(None, row)
+        rows, used = OverageStore(services.databases), 2_000_000
+        line = Line("ovr_1", wallet, 1, "sub_at_1", "acct_1", plan_id, LineState.ENDED, used, 2, 3, 1, "lot_1", used)
+        bill = OverageBill("bill_1", wallet, "sub_at_1", "acct_1", BillState.OPEN, "USD", used, 220, 22, 5, 0, "no card", 5)
+        await rows.add_line(line)
+        await rows.add_bill(bill, [line])
+
+
+def test_overage_is_agreed_to_ended_and_listed_with_its_bills(seller: Cli, app: str) -> None:
+    made = seller.json("sales", "overage", "agree", "acme", "--limit", "50")
+    assert (made["wallet"]["user_id"], made["limit_micro"], made["status"]) == ("acme", 50_000_000, "idle")
+    assert seller.json("sales", "overage", "list")["data"] == [made]
+    assert seller.json("sales", "overage", "end", "--user-id", "acme")["status"] == "off"
+    refused = seller.refused("sales", "overage", "agree", "acme", "--limit", "0")
+    assert "--limit must be 0.000001 to 9007199254.740991" in refused
+    assert "agreed to no overage" in seller.refused("sales", "overage", "end", "--app", app, "--end-user", "u1")
+    wish = ("plans", "create", "--app", app, "--name", "n", "--price", "20", "--currency", "USD", "--grant", "25")
+    plan_id = seller.json(*wish, "--kind", "subscription", "--interval", "month", "--overage-max", "50")["id"]
+    asyncio.run(lend_and_bill(seller, WalletKey("u1", app), plan_id))
+    (bill,) = seller.json("sales", "overage", "bills", "--app", app, "--end-user", "u1")["data"]
+    assert (bill["subscription_id"], bill["amount_micro"], bill["fee_micro"]) == ("sub_1", 2_200_000, 220_000)
+    head, row = seller.text("sales", "overage", "bills", "--app", app).splitlines()
+    assert " ".join(head.split()) == "id wallet subscription_id state currency used amount reason created_at fee"
+    assert row.split()[0::2][:2] + row.split()[3:7] == ["bill_1", "sub_1", "open", "USD", "2", "2.2"]
+    shown = seller.text("wallets", "show", "--app", app, "--end-user", "u1").splitlines()
+    assert "available  0.7" in shown
+    assert "  overage, to be billed  1000000   0.7 " in shown[-1]
 
 
 def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str) -> None:

@@ -43,6 +43,13 @@ class Standing(msgspec.Struct, frozen=True):
     status: str
 
 
+class Billed(msgspec.Struct, frozen=True):
+    """A bill, and our id of its subscription."""
+
+    bill: OverageBill
+    subscription_id: str
+
+
 class Agreeing:
     """Agreements. Raises as each method says."""
 
@@ -93,13 +100,16 @@ class Agreeing:
 
     async def bills(
         self, actor: Actor, enterprise_id: str | None, buyer: Named, after: str | None, count: int
-    ) -> Page[OverageBill]:
+    ) -> Page[Billed]:
         """Newest first; whose, as `listed`."""
         seller = await seller_of(self._registry, actor, enterprise_id)
         owner = await owner_seen(self._registry, actor, seller, buyer)
         count = rules.page(after, count)
-        found = await self._rows.bills(seller.enterprise_id if seller else None, owner, after, count + 1)
-        return Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
+        of = seller.enterprise_id if seller else None
+        found = await self._rows.bills(of, owner, after, count + 1)
+        ours = await self._rows.our_ids(of, {bill.subscription_id for bill in found[:count]})
+        rows = tuple(Billed(bill, ours[bill.subscription_id]) for bill in found[:count])
+        return Page(rows, found[count - 1].id if len(found) > count else None)
 
     async def of(self, wallet: WalletKey) -> Standing:
         """One wallet's. NotFound."""

@@ -153,6 +153,13 @@ class OverageStore(Rows):
         rule = sa.and_(sa.true() if owner is None else of.owner == owner, sa.true() if after is None else of.id < after)
         return await self._bills(enterprise_id, rule, count)
 
+    async def our_ids(self, enterprise_id: str | None, subscription_ids: Collection[str]) -> dict[str, str]:
+        """Our ids of subscriptions, by Stripe's."""
+        of = sales_of(enterprise_id)["subscriptions"].c
+        query = sa.select(of.subscription_id, of.id).where(of.subscription_id.in_(subscription_ids))
+        async with self._reading(enterprise_id) as conn:
+            return {row.subscription_id: row.id for row in await conn.execute(query)}
+
     async def open_bills(self, wallet: WalletKey, due_ms: int) -> list[OverageBill]:
         """Those of a wallet that are to be looked at by then."""
         of = sales_of(wallet.enterprise_id)["overage_bills"].c
@@ -218,7 +225,8 @@ class OverageStore(Rows):
 def _columns(value: Line | OverageBill) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(value)
     named = {name.removesuffix("_ms") if name.removesuffix("_ms") in _TIMES else name: each for name, each in fields.items()}
-    return {**named, "owner": named.pop("wallet")["owner"]} if "wallet" in named else named
+    wallet = named.pop("wallet")
+    return {**named, "owner": wallet["owner"]}
 
 
 def _value(kind: type[Any], enterprise_id: str | None, row: Mapping[Any, Any]) -> Any:
