@@ -3,6 +3,7 @@
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import msgspec
 import pytest
 
 from gateway.billing.model import Subscription
@@ -33,7 +34,9 @@ async def subscribed(api: Api, wallet: WalletKey = U1, **plan: Any) -> str:
     plan_id = str((await api.ok("POST", "/plans", body, 201))["id"])
     owner = wallet.owner
     row = Subscription(f"sub_{owner}", wallet, plan_id, "acct_1", f"sub_at_{owner}", "active", 1, 2, False, 1, 1)
-    assert await InboxStore(api.databases).put_subscription(None, row)
+    rows = InboxStore(api.databases)
+    assert await rows.put_subscription(None, row)
+    assert await rows.subscribers.claim(wallet, row.subscription_id) == row.subscription_id
     return plan_id
 
 
@@ -56,6 +59,15 @@ async def billed(api: Api, bill_id: str, wallet: WalletKey = U1, used_micro: int
     await rows.add_line(ended)
     await rows.add_bill(bill, [ended])
     return bill
+
+
+def overage(amount_micro: int, op_id: str) -> GrantRequest:
+    return GrantRequest(U1, amount_micro, "USD", LotSource.OVERAGE, op_id, "overage", priority=PRIORITY, expires_at_ms=2**41)
+
+
+async def clean(api: Api) -> None:
+    report = await audit(api.databases, ["shop"], api.balance)
+    assert report.ok, [check.violations for check in report.checks if not check.ok]
 
 
 async def refused(api: Api, method: str, path: str, body: Any = None, **more: Any) -> tuple[int, str, str | None]:
@@ -84,24 +96,30 @@ async def test_a_buyer_agrees_sees_how_it_stands_and_ends_it(api: Api) -> None:
     }  # fmt: skip
     await check_described(api, "put", "/api/v1/overage", made)
     plan_id = await subscribed(api)
+    for limit_micro, most_micro in ((80_000_000, 50_000_000), (10_000_000, 10_000_000)):
+        more = await api.ok("PUT", "/overage", {"limit_micro": limit_micro}, role=Role.END_USER)
+        assert (more["limit_micro"], more["most_micro"], more["status"]) == (limit_micro, most_micro, "idle")
     rows = OverageStore(api.databases)
     await rows.add_line(line(1, LineState.DONE, used_micro=900))
     await rows.add_line(line(2, LineState.ENDED, used_micro=3_000_000))
     await billed(api, "bill_1", used_micro=2_000_000)
-    await rows.add_line(line(4, LineState.OPEN))
+    lent = line(4, LineState.OPEN)
+    lot_id = (await api.wallets.grant(overage(7_000_000, lent.op_id), lent.op_id)).lot.id
+    await rows.add_line(msgspec.structs.replace(lent, lot_id=lot_id))
     (stands,) = (await api.ok("GET", "/overage", role=Role.END_USER))["data"]
     assert (stands["most_micro"], stands["lent_micro"]) == (10_000_000, 7_000_000)
     assert (stands["unbilled_micro"], stands["unpaid_micro"], stands["status"]) == (3_000_000, 2_000_000, "on")
     assert (stands["plan_id"], stands["currency"], stands["overage"]) == (plan_id, "USD", TERMS)
-    more = await api.ok("PUT", "/overage", {"limit_micro": 80_000_000}, role=Role.END_USER)
-    assert (more["limit_micro"], more["most_micro"]) == (80_000_000, 50_000_000)
     off = await api.ok("DELETE", "/overage", role=Role.END_USER)
     assert (off["status"], off["reason"], off["most_micro"], off["unpaid_micro"]) == ("off", "", 0, 2_000_000)
+    assert (off["lent_micro"], off["unbilled_micro"]) == (0, 3_000_000)  # nothing of the last one was used
+    assert (await api.wallets.view(U1)).available_micro == 0
     assert (await api.ok("GET", "/overage", role=Role.END_USER))["data"] == [off]
     await check_described(api, "delete", "/api/v1/overage", off)
     acts, _ = await Trail(api.databases).page("shop", 50, None)
     told = [(each.line.act, each.line.role, each.line.subject) for each in acts if each.line.act.startswith("overage.")]
-    assert told == [("overage.end", "end_user", "u1"), *[("overage.agree", "end_user", "u1")] * 2]
+    assert told == [("overage.end", "end_user", "u1"), *[("overage.agree", "end_user", "u1")] * 3]
+    await clean(api)
 
 
 async def test_who_agrees_for_whom(api: Api) -> None:
@@ -268,9 +286,7 @@ async def test_bills_are_listed_newest_first_with_the_share_for_who_has_it(api: 
 
 
 async def test_a_wallet_shows_what_is_lent_and_nobody_grants_it_by_hand(api: Api) -> None:
-    await api.wallets.grant(
-        GrantRequest(U1, 700, "USD", LotSource.OVERAGE, "line", "overage", priority=PRIORITY, expires_at_ms=2**41), "line"
-    )
+    await api.wallets.grant(overage(700, "line"), "line")
     await api.grant({"enterprise_id": "shop", "platform_user_id": "u1"}, 5, "k")
     shown = await api.ok("GET", "/apps/shop/wallets/u1", role=Role.END_USER)
     assert [(lot["source"], lot["left_micro"]) for lot in shown["lots"]] == [("promo", 5), ("overage", 700)]
@@ -282,5 +298,4 @@ async def test_a_wallet_shows_what_is_lent_and_nobody_grants_it_by_hand(api: Api
     described = (await api.http.get("/api/openapi.json")).json()
     source = described["components"]["schemas"]["GrantBody"]["properties"]["source"]
     assert sorted(source["enum"]) == sorted(each for each in LotSource if each != LotSource.OVERAGE)
-    report = await audit(api.databases, ["shop"], api.balance)
-    assert report.ok, [check.violations for check in report.checks if not check.ok]
+    await clean(api)

@@ -337,6 +337,10 @@ def invoice_update(call: Call) -> Obj:
     for name in ("auto_advance", "description", "default_payment_method"):
         if name in call.params:
             invoice[name] = call.params[name]
+    if "application_fee_amount" in call.params:
+        if invoice["status"] != "draft":
+            raise bad("The application fee of an invoice can only be changed while it is a draft.", "application_fee_amount")
+        call.account.hidden[invoice["id"]]["fee"] = call.params["application_fee_amount"] or None
     merge_metadata(invoice, call.params.get("metadata"))
     call.world.emit(call.account, "invoice.updated", invoice)
     return invoice

@@ -196,6 +196,8 @@ class OverageBills:
         bill = await self._overages.bill(wallet.enterprise_id, facts.metadata.bill_id)
         if bill is None or (bill.wallet, bill.account_id) != (wallet, account_id):
             raise Rejected(f"there is no bill {facts.metadata.bill_id} of that buyer on that account")
+        if facts.status in ("draft", "open"):
+            return False
         if bill.invoice_id is None:
             raise PaymentsDown("its bill does not know of it yet")
         return await self._follow(bill, facts)

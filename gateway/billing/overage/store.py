@@ -224,9 +224,8 @@ class OverageStore(Rows):
 
 def _columns(value: Line | OverageBill) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(value)
-    named = {name.removesuffix("_ms") if name.removesuffix("_ms") in _TIMES else name: each for name, each in fields.items()}
-    wallet = named.pop("wallet")
-    return {**named, "owner": wallet["owner"]}
+    fields["owner"] = fields.pop("wallet")["owner"]
+    return {name.removesuffix("_ms") if name.removesuffix("_ms") in _TIMES else name: each for name, each in fields.items()}
 
 
 def _value(kind: type[Any], enterprise_id: str | None, row: Mapping[Any, Any]) -> Any:

@@ -1,0 +1,422 @@
+"""Overage in this process, on the fake of Stripe: what is lent, billed, paid, given up, and the same after a death at any step."""
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.billing.webhooks.inbox import _EFFECTS
+from gateway.core.ids import shard_of
+from gateway.identity.model import Role
+from gateway.ledger.audit import audit
+from gateway.ledger.lending import Lent
+from gateway.ledger.model import WalletKey
+from tests.api.test_money import posting
+from tests.billing.inside import Died, House, Mortal
+from tests.billing.inside import house as house
+from tests.billing.market import KEYS, MONTHLY
+
+DAY = 86_400
+MONTH = 31 * DAY + 7200
+ALLOWANCE, MOST = 30_000_000, 20_000_000
+OVERAGE = {"max_micro": MOST, "price_micro": 2_000_000, "per_micro": 1_000_000}  # twice as dear as what was paid before
+PLAN = {**MONTHLY, "grant_micro": ALLOWANCE, "overage": OVERAGE}
+KINDS = tuple(_EFFECTS)
+BROKE, VISA = "pm_card_chargeCustomerFail", "pm_card_visa"
+
+
+class Subscriber:
+    """Somebody who subscribes at the market."""
+
+    def __init__(self, house: House, plan: str) -> None:
+        self.house, self.plan, self.owner = house, plan, f"u{next(KEYS)}"
+        self.wallet = WalletKey(self.owner, "shop")
+        self.subscription = ""
+
+    async def subscribe(self, card: str = VISA) -> "Subscriber":
+        session = await self.house.market.checkout(self.plan, role=Role.OPERATOR, platform_user_id=self.owner)
+        done = self.house.control.pay(self.house.market.account, session["id"], card)["session"]
+        self.subscription = str(done["subscription"])
+        await told(self.house)
+        return self
+
+    async def agree(self, limit: int = MOST, actor: str = Role.APP_SERVER) -> Any:
+        from gateway.billing.acts import Named
+        from gateway.identity.model import Actor
+        return await self.house.api.billing.overage.agree(Actor(role=Role.APP_SERVER, name="x", user_id="alice", enterprise_id="shop"), "shop", Named(self.owner), limit)
+
+    async def use(self, amount: int, *, left: int | None = None) -> None:
+        """A request that was served: it is in the hot wallet and in the books."""
+        api, number = self.house.api, next(KEYS)
+        row = posting(number, self.house.clock() // 1_000_000, end_user=self.owner)
+        row = msgspec.structs.replace(row, row=msgspec.structs.replace(row.row, amount_micro=amount))
+        await api.balance.credit(f"used {number}", shard_of("alice"), self.wallet.name, -amount)
+        await api.ledger.post_app_usage("shop", [row])
+        await api.ledger.post_platform_usage([row])
+        if left is not None:
+            assert await self.available() == left
+
+    async def available(self) -> int:
+        return await self.house.available(self.owner)
+
+    async def lent(self) -> Lent:
+        return await self.house.api.ledger.lending.standing(self.wallet)
+
+    async def bills(self) -> list[tuple[str, int, int]]:
+        """(state, minor units, used) of this wallet's, the oldest first."""
+        found = await self.house.rows.overages.bills("shop", self.owner, None, 100)
+        return [(bill.state, bill.amount_minor, bill.used_micro) for bill in reversed(found)]
+
+    async def work(self) -> None:
+        """What the worker's walk does."""
+        await self.house.effects().overages.step(self.wallet)
+
+    async def next_period(self) -> None:
+        self.house.control.advance(MONTH)
+        await told(self.house)
+        await self.work()
+        await told(self.house)
+        await self.house.api.wallets.expire_lots()
+
+    def card(self, card: str) -> None:
+        api: Any = self.house.control.client().v1
+        at: Any = {"stripe_account": self.house.market.account}
+        customer = api.subscriptions.retrieve(self.subscription, None, at).customer
+        method = api.payment_methods.attach(card, {"customer": customer}, at)
+        api.subscriptions.update(self.subscription, {"default_payment_method": method.id}, at)
+
+    def cancel(self) -> None:
+        api: Any = self.house.control.client().v1
+        api.subscriptions.cancel(self.subscription, None, {"stripe_account": self.house.market.account})
+
+    def invoices(self) -> list[Any]:
+        """The bills of this buyer at Stripe."""
+        api: Any = self.house.control.client().v1
+        at: Any = {"stripe_account": self.house.market.account}
+        rows = [row.to_dict() for row in api.invoices.list({"limit": 100}, at).data]
+        return [row for row in rows if "mozaiks_bill" in row["metadata"] and row["metadata"]["mozaiks_owner"] == self.owner]
+
+
+async def told(house: House) -> None:
+    """Everything that Stripe tells, acted upon."""
+    await house.told(*KINDS, account=house.market.account)
+    await house.inbox.work()
+    failed = await house.rows.events("failed", None, 50)
+    assert not failed, [(row.type, row.reason) for row in failed]
+
+
+class Hot:
+    """The hot store, as far as it is of this test: others have left wallets there."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def read(self, shard: int, wallets: Sequence[str]) -> Sequence[Any]:
+        return await self._house.api.balance.read(shard, wallets)
+
+    async def names(self) -> AsyncIterator[str]:
+        for enterprise_id in (None, "shop"):
+            async for _, wallet, _ in self._house.api.ledger.wallets_owed(enterprise_id):
+                yield wallet.name
+
+
+async def clean(house: House) -> None:
+    report = await audit(house.api.databases, ["shop", "second", "bobs"], Hot(house))
+    assert report.ok, [check.violations for check in report.checks if not check.ok]
+    assert not house.control.audit()
+    state = house.control.state()["acct_1FakePlatform00"]["application_fee"]
+    at_stripe = sum(row["amount"] - row["amount_refunded"] for row in state if row["account"] == house.market.account)
+    rows = (await house.market.ok("GET", "/ledger/accounts", enterprise_id="shop", limit=200))["data"]
+    assert sum(row["balance_micro"] for row in rows if row["account"] == "due_to_platform") == at_stripe * 10_000
+
+
+@pytest.fixture
+async def ann(house: House) -> Subscriber:
+    await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "fee_percent": "10"}, 201)
+    return Subscriber(house, await house.market.plan(PLAN))
+
+
+async def test_what_is_used_beyond_the_allowance_is_billed_after_the_period_and_the_limit_is_there_again(
+    house: House, ann: Subscriber
+) -> None:
+    await ann.subscribe()
+    assert await ann.available() == ALLOWANCE  # nobody has agreed
+    await ann.agree()
+    assert await ann.available() == ALLOWANCE + MOST
+    await ann.use(ALLOWANCE + 5_000_000, left=MOST - 5_000_000)
+    assert await ann.lent() == Lent(5_000_000, MOST - 5_000_000)
+    await ann.next_period()
+    assert await ann.bills() == [("paid", 1000, 5_000_000)]
+    assert await ann.lent() == Lent(0, MOST)
+    assert await ann.available() == ALLOWANCE + MOST
+    (invoice,) = ann.invoices()
+    assert (invoice["status"], invoice["amount_paid"], invoice["parent"]) == ("paid", 1000, None)
+    await clean(house)
+    await ann.next_period()  # nothing was used
+    assert await ann.bills() == [("paid", 1000, 5_000_000)]
+    assert await ann.available() == ALLOWANCE + MOST
+    await clean(house)
+
+
+async def test_whoever_does_not_pay_owes_no_more_than_the_limit(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 15_000_000)
+    ann.card(BROKE)
+    await ann.next_period()
+    assert await ann.bills() == [("open", 3000, 15_000_000)]
+    assert (await house.market.ok("GET", "/subscriptions", enterprise_id="shop"))["data"][0]["status"] == "past_due"
+    assert await ann.lent() == Lent(15_000_000, 0)
+    assert await ann.available() == 0
+    await clean(house)
+    ann.card(VISA)
+    await _pay_all(house, ann)
+    assert await ann.bills() == [("paid", 3000, 15_000_000)]
+    assert await ann.lent() == Lent(0, MOST)
+    assert await ann.available() == ALLOWANCE + MOST
+    await clean(house)
+
+
+async def _pay_all(house: House, ann: Subscriber) -> None:
+    api: Any = house.control.client().v1
+    at: Any = {"stripe_account": house.market.account}
+    customer = api.subscriptions.retrieve(ann.subscription, None, at).customer
+    method = api.subscriptions.retrieve(ann.subscription, None, at).default_payment_method
+    for invoice in api.invoices.list({"customer": customer, "status": "open"}, at).data:
+        api.invoices.pay(invoice.id, {"payment_method": method}, at)
+    await told(house)
+
+
+async def test_part_of_the_limit_stays_while_a_bill_is_open(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 5_000_000)
+    house.control.fault("error", method="POST", path="/pay", times=1)
+    await ann.next_period()
+    lent, bills = await ann.lent(), await ann.bills()
+    assert bills[0][0] in ("open", "paid")
+    assert lent.used_micro + lent.left_micro == MOST
+    await clean(house)
+
+
+async def test_an_invoice_that_is_void_is_a_gift_and_one_that_is_uncollectible_a_loss(house: House, ann: Subscriber) -> None:
+    api: Any = house.control.client().v1
+    at: Any = {"stripe_account": house.market.account}
+    for end, state in (("void_invoice", "given"), ("mark_uncollectible", "lost")):
+        buyer = await Subscriber(house, ann.plan).subscribe()
+        await buyer.agree()
+        await buyer.use(ALLOWANCE + 5_000_000)
+        buyer.card(BROKE)
+        await buyer.next_period()
+        (invoice,) = buyer.invoices()
+        getattr(api.invoices, end)(invoice["id"], None, at)
+        await told(house)
+        assert await buyer.bills() == [(state, 1000, 5_000_000)]
+        assert (await buyer.lent()).used_micro == 0
+        await clean(house)
+    assert await buyer.available() == 0
+    standing = (await house.market.ok("GET", "/overage", enterprise_id="shop", platform_user_id=buyer.owner))["data"][0]
+    assert (standing["status"], standing["reason"]) == ("paused", "unpaid")
+    token = (await house.api.registry.mint_end_user_token(_operator(), "shop", _token(buyer.owner))).token
+    house.api.credentials["buyer"] = token
+    refused = await house.market.refused("PUT", "/overage", {"limit_micro": MOST}, role="buyer")
+    assert refused[:2] == (403, "unpaid")
+    await buyer.agree()  # its seller may
+    buyer.card(VISA)
+    await _pay_all(house, buyer)
+    api.invoices.pay(invoice["id"], None, at)  # the one that was given up, too
+    await told(house)
+    assert await buyer.bills() == [("paid", 1000, 5_000_000)]
+    assert await buyer.available() == ALLOWANCE + MOST
+    await clean(house)
+
+
+def _operator() -> Any:
+    from tests.api.conftest import OPERATOR
+
+    return OPERATOR
+
+
+def _token(owner: str) -> Any:
+    from gateway.identity.model import NewToken
+
+    return NewToken(owner)
+
+
+async def test_a_limit_is_changed_at_once_and_what_was_used_stays_owed(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree(1_000_000)
+    assert await ann.available() == ALLOWANCE + 1_000_000
+    await ann.agree(50_000_000)  # more than the plan has
+    assert await ann.available() == ALLOWANCE + MOST
+    await ann.use(ALLOWANCE + 4_000_000, left=MOST - 4_000_000)
+    await ann.agree(6_000_000)
+    await ann.work()
+    assert await ann.available() == 2_000_000
+    await ann.agree(1_000_000)
+    await ann.work()
+    assert await ann.available() == 0
+    shown = await house.market.ok("DELETE", "/overage", platform_user_id=ann.owner, enterprise_id="shop")
+    assert shown["status"] == "off"
+    assert await ann.lent() == Lent(4_000_000, 0)
+    assert await ann.bills() == []  # its period goes on
+    await ann.next_period()
+    assert await ann.bills() == [("paid", 800, 4_000_000)]
+    assert await ann.available() == ALLOWANCE
+    await clean(house)
+
+
+async def test_the_last_bill_comes_when_the_subscription_ends(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 3_000_000)
+    ann.cancel()
+    await told(house)
+    await ann.work()
+    await told(house)
+    assert await ann.bills() == [("paid", 600, 3_000_000)]
+    assert await ann.available() == 0
+    await clean(house)
+
+
+async def test_less_than_stripe_charges_waits_for_the_next_bill_and_is_given_at_the_end(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 200_000)
+    await ann.next_period()
+    assert await ann.bills() == []
+    assert await ann.lent() == Lent(200_000, MOST - 200_000)
+    await ann.use(ALLOWANCE + 100_000)
+    await ann.next_period()
+    assert await ann.bills() == [("paid", 60, 300_000)]
+    await ann.use(ALLOWANCE + 100_000)
+    ann.cancel()
+    await told(house)
+    await ann.work()
+    assert await ann.bills() == [("paid", 60, 300_000), ("given", 0, 100_000)]
+    assert await ann.lent() == Lent(0, 0)
+    await clean(house)
+
+
+async def test_a_trial_and_a_gift_lend_nothing_and_a_change_of_plans_has_its_own_price(house: House, ann: Subscriber) -> None:
+    trial = await Subscriber(house, await house.market.plan({**PLAN, "trial_days": 7})).subscribe()
+    await trial.agree()
+    assert await trial.available() == ALLOWANCE
+    house.control.advance(8 * DAY)
+    await told(house)
+    assert await trial.available() >= ALLOWANCE + MOST  # the trial's may be there still
+
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 2_000_000)
+    dear = await house.market.plan({**PLAN, "price_micro": 90_000_000, "overage": {**OVERAGE, "price_micro": 3_000_000}})
+    (held,) = (await house.market.ok("GET", "/subscriptions", enterprise_id="shop", platform_user_id=ann.owner))["data"]
+    await house.market.ok("PATCH", f"/subscriptions/{held['id']}", {"plan_id": dear}, enterprise_id="shop")
+    await told(house)
+    await ann.work()
+    lent = await ann.lent()
+    assert (lent.used_micro, lent.used_micro + lent.left_micro) == (2_000_000, MOST)
+    await ann.use(await ann.available())
+    await ann.next_period()
+    assert await ann.bills() == [("paid", 2 * 200 + 18 * 300, MOST)]
+    await clean(house)
+
+
+async def test_a_dispute_or_a_refund_of_a_bill_ends_what_is_lent(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 5_000_000)
+    await ann.next_period()
+    (invoice,) = ann.invoices()
+    (bill,) = await house.rows.overages.bills("shop", ann.owner, None, 10)
+    assert bill.payment_id is not None
+    house.control.refund_in_dashboard(house.market.account, bill.payment_id, 400)
+    await told(house)
+    await ann.work()
+    assert await ann.lent() == Lent(0, 0)
+    assert await ann.available() == ALLOWANCE - 2_000_000  # what was used and went back is a debt
+    await clean(house)
+    await ann.agree()
+    assert await ann.lent() == Lent(0, 0)  # nothing is lent to who is in debt
+    await ann.next_period()
+    await ann.work()
+    assert await ann.lent() == Lent(0, MOST)
+    api: Any = house.control.client().v1
+    charge = api.payment_intents.retrieve(bill.payment_id, None, {"stripe_account": house.market.account}).latest_charge
+    house.control.dispute(house.market.account, str(charge), amount=600)
+    await told(house)
+    assert (await ann.lent()).left_micro == 0
+    await clean(house)
+
+
+async def test_an_invoice_that_its_creator_changes_pays_nothing(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 5_000_000)
+    house.control.advance(MONTH)
+    await told(house)
+    api: Any = house.control.client().v1
+    at: Any = {"stripe_account": house.market.account}
+
+    class Meddling:
+        """Stripe, between whose draft and whose sending its creator takes the platform's share out."""
+
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return Meddling(self._inner.bills) if name == "bills" else getattr(self._inner, name)
+
+        async def send(self, op_id: str, account_id: str, invoice_id: str) -> Any:
+            api.invoices.update(invoice_id, {"application_fee_amount": 0}, at)
+            return await self._inner.send(op_id, account_id, invoice_id)
+
+    await house.effects(Meddling(house.payments)).overages.step(ann.wallet)
+    await house.told(*KINDS, account=house.market.account)
+    await house.inbox.work()
+    reasons = {row.reason for row in await house.rows.events("failed", None, 50)}
+    assert any("the platform's share of it is 0" in reason for reason in reasons), reasons
+    assert await ann.bills() == [("open", 1000, 5_000_000)]
+    lent = await ann.lent()
+    assert (lent.used_micro, lent.left_micro) == (5_000_000, MOST - 5_000_000)
+
+
+async def test_killed_at_any_step_the_next_process_ends_it_with_the_same_books(house: House, ann: Subscriber) -> None:
+    """After every fourth step, or with BILLING_KILLS_EVERY=1 after every one."""
+    every = int(os.environ.get("BILLING_KILLS_EVERY", "4"))
+    for fatal in itertools.count(every, every):
+        buyer = await Subscriber(house, ann.plan).subscribe()
+        await buyer.agree()
+        await buyer.use(ALLOWANCE + 5_000_000)
+        house.control.advance(MONTH)
+        await told(house)
+        steps = itertools.count(1)
+        effects = house.effects(Mortal(house.payments, steps, fatal))
+        _mortal(effects.overages, steps, fatal)
+        try:
+            await effects.overages.step(buyer.wallet)
+            done = True
+        except Died:
+            done = False
+        house.clock.ahead_ms += 120_000
+        await buyer.work()
+        await told(house)
+        assert await buyer.bills() == [("paid", 1000, 5_000_000)], fatal
+        assert await buyer.lent() == Lent(0, MOST), fatal
+        assert len(buyer.invoices()) == 1
+        if done:
+            break
+        buyer.cancel()  # it would renew with the next one
+    assert fatal > 12
+    await clean(house)
+
+
+def _mortal(overages: Any, steps: "itertools.count[int]", fatal: int) -> None:
+    """Its rows and wallets die, too."""
+    for part in (overages._lines, overages._bills):
+        part._overages = Mortal(part._overages, steps, fatal)
+        part._wallets = Mortal(part._wallets, steps, fatal)
+        part._payments = Mortal(overages._bills._payments, steps, fatal) if hasattr(part, "_payments") else None
