@@ -130,7 +130,9 @@ async def test_a_subscription_is_invoiced_with_its_share_changed_and_ended(shop:
     assert (invoice.metadata, [line.price_id for line in invoice.lines]) == (metadata, [found.price_id])
     assert [line.is_proration for line in invoice.lines] == [False]
     assert await shop.payments.invoice(shop.account, invoice.invoice_id) == invoice
-    paid = await shop.payments.payment(shop.account, invoice.payment_id or "")
+    (part,) = invoice.payments
+    assert (part.amount_minor, part.is_default, invoice.out_of_band_minor) == (3000, True, 0)
+    paid = await shop.payments.payment(shop.account, part.payment_id)
     assert (paid.invoice_id, paid.fee_minor) == (invoice.invoice_id, 375)
     _, dearer = await shop.payments.create_price(shop.op(), shop.account, DEARER)
     other = Metadata("shop", "u2", DEARER.id)
