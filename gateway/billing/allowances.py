@@ -1,6 +1,6 @@
 """Subscriptions: where each stands, and what a paid invoice of one grants.
 
-An invoice grants once, one lot: what the plans of its lines grant for their periods; of a change of plans in mid-period
+An invoice grants once: what the plans of its lines grant for their periods; of a change of plans in mid-period
 (proration) the difference, in proportion to what each part cost of its plan's price, and in one period no more than its plan
 grants for all of it; one micro-unit at least where money paid, so that the payment and its share are in the books. What was
 paid by a gift of the seller's alone (a coupon, credit, or the seller's word that it was paid out of band: see `worth`) is

@@ -195,6 +195,23 @@ async def test_a_payment_buys_once_and_one_that_had_gone_back_buys_nothing(house
     await clean(house)
 
 
+async def test_what_goes_back_of_an_invoice_that_is_not_paid_yet_counts_once_it_is(house: House, own: Own) -> None:
+    await no_share(house)
+    at = await desk(house, own, "shop", fee=None)
+    part = own.pays(1000, "usd", {})
+    at.attaches(part)
+    house.control.refund_in_dashboard(own.account, part, 400)
+    assert await own.reasons() == set()
+    looked = await house.reconciler().run()
+    assert (looked.ok, await lots(house, at)) == (True, []), looked
+    at.is_paid_by_card()
+    for _ in range(2):
+        looked = await house.reconciler().run()
+        assert looked.ok, looked
+        assert await balance(house, at) == GRANT - GRANT * 400 // 3000
+    await clean(house)
+
+
 async def test_payments_without_the_platforms_share_are_not_taken_for_some_with_it(house: House, own: Own) -> None:
     at = await desk(house, own, "shop")
     at.attaches(own.pays(1000, "usd", {}))
