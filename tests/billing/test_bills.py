@@ -67,14 +67,14 @@ async def test_a_bill_is_drafted_and_paid_once_with_the_platforms_share(shop: Sh
     bill, op_id = buyer.bill(), shop.op()
     draft = await buyer.bills.draft(op_id, shop.account, bill)
     assert (draft.status, draft.subscription_id, draft.total_minor, draft.currency) == ("draft", None, 800, "USD")
-    assert ([line.amount_minor for line in draft.lines], draft.customer_id, draft.payment_id) == ([800], buyer.id, None)
+    assert ([line.amount_minor for line in draft.lines], draft.customer_id, draft.payments) == ([800], buyer.id, ())
     assert draft.metadata == Metadata("shop", "u1", MONTHLY.id, "", bill.bill_id)
     assert await buyer.bills.draft(op_id, shop.account, bill) == draft
     shop.control.advance(DAY // 2)
     assert await buyer.now(draft) == draft  # nothing is asked for until it is sent
     paid = await buyer.bills.send(shop.op(), shop.account, draft.invoice_id)
     assert (paid.status, paid.amount_paid_minor, paid.credit_minor, paid.metadata) == ("paid", 800, 0, draft.metadata)
-    payment = await shop.payments.payment(shop.account, paid.payment_id or "")
+    payment = await shop.payments.payment(shop.account, paid.payments[0].payment_id)
     assert (payment.status, payment.amount_minor, payment.fee_minor) == ("succeeded", 800, 100)
     assert (payment.invoice_id, payment.method_id, payment.metadata) == (paid.invoice_id, buyer.method, None)
     assert shop.control.client().v1.application_fees.retrieve(payment.fee_id or "").amount == 100
@@ -115,7 +115,7 @@ async def test_a_refused_bill_stays_open_and_stripe_tries_again(shop: Shop, card
     shop.control.advance(3 * DAY)
     paid = await buyer.now(draft)
     assert (paid.status, paid.amount_paid_minor) == ("paid", 800)
-    assert (await shop.payments.payment(shop.account, paid.payment_id or "")).fee_minor == 100
+    assert (await shop.payments.payment(shop.account, paid.payments[0].payment_id)).fee_minor == 100
 
 
 async def test_what_is_lost_on_the_way_is_done_once(shop: Shop) -> None:
@@ -213,9 +213,9 @@ async def test_a_customers_credit_pays_first_and_the_share_is_of_the_rest_as_far
     assert (facts.status, facts.total_minor, facts.amount_paid_minor, facts.credit_minor) == ("paid", 800, paid, used)
     assert buyer.balance() == used - credit
     if taken is None:
-        assert (facts.payment_id, buyer.intents()) == (None, [])
+        assert (facts.payments, buyer.intents()) == ((), [])
     else:
-        payment = await shop.payments.payment(shop.account, facts.payment_id or "")
+        payment = await shop.payments.payment(shop.account, facts.payments[0].payment_id)
         assert (payment.amount_minor, payment.fee_minor) == (paid, taken)
         assert shop.control.client().v1.application_fees.retrieve(payment.fee_id or "").amount == taken
     assert shop.control.audit() == []
