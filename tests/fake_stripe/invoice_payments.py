@@ -43,10 +43,9 @@ def prepare(world: World, account: Account, invoice: Obj, description: str | Non
 
 
 def _share(hidden: Obj, amount: int) -> int | None:
-    if hidden["fee"]:
-        return min(hidden["fee"], amount)
     percent = int(Decimal(str(hidden["fee_percent"] or 0)) * 100)
-    return rounded(amount * percent, 10_000) or None
+    share: int = min(hidden["fee"] or 0, amount) or rounded(amount * percent, 10_000)
+    return share or None
 
 
 def credit(world: World, account: Account, invoice: Obj, payment: Obj, amount: int) -> None:
