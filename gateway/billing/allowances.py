@@ -135,13 +135,14 @@ class Allowances:
         grace_ms = LATE_MS if source == LotSource.TRIAL else self._grace_ms  # nobody paid for a longer trial
         until = ends + grace_ms if plan.lot_days is None else begins + plan.lot_days * _DAY_MS
         until = max(until, now_ms(self._clock) + LATE_MS)  # heard of too late: a day all the same
+        is_paid = payment is not None
+        given = granted if not is_paid else 0 if is_platforms_cost else given_with(facts, granted)
+        await self._redeeming.invoice(account_id, wallet, facts, plan, given)
         if whole:
             await self._ledger.payments.renew(
                 RenewalRequest(wallet, facts.subscription_id, begins, plan.rollover_max_micro, until, _ACTOR)
             )
         asset = await self._sellers.asset_of(wallet)
-        is_paid = payment is not None
-        given = granted if not is_paid else 0 if is_platforms_cost else given_with(facts, granted)
         # By its name a trial is the buyer's only one.
         unpaid_ref = f"trial:{wallet.owner}" if source == LotSource.TRIAL else facts.invoice_id
         request = GrantRequest(
@@ -165,7 +166,6 @@ class Allowances:
             if source != LotSource.TRIAL:
                 raise
             raise NotOurs("this buyer has had a trial: it is granted once") from had
-        await self._redeeming.invoice(account_id, wallet, facts, plan, given)
         if payment is not None and payment.stripe_fee_minor:
             kept = micro(payment.stripe_fee_minor, facts.currency)
             await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, _ACTOR)

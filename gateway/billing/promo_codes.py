@@ -60,6 +60,7 @@ class Discount(msgspec.Struct, frozen=True):
     promo_code_id: str
     promotion_id: str
     off_minor: int
+    first_purchase_only: bool = False
 
 
 class PromoCodeRefused(InvalidRequest):
@@ -188,7 +189,7 @@ class PromoCodes:
                 minor_units.check(left_minor, plan.currency)
             except ValueError as wrong:
                 raise PromoCodeRefused(f"With this code the plan costs what cannot be paid: {wrong}.") from wrong
-        return Discount(code.id, await self._promotion(code, account_id), off_minor)
+        return Discount(code.id, await self._promotion(code, account_id), off_minor, code.first_purchase_only)
 
     async def _live(self, said: str, plan: Plan, seller: App | None) -> PromoCode:
         upper, user_id = said.strip().upper(), "" if seller is None else seller.user_id
@@ -217,6 +218,10 @@ class PromoCodes:
                 raise
             raise Conflict("The account at Stripe has another code of these letters.", param="promo_code") from refused
         await self._store.add_coupon(code.id, account_id, coupon_id, promotion_id)
+        now = await self._store.code(code.id)
+        if now is None or now.ended_at_ms is not None:  # meanwhile, by who did not see that it is at Stripe
+            await self._payments.promotions.end(account_id, promotion_id)
+            raise PromoCodeRefused("There is no such code.")
         return promotion_id
 
 

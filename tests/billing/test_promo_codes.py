@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from gateway.db.tables import APP_SALES, promo_codes
-from gateway.identity.model import Role
+from gateway.billing.promo_codes import PromoCodeRefused, PromoCodes
+from gateway.db.tables import APP_SALES, promo_codes, promo_coupons
+from gateway.identity.model import Actor, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.model import WalletKey
 from tests.billing.house import DAY
@@ -261,6 +262,96 @@ async def test_what_stripe_asks_counts_where_it_rounds_otherwise_and_not_on_othe
     assert await redeemed(house, said) == [(2_500_000, 7_490_000, 10_000_000 - 10_000_000 * 749 // 999)]
     await house.market.write(sa.update(promo_codes).where(rule).values(percent_bp=3000), None)
     assert (await refused(house, plan, said["code"]))[:2] == (400, "payment_refused")
+
+
+class Between:
+    """Stripe, which does something else once it has made a code."""
+
+    def __init__(self, payments: Any, then: Any) -> None:
+        self._payments, self._then = payments, then
+
+    @property
+    def promotions(self) -> Any:
+        return self
+
+    async def create(self, *what: Any) -> Any:
+        made = await self._payments.promotions.create(*what)
+        await self._then()
+        return made
+
+    async def end(self, *what: Any) -> None:
+        await self._payments.promotions.end(*what)
+
+
+async def test_a_code_that_is_ended_while_it_is_made_at_stripe_is_over_there_too(house: House, own: Own) -> None:
+    said, billing = await code(house), house.api.billing
+    found = await billing.store.plan(await house.market.plan(PACKAGE))
+    seller = (await house.api.registry.app(Actor(Role.OPERATOR, "operator"), "shop")), WalletKey(f"u{next(KEYS)}", "shop")
+
+    async def end() -> None:
+        await house.market.ok("DELETE", f"/promo-codes/{said['id']}")
+
+    stripe: Any = Between(house.payments, end)
+    codes = PromoCodes(billing.store.promos, house.api.registry, stripe, billing.catalogue, house.clock)
+    assert found is not None
+    with pytest.raises(PromoCodeRefused):
+        await codes.discount(said["code"], found, *seller, own.account)
+    assert [row.active for row in own.api.promotion_codes.list(None, own.at).data] == [False]
+    again = await code(house, code=said["code"])  # its letters are free
+    assert (await opened(house, found.id, f"u{next(KEYS)}", again))["status"] == "open"
+
+
+async def test_a_code_of_other_terms_that_bears_our_codes_name_is_not_taken_for_it(house: House, own: Own) -> None:
+    plan, other = await house.market.plan(PACKAGE), await house.market.plan(PACKAGE)
+    assert (await house.market.checkout(other, role=Role.OPERATOR, platform_user_id="x"))["status"] == "open"
+    at_first = {"percent_off": "25", "plan_ids": [plan], "first_purchase_only": True, "max_redemptions": 9}
+    said = await code(house, **at_first, duration="repeating", duration_months=3)
+    await opened(house, plan, f"u{next(KEYS)}", said)
+    (ours,) = own.api.promotion_codes.list(None, own.at).data
+    coupon = own.api.coupons.retrieve(ours.promotion.coupon, None, own.at)
+    (bad,) = [row.product for row in own.api.prices.list({"lookup_keys": [other]}, own.at).data]
+    as_ours: Any = {"percent_off": "25", "duration": "repeating", "duration_in_months": 3, "metadata": {}}
+    as_ours["applies_to"] = {"products": list(coupon.applies_to.products)}
+    limits: Any = {"code": said["code"], "metadata": ours.metadata.to_dict(), "max_redemptions": 9}
+    limits["restrictions"] = {"first_time_transaction": True}
+    changed: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"percent_off": "100"}, {}),
+        ({"duration_in_months": 4}, {}),
+        ({"applies_to": {"products": [bad]}}, {}),
+        ({"redeem_by": 4_000_000_000}, {}),
+        ({}, {"max_redemptions": 10}),
+        ({}, {"restrictions": {"first_time_transaction": False}}),
+        ({}, {"expires_at": 4_000_000_000}),
+        ({}, {}),
+    ]
+    for coupons, codes in changed:
+        # As after a death in between: it was made, and is not known here.
+        await house.market.write(sa.delete(promo_coupons).where(promo_coupons.c.promo_code_id == said["id"]), None)
+        for row in own.api.promotion_codes.list({"active": True}, own.at).data:
+            own.api.promotion_codes.update(row.id, {"active": False}, own.at)
+        forged = own.api.coupons.create({**as_ours, **coupons}, own.at).id
+        by_hand = {**limits, **codes, "promotion": {"type": "coupon", "coupon": forged}}
+        own.api.promotion_codes.create(by_hand, own.at)
+        if coupons or codes:
+            assert (await refused(house, plan, said["code"]))[:2] == (409, "conflict"), (coupons, codes)
+    assert (await opened(house, plan, f"u{next(KEYS)}", said))["status"] == "open"
+
+
+async def test_the_end_of_a_page_that_was_made_anew_does_not_end_its_purchase(house: House, own: Own) -> None:
+    await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "enterprise_id": "shop", "fee_percent": "90"}, 201)
+    house.control.catch_up()
+    plan, said, owner = await house.market.plan(PACKAGE), await code(house), f"u{next(KEYS)}"
+    house.control.abandon(own.account, (await opened(house, plan, f"u{next(KEYS)}", said))["id"])  # Stripe has the code by now
+    rule = promo_codes.c.id == said["id"]
+    await house.market.write(sa.update(promo_codes).where(rule).values(percent_bp=2510), None)  # 748 and 673 here, 749 there
+    page = await opened(house, plan, owner, said)
+    assert await house.told("checkout.session.expired") == 2
+    await house.inbox.work()
+    rows = (await house.market.ok("GET", "/purchases", enterprise_id="shop"))["data"]
+    assert [row["status"] for row in rows] == ["open", "expired"]  # hers, and the one that was left
+    house.control.pay(own.account, page["id"])
+    assert await own.reasons() == set()
+    assert (await house.available(owner), fees(house)) == (10_000_000, 674)
 
 
 async def test_where_the_platform_pays_a_code_grants_what_was_paid(house: House, own: Own) -> None:
