@@ -187,6 +187,10 @@ class Promotions(Protocol):
         """
         ...
 
+    async def named(self, account_id: str, letters: str) -> tuple[str, str]:
+        """The active code of these letters on an account: its id, and that of ours whose name it bears; each may be empty."""
+        ...
+
     async def end(self, account_id: str, promotion_id: str) -> None:
         """Nobody redeems it any more; who has, keeps what it takes off."""
         ...

@@ -209,20 +209,36 @@ class PromoCodes:
         promotion_id = (await self._store.promotions(code.id)).get(account_id)
         if promotion_id is not None:
             return promotion_id
-        products = [await self._catalogue.product_id(plan_id, account_id) for plan_id in code.plan_ids]
-        op_id = op_of("promo", code.id, account_id)
-        try:
-            coupon_id, promotion_id = await self._payments.promotions.create(op_id, account_id, code, products)
-        except PaymentsRefused as refused:
-            if refused.code != "promo_code_taken":
-                raise
-            raise Conflict("The account at Stripe has another code of these letters.", param="promo_code") from refused
+        coupon_id, promotion_id = await self._made(code, account_id)
         await self._store.add_coupon(code.id, account_id, coupon_id, promotion_id)
         now = await self._store.code(code.id)
         if now is None or now.ended_at_ms is not None:  # meanwhile, by who did not see that it is at Stripe
             await self._payments.promotions.end(account_id, promotion_id)
             raise PromoCodeRefused("There is no such code.")
         return promotion_id
+
+    async def _made(self, code: PromoCode, account_id: str) -> tuple[str, str]:
+        products = [await self._catalogue.product_id(plan_id, account_id) for plan_id in code.plan_ids]
+        op_id = op_of("promo", code.id, account_id)
+        for is_last in (False, True):
+            try:
+                return await self._payments.promotions.create(op_id, account_id, code, products)
+            except PaymentsRefused as refused:
+                if refused.code != "promo_code_taken":
+                    raise
+                if is_last or not await self._end_left(code, account_id):
+                    text = "The account at Stripe has another code of these letters."
+                    raise Conflict(text, param="promo_code") from refused
+        raise AssertionError("the last try returns or raises")
+
+    async def _end_left(self, code: PromoCode, account_id: str) -> bool:
+        """End what a process that died left at Stripe of another code of these letters, which has ended. Whether there was."""
+        promotion_id, name = await self._payments.promotions.named(account_id, code.code)
+        other = await self._store.code(name) if name else None
+        if other is None or other.ended_at_ms is None or (other.user_id, other.code) != (code.user_id, code.code):
+            return False
+        await self._payments.promotions.end(account_id, promotion_id)
+        return True
 
 
 def off(code: PromoCode, price_minor: int) -> int:

@@ -117,6 +117,7 @@ async def test_of_redemptions_at_once_as_many_are_kept_as_may_be_and_one_is_a_bu
     made = await promos.first_purchase(wallet)
     assert made is not None
     assert made.ref == f"pur_{done.index(True)}"
+    assert await promos.redeem_first(wallet, of(made.ref), "acct_1")  # the same, told again
     assert not await promos.keep_first(wallet, made.ref, "cs_3")
     assert not await promos.claim_first(wallet, made, wanted)
     other = WalletKey("u2", "shop")

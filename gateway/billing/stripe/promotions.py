@@ -78,13 +78,11 @@ class StripePromotions:
 
     async def create(self, op_id: str, account_id: str, code: PromoCode, product_ids: Sequence[str]) -> tuple[str, str]:
         """GET /v1/promotion_codes by the code, or POST /v1/coupons and /v1/promotion_codes."""
-        codes, wish = self._api.v1.promotion_codes, {"code": code.code, "active": True, "limit": 1}
-        listed = await self._ask(codes.list_async, account_id=account_id, params=wish)
-        for found in as_shape(listed, PromotionCodes).data:
+        for found in await self._active(account_id, code.code):
             coupon_id = id_of(found.promotion.coupon)
             if (found.metadata or {}).get(_OURS) == code.id and coupon_id is not None:
-                wish = {"expand": ["applies_to"]}
-                raw = await self._ask(self._api.v1.coupons.retrieve_async, coupon_id, account_id=account_id, params=wish)
+                retrieve, wish = self._api.v1.coupons.retrieve_async, {"expand": ["applies_to"]}
+                raw = await self._ask(retrieve, coupon_id, account_id=account_id, params=wish)
                 if _is_of(code, product_ids, found, as_shape(raw, Coupon)):
                     return coupon_id, found.id
             raise PaymentsRefused(f"The account has another active promotion code {code.code}.", "promo_code_taken")
@@ -95,9 +93,24 @@ class StripePromotions:
             op_id=f"{op_id}:coupon",
         )
         made = await self._ask(
-            codes.create_async, account_id=account_id, params=_promotion(code, str(coupon["id"])), op_id=f"{op_id}:code"
+            self._api.v1.promotion_codes.create_async,
+            account_id=account_id,
+            params=_promotion(code, str(coupon["id"])),
+            op_id=f"{op_id}:code",
         )
         return str(coupon["id"]), str(made["id"])
+
+    async def named(self, account_id: str, letters: str) -> tuple[str, str]:
+        """GET /v1/promotion_codes by the code."""
+        for found in await self._active(account_id, letters):
+            return found.id, (found.metadata or {}).get(_OURS, "")
+        return "", ""
+
+    async def _active(self, account_id: str, letters: str) -> list[PromotionCode]:
+        """At most one."""
+        wish = {"code": letters, "active": True, "limit": 1}
+        listed = await self._ask(self._api.v1.promotion_codes.list_async, account_id=account_id, params=wish)
+        return as_shape(listed, PromotionCodes).data
 
     async def end(self, account_id: str, promotion_id: str) -> None:
         """POST /v1/promotion_codes/{id}."""
