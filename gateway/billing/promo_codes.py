@@ -3,7 +3,8 @@
 A code is said with the request for a page to pay on, or stands in a signed link, and not on Stripe's page: the platform's share
 of a package is a sum that Stripe is told beforehand, and is to be of what will be paid. Its Coupon and PromotionCode at Stripe
 are made on the account that sells, when it is said there first; from then on Stripe counts how often it is redeemed and takes
-it no more when it has expired, also on a page that was open before.
+it no more when it has expired, also on a page that was open before. Where nothing was paid, that is counted here as well
+(`redeeming`). A code for first purchases has one page open for a buyer at a time (`first_purchases`).
 
 What is granted stays what the plan grants. The books have what was paid as paid, and what the code took off as given by the
 seller (`expense.promo`), as what any discount of an invoice takes off; the platform's share is of what was paid. In an app whose
