@@ -140,6 +140,8 @@ class Allowances:
         grace_ms = LATE_MS if source == LotSource.TRIAL else self._grace_ms  # nobody paid for a longer trial
         until = ends + grace_ms if plan.lot_days is None else begins + plan.lot_days * _DAY_MS
         until = max(until, now_ms(self._clock) + LATE_MS)  # heard of too late: a day all the same
+        given = given_by_codes(facts, granted, taken, by_money=is_platforms_cost)
+        await self._redeeming.invoice(account_id, wallet, facts, plan, given)
         if whole:
             await self._ledger.payments.renew(
                 RenewalRequest(wallet, facts.subscription_id, begins, plan.rollover_max_micro, until, _ACTOR)
@@ -149,8 +151,6 @@ class Allowances:
         for op_id, part in zip(op_ids, parts, strict=True):
             if await self._post(wallet, facts, part, op_id, source, until):
                 is_first = True
-        given = given_by_codes(facts, granted, taken, by_money=is_platforms_cost)
-        await self._redeeming.invoice(account_id, wallet, facts, plan, given)
         if taken:
             await self._overages.follow(wallet, facts.subscription_id)
         return is_first

@@ -217,8 +217,13 @@ class Promotions(Protocol):
     async def create(self, op_id: str, account_id: str, code: PromoCode, product_ids: Sequence[str]) -> tuple[str, str]:
         """A code's (coupon, promotion code) on an account: those that it has there, or fresh ones; for these products, or all.
 
-        PaymentsRefused `promo_code_taken` where the account has another active code of the same letters.
+        PaymentsRefused `promo_code_taken` where the account has another active code of the same letters, or one of other terms
+        that bears this one's name.
         """
+        ...
+
+    async def named(self, account_id: str, letters: str) -> tuple[str, str]:
+        """The active code of these letters on an account: its id, and that of ours whose name it bears; each may be empty."""
         ...
 
     async def end(self, account_id: str, promotion_id: str) -> None:
