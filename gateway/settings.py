@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -80,6 +80,14 @@ class Part(StrEnum):
     ANY = "any"  # what can be read of it
 
 
+class Makes(Enum):
+    """Where a command may make a data directory that is not there."""
+
+    NOWHERE = "nowhere"  # it reads
+    WHERE_NAMED = "where named"  # by a setting: it may be the first thing that is done there
+    ANYWHERE = "anywhere"  # it serves, or makes an installation
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Everything the gateway is told from outside. `database_url` and `redis_url` may be empty: embedded."""
 
@@ -112,7 +120,9 @@ class Settings(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()  # what is wrong with the file, a sentence each, for who did not need all of it
 
 
-def load(environment: dict[str, str] | None = None, *, make_data: bool = True, needs: Part = Part.ALL) -> Settings:
+def load(
+    environment: dict[str, str] | None = None, *, makes: Makes = Makes.ANYWHERE, needs: Part = Part.ALL
+) -> Settings:
     """Settings from the environment (of this process unless given) and the file it names; SettingsError."""
     env = dict(os.environ) if environment is None else environment  # noqa: TID251 - this is the one home
     known = {PREFIX + name.upper() for name in NAMES} | {PREFIX + "CONFIG"}
@@ -132,10 +142,8 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True, n
     is_placed = given["data_dir"] or given["database_url"]
     if path and faults.told and not file and not (is_placed or Path("data/secrets.json").exists()):
         raise SettingsError(f"{faults.told[0]} They do not say where the stores are.", _FILE)
-    if not (make_data or is_placed or Path("data").exists()):
-        raise SettingsError(
-            f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
-        )
+    if makes != Makes.ANYWHERE and not given["database_url"]:
+        _check_there(str(given["data_dir"]), makes)
     while True:
         try:
             return _build(given, models, markup_bp, Path(path).absolute() if path else None, faults.told)
@@ -147,6 +155,18 @@ def load(environment: dict[str, str] | None = None, *, make_data: bool = True, n
             else:
                 raise
             given |= dict.fromkeys(_sold_with(wrong.about), "")
+
+
+def _check_there(data_dir: str, makes: Makes) -> None:
+    """Who makes no installation finds one: else it would look at an empty one of its own."""
+    if Path(data_dir or "data").exists() or (data_dir and makes == Makes.WHERE_NAMED):
+        return
+    if data_dir:
+        where = Path(data_dir).absolute()
+        raise _wrong("data_dir", f"is {where}, where no gateway's data is: set another, or run `gateway serve` with it first.")
+    raise SettingsError(
+        f"There is no gateway's data in {Path.cwd()}: go where it was started, or set {PREFIX}DATA_DIR or {PREFIX}CONFIG."
+    )
 
 
 class _Faults:

@@ -6,6 +6,7 @@ What comes to be known of a subscription after its end is granted if money paid 
 refund is posted: the books have both.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.billing.acts import op_of
@@ -25,8 +26,8 @@ class Admission:
         self._payments = payments
         self._rows = rows
 
-    async def check(self, account_id: str, wallet: WalletKey, subscription_id: str, payment: PaymentFacts | None) -> None:
-        """Rejected when the buyer has another subscription: this one is ended then, and `payment` is given back.
+    async def check(self, account_id: str, wallet: WalletKey, subscription_id: str, payments: Sequence[PaymentFacts]) -> None:
+        """Rejected when the buyer has another subscription: this one is ended then, and `payments` are given back.
 
         NotOurs for one that has ended, and for which nothing was paid.
         """
@@ -35,14 +36,14 @@ class Admission:
         if holder == subscription_id:
             return
         if (await self._payments.subscription(account_id, subscription_id)).status in ENDED:
-            if payment is None:
+            if not payments:
                 raise NotOurs("the subscription has ended, and nothing was paid for this")
             return
         if await self._has_ended(account_id, wallet, holder):
             holder = await subscribers.claim(wallet, subscription_id, instead_of=holder)
         if holder != subscription_id:
-            await self._refuse(account_id, subscription_id, payment)
-            given_back = "was ended" if payment is None else "was paid back and ended"
+            await self._refuse(account_id, subscription_id, payments)
+            given_back = "was paid back and ended" if payments else "was ended"
             raise Rejected(f"the buyer has the subscription {holder}: this second one, {subscription_id}, {given_back}")
 
     async def _has_ended(self, account_id: str, wallet: WalletKey, subscription_id: str) -> bool:
@@ -57,10 +58,12 @@ class Admission:
             raise
         return found.status in ENDED
 
-    async def _refuse(self, account_id: str, subscription_id: str, payment: PaymentFacts | None) -> None:
+    async def _refuse(self, account_id: str, subscription_id: str, payments: Sequence[PaymentFacts]) -> None:
         """The money first: a subscription that was ended without it would count as one that lived, and was paid for."""
-        left_minor = 0 if payment is None else payment.amount_minor - payment.refunded_minor
-        if payment is not None and left_minor > 0:
+        for payment in payments:
+            left_minor = payment.amount_minor - payment.refunded_minor
+            if left_minor <= 0:
+                continue
             op_id = op_of("second", payment.payment_id, str(left_minor))
             try:
                 await self._payments.refund(op_id, account_id, payment.payment_id, left_minor, return_fee=payment.fee_minor > 0)

@@ -1,10 +1,12 @@
 """Subscriptions: where each stands, and what a paid invoice of one grants.
 
-An invoice grants once, one lot: what the plans of its lines grant for their periods; of a change of plans in mid-period
+An invoice grants once: what the plans of its lines grant for their periods; of a change of plans in mid-period
 (proration) the difference, in proportion to what each part cost of its plan's price, and in one period no more than its plan
 grants for all of it; one micro-unit at least where money paid, so that the payment and its share are in the books. What was
-paid by a gift of the seller's (a coupon, credit) alone is granted as promo, a trial's period as trial, once for each buyer;
-what a discount took off of an invoice that money paid is booked as given, with the rest of its lot as bought.
+paid by a gift of the seller's alone (a coupon, credit, or the seller's word that it was paid out of band: see `worth`) is
+granted as promo, a trial's period as trial, once for each buyer; what a discount took off of an invoice that money paid, or was
+paid of it out of band, is booked as given, with the rest of its lot as bought. Where several payments paid an invoice, each has
+a lot of its own, so that what goes back of one takes what it bought.
 
 Changes that are made here leave no credit: to a dearer plan at once, to any other with the next invoice (`buying`). One that
 was made at Stripe, in the portal or in the seller's dashboard, may: then a cheaper plan takes nothing back of what was granted,
@@ -22,25 +24,28 @@ else Stripe is asked again; so what one saw earlier never overwrites what anothe
 """
 
 import contextlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from gateway.balance.wallets import Wallets
+from gateway.billing import minor_units
 from gateway.billing.admission import ENDED, Admission
-from gateway.billing.believed import check_lines, check_share
+from gateway.billing.believed import check_attached, check_lines, check_share
 from gateway.billing.model import Plan, Subscription, SubscriptionState
 from gateway.billing.overage.lending import Overages
-from gateway.billing.ports import InvoiceFacts, InvoiceLine, PaymentFacts, Payments, PaymentsDown, SubscriptionFacts
-from gateway.billing.redeeming import Redeeming, given_with
-from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro, paid_for
+from gateway.billing.ports import InvoiceFacts, InvoiceLine, Payments, PaymentsDown, SubscriptionFacts
+from gateway.billing.redeeming import Redeeming
+from gateway.billing.sellers import NotOurs, Rejected, Sellers, Withheld, micro, paid_for
 from gateway.billing.store import Store
 from gateway.billing.webhooks.store import InboxStore
+from gateway.billing.worth import Part, Taken, given_by_codes, paid_worth, parts_of, source_of, worth
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
-from gateway.ledger.model import Fees, GrantRequest, RenewalRequest, WalletKey
+from gateway.ledger.model import AVAILABLE, Fees, GrantRequest, RenewalRequest, Txn, WalletKey
 from gateway.ledger.payments import allowance_op
 from gateway.ledger.service import Ledger
 
@@ -120,60 +125,102 @@ class Allowances:
         if not ours or begins is None:
             raise NotOurs("no line of it is of a plan")
         ends = max(line.period_end_ms for line, _ in ours)
-        op_id = allowance_op(facts.subscription_id, begins, ends, facts.invoice_id)
         is_platforms_cost = await self._sellers.is_platforms_cost(wallet)
-        value = paid_worth if is_platforms_cost else worth
-        granted, payment = value(facts, ours, 0), await self._payment(account_id, wallet, facts)
-        if await self._ledger.payments.posted_as(wallet.enterprise_id, op_id) is None:
-            await self._admission.check(account_id, wallet, facts.subscription_id, payment)
-            granted = value(facts, ours, await self._left_over(account_id, facts))
-            if not whole:
-                granted = min(granted, await self._room(wallet, facts.subscription_id, ends, ours))
-        if payment is not None:
-            granted = max(granted, 1)  # what money paid is in the books, with its share, whatever it grants
+        taken = await self._taken(account_id, wallet, facts, is_platforms_cost)
+        names = [facts.invoice_id, *[f"{facts.invoice_id}:{each.payment.payment_id}" for each in taken[1:]]]
+        op_ids = [allowance_op(facts.subscription_id, begins, ends, name) for name in names]
+        by_money = paid_worth(facts, ours, taken) if is_platforms_cost else None
+        granted = await self._granted(account_id, wallet, facts, ours, taken, op_ids, by_money)
         if granted <= 0:
+            if is_platforms_cost and facts.out_of_band_minor:
+                raise Withheld("it was paid out of band, and the platform, who pays for this app's usage, has seen nothing of it")
             raise NotOurs("it grants nothing")
         plan = max(ours, key=lambda each: each[0].period_end_ms)[1]
-        source = _source(facts, whole)
+        source = source_of(whole, taken)
         grace_ms = LATE_MS if source == LotSource.TRIAL else self._grace_ms  # nobody paid for a longer trial
         until = ends + grace_ms if plan.lot_days is None else begins + plan.lot_days * _DAY_MS
         until = max(until, now_ms(self._clock) + LATE_MS)  # heard of too late: a day all the same
+        given = given_by_codes(facts, granted, taken, by_money=is_platforms_cost)
+        await self._redeeming.invoice(account_id, wallet, facts, plan, given)
         if whole:
             await self._ledger.payments.renew(
                 RenewalRequest(wallet, facts.subscription_id, begins, plan.rollover_max_micro, until, _ACTOR)
             )
-        asset = await self._sellers.asset_of(wallet)
-        is_paid = payment is not None
-        given = granted if not is_paid else 0 if is_platforms_cost else given_with(facts, granted)
+        is_first = False
+        parts = parts_of(facts, granted, taken, by_money=is_platforms_cost)
+        for op_id, part in zip(op_ids, parts, strict=True):
+            if await self._post(wallet, facts, part, op_id, source, until):
+                is_first = True
+        if taken:
+            await self._overages.follow(wallet, facts.subscription_id)
+        return is_first
+
+    async def _granted(
+        self,
+        account_id: str,
+        wallet: WalletKey,
+        facts: InvoiceFacts,
+        lines: list[tuple[InvoiceLine, Plan]],
+        taken: Sequence[Taken],
+        op_ids: list[str],
+        by_money: int | None,
+    ) -> int:
+        """What it grants in all, `by_money` where that alone counts; of one that is not in the books, once it is let in."""
+        books, enterprise_id = self._ledger.payments, wallet.enterprise_id
+        payers = [await books.payer(enterprise_id, each.payment.payment_id) for each in taken]
+        posted = [await books.posted_as(enterprise_id, op_id) for op_id in op_ids]
+        left_over = 0
+        if None in posted:
+            for each, payer, txn in zip(taken, payers, posted, strict=False):
+                if payer is not None and txn is None:
+                    raise Rejected(f"its payment {each.payment.payment_id} has bought something else")
+            assert facts.subscription_id is not None
+            await self._admission.check(account_id, wallet, facts.subscription_id, [each.payment for each in taken])
+            left_over = await self._left_over(account_id, facts)
+        granted = worth(facts, lines, left_over) if by_money is None else by_money
+        if None in posted and all(line.is_proration for line, _ in lines):
+            room = await self._room(wallet, facts, lines)
+            granted = min(granted, room + sum(_made(txn) for txn in posted if txn is not None))
+        return max(granted, len(taken))  # what money paid is in the books, with its share, whatever it grants
+
+    async def _post(
+        self, wallet: WalletKey, facts: InvoiceFacts, part: Part, op_id: str, source: LotSource, until_ms: int
+    ) -> bool:
+        """One lot of an invoice; whether it is there only now. NotOurs for a second trial."""
+        asset, payment = await self._sellers.asset_of(wallet), part.payment
+        reason = f"subscription {facts.subscription_id}, invoice {facts.invoice_id}"
+        if facts.out_of_band_minor:
+            reason += f", {minor_units.shown(facts.out_of_band_minor, facts.currency)} of it paid out of band"
         # By its name a trial is the buyer's only one.
         unpaid_ref = f"trial:{wallet.owner}" if source == LotSource.TRIAL else facts.invoice_id
         request = GrantRequest(
             wallet=wallet,
-            amount_micro=granted,
+            amount_micro=part.amount_micro,
             asset=asset,
             source=source,
             op_id=op_id,
             actor=_ACTOR,
-            reason=f"subscription {facts.subscription_id}, invoice {facts.invoice_id}",
-            expires_at_ms=until,
-            external_ref=facts.payment_id if is_paid else unpaid_ref,
+            reason=reason,
+            expires_at_ms=until_ms,
+            external_ref=unpaid_ref if payment is None else payment.payment_id,
             role="system",
-            fees=Fees(platform_micro=micro(payment.fee_minor, facts.currency)) if payment is not None else None,
-            paid=paid_for(facts.amount_paid_minor, facts.currency, asset, granted, given) if is_paid else None,
-            given_micro=given if is_paid else 0,
         )
+        if payment is not None:
+            request = msgspec.structs.replace(
+                request,
+                fees=Fees(platform_micro=micro(payment.fee_minor, payment.currency)),
+                paid=paid_for(payment.amount_minor, payment.currency, asset, part.amount_micro, part.given_micro),
+                given_micro=part.given_micro,
+            )
         try:
             is_first = (await self._wallets.grant(request, fingerprint=op_id)).first
         except Conflict as had:
             if source != LotSource.TRIAL:
                 raise
             raise NotOurs("this buyer has had a trial: it is granted once") from had
-        await self._redeeming.invoice(account_id, wallet, facts, plan, given)
         if payment is not None and payment.stripe_fee_minor:
-            kept = micro(payment.stripe_fee_minor, facts.currency)
+            kept = micro(payment.stripe_fee_minor, payment.currency)
             await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, _ACTOR)
-        if is_paid:
-            await self._overages.follow(wallet, facts.subscription_id)
         return is_first
 
     async def _left_over(self, account_id: str, facts: InvoiceFacts) -> int:
@@ -195,20 +242,30 @@ class Allowances:
             left = max(left - each.credit_minor, 0) + max(-each.total_minor, 0)
         return min(left, facts.credit_minor)
 
-    async def _room(self, wallet: WalletKey, series: str, ends_ms: int, lines: list[tuple[InvoiceLine, Plan]]) -> int:
+    async def _room(self, wallet: WalletKey, facts: InvoiceFacts, lines: list[tuple[InvoiceLine, Plan]]) -> int:
         """What a change of plans may grant: all that its plan grants for a period, less what this period was granted."""
+        assert facts.subscription_id is not None
         most = max((plan.grant_micro for line, plan in lines if line.amount_minor > 0), default=0)
-        return most - await self._ledger.payments.granted_until(wallet, series, ends_ms)
+        ends_ms = max(line.period_end_ms for line, _ in lines)
+        return most - await self._ledger.payments.granted_until(wallet, facts.subscription_id, ends_ms)
 
-    async def _payment(self, account_id: str, wallet: WalletKey, facts: InvoiceFacts) -> PaymentFacts | None:
-        """What paid it; None where no money did."""
-        if not facts.amount_paid_minor or facts.payment_id is None:
-            return None
-        payment = await self._payments.payment(account_id, facts.payment_id)
-        if wallet.enterprise_id is not None:
-            check_share(facts, payment, await self._least_share(account_id, wallet.enterprise_id, facts))
-        await self._sellers.bind(account_id, payment.payment_id, wallet, now_ms(self._clock))
-        return payment
+    async def _taken(self, account_id: str, wallet: WalletKey, facts: InvoiceFacts, is_platforms_cost: bool) -> list[Taken]:
+        """The payments that paid it; none where no money did. Rejected."""
+        taken = []
+        for part in facts.payments:
+            payment = await self._payments.payment(account_id, part.payment_id)
+            if payment.status != "succeeded" or payment.currency != facts.currency:
+                raise Rejected(f"its payment {part.payment_id} is {payment.status}, of {payment.amount_minor} {payment.currency}")
+            if payment.amount_minor:
+                taken.append(Taken(payment, min(part.amount_minor, payment.amount_minor)))
+        payments = [each.payment for each in taken]
+        if payments and wallet.enterprise_id is not None:
+            check_share(facts, payments, await self._least_share(account_id, wallet.enterprise_id, facts))
+        if is_platforms_cost:
+            check_attached(facts, payments)
+        for payment in payments:
+            await self._sellers.bind(account_id, payment.payment_id, wallet, now_ms(self._clock))
+        return taken
 
     async def _least_share(self, account_id: str, enterprise_id: str, facts: InvoiceFacts) -> int:
         """The least basis points that were in force since the subscription began."""
@@ -298,38 +355,6 @@ def _in_order(facts: InvoiceFacts) -> tuple[int, int, str]:
     return (_begins(facts) or 0, facts.created_at_ms, facts.invoice_id)
 
 
-def paid_worth(facts: InvoiceFacts, lines: list[tuple[InvoiceLine, Plan]], left_over_minor: int) -> int:
-    """The same where the platform pays for what is granted: by money alone, of the price before any discount.
-
-    On its own account a creator can give anybody a coupon, credit or a trial, of what would be somebody else's.
-    """
-    listed_minor = sum(line.amount_minor for line, _ in lines)
-    if listed_minor <= 0:
-        return 0
-    gifts = {"total_minor": listed_minor, "credit_minor": 0, "amount_paid_minor": min(facts.amount_paid_minor, listed_minor)}
-    return worth(msgspec.structs.replace(facts, **gifts), lines, 0)
-
-
-def worth(facts: InvoiceFacts, lines: list[tuple[InvoiceLine, Plan]], left_over_minor: int) -> int:
-    """What a paid invoice grants, in the wallet's asset: 0 where nothing, or less than nothing, is left of it.
-
-    Whole periods grant what their plan does; a part of one in proportion to its plan's price, what was given up taken off, and
-    only where money is due for it all. Of that goes as much as money paid, or a gift of the seller's: not `left_over_minor`,
-    which paid by what was granted before, nor what Stripe put off, being too little to charge.
-    """
-    total = 0
-    for line, plan in lines:
-        part = plan.grant_micro
-        if line.is_proration:
-            part = plan.grant_micro * abs(line.amount_minor) // plan.price_minor
-        total += part if line.amount_minor >= 0 or not line.is_proration else -part
-    if facts.total_minor > 0:
-        covered = min(facts.total_minor, facts.amount_paid_minor + facts.credit_minor - left_over_minor)
-        return max(total * covered // facts.total_minor, 0)
-    return 0 if any(line.is_proration for line, _ in lines) else max(total, 0)
-
-
-def _source(facts: InvoiceFacts, whole: list[tuple[InvoiceLine, Plan]]) -> LotSource:
-    if facts.amount_paid_minor and facts.payment_id is not None:
-        return LotSource.PAID
-    return LotSource.TRIAL if whole and not any(line.amount_minor for line, _ in whole) else LotSource.PROMO
+def _made(txn: Txn) -> int:
+    """What a grant made, in the wallet's asset."""
+    return sum(entry.amount_micro for entry in txn.entries if entry.account.kind == AVAILABLE and entry.amount_micro > 0)

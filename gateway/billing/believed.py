@@ -5,6 +5,7 @@ that the creator made by itself. Money is granted for what was asked for at our 
 share that were asked for there, and for nothing else.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.billing.model import Plan, Purchase
@@ -38,12 +39,25 @@ def check_lines(lines: list[tuple[InvoiceLine, Plan]]) -> None:
             raise Rejected(f"it is a trial of {days} days, and plan {plan.id} has one of {plan.trial_days}")
 
 
-def check_share(facts: InvoiceFacts, payment: PaymentFacts, least_bp: int) -> None:
-    """The platform's share of an invoice that was paid is not less than the terms of its time say. Rejected."""
-    least = facts.amount_paid_minor * least_bp // _BP - 1  # Stripe rounds as it likes
-    if payment.fee_minor < least:
-        shares = f"{_words(payment.fee_minor, facts.currency)} of {facts.amount_paid_minor}"
+def check_share(facts: InvoiceFacts, payments: Sequence[PaymentFacts], least_bp: int) -> None:
+    """The platform's share of the payments of an invoice is not less than the terms of its time say. Rejected."""
+    paid_minor, fee_minor = sum(part.amount_minor for part in facts.payments), sum(each.fee_minor for each in payments)
+    least = paid_minor * least_bp // _BP - len(payments)  # Stripe rounds as it likes
+    if fee_minor < least:
+        shares = f"{_words(fee_minor, facts.currency)} of {paid_minor}"
         raise Rejected(f"the platform's share of it is {shares}, and the terms say {least_bp / 100:g} %")
+
+
+def check_attached(facts: InvoiceFacts, payments: Sequence[PaymentFacts]) -> None:
+    """No payment that was made by itself and attached to an invoice was given back before it was granted. Rejected.
+
+    Its refund was told while it was nobody's: what it would buy would be had for nothing.
+    """
+    default = {part.payment_id for part in facts.payments if part.is_default}
+    for payment in payments:
+        if payment.payment_id not in default and payment.refunded_minor:
+            refunded = _words(payment.refunded_minor, payment.currency)
+            raise Rejected(f"of its payment {payment.payment_id} {refunded} had been given back")
 
 
 def _words(amount_minor: int, currency: str) -> str:

@@ -13,11 +13,12 @@ from gateway.billing.acts import Named, buyer_of, check_own, op_of, owner_seen, 
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect, email
 from gateway.billing.fees import Fees, fee_minor
+from gateway.billing.first_purchases import FirstPurchases
 from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subscription, SubscriptionState
 from gateway.billing.open_pages import SubscriptionPages
 from gateway.billing.pages import Outcome, Places
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
-from gateway.billing.promo_codes import Discount, PromoCodes
+from gateway.billing.promo_codes import Discount, PromoCodeRefused, PromoCodes
 from gateway.billing.store import Store, TooMany
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
@@ -85,6 +86,7 @@ class Buying:
         self._promo_codes = promo_codes
         self._clock = clock
         self._pages = SubscriptionPages(store, payments, clock)
+        self._firsts = FirstPurchases(store, payments, clock)
 
     # ---- pages ---------------------------------------------------------------------------------
 
@@ -183,8 +185,14 @@ class Buying:
             facts = await self._payments.checkout_session(purchase.account_id, purchase.session_id)
         else:
             try:
-                facts = await self._package_page(purchase, plan, seller, fee_bp, wish, discount)
-            except PaymentsRefused:
+                facts = await self._firsts.page(
+                    wallet,
+                    account_id,
+                    discount,
+                    purchase.id,
+                    lambda: self._package_page(purchase, plan, seller, fee_bp, wish, discount),
+                )
+            except (PaymentsRefused, PromoCodeRefused, Conflict):
                 await self._store.fail_purchase(wallet.enterprise_id, purchase.id, now_ms(self._clock))
                 raise
             await self._store.set_session(wallet.enterprise_id, purchase.id, facts.session_id)
@@ -210,7 +218,13 @@ class Buying:
                 message = "There is a subscription already: change it, or end it first."
                 raise Conflict(message, code="subscription_exists", details={"subscription_id": held.id})
         try:
-            facts = await self._session(op_id, "", account_id, wallet, plan, 0, fee_bp, wish, discount)
+            facts = await self._firsts.page(
+                wallet,
+                account_id,
+                discount,
+                op_id,
+                lambda: self._session(op_id, "", account_id, wallet, plan, 0, fee_bp, wish, discount),
+            )
         except PaymentsRefused as refused:
             if refused.code == "idempotency_error":
                 raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key") from refused

@@ -105,6 +105,11 @@ class Effects:
             raise NotOurs("nothing was paid on it, and it is of no purchase")
         if purchase.amount_minor or purchase.session_id != facts.session_id:
             raise Rejected(f"nothing was paid on it, and purchase {purchase.id} is not given away on that page")
+        try:
+            await self._redeeming.purchase(purchase, purchase.grant_micro)
+        except Rejected:
+            await self._end(wallet, facts, PurchaseState.FAILED)
+            raise
         plan = await self._store.plan(purchase.plan_id)
         op_id = f"gift:{purchase.id}"
         request = GrantRequest(
@@ -120,7 +125,6 @@ class Effects:
             role="system",
         )
         await self._wallets.grant(request, fingerprint=op_id)
-        await self._redeeming.purchase(purchase, purchase.grant_micro)
         await self._rows.end_purchase(wallet.enterprise_id, purchase.id, PurchaseState.PAID, now_ms(self._clock))
 
     def _ends(self, plan: Plan | None, paid_at_ms: int) -> int | None:
@@ -182,8 +186,11 @@ class Effects:
         return granted.first
 
     async def _end(self, wallet: WalletKey, facts: CheckoutFacts, state: PurchaseState) -> None:
+        """Only of its own page: one that was made before it was ended when the discount was another at Stripe."""
         assert facts.metadata is not None
-        await self._rows.end_purchase(wallet.enterprise_id, facts.metadata.purchase_id, state, now_ms(self._clock))
+        purchase = await self._store.purchase(wallet.enterprise_id, facts.metadata.purchase_id)
+        if purchase is not None and purchase.session_id == facts.session_id:
+            await self._rows.end_purchase(wallet.enterprise_id, purchase.id, state, now_ms(self._clock))
 
     async def invoice(self, account_id: str, facts: InvoiceFacts) -> bool:
         """An invoice, as far as it has come: one that is paid grants its period's allowance, or is a bill of what was used beyond

@@ -40,10 +40,10 @@ def check(amount_minor: int, currency: str) -> int:
     """An amount that can be asked of a buyer: above 0, at most AMOUNT_MINOR_MAX, in the currency's steps. ValueError."""
     decimals(currency)
     if not 0 < amount_minor <= AMOUNT_MINOR_MAX:
-        raise ValueError(f"an amount is {_told(1, currency)} to {_told(AMOUNT_MINOR_MAX, currency)} {currency}")
+        raise ValueError(f"an amount is {shown(1, currency)} to {shown(AMOUNT_MINOR_MAX, currency)}")
     step = _STEP.get(currency, 1)
     if amount_minor % step:
-        raise ValueError(f"amounts in {currency} are multiples of {_told(step, currency)}")
+        raise ValueError(f"amounts in {currency} are multiples of {shown(step, currency)}")
     return amount_minor
 
 
@@ -74,13 +74,9 @@ def minor_from_micro(amount_micro: int, currency: str) -> int:
     """Minor units of an amount of micro-units. ValueError when it is not a whole number of them."""
     amount_minor, rest = divmod(amount_micro, _micro_per_minor(currency))
     if rest or abs(amount_micro) > AMOUNT_MICRO_MAX:
-        least = _told(1, currency)
-        raise ValueError(f"{decimal_from_micro(amount_micro)} {currency} is not a multiple of {least}, or far too much")
+        amount = f"{decimal_from_micro(amount_micro)} {currency}"
+        raise ValueError(f"{amount} is not a multiple of {shown(1, currency)}, or far too much")
     return amount_minor
-
-
-def _told(amount_minor: int, currency: str) -> str:
-    return decimal_from_micro(micro_from_minor(amount_minor, currency))
 
 
 def shown(amount_minor: int, currency: str) -> str:

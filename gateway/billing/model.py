@@ -161,6 +161,21 @@ class Redemption(msgspec.Struct, frozen=True):
     created_at_ms: int
 
 
+class FirstPurchase(msgspec.Struct, frozen=True):
+    """A buyer's one first purchase with a promo code that is for such: where it is to be made, until it is (`redeemed_at_ms`).
+
+    `ref`: the purchase; of a subscription the request for its page, and once it is redeemed the subscription, by Stripe's id.
+    """
+
+    owner: str
+    promo_code_id: str
+    ref: str
+    account_id: str
+    claimed_at_ms: int
+    session_id: str | None = None  # None: its page is being made
+    redeemed_at_ms: int | None = None
+
+
 class Branding(msgspec.Struct, frozen=True):
     """How an app's own pages look: what it is called there, an image by its https address, and colours as `#rrggbb`."""
 

@@ -29,11 +29,13 @@ class Oddities:
             return await self._is_granted(account_id, fact.payment_id)
         if isinstance(fact, PaymentFacts):
             return await self._payment(account_id, fact)
-        if isinstance(fact, InvoiceFacts) and fact.amount_paid_minor and fact.payment_id is not None:
-            if await self._is_granted(account_id, fact.payment_id):
-                return False  # the books have it, once
-            if (await self._payments.payment(account_id, fact.payment_id)).fee_minor:
-                return True
+        if isinstance(fact, InvoiceFacts):
+            for part in fact.payments:
+                if await self._is_granted(account_id, part.payment_id):
+                    return False  # the books have it, once
+            for part in fact.payments:
+                if (await self._payments.payment(account_id, part.payment_id)).fee_minor:
+                    return True
         return fact.subscription_id is not None and await self._goes_on_here(account_id, fact)
 
     async def _payment(self, account_id: str, fact: PaymentFacts) -> bool:

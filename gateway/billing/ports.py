@@ -96,19 +96,28 @@ class InvoiceLine(msgspec.Struct, frozen=True):
     is_proration: bool
 
 
+class InvoicePart(msgspec.Struct, frozen=True):
+    """What a payment intent that succeeded paid of an invoice; `is_default`: it is the one that Stripe made for it."""
+
+    payment_id: str
+    amount_minor: int
+    is_default: bool = True
+
+
 class InvoiceFacts(msgspec.Struct, frozen=True):
     """An invoice: of a subscription, whose metadata it has then, or by itself, with its own.
 
-    `total_minor` is after discounts: below zero it became the customer's credit. `credit_minor` of it was paid by that. What of
-    it neither `amount_paid_minor` nor credit paid of a paid one was less than Stripe charges: it became the customer's debt,
-    which the next invoice asks for.
+    `total_minor` is after discounts: below zero it became the customer's credit. `credit_minor` of it was paid by that.
+    `amount_paid_minor` is what Stripe counts as paid: by the payment intents of `payments`, which took money, and by what the
+    account's owner says was paid elsewhere (out of band), which Stripe believes. What of a paid one neither that nor credit paid
+    was less than Stripe charges: it became the customer's debt, which the next invoice asks for.
     """
 
     invoice_id: str
     status: str  # draft, open, paid, void, uncollectible
     reason: str  # subscription_create, subscription_cycle, subscription_update, manual, ...
     subscription_id: str | None
-    payment_id: str | None
+    payments: tuple[InvoicePart, ...]  # the default one first; in an order that stays
     amount_paid_minor: int
     currency: str
     created_at_ms: int
@@ -120,6 +129,11 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     hosted_url: str | None = None
     metadata: Metadata | None = None
     discounts: tuple[tuple[str, int], ...] = ()  # by promotion codes: (Stripe's id of one, what it took off)
+
+    @property
+    def out_of_band_minor(self) -> int:
+        """What of it was paid, as the account's owner says, and by no payment intent."""
+        return max(self.amount_paid_minor - sum(part.amount_minor for part in self.payments), 0)
 
 
 class SubscriptionFacts(msgspec.Struct, frozen=True):
@@ -203,8 +217,13 @@ class Promotions(Protocol):
     async def create(self, op_id: str, account_id: str, code: PromoCode, product_ids: Sequence[str]) -> tuple[str, str]:
         """A code's (coupon, promotion code) on an account: those that it has there, or fresh ones; for these products, or all.
 
-        PaymentsRefused `promo_code_taken` where the account has another active code of the same letters.
+        PaymentsRefused `promo_code_taken` where the account has another active code of the same letters, or one of other terms
+        that bears this one's name.
         """
+        ...
+
+    async def named(self, account_id: str, letters: str) -> tuple[str, str]:
+        """The active code of these letters on an account: its id, and that of ours whose name it bears; each may be empty."""
         ...
 
     async def end(self, account_id: str, promotion_id: str) -> None:
@@ -386,7 +405,7 @@ class Payments(Protocol):
         ...
 
     async def invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
-        """An invoice with all its lines."""
+        """An invoice with all its lines and payments."""
         ...
 
     async def subscription(self, account_id: str, subscription_id: str) -> SubscriptionFacts:

@@ -3,7 +3,8 @@
 A code is said with the request for a page to pay on, or stands in a signed link, and not on Stripe's page: the platform's share
 of a package is a sum that Stripe is told beforehand, and is to be of what will be paid. Its Coupon and PromotionCode at Stripe
 are made on the account that sells, when it is said there first; from then on Stripe counts how often it is redeemed and takes
-it no more when it has expired, also on a page that was open before.
+it no more when it has expired, also on a page that was open before. Where nothing was paid, that is counted here as well
+(`redeeming`). A code for first purchases has one page open for a buyer at a time (`first_purchases`).
 
 What is granted stays what the plan grants. The books have what was paid as paid, and what the code took off as given by the
 seller (`expense.promo`), as what any discount of an invoice takes off; the platform's share is of what was paid. In an app whose
@@ -60,6 +61,7 @@ class Discount(msgspec.Struct, frozen=True):
     promo_code_id: str
     promotion_id: str
     off_minor: int
+    first_purchase_only: bool = False
 
 
 class PromoCodeRefused(InvalidRequest):
@@ -188,7 +190,7 @@ class PromoCodes:
                 minor_units.check(left_minor, plan.currency)
             except ValueError as wrong:
                 raise PromoCodeRefused(f"With this code the plan costs what cannot be paid: {wrong}.") from wrong
-        return Discount(code.id, await self._promotion(code, account_id), off_minor)
+        return Discount(code.id, await self._promotion(code, account_id), off_minor, code.first_purchase_only)
 
     async def _live(self, said: str, plan: Plan, seller: App | None) -> PromoCode:
         upper, user_id = said.strip().upper(), "" if seller is None else seller.user_id
@@ -208,16 +210,36 @@ class PromoCodes:
         promotion_id = (await self._store.promotions(code.id)).get(account_id)
         if promotion_id is not None:
             return promotion_id
+        coupon_id, promotion_id = await self._made(code, account_id)
+        await self._store.add_coupon(code.id, account_id, coupon_id, promotion_id)
+        now = await self._store.code(code.id)
+        if now is None or now.ended_at_ms is not None:  # meanwhile, by who did not see that it is at Stripe
+            await self._payments.promotions.end(account_id, promotion_id)
+            raise PromoCodeRefused("There is no such code.")
+        return promotion_id
+
+    async def _made(self, code: PromoCode, account_id: str) -> tuple[str, str]:
         products = [await self._catalogue.product_id(plan_id, account_id) for plan_id in code.plan_ids]
         op_id = op_of("promo", code.id, account_id)
-        try:
-            coupon_id, promotion_id = await self._payments.promotions.create(op_id, account_id, code, products)
-        except PaymentsRefused as refused:
-            if refused.code != "promo_code_taken":
-                raise
-            raise Conflict("The account at Stripe has another code of these letters.", param="promo_code") from refused
-        await self._store.add_coupon(code.id, account_id, coupon_id, promotion_id)
-        return promotion_id
+        for is_last in (False, True):
+            try:
+                return await self._payments.promotions.create(op_id, account_id, code, products)
+            except PaymentsRefused as refused:
+                if refused.code != "promo_code_taken":
+                    raise
+                if is_last or not await self._end_left(code, account_id):
+                    text = "The account at Stripe has another code of these letters."
+                    raise Conflict(text, param="promo_code") from refused
+        raise AssertionError("the last try returns or raises")
+
+    async def _end_left(self, code: PromoCode, account_id: str) -> bool:
+        """End what a process that died left at Stripe of another code of these letters, which has ended. Whether there was."""
+        promotion_id, name = await self._payments.promotions.named(account_id, code.code)
+        other = await self._store.code(name) if name else None
+        if other is None or other.ended_at_ms is None or (other.user_id, other.code) != (code.user_id, code.code):
+            return False
+        await self._payments.promotions.end(account_id, promotion_id)
+        return True
 
 
 def off(code: PromoCode, price_minor: int) -> int:

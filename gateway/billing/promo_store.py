@@ -4,12 +4,12 @@ Raises SqlDown, SqlRefused.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
-from gateway.billing.model import PromoCode, PurchaseState, Redemption, SubscriptionState
+from gateway.billing.model import FirstPurchase, PromoCode, PurchaseState, Redemption, SubscriptionState
 from gateway.billing.rows import Rows, sales_of
 from gateway.db.faults import SqlRefused, named_faults
 from gateway.db.tables import promo_codes, promo_coupons
@@ -17,7 +17,9 @@ from gateway.ledger.model import WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
-_UNPAID = (SubscriptionState.INCOMPLETE.value, SubscriptionState.INCOMPLETE_EXPIRED.value)
+_TIMES: Final = ("created_at", "expires_at", "ended_at", "claimed_at", "redeemed_at")
+_TRIES: Final = 20  # each that fails, another redemption has come in
+_UNPAID: Final = (SubscriptionState.INCOMPLETE.value, SubscriptionState.INCOMPLETE_EXPIRED.value)
 
 
 class CodeTaken(Exception):
@@ -31,10 +33,8 @@ class PromoStore(Rows):
 
     async def add(self, code: PromoCode, act: Act) -> None:
         """Insert. CodeTaken."""
-        values: dict[str, Any] = msgspec.to_builtins(code)
+        values = _columns(code)
         values |= {"enterprise_id": code.enterprise_id or "", "first_purchase_only": int(code.first_purchase_only)}
-        for name in ("created_at", "expires_at", "ended_at"):
-            values[name] = values.pop(f"{name}_ms")
         async with self._writing(None) as connection:
             try:
                 with named_faults():
@@ -106,23 +106,41 @@ class PromoStore(Rows):
 
     # ---- redemptions ---------------------------------------------------------------------------
 
-    async def redeem(self, enterprise_id: str | None, redemption: Redemption) -> None:
-        """Keep what a code took off, once for each payment."""
+    async def redeem(self, enterprise_id: str | None, redemption: Redemption, most: int | None = None) -> bool:
+        """Keep what a code took off, once for each payment. False where it was redeemed `most` times, and not by this subject.
+
+        No two subjects of a code have the same number, so that of two at once the second counts the first.
+        """
         table = sales_of(enterprise_id)["promo_redemptions"]
-        values: dict[str, Any] = msgspec.to_builtins(redemption)
-        values["created_at"] = values.pop("created_at_ms")
-        same = sa.and_(*[table.c[name] == values[name] for name in ("promo_code_id", "subject", "ref")])
-        known = sa.select(table.c.id).where(same)
-        async with self._reading(enterprise_id) as connection:
-            if (await connection.execute(known)).first() is not None:
-                return
-        try:
-            async with self._writing(enterprise_id) as connection:
-                await connection.execute(sa.insert(table).values(**values))
-        except SqlRefused:
+        values = _columns(redemption)
+        of_subject = sa.select(table.c.ref).where(*[table.c[name] == values[name] for name in ("promo_code_id", "subject")])
+        for left in reversed(range(_TRIES)):
             async with self._reading(enterprise_id) as connection:
-                if (await connection.execute(known)).first() is None:
+                refs = set((await connection.execute(of_subject)).scalars())
+            if redemption.ref in refs:
+                return True
+            if not refs:
+                values["number"] = await self.redeemed(enterprise_id, redemption.promo_code_id) + 1
+                if most is not None and values["number"] > most:
+                    return False
+            else:
+                values["number"] = None
+            try:
+                async with self._writing(enterprise_id) as connection:
+                    await connection.execute(sa.insert(table).values(**values))
+            except SqlRefused:
+                if not left:
                     raise
+            else:
+                break
+        return True
+
+    async def has_redeemed(self, enterprise_id: str | None, redemption: Redemption) -> bool:
+        """Whether the subject of a redemption has redeemed its code."""
+        of = sales_of(enterprise_id)["promo_redemptions"].c
+        same = sa.and_(of.promo_code_id == redemption.promo_code_id, of.subject == redemption.subject)
+        async with self._reading(enterprise_id) as connection:
+            return (await connection.execute(sa.select(of.id).where(same).limit(1))).first() is not None
 
     async def redeemed(self, enterprise_id: str | None, promo_code_id: str) -> int:
         """How often a code was redeemed: a subscription redeems it once, whatever it takes off afterwards."""
@@ -141,7 +159,55 @@ class PromoStore(Rows):
             query = query.where(of.id < after)
         async with self._reading(enterprise_id) as connection:
             rows = [dict(row) for row in (await connection.execute(query)).mappings()]
-        return [Redemption(**{"created_at_ms" if name == "created_at" else name: row[name] for name in row}) for row in rows]
+        return [_value(Redemption, {name: row[name] for name in row if name != "number"}) for row in rows]
+
+    # ---- first purchases -----------------------------------------------------------------------
+
+    async def first_purchase(self, wallet: WalletKey) -> FirstPurchase | None:
+        """A buyer's first purchase with a code that is for such, made or to be made."""
+        table = sales_of(wallet.enterprise_id)["first_purchases"]
+        async with self._reading(wallet.enterprise_id) as connection:
+            row = (await connection.execute(sa.select(*table.c).where(table.c.owner == wallet.owner))).mappings().first()
+        return None if row is None else _value(FirstPurchase, row)
+
+    async def claim_first(self, wallet: WalletKey, held: FirstPurchase | None, now: FirstPurchase) -> bool:
+        """The buyer's first purchase is `now`; False where it is not `held` any more."""
+        table = sales_of(wallet.enterprise_id)["first_purchases"]
+        values = _columns(now)
+        if held is None:
+            try:
+                async with self._writing(wallet.enterprise_id) as connection:
+                    await connection.execute(sa.insert(table).values(**values))
+            except SqlRefused:
+                if await self.first_purchase(wallet) is None:
+                    raise  # it was something else that was refused
+                return False
+            return True
+        page = table.c.session_id.is_(None) if held.session_id is None else table.c.session_id == held.session_id
+        still = sa.and_(table.c.owner == wallet.owner, table.c.ref == held.ref, page, table.c.redeemed_at.is_(None))
+        async with self._writing(wallet.enterprise_id) as connection:
+            return bool((await connection.execute(sa.update(table).where(still).values(**values))).rowcount)
+
+    async def keep_first(self, wallet: WalletKey, ref: str, session_id: str) -> bool:
+        """The page of the buyer's first purchase, by its session; False where that is to be made elsewhere by now."""
+        table = sales_of(wallet.enterprise_id)["first_purchases"]
+        still = sa.and_(table.c.owner == wallet.owner, table.c.ref == ref, table.c.redeemed_at.is_(None))
+        async with self._writing(wallet.enterprise_id) as connection:
+            return bool((await connection.execute(sa.update(table).where(still).values(session_id=session_id))).rowcount)
+
+    async def redeem_first(self, wallet: WalletKey, redemption: Redemption, account_id: str) -> bool:
+        """The buyer's first purchase is what this redemption is of, unless it was made; whether it is that. For ever."""
+        table, at_ms = sales_of(wallet.enterprise_id)["first_purchases"], redemption.created_at_ms
+        made = {"promo_code_id": redemption.promo_code_id, "ref": redemption.subject, "account_id": account_id}
+        open_ = sa.and_(table.c.owner == wallet.owner, table.c.redeemed_at.is_(None))
+        async with self._writing(wallet.enterprise_id) as connection:
+            if (await connection.execute(sa.update(table).where(open_).values(**made, redeemed_at=at_ms))).rowcount:
+                return True
+        now = FirstPurchase(wallet.owner, **made, claimed_at_ms=at_ms, redeemed_at_ms=at_ms)
+        held = await self.first_purchase(wallet)
+        if held is None and not await self.claim_first(wallet, None, now):
+            return await self.redeem_first(wallet, redemption, account_id)  # another was there first
+        return held is None or held.ref == redemption.subject
 
     async def has_bought(self, wallet: WalletKey) -> bool:
         """Whether a buyer has paid its seller before: for a package, or for a subscription, a trial of one too."""
@@ -155,9 +221,20 @@ class PromoStore(Rows):
             return any([(await connection.execute(query.limit(1))).first() is not None for query in (paid, subscribed)])
 
 
+T = TypeVar("T")
+
+
+def _value(kind: type[T], row: Mapping[Any, Any]) -> T:
+    return kind(**{f"{name}_ms" if name in _TIMES else name: each for name, each in row.items()})
+
+
+def _columns(value: msgspec.Struct) -> dict[str, Any]:
+    return {name.removesuffix("_ms"): each for name, each in msgspec.to_builtins(value).items()}
+
+
 def _code(row: Mapping[Any, Any]) -> PromoCode:
-    fields = {f"{name}_ms" if name in ("created_at", "expires_at", "ended_at") else name: row[name] for name in row}
+    fields = dict(row)
     fields["enterprise_id"] = fields["enterprise_id"] or None
     fields["first_purchase_only"] = bool(fields["first_purchase_only"])
     fields["plan_ids"] = tuple(fields["plan_ids"])
-    return PromoCode(**fields)
+    return _value(PromoCode, fields)

@@ -4,7 +4,8 @@ Whatever is found goes to the very effects that a webhook would have reached, so
 has a mark, how far it was looked at; a walk starts so much before it as a fact of its kind may change after it was made.
 
 What is wrong with one object, one page or one account is told, and keeps nothing else waiting. What a creator did by hand on its
-own account, and touches neither the platform's share nor a wallet, is told as well, and is nothing wrong. What could not be
+own account, and touches neither the platform's share nor a wallet, is told as well, and is nothing wrong; so is what was said
+to be paid and is withheld, as nobody paid the platform for what it would grant. What could not be
 looked at leaves its account's mark where it was, so that the next run begins there.
 """
 
@@ -28,6 +29,7 @@ from gateway.billing.ports import (
     RefundFacts,
     SubscriptionFacts,
 )
+from gateway.billing.sellers import Withheld
 from gateway.billing.webhooks.store import InboxStore, OpenPurchase
 from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import GatewayError
@@ -55,7 +57,8 @@ _Fact = TypeVar("_Fact", InvoiceFacts, PaymentFacts, RefundFacts, DisputeFacts, 
 class Looked(msgspec.Struct, frozen=True):
     """What one run did: objects that were looked at, those that are not ours, what was wrong, and what could not be looked at;
     of both the first in words. `made_up` are payments and invoices that were paid and not in the books: they are now. `noted`
-    is what is odd on a creator's account and touches nothing of the platform's (see `oddities`); of each the first in words.
+    is what is odd on a creator's account and touches nothing of the platform's (see `oddities`), or was withheld; of each the
+    first in words.
     """
 
     accounts: int
@@ -284,8 +287,10 @@ class BillingReconciler:
                 if about is None or await self._effects.oddities.touches_us(*about):
                     raise
                 run.note(about[0], what, odd)
-        except NotOurs:
+        except NotOurs as other:
             run.not_ours += 1
+            if about is not None and isinstance(other, Withheld):
+                run.note(about[0], what, other)
         except PaymentsRefused as refused:
             if refused.is_revoked:
                 raise

@@ -188,7 +188,7 @@ class Reversals:
             await books.processing_fee(wallet, payment.payment_id, micro(fee_minor, facts.currency), _ACTOR, cause)
 
     async def _payment(self, account_id: str, payment_id: str) -> tuple[WalletKey, PaymentFacts]:
-        """The payment behind it, which is in the books when this returns."""
+        """The payment behind it, which is in the books when this returns. NotOurs for one that has bought nothing."""
         payment = await self._payments.payment(account_id, payment_id)
         wallet = await self._sellers.payer_of(account_id, payment)
         is_known = await self._ledger.payments.standing(wallet, payment_id) is not None
@@ -198,6 +198,8 @@ class Reversals:
         except (NotOurs, Rejected):  # as of a payment whose metadata was changed since
             if not is_known:
                 raise
+        if not is_known and await self._ledger.payments.standing(wallet, payment_id) is None:
+            raise NotOurs("its payment has bought nothing: it pays a part of an invoice, of which the rest is not paid")
         return wallet, payment
 
 

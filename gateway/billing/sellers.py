@@ -13,6 +13,10 @@ class NotOurs(Exception):
     """It concerns us not; the text says why."""
 
 
+class Withheld(NotOurs):
+    """It is of a plan of ours, and rightly gets nothing; the text says why. An operator is shown it."""
+
+
 class Rejected(Exception):
     """It would concern us, and is wrong in a way that stays; the text says how."""
 

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.cli.local import looking, run, stores
 from gateway.doctor import Finding, Verdict, examine
-from gateway.settings import Part
+from gateway.settings import Makes, Part
 
 
 @click.command()
@@ -31,5 +31,5 @@ def doctor(as_json: bool) -> None:
 
 
 async def _examined() -> list[Finding]:
-    async with stores(Part.ANY) as services:
+    async with stores(Part.ANY, Makes.WHERE_NAMED) as services:
         return await examine(services)

@@ -19,7 +19,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.ids import new_id
 from gateway.core.money import decimal_from_micro
 from gateway.db.faults import SqlDown, SqlRefused
-from gateway.settings import Part, Settings, SettingsError, load
+from gateway.settings import Makes, Part, Settings, SettingsError, load
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -74,14 +74,14 @@ def settings() -> Settings:
 
 
 @asynccontextmanager
-async def stores(needs: Part = Part.STORES) -> AsyncIterator[Services]:
+async def stores(needs: Part = Part.STORES, makes: Makes = Makes.NOWHERE) -> AsyncIterator[Services]:
     """Services of a command that neither serves nor makes an installation; settings that it `needs` and are wrong are status 2.
 
-    What else is wrong with the file goes to stderr. A default data directory that is not there is an error, not the place of
-    a new installation: the command was given in another directory than the gateway's.
+    What else is wrong with the file goes to stderr. A data directory that is not there is an error for who reads, and where no
+    setting names it for everybody, not the place of a new installation: the gateway's is elsewhere.
     """
     try:
-        async with opened(load(make_data=False, needs=needs), needs) as services:
+        async with opened(load(makes=makes, needs=needs), needs) as services:
             for fault in services.settings.faults if needs == Part.STORES else ():
                 click.echo(f"Warning: {fault} This command goes without, but the gateway does not start.", err=True)
             yield services
@@ -109,7 +109,7 @@ def request(
     """
 
     async def once() -> Any:
-        async with stores(needs) as services:
+        async with stores(needs, Makes.NOWHERE if method == "GET" else Makes.WHERE_NAMED) as services:
             config = services.settings
             answer = await call(services, config.operator_token, method, path, body, query, idempotency_key)
         if config.faults and isinstance(answer, dict):

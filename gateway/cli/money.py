@@ -54,11 +54,23 @@ def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id
     if as_json:
         show(answer, as_json=True)
         return
+    if not any(answer[name] for name in _WALLET_PARTS) and not _is_known(user_id or platform_user_id, enterprise_id):
+        click.echo("There is no such wallet yet: nothing was ever granted to it.")
+        return
     lots = answer.pop("lots")
     show(answer, as_json=False)
     click.echo("\nlots" if lots else "\nno lots")
     if lots:
         rows([{**lot, "source": "overage, to be billed"} if lot["source"] == "overage" else lot for lot in lots])
+
+
+_WALLET_PARTS = ("available_micro", "held_micro", "debt_micro", "pending_micro", "lots")
+
+
+def _is_known(owner: str | None, enterprise_id: str | None) -> bool:
+    """Whether the books have an account of this owner."""
+    query = {"enterprise_id": enterprise_id, "owner": owner, "limit": 1}
+    return bool(request("GET", "/api/v1/ledger/accounts", query=query)["data"])
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """What options of commands may say: amounts, counts, times. Each is parsed here, and refused with a sentence."""
 
 import re
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ _MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Value(click.ParamType[Any]):
+class _Value(click.ParamType[Any], ABC):
     """A parsed value, or NONE where `none` may be said."""
 
     def __init__(self, *, may_be_none: bool = False) -> None:
@@ -35,9 +36,9 @@ class _Value(click.ParamType[Any]):
         except ValueError as wrong:
             self.fail(f"{wrong}{' (or none)' if self._may_be_none else ''}.", param, ctx)
 
+    @abstractmethod
     def parsed(self, text: str) -> Any:
         """The value, or ValueError with the beginning of a sentence."""
-        raise NotImplementedError
 
 
 class Count(_Value):

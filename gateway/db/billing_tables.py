@@ -255,6 +255,7 @@ def _sales(metadata: MetaData) -> dict[str, Table]:
         **_subscribers(metadata),
         "promo_redemptions": _redemptions(metadata),
         **_overage(metadata),
+        "first_purchases": _first_purchases(metadata),
     }
 
 
@@ -299,7 +300,7 @@ def _subscribers(metadata: MetaData) -> dict[str, Table]:
 
 def _redemptions(metadata: MetaData) -> Table:
     """What promo codes took off, by purchase (`subject` and `ref` its id), or by subscription and invoice (Stripe's ids)."""
-    return Table(
+    redemptions = Table(
         "promo_redemptions",
         metadata,
         Column("id", Text, nullable=False, unique=True),
@@ -313,6 +314,26 @@ def _redemptions(metadata: MetaData) -> Table:
         Column("paid_minor", BigInteger, nullable=False),
         Column("given_micro", BigInteger, nullable=False),
         Column("created_at", BigInteger, nullable=False),
+        Column("number", BigInteger),  # the how-manieth subject of its code it is, where it is its subject's first
+    )
+    Index("ix_promo_redemptions_number", redemptions.c.promo_code_id, redemptions.c.number, unique=True)
+    return redemptions
+
+
+def _first_purchases(metadata: MetaData) -> Table:
+    """The first purchase of each buyer that a promo code for first purchases is for: the page that it is to be made on, then
+    (`redeemed_at`) what was bought. `ref`: the purchase; of a subscription the request for its page, then itself, by Stripe's id.
+    """
+    return Table(
+        "first_purchases",
+        metadata,
+        Column("owner", Text, primary_key=True),
+        Column("promo_code_id", Text, nullable=False),
+        Column("ref", Text, nullable=False),
+        Column("account_id", Text, nullable=False),
+        Column("session_id", Text),
+        Column("claimed_at", BigInteger, nullable=False),
+        Column("redeemed_at", BigInteger),
     )
 
 

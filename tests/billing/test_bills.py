@@ -7,7 +7,8 @@ import pytest
 
 from gateway.billing.model import PLATFORM_ACCOUNT
 from gateway.billing.ports import Bill, InvoiceFacts, Metadata, PaymentsDown, PaymentsRefused
-from gateway.billing.stripe.client import Stripe
+from gateway.billing.stripe.bills import StripeBills
+from gateway.billing.stripe.client import API_VERSION, Stripe
 from tests.billing.test_stripe_client import MONTHLY, Shop
 from tests.billing.test_stripe_client import account as account
 from tests.billing.test_stripe_client import payments as payments
@@ -22,8 +23,9 @@ class Buyer:
 
     def __init__(self, shop: Shop, card: str = VISA, **more: Any) -> None:
         self.shop, self.bills, self.account = shop, shop.payments.bills, shop.account
-        self.api: Any = shop.control.client().v1
-        self.at: Any = {"stripe_account": shop.account}
+        api: Any = shop.control.client().v1
+        at: Any = {"stripe_account": shop.account}
+        self.api, self.at = api, at
         self.id = str(self.api.customers.create({"email": "buyer@example.com", **more}, self.at).id)
         self.method = self.card(card)
         self.since_ms = shop.control.now() * 1000
@@ -67,20 +69,27 @@ async def test_a_bill_is_drafted_and_paid_once_with_the_platforms_share(shop: Sh
     bill, op_id = buyer.bill(), shop.op()
     draft = await buyer.bills.draft(op_id, shop.account, bill)
     assert (draft.status, draft.subscription_id, draft.total_minor, draft.currency) == ("draft", None, 800, "USD")
-    assert ([line.amount_minor for line in draft.lines], draft.customer_id, draft.payment_id) == ([800], buyer.id, None)
+    assert ([line.amount_minor for line in draft.lines], draft.customer_id, draft.payments) == ([800], buyer.id, ())
     assert draft.metadata == Metadata("shop", "u1", MONTHLY.id, "", bill.bill_id)
     assert await buyer.bills.draft(op_id, shop.account, bill) == draft
     shop.control.advance(DAY // 2)
     assert await buyer.now(draft) == draft  # nothing is asked for until it is sent
-    paid = await buyer.bills.send(shop.op(), shop.account, draft.invoice_id)
+    sending = shop.op()
+    paid = await buyer.bills.send(sending, shop.account, draft.invoice_id)
     assert (paid.status, paid.amount_paid_minor, paid.credit_minor, paid.metadata) == ("paid", 800, 0, draft.metadata)
-    payment = await shop.payments.payment(shop.account, paid.payment_id or "")
+    payment = await shop.payments.payment(shop.account, paid.payments[0].payment_id)
     assert (payment.status, payment.amount_minor, payment.fee_minor) == ("succeeded", 800, 100)
     assert (payment.invoice_id, payment.method_id, payment.metadata) == (paid.invoice_id, buyer.method, None)
     assert shop.control.client().v1.application_fees.retrieve(payment.fee_id or "").amount == 100
     assert await buyer.bills.send(shop.op(), shop.account, draft.invoice_id) == paid
     assert await buyer.bills.draft(op_id, shop.account, bill) == paid
     assert len(buyer.intents()) == 1
+    asked = [row for row in shop.control.requests() if row["version"] == API_VERSION and shop.name in row["idempotency_key"]]
+    drafting = [("invoices", f"{op_id}:invoice"), ("invoiceitems", f"{op_id}:line")]
+    asking = [("finalize", f"{sending}:finalize"), ("pay", f"{sending}:pay")]
+    assert [(row["path"].split("/")[-1], row["idempotency_key"]) for row in asked] == [*drafting * 2, *asking, *drafting]
+    assert {row["account"] for row in asked} == {shop.account}
+    assert all(("discounts=&" in row["body"]) == row["path"].endswith("/invoices") for row in asked)  # it inherits none
     assert buyer.told(paid) == [
         "invoice.created", "invoice.updated", "invoice.finalized", "invoice.paid", "invoice.payment_succeeded"
     ]  # fmt: skip
@@ -115,7 +124,7 @@ async def test_a_refused_bill_stays_open_and_stripe_tries_again(shop: Shop, card
     shop.control.advance(3 * DAY)
     paid = await buyer.now(draft)
     assert (paid.status, paid.amount_paid_minor) == ("paid", 800)
-    assert (await shop.payments.payment(shop.account, paid.payment_id or "")).fee_minor == 100
+    assert (await shop.payments.payment(shop.account, paid.payments[0].payment_id)).fee_minor == 100
 
 
 async def test_what_is_lost_on_the_way_is_done_once(shop: Shop) -> None:
@@ -213,9 +222,9 @@ async def test_a_customers_credit_pays_first_and_the_share_is_of_the_rest_as_far
     assert (facts.status, facts.total_minor, facts.amount_paid_minor, facts.credit_minor) == ("paid", 800, paid, used)
     assert buyer.balance() == used - credit
     if taken is None:
-        assert (facts.payment_id, buyer.intents()) == (None, [])
+        assert (facts.payments, buyer.intents()) == ((), [])
     else:
-        payment = await shop.payments.payment(shop.account, facts.payment_id or "")
+        payment = await shop.payments.payment(shop.account, facts.payments[0].payment_id)
         assert (payment.amount_minor, payment.fee_minor) == (paid, taken)
         assert shop.control.client().v1.application_fees.retrieve(payment.fee_id or "").amount == taken
     assert shop.control.audit() == []
@@ -238,6 +247,33 @@ async def test_a_bill_takes_no_method_of_anothers_and_no_refusal_that_is_not_the
     with pytest.raises(PaymentsRefused):
         await buyer.bills.send(shop.op(), shop.account, unasked.id)
     shop.control.onboard(shop.account)
+
+
+async def test_who_is_overtaken_tells_what_there_is_then_and_a_refusal_is_one(shop: Shop) -> None:
+    buyer, stripe = Buyer(shop), shop.payments
+    assert isinstance(stripe, Stripe)
+    others = {"finalize_invoice_async": buyer.api.invoices.finalize_invoice, "pay_async": buyer.api.invoices.pay}
+
+    async def overtaken(call: Any, *ids: str, **more: Any) -> dict[str, Any]:
+        if call.__name__ in others:
+            others[call.__name__](*ids, None, buyer.at)
+        return await stripe._ask(call, *ids, **more)
+
+    async def refused(call: Any, *ids: str, **more: Any) -> dict[str, Any]:
+        if call.__name__ == "void_invoice_async":
+            raise PaymentsRefused("No.")
+        return await overtaken(call, *ids, **more)
+
+    def late(ask: Any) -> StripeBills:
+        return StripeBills(stripe._api, ask, stripe._walk, stripe.invoice)
+
+    paid = await late(overtaken).send(shop.op(), shop.account, (await buyer.drafted()).invoice_id)
+    assert (paid.status, len(buyer.intents())) == ("paid", 1)
+    waiting = await buyer.sent(method_id=buyer.card(BROKE))
+    with pytest.raises(PaymentsRefused):
+        await late(refused).void(shop.account, waiting.invoice_id)
+    others["void_invoice_async"] = lambda name, wish, at: buyer.api.invoices.pay(name, {"payment_method": VISA}, at)
+    assert (await late(overtaken).void(shop.account, waiting.invoice_id)).status == "paid"
 
 
 async def test_what_is_less_than_stripe_charges_is_paid_by_nobody_and_the_customers_debt(shop: Shop) -> None:

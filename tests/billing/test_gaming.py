@@ -250,6 +250,48 @@ def test_a_dispute_above_what_a_refund_left_takes_what_is_left(house: House) -> 
     leave(shop)
 
 
+def of_codes(shop: Shop) -> int:
+    """Micro-units that codes have given of what was granted, by the books."""
+    rows = shop.house.stack.get("/ledger/accounts", enterprise_id=shop.app, limit=200)["data"]
+    return -sum(int(row["balance_micro"]) for row in rows if row["account"] == "expense.promo")
+
+
+def test_a_dispute_of_what_was_bought_with_a_code_takes_and_frees_the_given_part_with_the_paid(house: House) -> None:
+    shop = house.shop("USD")
+    key, package, monthly = house.stack.key(shop.app), shop.plan(1_000_000, 500), shop.monthly(1_000_000, 500)
+    said = house.post("/promo-codes", {"code": "half", "enterprise_id": shop.app, "percent_off": "50"})["code"]
+    charges = {}
+    for name, plan in (("ann", package), ("bob", package), ("cy", package), ("dee", monthly), ("eve", package)):
+        page = shop.open(plan, name, promo_code=said)["id"]
+        done = house.control.pay(shop.account, page)["session"]
+        intent = done["payment_intent"]
+        if intent is None:
+            invoice = shop.api.invoices.retrieve(done["invoice"], {"expand": ["payments"]}, shop.at)
+            intent = invoice.payments.data[0].payment.payment_intent
+        charges[name] = shop.charge(intent)
+    house.deliver()
+    assert (of_codes(shop), [shop.lots(name) for name in charges]) == (5 * 250, [[("paid", 500)]] * 5)
+    assert [ask(house, key, "bob"), ask(house, key, "eve")] == [(200, "")] * 2  # 250 of each are spent
+    house.stack.events(shop.app, 2)
+    amounts = {"ann": 50, "bob": 50, "cy": 20, "dee": 50, "eve": 50}
+    disputes = {name: house.control.dispute(shop.account, charges[name], amount=amounts[name])["id"] for name in charges}
+    house.deliver()
+    assert [shop.available(name) for name in charges] == [0, 0, 300, 0, 0]
+    assert [shop.accounts().get(f"{name}/user.frozen/USD", 0) for name in charges] == [500, 250, 200, 500, 250]
+    assert of_codes(shop) == 5 * 250  # nothing is decided
+    for name, won in (("ann", True), ("bob", False), ("cy", False), ("dee", False), ("eve", True)):
+        house.control.close_dispute(shop.account, disputes[name], won=won)
+    house.deliver(order="reverse", copies=2)
+    assert [shop.available(name) for name in charges] == [500, 0, 300, 0, 250]
+    assert [shop.wallet(name)["debt_micro"] for name in charges] == [0, 250, 0, 0, 0]
+    assert of_codes(shop) == 250 + 0 + 150 + 0 + 250
+    assert shop.accounts()["/disputes/USD"] == 500_000 + 200_000 + 500_000
+    shop.buy(package, "bob")  # the debt is paid first, and what the code gave is a part of it
+    house.deliver()
+    assert (shop.available("bob"), shop.wallet("bob")["debt_micro"]) == (250, 0)
+    leave(shop)
+
+
 def ask(house: House, key: str, end_user: str) -> tuple[int, str]:
     """(status, code) of a request that costs 250 micro-units."""
     body = {"model": "flat-model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}

@@ -175,6 +175,26 @@ class _Unreachable:
         raise PaymentsDown("no answer")
 
 
+@pytest.mark.parametrize(("call", "told"), [("void_invoice", "voided"), ("mark_uncollectible", "marked_uncollectible")])
+async def test_an_invoice_that_nobody_is_asked_for_any_more_is_a_look_at_its_subscription(
+    house: House, call: str, told: str
+) -> None:
+    api: Any = house.control.client().v1
+    at: Any = {"stripe_account": house.market.account}
+    subscription = await house.buy(await house.market.plan(MONTHLY), "sub")
+    customer = api.subscriptions.retrieve(subscription, None, at).customer
+    card = api.payment_methods.attach("pm_card_chargeCustomerFail", {"customer": customer}, at).id
+    api.subscriptions.update(subscription, {"default_payment_method": card}, at)
+    house.control.advance(32 * 86_400)
+    invoice = api.subscriptions.retrieve(subscription, None, at).latest_invoice
+    assert await house.told("customer.subscription.created") == 1
+    await house.inbox.work()
+    getattr(api.invoices, call)(invoice, None, at)
+    assert await house.told(f"invoice.{told}") == 1
+    await house.inbox.work()
+    assert await house.states() == [("done", 1), ("done", 1)]
+
+
 async def test_a_subscription_seen_earlier_never_overwrites_what_was_seen_later(house: House) -> None:
     subscription = await house.buy(await house.market.plan(MONTHLY), "sub")
     await house.told("customer.subscription.created", "invoice.paid")

@@ -1,4 +1,4 @@
-"""Overage in this process, on the fake of Stripe: what is lent, billed, paid, given up, and the same after a death at any step."""
+"""Overage in this process, on the fake of Stripe: lent, billed, paid, given up, and the same after a death at any step."""
 
 import itertools
 import os
@@ -330,7 +330,6 @@ async def test_a_dispute_or_a_refund_of_a_bill_ends_what_is_lent(house: House, a
     await ann.agree()
     await ann.use(ALLOWANCE + 5_000_000)
     await ann.next_period()
-    (invoice,) = ann.invoices()
     (bill,) = await house.rows.overages.bills("shop", ann.owner, None, 10)
     assert bill.payment_id is not None
     house.control.refund_in_dashboard(house.market.account, bill.payment_id, 400)

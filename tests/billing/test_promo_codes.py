@@ -1,21 +1,25 @@
 """Promo codes: what they take off, what is granted and booked of it, and who is refused. On the fake of Stripe."""
 
 import asyncio
+import json
+import time
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from gateway.db.tables import APP_SALES, promo_codes
-from gateway.identity.model import Role
+from gateway.billing.promo_codes import PromoCodeRefused, PromoCodes
+from gateway.db.tables import APP_SALES, promo_codes, promo_coupons
+from gateway.identity.model import Actor, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.model import WalletKey
 from tests.billing.house import DAY
-from tests.billing.inside import House
+from tests.billing.inside import HOURS, SECRET, House
 from tests.billing.inside import house as house
 from tests.billing.market import KEYS, MONTHLY, PACKAGE, URLS
 from tests.billing.test_believed import Own
 from tests.billing.test_believed import own as own
+from tests.fake_stripe.delivery import signature
 
 PLATFORM = "acct_1FakePlatform00"
 CREATORS = {"kind": "package", "name": "Credit", "currency": "USD", "price_micro": 10_000_000, "grant_micro": 10_000_000}
@@ -263,6 +267,114 @@ async def test_what_stripe_asks_counts_where_it_rounds_otherwise_and_not_on_othe
     assert (await refused(house, plan, said["code"]))[:2] == (400, "payment_refused")
 
 
+class Between:
+    """Stripe, which does something else once it has made a code."""
+
+    def __init__(self, payments: Any, then: Any) -> None:
+        self._payments, self._then = payments, then
+
+    @property
+    def promotions(self) -> Any:
+        return self
+
+    async def create(self, *what: Any) -> Any:
+        made = await self._payments.promotions.create(*what)
+        await self._then()
+        return made
+
+    async def end(self, *what: Any) -> None:
+        await self._payments.promotions.end(*what)
+
+
+async def test_a_code_that_is_ended_while_it_is_made_at_stripe_is_over_there_too(house: House, own: Own) -> None:
+    said, billing = await code(house), house.api.billing
+    found = await billing.store.plan(await house.market.plan(PACKAGE))
+    seller = (await house.api.registry.app(Actor(Role.OPERATOR, "operator"), "shop")), WalletKey(f"u{next(KEYS)}", "shop")
+
+    async def end() -> None:
+        await house.market.ok("DELETE", f"/promo-codes/{said['id']}")
+
+    stripe: Any = Between(house.payments, end)
+    codes = PromoCodes(billing.store.promos, house.api.registry, stripe, billing.catalogue, house.clock)
+    assert found is not None
+    with pytest.raises(PromoCodeRefused):
+        await codes.discount(said["code"], found, *seller, own.account)
+    assert [row.active for row in own.api.promotion_codes.list(None, own.at).data] == [False]
+    again = await code(house, code=said["code"])  # its letters are free
+    assert (await opened(house, found.id, f"u{next(KEYS)}", again))["status"] == "open"
+
+
+async def test_what_a_process_that_died_left_at_stripe_of_an_ended_code_does_not_keep_its_letters(house: House, own: Own) -> None:
+    plan, said = await house.market.plan(PACKAGE), await code(house)
+    await opened(house, plan, f"u{next(KEYS)}", said)
+    rule = promo_coupons.c.promo_code_id == said["id"]
+    await house.market.write(sa.delete(promo_coupons).where(rule), None)  # it died before it could keep what Stripe had made
+    await house.market.ok("DELETE", f"/promo-codes/{said['id']}")
+    (left,) = own.api.promotion_codes.list(None, own.at).data
+    again = await code(house, code=said["code"], percent_off="10")
+    live, over = await code(house), await code(house)
+    await house.market.ok("DELETE", f"/promo-codes/{over['id']}")
+    for name in ("promo_none", live["id"], over["id"], again["id"], ""):  # nobody's, another's, or by the owner's own hand
+        own.api.promotion_codes.update(left.id, {"metadata": {"mozaiks_promo_code": name}}, own.at)
+        assert (await refused(house, plan, said["code"]))[:2] == (409, "conflict")
+    own.api.promotion_codes.update(left.id, {"metadata": {"mozaiks_promo_code": said["id"]}}, own.at)
+    assert (await opened(house, plan, f"u{next(KEYS)}", again))["status"] == "open"
+    assert sorted(row.active for row in own.api.promotion_codes.list(None, own.at).data) == [False, True]
+
+
+async def test_a_code_of_other_terms_that_bears_our_codes_name_is_not_taken_for_it(house: House, own: Own) -> None:
+    plan, other = await house.market.plan(PACKAGE), await house.market.plan(PACKAGE)
+    assert (await house.market.checkout(other, role=Role.OPERATOR, platform_user_id="x"))["status"] == "open"
+    at_first = {"percent_off": "25", "plan_ids": [plan], "first_purchase_only": True, "max_redemptions": 9}
+    said = await code(house, **at_first, duration="repeating", duration_months=3)
+    await opened(house, plan, f"u{next(KEYS)}", said)
+    (ours,) = own.api.promotion_codes.list(None, own.at).data
+    coupon = own.api.coupons.retrieve(ours.promotion.coupon, None, own.at)
+    (bad,) = [row.product for row in own.api.prices.list({"lookup_keys": [other]}, own.at).data]
+    as_ours: Any = {"percent_off": "25", "duration": "repeating", "duration_in_months": 3, "metadata": {}}
+    as_ours["applies_to"] = {"products": list(coupon.applies_to.products)}
+    limits: Any = {"code": said["code"], "metadata": ours.metadata.to_dict(), "max_redemptions": 9}
+    limits["restrictions"] = {"first_time_transaction": True}
+    changed: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"percent_off": "100"}, {}),
+        ({"duration_in_months": 4}, {}),
+        ({"applies_to": {"products": [bad]}}, {}),
+        ({"redeem_by": 4_000_000_000}, {}),
+        ({}, {"max_redemptions": 10}),
+        ({}, {"restrictions": {"first_time_transaction": False}}),
+        ({}, {"expires_at": 4_000_000_000}),
+        ({}, {}),
+    ]
+    for coupons, codes in changed:
+        # As after a death in between: it was made, and is not known here.
+        await house.market.write(sa.delete(promo_coupons).where(promo_coupons.c.promo_code_id == said["id"]), None)
+        for row in own.api.promotion_codes.list({"active": True}, own.at).data:
+            own.api.promotion_codes.update(row.id, {"active": False}, own.at)
+        forged = own.api.coupons.create({**as_ours, **coupons}, own.at).id
+        by_hand = {**limits, **codes, "promotion": {"type": "coupon", "coupon": forged}}
+        own.api.promotion_codes.create(by_hand, own.at)
+        if coupons or codes:
+            assert (await refused(house, plan, said["code"]))[:2] == (409, "conflict"), (coupons, codes)
+    assert (await opened(house, plan, f"u{next(KEYS)}", said))["status"] == "open"
+
+
+async def test_the_end_of_a_page_that_was_made_anew_does_not_end_its_purchase(house: House, own: Own) -> None:
+    await house.market.ok("POST", "/fee-terms", {"user_id": "alice", "enterprise_id": "shop", "fee_percent": "90"}, 201)
+    house.control.catch_up()
+    plan, said, owner = await house.market.plan(PACKAGE), await code(house), f"u{next(KEYS)}"
+    house.control.abandon(own.account, (await opened(house, plan, f"u{next(KEYS)}", said))["id"])  # Stripe has the code by now
+    rule = promo_codes.c.id == said["id"]
+    await house.market.write(sa.update(promo_codes).where(rule).values(percent_bp=2510), None)  # 748 and 673 here, 749 there
+    page = await opened(house, plan, owner, said)
+    assert await house.told("checkout.session.expired") == 2
+    await house.inbox.work()
+    rows = (await house.market.ok("GET", "/purchases", enterprise_id="shop"))["data"]
+    assert [row["status"] for row in rows] == ["open", "expired"]  # hers, and the one that was left
+    house.control.pay(own.account, page["id"])
+    assert await own.reasons() == set()
+    assert (await house.available(owner), fees(house)) == (10_000_000, 674)
+
+
 async def test_where_the_platform_pays_a_code_grants_what_was_paid(house: House, own: Own) -> None:
     made = {"enterprise_id": "theirs", "user_id": "alice", "name": "Theirs", "asset": "USD", "cost_policy": "platform_pays"}
     await house.market.ok("POST", "/apps", made, 201)
@@ -282,3 +394,105 @@ async def test_where_the_platform_pays_a_code_grants_what_was_paid(house: House,
         assert await refused(house, plan, whole["code"]) == (400, "promo_code_refused", "promo_code")
     report = await audit(house.api.databases, ["shop", "second", "bobs", "theirs"], None)
     assert report.ok, [check.violations for check in report.checks if not check.ok]
+
+
+async def test_a_trial_redeems_nothing_and_what_is_paid_after_it_costs_less(house: House, own: Own) -> None:
+    plan = await house.market.plan(MONTHLY, trial_days=7)
+    said, owner = await code(house, percent_off=50, duration="forever", first_purchase_only=True), f"u{next(KEYS)}"
+    page = await opened(house, plan, owner, said)
+    subscription = house.control.pay(own.account, page["id"])["session"]["subscription"]
+    package = await house.market.plan(PACKAGE)
+    assert await refused(house, package, said["code"], owner) == (400, "promo_code_refused", "promo_code")
+    assert await own.reasons() == set()
+    assert (await house.available(owner), await redeemed(house, said)) == (10_000_000, [])
+    assert await refused(house, package, said["code"], owner) == (400, "promo_code_refused", "promo_code")
+    house.control.advance(8 * DAY)
+    assert await own.reasons() == set()
+    assert await redeemed(house, said) == [(15_000_000, 15_000_000, 5_000_000)]
+    assert await house.available(owner) == 20_000_000  # the trial's too: it ends a day after its last one, by our clock
+    assert abs((await books(house))["due_to_platform/USD"]) == 1_500_000
+    own.api.subscriptions.cancel(subscription, None, own.at)
+
+
+async def test_more_of_a_thing_than_was_offered_is_not_sold_with_a_code(house: House, own: Own) -> None:
+    package, monthly, said = await house.market.plan(PACKAGE), await house.market.plan(MONTHLY), await code(house)
+    for plan in (package, monthly):
+        owner = f"crony{next(KEYS)}"
+        page = await opened(house, plan, owner, said)
+        session = own.api.checkout.sessions.retrieve(page["id"], {"expand": ["line_items"]}, own.at)
+        metadata, price = dict(session.metadata.to_dict()), session.line_items.data[0].price.id
+        (promotion,) = own.api.promotion_codes.list(None, own.at).data
+        of: Any = {"payment_intent_data" if plan == package else "subscription_data": {"metadata": metadata}}
+        wish: Any = {"mode": session.mode, "line_items": [{"price": price, "quantity": 3}], "metadata": metadata}
+        wish |= {"success_url": URLS["success_url"], "discounts": [{"promotion_code": promotion.id}], **of}
+        done = house.control.pay(own.account, own.api.checkout.sessions.create(wish, own.at).id)["session"]
+        (why,) = await own.reasons()
+        assert ("it paid 2248 USD" if plan == package else "a line of it is 9000 USD") in why
+        assert (await house.available(owner), await redeemed(house, said)) == (0, [])
+        if done["subscription"]:
+            own.api.subscriptions.cancel(done["subscription"], None, own.at)
+
+
+SOLD = ("checkout.session.completed", "payment_intent.succeeded", "invoice.paid", "customer.subscription.created")
+TOLD = (*SOLD, "customer.subscription.deleted", "refund.created", "charge.dispute.created", "charge.dispute.closed")
+
+
+async def sold_with_codes(house: House, own: Own) -> list[dict[str, Any]]:
+    """A bit of everything at Stripe that was bought with a code, without a word from there. The codes."""
+    package, monthly = await house.market.plan(PACKAGE), await house.market.plan(MONTHLY)
+    part = await code(house)
+    whole = await code(house, percent_off="100", first_purchase_only=True)
+    half = await code(house, percent_off="50")
+    bought = {}
+    firsts = [("ann", package, part), ("bob", package, part), ("cy", package, whole), ("dee", monthly, half)]
+    for name, plan, said in (*firsts, ("eve", monthly, whole), ("fay", package, part)):
+        page = await opened(house, plan, f"{name}-{half['code']}", said)
+        bought[name] = house.control.pay(own.account, page["id"])["session"]
+    house.control.refund_in_dashboard(own.account, bought["ann"]["payment_intent"], 250)
+    for name, won in (("bob", True), ("fay", False)):
+        charge = own.api.payment_intents.retrieve(bought[name]["payment_intent"], None, own.at).latest_charge
+        dispute = house.control.dispute(own.account, str(charge))["id"]
+        house.control.close_dispute(own.account, dispute, won=won)
+    for name in ("dee", "eve"):
+        own.api.subscriptions.cancel(bought[name]["subscription"], None, own.at)
+    return [part, whole, half]
+
+
+@pytest.mark.parametrize("how", ["told", "doubled", "lost"])
+async def test_whatever_becomes_of_the_webhooks_the_books_say_the_same_of_codes(house: House, own: Own, how: str) -> None:
+    house.seen = len(house.control.events())
+    codes = await sold_with_codes(house, own)
+    if how == "lost":
+        events = house.control.events()
+        house.seen = len(events)
+        # By Stripe's clock here; what was given away is found by its page, once nobody can be on it any more.
+        house.clock.ahead_ms = (events[-1]["created"] - int(time.time())) * 1000 + 49 * HOURS
+        for made_up in (5, 0):
+            looked = await house.reconciler().run()
+            assert looked.ok, looked
+            assert looked.made_up == made_up, looked
+    elif how == "doubled":
+        events = [each for each in house.control.events()[house.seen :] if each["type"] in TOLD]
+        for number, event in enumerate([*events[::-1], *events]):
+            body = json.dumps({**event, "id": f"{event['id']}-{number}"})
+            assert await house.inbox.receive("connect", body.encode(), signature(body, [SECRET], int(time.time())))
+            if number % 5 == 4:
+                await house.inbox.work()
+        await house.inbox.work()
+    else:
+        await house.told(*TOLD)
+        await house.inbox.work()
+    assert await house.rows.events("failed", None, 10) == []
+    names = [f"{name}-{codes[2]['code']}" for name in ("ann", "bob", "cy", "dee", "eve", "fay")]
+    left = 10_000_000 - 10_000_000 * 250 // 749
+    assert [await house.available(name) for name in names] == [left, 10_000_000, 10_000_000, 10_000_000, 10_000_000, 0]
+    off, given = (2_500_000, 7_490_000), 10_000_000 - 10_000_000 * 749 // 999
+    assert await redeemed(house, codes[0]) == [(*off, given)] * 3
+    assert sorted(await redeemed(house, codes[1])) == [(9_990_000, 0, 10_000_000), (30_000_000, 0, 10_000_000)]
+    assert await redeemed(house, codes[2]) == [(15_000_000, 15_000_000, 5_000_000)]
+    held = await books(house)
+    promo = 2 * given - given * (10_000_000 - left) // 10_000_000 + 20_000_000 + 5_000_000
+    assert (abs(held["expense.promo/USD"]), held["disputes/USD"]) == (promo, 7_490_000)
+    assert abs(held["due_to_platform/USD"]) == fees(house) * 10_000
+    rows = (await house.market.ok("GET", "/purchases", enterprise_id="shop"))["data"]
+    assert [row["status"] for row in rows] == ["paid"] * 4

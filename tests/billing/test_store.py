@@ -4,7 +4,17 @@ import asyncio
 
 import msgspec
 
-from gateway.billing.model import Account, AccountState, FeeTerm, Overage, Plan, Purchase, PurchaseState
+from gateway.billing.model import (
+    Account,
+    AccountState,
+    FeeTerm,
+    FirstPurchase,
+    Overage,
+    Plan,
+    Purchase,
+    PurchaseState,
+    Redemption,
+)
 from gateway.billing.store import Store, Taken
 from gateway.db.engines import Databases
 from gateway.ledger.model import WalletKey
@@ -88,3 +98,43 @@ async def test_one_request_is_one_purchase_and_one_buyer_one_customer(databases:
     customer = await store.customer(wallet, "acct_1")
     await store.add_customer(wallet, "acct_1", "cus_9", 1)
     assert await store.customer(wallet, "acct_1") == customer is not None
+
+
+async def test_of_redemptions_at_once_as_many_are_kept_as_may_be_and_one_is_a_buyers_first(databases: Databases) -> None:
+    await add_owners(databases)
+    promos, wallet = Store(databases).promos, WalletKey("u1", "shop")
+
+    def of(subject: str, ref: str = "") -> Redemption:
+        return Redemption(f"red_{subject}{ref}", "promo_1", subject, ref or subject, "u1", "plan_1", "USD", 1, 0, 1, 5)
+
+    done = await asyncio.gather(*[promos.redeem("shop", of(f"pur_{number}"), 2) for number in range(5)])
+    assert sorted(done) == [False, False, False, True, True]
+    assert await promos.redeemed("shop", "promo_1") == 2
+    (kept, *_) = [f"pur_{number}" for number in range(5) if done[number]]
+    assert await asyncio.gather(*[promos.redeem("shop", of(kept, ref), 2) for ref in ("", "in_2", "in_2", "in_3")]) == [True] * 4
+    assert await promos.redeem("shop", of("pur_9"))  # what was paid for is kept whatever there is
+    assert await promos.redeemed("shop", "promo_1") == 3
+    assert len(await promos.redemptions("shop", "promo_1", None, 9)) == 5
+
+    wanted = FirstPurchase("u1", "promo_1", "a", "acct_1", 1)
+    others = [msgspec.structs.replace(wanted, ref=ref) for ref in ("b", "c", "d")]
+    assert sum(await asyncio.gather(*[promos.claim_first(wallet, None, each) for each in (wanted, *others)])) == 1
+    held = await promos.first_purchase(wallet)
+    assert held is not None
+    assert sum(await asyncio.gather(*[promos.claim_first(wallet, held, each) for each in others if each.ref != held.ref])) == 1
+    taken = await promos.first_purchase(wallet)
+    assert taken is not None
+    assert not await promos.keep_first(wallet, held.ref, "cs_1")
+    assert await promos.keep_first(wallet, taken.ref, "cs_2")
+    assert not await promos.claim_first(wallet, taken, wanted)  # it has a page by now
+    done = await asyncio.gather(*[promos.redeem_first(wallet, of(f"pur_{number}"), "acct_1") for number in range(4)])
+    assert sum(done) == 1
+    made = await promos.first_purchase(wallet)
+    assert made is not None
+    assert made.ref == f"pur_{done.index(True)}"
+    assert await promos.redeem_first(wallet, of(made.ref), "acct_1")  # the same, told again
+    assert not await promos.keep_first(wallet, made.ref, "cs_3")
+    assert not await promos.claim_first(wallet, made, wanted)
+    other = WalletKey("u2", "shop")
+    subjects = [msgspec.structs.replace(of(f"pur_{number}"), owner="u2") for number in range(4)]
+    assert sum(await asyncio.gather(*[promos.redeem_first(other, each, "acct_1") for each in subjects])) == 1

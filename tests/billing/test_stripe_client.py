@@ -130,7 +130,9 @@ async def test_a_subscription_is_invoiced_with_its_share_changed_and_ended(shop:
     assert (invoice.metadata, [line.price_id for line in invoice.lines]) == (metadata, [found.price_id])
     assert [line.is_proration for line in invoice.lines] == [False]
     assert await shop.payments.invoice(shop.account, invoice.invoice_id) == invoice
-    paid = await shop.payments.payment(shop.account, invoice.payment_id or "")
+    (part,) = invoice.payments
+    assert (part.amount_minor, part.is_default, invoice.out_of_band_minor) == (3000, True, 0)
+    paid = await shop.payments.payment(shop.account, part.payment_id)
     assert (paid.invoice_id, paid.fee_minor) == (invoice.invoice_id, 375)
     _, dearer = await shop.payments.create_price(shop.op(), shop.account, DEARER)
     other = Metadata("shop", "u2", DEARER.id)
@@ -246,6 +248,27 @@ async def test_all_lines_of_a_long_invoice_are_there(shop: Shop) -> None:
     made = api.invoices.create({"customer": customer, "pending_invoice_items_behavior": "include"}, at)
     found = await shop.payments.invoice(shop.account, made.id)
     assert sorted(line.amount_minor for line in found.lines) == [100 + number for number in range(12)]
+
+
+async def test_all_payments_of_an_invoice_are_there_and_no_other_counts(shop: Shop) -> None:
+    api: Any = shop.control.client().v1
+    at = {"stripe_account": shop.account}
+    _, price = await shop.payments.create_price(shop.op(), shop.account, MONTHLY)
+    customer = await shop.payments.create_customer(shop.op(), shop.account, BUYER, "")
+    wish: Any = {"customer": customer, "items": [{"price": price}], "collection_method": "send_invoice", "days_until_due": 1}
+    invoice = api.subscriptions.create(wish, at).latest_invoice
+    pays: Any = {"amount": 100, "currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
+    intents = [api.payment_intents.create({**pays, "payment_method_types": ["card"]}, at).id for _ in range(11)]
+    for intent in intents:
+        api.invoices.attach_payment(invoice, {"payment_intent": intent}, at)
+    open_yet = await shop.payments.invoice(shop.account, invoice)
+    assert (len(open_yet.payments), open_yet.amount_paid_minor, open_yet.out_of_band_minor) == (11, 1100, 0)
+    api.invoices.pay(invoice, {"paid_out_of_band": True}, at)
+    found = await shop.payments.invoice(shop.account, invoice)
+    assert [(part.payment_id, part.amount_minor, part.is_default) for part in found.payments] == [
+        (intent, 100, False) for intent in sorted(intents)
+    ]
+    assert (found.status, found.amount_paid_minor, found.out_of_band_minor) == ("paid", 3000, 1900)
 
 
 @pytest.mark.parametrize("kind", ["drop_after", "error_500"])

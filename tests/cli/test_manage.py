@@ -105,4 +105,6 @@ def test_people_read_amounts_as_decimals_and_programs_micro_units(cli: Cli, app:
     assert shown[-1].split()[1:5] == ["promo", "0", "1.5", "0"]
     assert cli.json("wallets", "show", *of)["lots"][0]["granted_micro"] == 1_500_000
     assert cli.text("ledger", "accounts", "--app", app).splitlines()[-1].split()[-1] in ("1.5", "-1.5")
-    assert "no lots" in cli.text("wallets", "show", "--app", app, "--end-user", "nobody")
+    unknown = ("wallets", "show", "--app", app, "--end-user", "nobody")
+    assert cli.text(*unknown).startswith("There is no such wallet yet")
+    assert cli.json(*unknown)["available_micro"] == 0

@@ -56,10 +56,10 @@ def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> 
     assert "--end-user-rpm must be 0 to 1000000000" in refused
     wish = ("plans", "create", "--app", app, "--name", "n", "--grant", "1", "--currency")
     refused = seller.refused(*wish, "USD", "--price", "0.001")
-    assert "--price is not a price in USD: 0.001 USD is not a multiple of 0.01" in refused
-    assert "an amount is 0.01 to 999999.99 USD" in seller.refused(*wish, "USD", "--price", "5000000")
-    assert "an amount is 1 to 99999999 JPY" in seller.refused(*wish, "JPY", "--price", "100000000")
-    assert "amounts in KWD are multiples of 0.01" in seller.refused(*wish, "KWD", "--price", "1.005")
+    assert "--price is not a price in USD: 0.001 USD is not a multiple of 0.01 USD" in refused
+    assert "an amount is 0.01 USD to 999999.99 USD" in seller.refused(*wish, "USD", "--price", "5000000")
+    assert "an amount is 1 JPY to 99999999 JPY" in seller.refused(*wish, "JPY", "--price", "100000000")
+    assert "amounts in KWD are multiples of 0.010 KWD" in seller.refused(*wish, "KWD", "--price", "1.005")
     assert "--to must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--to", "2026-10-01")
     assert "--from must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--from", "2026-1")
 

@@ -123,3 +123,19 @@ async def test_rows_of_the_first_schema_live_through_the_second_and_back(databas
     async with engine.begin() as conn:
         await conn.run_sync(migrate.downgrade, tree, "0001")
         assert (await conn.exec_driver_sql("SELECT left_micro FROM lots")).scalar_one() == 5
+
+
+@pytest.mark.parametrize("tree", TREES)
+async def test_who_had_redeemed_a_code_has_made_a_first_purchase(databases: Databases, tree: str) -> None:
+    engine = await engine_of(databases, tree)
+    names = "id, promo_code_id, subject, ref, owner, plan_id, currency, discount_minor, paid_minor, given_micro, created_at"
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.downgrade, tree, {"platform": "0012", "app": "0008"}[tree])
+        for number, owner in enumerate(("ann", "ann", "bob"), 1):
+            values = f"'red_{number}', 'promo_1', 'pur_{number}', 'pur_{number}', '{owner}', 'plan_1', 'USD', 1, 0, 1, {number}"
+            await conn.exec_driver_sql(f"INSERT INTO promo_redemptions ({names}) VALUES ({values})")
+    async with engine.begin() as conn:
+        await conn.run_sync(migrate.upgrade, tree)
+        found = await conn.exec_driver_sql("SELECT owner, promo_code_id, ref, redeemed_at FROM first_purchases ORDER BY owner")
+        assert [tuple(row) for row in found] == [("ann", "promo_1", "pur_1", 1), ("bob", "promo_1", "pur_3", 3)]
+        assert len((await conn.exec_driver_sql("SELECT id FROM promo_redemptions WHERE number IS NULL")).all()) == 3

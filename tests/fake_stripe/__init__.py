@@ -9,13 +9,15 @@ Faithful to Stripe (as its SDK 16, API 2026-10-28.endive, and its OpenAPI descri
 - accounts: `Stripe-Account` decides which objects exist; a revoked account answers 403; v2 answers null without `include`;
 - money: balance transactions with Stripe's fee and the application fee, the platform's own fee objects, refunds with and
   without the fee, disputes that take money at once, payouts; `Control.audit` proves that it all adds up;
-- state: intents, checkout, subscriptions (trials, renewals an hour as drafts, retries, pauses, proration), invoices with credit;
+- state: intents, checkout, subscriptions (trials, renewals an hour as drafts, retries, pauses, proration), invoices with credit,
+  of no subscription, with several payments, paid out of band, too little to charge;
 - time: test clocks with their rules, though all of them are one; the calls of Stripe's own page that its command line tool makes;
 - transport: idempotency keys for 24 h, cursors, `expand[]`, errors, signed webhooks in any order, number and concurrency, faults.
 
-Simplified: one price list for Stripe's fee (2.9 % and a fixed part, also where Stripe has another); no taxes, minimum amounts,
-multi-currency settlement, captures by hand, quotes, schedules, tiers, meters, credit notes; v2 event destinations send nothing
-(account changes come as v1 account.updated); Stripe's retries of webhooks are the test's to ask for; a parameter that Stripe's
-description has and the fake does not play is accepted without effect; an operation it does not play answers 501. The
-description is of 2026-05-27.dahlia: parameters younger than that count as unknown.
+Simplified: of an invoice that is paid in part the platform's share is of what its default payment is left with; an invoice that
+is sent never falls due; one price list for Stripe's fee (2.9 % and a fixed part, also where Stripe has another); no taxes,
+minimum amounts but of invoices, multi-currency settlement, captures by hand, quotes, schedules, tiers, meters, credit notes; v2
+event destinations send nothing (account changes come as v1 account.updated); Stripe's retries of webhooks are the test's to ask for;
+a parameter that Stripe's description has and the fake does not play is accepted without effect; an operation it does not play
+answers 501. The description is of 2026-05-27.dahlia: parameters younger than that count as unknown.
 """

@@ -72,11 +72,30 @@ def _invoices(account: Account) -> list[str]:
         owed = max(0, invoice["ending_balance"] or 0)
         if invoice["amount_due"] != max(0, invoice["total"] + invoice["starting_balance"]) - owed:
             wrong.append(f"{invoice['id']}: due {invoice['amount_due']} of {invoice['total']} and {invoice['starting_balance']}")
-        intent = account.of("payment_intent").get(account.hidden[invoice["id"]]["intent"] or "")
-        received = intent["amount_received"] if intent else 0
-        if invoice["amount_paid"] != received or (invoice["status"] == "paid" and received != invoice["amount_due"]):
-            wrong.append(f"invoice {invoice['id']} is {invoice['status']}: paid {invoice['amount_paid']}, received {received}")
-    return wrong
+        paid = [row for row in account.of("invoice_payment").values() if row["invoice"] == invoice["id"]
+            and row["status"] == "paid"]
+        came = sum(row["amount_paid"] for row in paid)
+        if invoice["amount_paid"] != came or (invoice["status"] == "paid" and came != invoice["amount_due"]):
+            wrong.append(f"invoice {invoice['id']} is {invoice['status']}: paid {invoice['amount_paid']}, payments {came}")
+        elsewhere = sum(row["amount_paid"] for row in paid if row["payment"]["type"] == "payment_record")
+        if invoice["amount_paid_off_stripe"] != elsewhere:
+            wrong.append(f"invoice {invoice['id']}: {elsewhere} out of band, and not {invoice['amount_paid_off_stripe']}")
+    return wrong + _used(account)
+
+
+def _used(account: Account) -> list[str]:
+    """No payment intent pays more of invoices than it took, and one that was made for an invoice pays all of it there."""
+    used = {name: 0 for name in account.of("payment_intent") if account.hidden[name].get("invoice")}
+    for row in account.of("invoice_payment").values():
+        if row["status"] == "paid" and row["payment"]["type"] == "payment_intent":
+            name = row["payment"]["payment_intent"]
+            used[name] = used.get(name, 0) + row["amount_paid"]
+    took = account.of("payment_intent")
+    return [
+        f"intent {name} paid {paid} of {took[name]['amount_received']}"
+        for name, paid in used.items()
+        if paid > took[name]["amount_received"] or (account.hidden[name].get("invoice") and paid < took[name]["amount_received"])
+    ]
 
 
 def _fee_details(account: Account) -> int:

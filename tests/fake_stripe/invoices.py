@@ -9,11 +9,11 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from . import charges
+from . import charges, invoice_payments
 from .catalog import discounted, redeem
 from .customers import method_of
 from .errors import StripeFault, bad
-from .routes import Call, collection, included, page, route
+from .routes import Call, collection, page, route
 from .spec import Obj, complete
 from .world import APPLICATION, DAY, Account, World, merge_metadata, rounded
 
@@ -73,7 +73,8 @@ def make_invoice(world: World, account: Account, customer: Obj, currency: str, l
         "invoice", "in_1", amount_due=0, amount_overpaid=0, amount_paid=0, amount_paid_off_stripe=0, amount_remaining=0,
         amount_shipping=0,
         attempt_count=0, attempted=False, auto_advance=more.pop("auto_advance", True), automatic_tax={"enabled": False},
-        collection_method="charge_automatically", currency=currency, customer=customer["id"], default_tax_rates=[],
+        collection_method=subscription["collection_method"] if subscription else "charge_automatically", currency=currency,
+        customer=customer["id"], default_tax_rates=[],
         discounts=more.pop("discounts", []), issuer={"type": "self"}, payment_settings={}, period_start=period[0],
         period_end=period[1],
         post_payment_credit_notes_amount=0, pre_payment_credit_notes_amount=0, starting_balance=customer["balance"],
@@ -153,31 +154,11 @@ def finalize(world: World, account: Account, invoice: Obj) -> Obj:
     customer["next_invoice_sequence"] += 1
     invoice["status_transitions"]["finalized_at"] = world.now
     if invoice["amount_due"]:
-        _prepare(world, account, invoice)
+        invoice_payments.prepare(world, account, invoice, "Subscription creation" if subscription_of(invoice) else None)
     world.emit(account, "invoice.finalized", invoice)
     if not invoice["amount_due"]:
         mark_paid(world, account, invoice)
     return invoice
-
-
-def _prepare(world: World, account: Account, invoice: Obj) -> None:
-    hidden = account.hidden[invoice["id"]]
-    fee = hidden["fee"]
-    if hidden["fee_percent"]:
-        percent = int(Decimal(str(hidden["fee_percent"])) * 100)
-        fee = rounded(invoice["amount_due"] * percent, 10_000) or None
-    wish = {"amount": invoice["amount_due"], "currency": invoice["currency"], "customer": invoice["customer"],
-        "application_fee_amount": fee}
-    intent = charges.make_intent(world, account,
-        {**wish, "description": "Subscription creation" if subscription_of(invoice) else None}, invoice=invoice["id"])
-    hidden["intent"] = intent["id"]
-    invoice["confirmation_secret"] = {"type": "payment_intent", "client_secret": intent["client_secret"]}
-    payment = world.new(
-        "invoice_payment", "inpay_1", amount_requested=invoice["amount_due"], currency=invoice["currency"], invoice=invoice["id"],
-        is_default=True, payment={"type": "payment_intent", "payment_intent": intent["id"]}, status="open", status_transitions={},
-    )  # fmt: skip
-    del payment["metadata"]
-    account.add(payment)
 
 
 def payer_of(account: Account, invoice: Obj) -> str | None:
@@ -189,8 +170,15 @@ def payer_of(account: Account, invoice: Obj) -> str | None:
     return next((method for method in found if method), None)
 
 
-def collect(world: World, account: Account, invoice: Obj, method: str | None = None, present: bool = False) -> StripeFault | None:
-    """One attempt to collect an open invoice; the fault of a refused one. `present`: the buyer is there to authenticate."""
+def collect(
+    world: World, account: Account, invoice: Obj, method: str | None = None, present: bool = False, asked: bool = False
+) -> StripeFault | None:
+    """One attempt to collect an open invoice; the fault of a refused one. `present`: the buyer is there to authenticate.
+
+    One that is sent to the buyer is collected only when it is `asked` for.
+    """
+    if invoice["collection_method"] == "send_invoice" and not asked:
+        return None
     intent = account.get("payment_intent", account.hidden[invoice["id"]]["intent"])
     method = method or payer_of(account, invoice)
     invoice["attempt_count"] += 1
@@ -223,15 +211,16 @@ def failed(world: World, account: Account, invoice: Obj, what: str) -> None:
 
 
 def mark_paid(world: World, account: Account, invoice: Obj) -> None:
-    invoice |= {"status": "paid", "amount_paid": invoice["amount_due"], "amount_remaining": 0, "next_payment_attempt": None,
-        "attempted": True}
+    by_stripe = not invoice["amount_paid_off_stripe"]
+    for payment in invoice_payments.of_invoice(account, invoice):
+        if payment["is_default"] and payment["status"] == "open":
+            invoice_payments.credit(world, account, invoice, payment, invoice["amount_remaining"])
+            by_stripe = True
+    invoice |= {"status": "paid", "next_payment_attempt": None, "attempted": True}
     invoice["status_transitions"]["paid_at"] = world.now
-    for payment in account.of("invoice_payment").values():
-        if payment["invoice"] == invoice["id"]:
-            payment |= {"status": "paid", "amount_paid": invoice["amount_due"]}
-            payment["status_transitions"]["paid_at"] = world.now
     world.emit(account, "invoice.paid", invoice)
-    world.emit(account, "invoice.payment_succeeded", invoice)
+    if by_stripe:
+        world.emit(account, "invoice.payment_succeeded", invoice)
     for told in ON_INVOICE:
         told(world, account, invoice, "paid")
 
@@ -277,19 +266,6 @@ def _settled(world: World, account: Account, intent: Obj, ok: bool) -> None:
 
 
 charges.ON_SETTLED.append(_settled)
-
-
-@included("invoice", "payments")
-def payments(world: World, account: Account, invoice: Obj) -> Obj:
-    rows = [p for p in account.of("invoice_payment").values() if p["invoice"] == invoice["id"]]
-    return collection(rows, "/v1/invoice_payments")
-
-
-@route("GET", "/v1/invoice_payments")
-def payment_list(call: Call) -> Obj:
-    wanted = (call.params.get("payment") or {}).get("payment_intent")
-    rows = [p for p in call.account.of("invoice_payment").values() if not wanted or p["payment"]["payment_intent"] == wanted]
-    return page(call, rows, ("invoice", "status"))
 
 
 @route("POST", "/v1/invoices")
@@ -373,13 +349,25 @@ def invoice_pay(call: Call) -> Obj:
     invoice = call.account.get("invoice", call.arg)
     if invoice["status"] == "draft":
         finalize(call.world, call.account, invoice)
-    if invoice["status"] == "open":
+    if invoice["status"] == "open" and call.params.get("paid_out_of_band"):
+        invoice_payments.out_of_band(call.world, call.account, invoice)
+        mark_paid(call.world, call.account, invoice)
+    elif invoice["status"] == "open":
         fault = collect(call.world, call.account, invoice, call.params.get("payment_method"),
-            call.params.get("off_session") is False)
+            call.params.get("off_session") is False, asked=True)
         if fault is not None:
             raise fault
     elif not (invoice["status"] == "paid" and not invoice["amount_due"]):
         raise bad(f"Invoice is already {invoice['status']}", code="invoice_already_paid")
+    return invoice
+
+
+@route("POST", "/v1/invoices/{invoice}/attach_payment")
+def invoice_attach(call: Call) -> Obj:
+    invoice = call.account.get("invoice", call.arg)
+    invoice_payments.attach(call.world, call.account, invoice, call.params)
+    if not invoice["amount_remaining"]:
+        mark_paid(call.world, call.account, invoice)
     return invoice
 
 

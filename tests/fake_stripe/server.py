@@ -18,6 +18,7 @@ from . import (
     customers,
     disputes,
     invoice_items,
+    invoice_payments,
     invoices,
     payment_pages,
     payouts,
@@ -34,7 +35,7 @@ from .world import PLATFORM, Account, World
 
 OBJECT_FILES = (
     accounts, catalog, changes, charges, checkout, clocks, customers, disputes, invoice_items,
-    invoices, payouts, portal, refunds, subscriptions,
+    invoice_payments, invoices, payouts, portal, refunds, subscriptions,
 )  # fmt: skip
 LOG_MAX = 100_000
 IDEMPOTENCY_S = 86_400

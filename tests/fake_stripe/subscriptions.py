@@ -67,15 +67,19 @@ def make(world: World, account: Account, params: Obj, present: bool = False) -> 
         trial_end = world.now + params["trial_period_days"] * DAY
     if trial_end == "now":
         trial_end = None
+    if (params.get("collection_method") == "send_invoice") != bool(params.get("days_until_due")):
+        raise bad("days_until_due is for, and needed of, subscriptions whose invoices are sent.", "days_until_due")
     settings = params.get("trial_settings") or {"end_behavior": {"missing_payment_method": "create_invoice"}}
     method = params.get("default_payment_method")
     sub = world.new(
         "subscription", "sub_1", automatic_tax={"enabled": False}, billing_cycle_anchor=trial_end or world.now,
         billing_mode={"type": "flexible", "flexible": {}},
         billing_schedules=[], cancel_at_period_end=params.get("cancel_at_period_end", False),
-        collection_method="charge_automatically", currency="",
+        collection_method=params.get("collection_method", "charge_automatically"), currency="",
+        days_until_due=params.get("days_until_due"),
         customer=customer["id"], discounts=[], invoice_settings={"issuer": {"type": "self"}}, start_date=world.now,
-        status="trialing" if trial_end else "incomplete", application=None if account.is_platform else APPLICATION,
+        status="trialing" if trial_end else "active" if params.get("days_until_due") else "incomplete",
+        application=None if account.is_platform else APPLICATION,
         application_fee_percent=None if percent is None else float(percent), trial_end=trial_end, trial_start=world.now
         if trial_end else None,
         trial_settings=settings if trial_end else None, description=params.get("description"), metadata=params.get("metadata"),

@@ -61,7 +61,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
         "refunded 51"),
     "an invoice that is not its lines": (lambda w, a: first(a, "invoice").update(subtotal=1), "lines 1000"),
     "an invoice that is due more than its total": (lambda w, a: first(a, "invoice").update(amount_due=1001), "due 1001"),
-    "an invoice that is paid with nothing": (lambda w, a: first(a, "invoice").update(amount_paid=0), "paid 0, received"),
+    "an invoice that is paid with nothing": (lambda w, a: first(a, "invoice").update(amount_paid=0), "paid 0, payments 1000"),
+    "an invoice that its payment did not pay": (lambda w, a: first(a, "invoice_payment").update(amount_paid=1001), "of 1000"),
+    "a payment that its invoice does not know": (lambda w, a: first(a, "invoice_payment").update(status="open"), "paid 0 of"),
+    "a payment out of band that was none": (lambda w, a: first(a, "invoice").update(amount_paid_off_stripe=1), "out of band"),
 }
 
 

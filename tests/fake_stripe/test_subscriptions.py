@@ -110,6 +110,53 @@ def test_a_retry_with_a_better_card_brings_the_subscription_back(shop: Shop) -> 
     assert (shop.get(sub.id).status, shop.get(sub.id).latest_invoice.status) == ("active", "paid")
 
 
+def test_an_invoice_that_is_paid_out_of_band_takes_no_money_and_cancels_its_intent(shop: Shop) -> None:
+    sub = shop.subscribe(3000, "pm_card_chargeCustomerFail", application_fee_percent=10)
+    before = len(shop.control.events())
+    paid = shop.api.invoices.pay(shop.get(sub.id).latest_invoice.id, {"paid_out_of_band": True, "expand": ["payments"]}, shop.at)
+    assert (paid.status, paid.amount_paid, paid.amount_remaining, paid.amount_paid_off_stripe) == ("paid", 3000, 0, 3000)
+    record, default = paid.payments.data
+    assert (record.payment.type, record.status, record.amount_paid, record.is_default) == ("payment_record", "paid", 3000, False)
+    assert (default.payment.type, default.status, default.amount_paid) == ("payment_intent", "canceled", None)
+    intent = shop.api.payment_intents.retrieve(default.payment.payment_intent, None, shop.at)
+    assert (intent.status, intent.amount_received) == ("canceled", 0)
+    told = [event["type"] for event in shop.control.events()[before:]]
+    assert told == ["payment_intent.canceled", "invoice.paid", "customer.subscription.updated"]
+    assert shop.get(sub.id).status == "active"
+
+
+def test_an_invoice_that_is_sent_is_paid_in_parts_by_intents_and_out_of_band(shop: Shop) -> None:
+    with pytest.raises(stripe.InvalidRequestError, match="days_until_due"):
+        shop.subscribe(3000, collection_method="send_invoice")
+    sub = shop.subscribe(3000, collection_method="send_invoice", days_until_due=30, application_fee_percent=10)
+    assert (sub.status, shop.get(sub.id).latest_invoice.status) == ("active", "open")
+    invoice = sub.latest_invoice
+    wish: Any = {"amount": 500, "currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
+    intent = shop.api.payment_intents.create({**wish, "payment_method_types": ["card"]}, shop.at).id
+    asked = {"value": 1500, "currency": "usd"}
+    record = shop.api.payment_records.report_payment(
+        {"amount_requested": asked, "initiated_at": 1, "outcome": "guaranteed", "payment_method_details": {"type": "custom"}},
+        shop.at,
+    ).id
+    left = [
+        shop.api.invoices.attach_payment(invoice, {kind: name}, shop.at).amount_remaining
+        for kind, name in (("payment_intent", intent), ("payment_record", record))
+    ]
+    assert left == [2500, 1000]
+    with pytest.raises(stripe.InvalidRequestError, match="used up"):
+        shop.api.invoices.attach_payment(invoice, {"payment_intent": intent}, shop.at)
+    paid = shop.api.invoices.pay(invoice, {"payment_method": "pm_card_visa", "expand": ["payments"]}, shop.at)
+    assert (paid.status, paid.amount_paid, paid.amount_paid_off_stripe) == ("paid", 3000, 1500)
+    rows = [(row.payment.type, row.status, row.amount_paid, row.is_default) for row in paid.payments.data]
+    assert sorted(rows) == [
+        ("payment_intent", "paid", 500, False), ("payment_intent", "paid", 1000, True), ("payment_record", "paid", 1500, False)
+    ]  # fmt: skip
+    assert [fee.amount for fee in shop.api.application_fees.list({"limit": 100}).data if fee.account == shop.account] == [100]
+    charged = shop.subscribe(3000, "pm_card_chargeCustomerFail").latest_invoice
+    with pytest.raises(stripe.InvalidRequestError, match="charged automatically"):
+        shop.api.invoices.attach_payment(charged, {"payment_intent": intent}, shop.at)
+
+
 def test_a_first_payment_that_fails_leaves_it_incomplete_or_makes_none(shop: Shop) -> None:
     sub = shop.subscribe(3000, "pm_card_chargeCustomerFail")
     assert sub.status == "incomplete"

@@ -125,6 +125,21 @@ def test_a_management_command_in_another_directory_makes_no_installation(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_command_that_reads_makes_no_installation_where_a_setting_says_and_one_that_writes_does(tmp_path: Path) -> None:
+    data = tmp_path / "meant"
+    env = plain_env(MOZAIKS_DATA_DIR=str(data), MOZAIKS_DEMO="false")
+    for command in (["usage"], ["apps", "list"], ["audit"], ["trail", "head"], ["reconcile"]):
+        done = run_command(command, env)
+        assert (done.returncode, done.stdout) == (2, ""), (command, done)
+        assert done.stderr == (
+            f"Error: MOZAIKS_DATA_DIR is {data}, where no gateway's data is: set another, or run `gateway serve` with it first.\n"
+        )
+    assert list(tmp_path.iterdir()) == []
+    made = run_command(["creators", "create", "acme"], env)
+    assert made.returncode == 0, made.stderr
+    assert "acme" in run_command(["creators", "list"], env).stdout
+
+
 def test_a_trial_and_a_grant_that_expires_are_made_by_commands(stack: Stack) -> None:
     app = stack.app()
     user_id = stack.get(f"/apps/{app}")["user_id"]

@@ -22,6 +22,7 @@ import msgspec
 from gateway.balance.wallets import Wallets
 from gateway.billing import minor_units
 from gateway.billing.admission import ENDED
+from gateway.billing.believed import check_attached
 from gateway.billing.fees import fee_minor
 from gateway.billing.model import Subscription
 from gateway.billing.overage.lines import ACTOR
@@ -183,7 +184,7 @@ class OverageBills:
                 raise
             await self._give_up(bill, BillState.GIVEN, bill.used_micro, "its invoice was deleted")
             return None
-        if facts.status == "draft" or (facts.status == "open" and not bill.attempts):
+        if facts.status in ("draft", "open"):
             facts = await self._payments.bills.send(bill.id, bill.account_id, invoice_id)
         return facts
 
@@ -218,46 +219,48 @@ class OverageBills:
             return False
         if (facts.total_minor, facts.currency) != (bill.amount_minor, bill.currency):
             raise Rejected(f"it is of {facts.total_minor} {facts.currency}, and bill {bill.id} of {bill.amount_minor}")
-        payment = None
-        if facts.amount_paid_minor and facts.payment_id is not None:
-            payment = await self._payments.payment(bill.account_id, facts.payment_id)
-        if payment is None or not payment.amount_minor:
-            if bill.state == BillState.OPEN:
-                await self._give_up(bill, BillState.GIVEN, bill.used_micro, "no money paid it")
+        taken = [(await self._payments.payment(bill.account_id, part.payment_id), part.amount_minor) for part in facts.payments]
+        if not taken:
+            await self._give_up(bill, BillState.GIVEN, bill.used_micro, "no money paid it")
             return False
-        paid_minor = min(payment.amount_minor, facts.amount_paid_minor)
-        least = bill.fee_minor * paid_minor // bill.amount_minor - 1  # Stripe rounds as it likes
-        if payment.fee_minor < least:
-            raise Rejected(f"the platform's share of it is {payment.fee_minor} {bill.currency}, and bill {bill.id} has {least}")
-        return await self._repaid(bill, payment, paid_minor)
+        check_attached(facts, [payment for payment, _ in taken])
+        share = sum(payment.fee_minor for payment, _ in taken)
+        least = bill.fee_minor * sum(minor for _, minor in taken) // bill.amount_minor - len(taken)  # Stripe rounds as it likes
+        if share < least:
+            raise Rejected(f"the platform's share of it is {share} {bill.currency}, and bill {bill.id} has {least} at least")
+        is_first = [await self._repaid(bill, place, *each) for place, each in enumerate(_shares(bill, taken))]
+        await self._overages.end_bill(bill, BillState.PAID, now_ms(self._clock), taken[0][0].payment_id)
+        return any(is_first)
 
-    async def _repaid(self, bill: OverageBill, payment: PaymentFacts, paid_minor: int) -> bool:
+    async def _repaid(
+        self, bill: OverageBill, place: int, payment: PaymentFacts, paid_minor: int, amount_micro: int, given_micro: int
+    ) -> bool:
+        """One payment of it: what was used and is paid by that, some of it given."""
         wallet, asset = bill.wallet, await self._sellers.asset_of(bill.wallet)
         await self._sellers.bind(bill.account_id, payment.payment_id, wallet, now_ms(self._clock))
         was_lost = await self._ledger.payments.posted_as(wallet.enterprise_id, _given_up(bill, BillState.LOST)) is not None
-        given = min(bill.used_micro - bill.used_micro * paid_minor // bill.amount_minor, bill.used_micro - 1)
+        op_id = bill.op_id if not place else f"{bill.op_id}:{payment.payment_id}"
         granted = await self._wallets.grant(
             GrantRequest(
                 wallet=wallet,
-                amount_micro=bill.used_micro,
+                amount_micro=amount_micro,
                 asset=asset,
                 source=LotSource.PAID,
-                op_id=bill.op_id,
+                op_id=op_id,
                 actor=ACTOR,
                 reason=f"overage of subscription {bill.subscription_id}, invoice {bill.invoice_id}",
                 external_ref=payment.payment_id,
                 role="system",
                 fees=Fees(platform_micro=micro(payment.fee_minor, bill.currency)),
-                paid=paid_for(paid_minor, bill.currency, asset, bill.used_micro, given),
-                given_micro=given,
+                paid=paid_for(paid_minor, bill.currency, asset, amount_micro, given_micro),
+                given_micro=given_micro,
                 repays=BAD_DEBT if was_lost else OVERAGE,
             ),
-            fingerprint=bill.op_id,
+            fingerprint=op_id,
         )
         if payment.stripe_fee_minor:
             kept = micro(payment.stripe_fee_minor, bill.currency)
             await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, ACTOR)
-        await self._overages.end_bill(bill, BillState.PAID, now_ms(self._clock), payment.payment_id)
         return granted.first
 
     async def _give_up(self, bill: OverageBill, state: BillState, amount_micro: int, reason: str) -> None:
@@ -277,6 +280,18 @@ class OverageBills:
             await self._overages.pause(bill.wallet, "unpaid", now_ms(self._clock))
 
 
+
+
+def _shares(bill: OverageBill, taken: list[tuple[PaymentFacts, int]]) -> list[tuple[PaymentFacts, int, int, int]]:
+    """(payment, what of it, what was used for that, what of this was given) of each payment: what no money paid comes with the
+    first. Each pays for a micro-unit at least.
+    """
+    shares = [max(bill.used_micro * minor // bill.amount_minor, 1) for _, minor in taken]
+    rest = bill.used_micro - sum(shares)
+    given = rest if rest > 0 and sum(minor for _, minor in taken) < bill.amount_minor else 0
+    shares[0] += rest
+    gifts = [given, *[0] * (len(taken) - 1)]
+    return [(*each, share, gift) for each, share, gift in zip(taken, shares, gifts, strict=True)]
 
 
 def _given_up(bill: OverageBill, state: BillState) -> str:

@@ -96,7 +96,7 @@ class StripeBills:
         except PaymentsRefused as refused:
             if refused.code != _GONE:
                 raise
-            return InvoiceFacts(invoice_id, "void", "", None, None, 0, "", 0, ())
+            return InvoiceFacts(invoice_id, "void", "", None, (), 0, "", 0, ())
         if facts.status == "draft":
             await self._delete(account_id, invoice_id)
             return msgspec.structs.replace(facts, status="void")

@@ -315,10 +315,10 @@ class Stripe:
         return await self._with_invoice(account_id, raw)
 
     async def invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
-        """GET /v1/invoices/{id}, and its lines where there are many."""
+        """GET /v1/invoices/{id}, and its lines and payments where there are many."""
         invoices = self._api.v1.invoices
         raw = await self._ask(invoices.retrieve_async, invoice_id, account_id=account_id, params={"expand": list(_INVOICE)})
-        return await self._with_lines(account_id, raw)
+        return await self._whole(account_id, raw)
 
     async def subscription(self, account_id: str, subscription_id: str) -> SubscriptionFacts:
         """GET /v1/subscriptions/{id}."""
@@ -343,11 +343,16 @@ class Stripe:
         paid = await self._ask(self._api.v1.invoice_payments.list_async, account_id=account_id, params=wish)
         return shapes.payment(raw, next((invoices.invoice_of(each) for each in paid["data"]), None))
 
-    async def _with_lines(self, account_id: str, raw: dict[str, Any]) -> InvoiceFacts:
-        if not invoices.has_more_lines(raw):
-            return invoices.invoice(raw)
-        listed = self._walk(self._api.v1.invoices.line_items.list_async, raw["id"], account_id=account_id)
-        return invoices.invoice(raw, [line async for line in listed])
+    async def _whole(self, account_id: str, raw: dict[str, Any]) -> InvoiceFacts:
+        lines = payments = None
+        if invoices.has_more_lines(raw):
+            listed = self._walk(self._api.v1.invoices.line_items.list_async, raw["id"], account_id=account_id)
+            lines = [line async for line in listed]
+        if invoices.has_more_payments(raw):
+            of = {"invoice": raw["id"]}
+            listed = self._walk(self._api.v1.invoice_payments.list_async, account_id=account_id, params=of)
+            payments = [payment async for payment in listed]
+        return invoices.invoice(raw, lines, payments)
 
     # ---- walking -------------------------------------------------------------------------------
 
@@ -361,7 +366,7 @@ class Stripe:
         """GET /v1/invoices."""
         wish = {"created": wishes.seconds(from_ms, until_ms), "expand": [f"data.{name}" for name in _INVOICE]}
         async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
-            yield await self._with_lines(account_id, raw)
+            yield await self._whole(account_id, raw)
 
     async def invoices_of(
         self, account_id: str, *, subscription_id: str = "", customer_id: str = ""
@@ -370,7 +375,7 @@ class Stripe:
         of = {"subscription": subscription_id} if subscription_id else {"customer": customer_id}
         wish = {**of, "expand": [f"data.{name}" for name in _INVOICE]}
         async for raw in self._walk(self._api.v1.invoices.list_async, account_id=account_id, params=wish):
-            yield await self._with_lines(account_id, raw)
+            yield await self._whole(account_id, raw)
 
     async def refunds_between(self, account_id: str, from_ms: int, until_ms: int) -> AsyncIterator[RefundFacts]:
         """GET /v1/refunds."""

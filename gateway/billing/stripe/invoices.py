@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.billing.ports import InvoiceFacts, InvoiceLine, SubscriptionFacts
+from gateway.billing.ports import InvoiceFacts, InvoiceLine, InvoicePart, SubscriptionFacts
 from gateway.billing.stripe.shapes import Object, Reference, as_shape, id_of, read
 
 _MS: Final = 1000
@@ -60,23 +60,27 @@ class Lines(msgspec.Struct, frozen=True):
 
 
 class PaidBy(msgspec.Struct, frozen=True):
-    """What an invoice was paid with."""
+    """What an invoice was paid with: a `payment_intent`, or a `charge` without one, or out of band, a `payment_record`."""
 
+    type: str
     payment_intent: Reference = None
 
 
 class InvoicePayment(Object, frozen=True):
-    """A payment of an invoice."""
+    """A payment of an invoice: `open`, `paid` or `canceled`; see docs.stripe.com/api/invoice-payment."""
 
     invoice: Reference
     payment: PaidBy
+    status: str
+    amount_paid: int | None = None
     is_default: bool = False
 
 
 class InvoicePayments(msgspec.Struct, frozen=True):
-    """Those of one invoice."""
+    """The first of one invoice."""
 
     data: list[InvoicePayment]
+    has_more: bool = False
 
 
 class SubscriptionDetails(msgspec.Struct, frozen=True):
@@ -174,12 +178,21 @@ def has_more_lines(raw: dict[str, Any]) -> bool:
     return as_shape(raw, Invoice).lines.has_more
 
 
-def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> InvoiceFacts:
-    """An invoice with its payments; `more`: all its lines, where not all came with it."""
+def has_more_payments(raw: dict[str, Any]) -> bool:
+    """Likewise of its payments."""
+    payments = as_shape(raw, Invoice).payments
+    return payments is not None and payments.has_more
+
+
+def invoice(
+    raw: dict[str, Any], more: list[dict[str, Any]] | None = None, more_payments: list[dict[str, Any]] | None = None
+) -> InvoiceFacts:
+    """An invoice with its payments; `more`: all its lines, `more_payments`: all those, where not all came with it."""
     found = as_shape(raw, Invoice)
     about = found.parent.subscription_details if found.parent else None
     payments = found.payments.data if found.payments else []
-    paid_by = next((each for each in payments if each.is_default), payments[0] if payments else None)
+    if more_payments is not None:
+        payments = as_shape(more_payments, list[InvoicePayment])
     lines = found.lines.data if more is None else as_shape(more, list[Line])
     finalized_at = found.status_transitions.finalized_at
     return InvoiceFacts(
@@ -187,7 +200,7 @@ def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> In
         status=found.status or "",
         reason=found.billing_reason or "",
         subscription_id=id_of(about.subscription) if about else None,
-        payment_id=id_of(paid_by.payment.payment_intent) if paid_by else None,
+        payments=_parts(payments),
         amount_paid_minor=found.amount_paid,
         currency=found.currency.upper(),
         created_at_ms=found.created * _MS,
@@ -200,6 +213,17 @@ def invoice(raw: dict[str, Any], more: list[dict[str, Any]] | None = None) -> In
         metadata=read(about.metadata if about else found.metadata),
         discounts=_discounts(found),
     )
+
+
+def _parts(payments: list[InvoicePayment]) -> tuple[InvoicePart, ...]:
+    """Those that money came by. One that is canceled may still name the intent that was to pay what was paid out of band."""
+    parts = [
+        InvoicePart(payment_id, each.amount_paid, each.is_default)
+        for each in payments
+        if each.status == "paid" and each.payment.type == "payment_intent" and each.amount_paid
+        if (payment_id := id_of(each.payment.payment_intent)) is not None
+    ]
+    return tuple(sorted(parts, key=lambda part: (not part.is_default, part.payment_id)))
 
 
 def _discounts(found: Invoice) -> tuple[tuple[str, int], ...]:

@@ -1,10 +1,12 @@
 """Promo codes at Stripe, asked for through `client`: what `ports.Promotions` promises.
 
 A code is a Coupon, which says what is taken off, and a PromotionCode, which says who redeems it how often and until when.
-Stripe lets neither's terms be changed, so nothing here is: a code is made, and ended.
+Stripe lets neither's terms be changed, so nothing here is: a code is made, and ended. What has a code's name there and other
+terms is none of it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -23,11 +25,41 @@ class Promotion(msgspec.Struct, frozen=True):
     coupon: Reference = None
 
 
+class Restrictions(msgspec.Struct, frozen=True):
+    """Who may redeem it."""
+
+    first_time_transaction: bool = False
+    minimum_amount: int | None = None
+
+
 class PromotionCode(Object, frozen=True):
     """See docs.stripe.com/api/promotion_codes."""
 
     promotion: Promotion
+    restrictions: Restrictions = Restrictions()
+    customer: Reference = None
+    max_redemptions: int | None = None
+    expires_at: int | None = None
     metadata: dict[str, str] | None = None
+
+
+class Products(msgspec.Struct, frozen=True):
+    """Of which it takes something off."""
+
+    products: tuple[str, ...] = ()
+
+
+class Coupon(Object, frozen=True):
+    """See docs.stripe.com/api/coupons; `applies_to` only where it was asked for."""
+
+    duration: str
+    duration_in_months: int | None = None
+    percent_off: Decimal | None = None
+    amount_off: int | None = None
+    currency: str | None = None
+    max_redemptions: int | None = None
+    redeem_by: int | None = None
+    applies_to: Products | None = None
 
 
 class PromotionCodes(msgspec.Struct, frozen=True):
@@ -46,12 +78,13 @@ class StripePromotions:
 
     async def create(self, op_id: str, account_id: str, code: PromoCode, product_ids: Sequence[str]) -> tuple[str, str]:
         """GET /v1/promotion_codes by the code, or POST /v1/coupons and /v1/promotion_codes."""
-        codes, wish = self._api.v1.promotion_codes, {"code": code.code, "active": True, "limit": 1}
-        listed = await self._ask(codes.list_async, account_id=account_id, params=wish)
-        for found in as_shape(listed, PromotionCodes).data:
+        for found in await self._active(account_id, code.code):
             coupon_id = id_of(found.promotion.coupon)
             if (found.metadata or {}).get(_OURS) == code.id and coupon_id is not None:
-                return coupon_id, found.id
+                retrieve, wish = self._api.v1.coupons.retrieve_async, {"expand": ["applies_to"]}
+                raw = await self._ask(retrieve, coupon_id, account_id=account_id, params=wish)
+                if _is_of(code, product_ids, found, as_shape(raw, Coupon)):
+                    return coupon_id, found.id
             raise PaymentsRefused(f"The account has another active promotion code {code.code}.", "promo_code_taken")
         coupon = await self._ask(
             self._api.v1.coupons.create_async,
@@ -60,14 +93,46 @@ class StripePromotions:
             op_id=f"{op_id}:coupon",
         )
         made = await self._ask(
-            codes.create_async, account_id=account_id, params=_promotion(code, str(coupon["id"])), op_id=f"{op_id}:code"
+            self._api.v1.promotion_codes.create_async,
+            account_id=account_id,
+            params=_promotion(code, str(coupon["id"])),
+            op_id=f"{op_id}:code",
         )
         return str(coupon["id"]), str(made["id"])
+
+    async def named(self, account_id: str, letters: str) -> tuple[str, str]:
+        """GET /v1/promotion_codes by the code."""
+        for found in await self._active(account_id, letters):
+            return found.id, (found.metadata or {}).get(_OURS, "")
+        return "", ""
+
+    async def _active(self, account_id: str, letters: str) -> list[PromotionCode]:
+        """At most one."""
+        wish = {"code": letters, "active": True, "limit": 1}
+        listed = await self._ask(self._api.v1.promotion_codes.list_async, account_id=account_id, params=wish)
+        return as_shape(listed, PromotionCodes).data
 
     async def end(self, account_id: str, promotion_id: str) -> None:
         """POST /v1/promotion_codes/{id}."""
         update = self._api.v1.promotion_codes.update_async
         await self._ask(update, promotion_id, account_id=account_id, params={"active": False})
+
+
+def _is_of(code: PromoCode, product_ids: Sequence[str], found: PromotionCode, coupon: Coupon) -> bool:
+    """Whether both say what the code says. An account's owner writes our metadata on whatever it likes."""
+    percent_bp = None if coupon.percent_off is None else coupon.percent_off * 100
+    takes_off = (percent_bp, coupon.amount_off, coupon.currency, coupon.duration, coupon.duration_in_months)
+    products = () if coupon.applies_to is None else coupon.applies_to.products
+    limits = (coupon.max_redemptions, coupon.redeem_by, found.customer, found.restrictions.minimum_amount)
+    terms = (found.restrictions.first_time_transaction, found.max_redemptions, found.expires_at)
+    currency = None if code.currency is None else code.currency.lower()
+    expires_at = None if code.expires_at_ms is None else code.expires_at_ms // 1000
+    return (
+        takes_off == (code.percent_bp, code.amount_off_minor, currency, code.duration, code.duration_months)
+        and set(products) == set(product_ids)
+        and limits == (None, None, None, None)
+        and terms == (code.first_purchase_only, code.redemptions_max, expires_at)
+    )
 
 
 def _coupon(code: PromoCode, product_ids: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,11 @@
+"""Creators' first purchases with a promo code."""
+
+from gateway.db.migrations import first_purchases
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+upgrade = first_purchases.upgrade
+downgrade = first_purchases.downgrade
