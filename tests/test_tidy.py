@@ -133,6 +133,7 @@ WALLS = {
         "billing/store.py",
         "billing/webhooks/store.py",
         "billing/promo_store.py",
+        "billing/overage/store.py",
         "billing/revenue/store.py",
         "billing/top_ups/store.py",
         "billing/overage/store.py",

@@ -15,14 +15,13 @@ As its payment is the payment of a lot, its refund, its dispute and the platform
 from typing import Final
 
 import msgspec
-import sqlalchemy as sa
 
 from gateway.core.errors import InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
-from gateway.ledger import endings, store
+from gateway.ledger import endings, payment_queries, store
 from gateway.ledger.books import Books, check_amount, check_texts, commit, fingerprint_of, repeated
-from gateway.ledger.model import AVAILABLE, OVERAGE, Lot, Posted, WalletKey
+from gateway.ledger.model import OVERAGE, Lot, Posted, WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
@@ -103,14 +102,7 @@ class Lending(Books):
 async def standing(conn: store.Connection, wallet: WalletKey, asset: str) -> Lent:
     """How a wallet stands in a transaction."""
     books = store.books_of(wallet.enterprise_id)
-    lots, accounts = books["lots"], books["accounts"]
-    query = (
-        sa.select(sa.func.coalesce(sa.func.sum(lots.c.left_micro), 0))
-        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
-        .where(accounts.c.owner == wallet.owner, accounts.c.kind == AVAILABLE, accounts.c.asset == asset)
-        .where(lots.c.source == LotSource.OVERAGE.value, lots.c.left_micro > 0)
-    )
-    left = int(await conn.scalar(query) or 0)
+    left = await payment_queries.left_of_lent(conn, books, wallet.owner, asset)
     stands = (await store.balances(conn, books, wallet.owner, asset)).get(OVERAGE, 0)
     return Lent(-stands - left, left)
 

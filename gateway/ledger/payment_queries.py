@@ -104,6 +104,18 @@ async def paid_until(conn: Connection, books: Books, series: str, ends_at_ms: in
     return int(await conn.scalar(query) or 0)
 
 
+async def left_of_lent(conn: Connection, books: Books, owner: str, asset: str) -> int:
+    """What is left of what was lent to a wallet."""
+    lots, accounts = books["lots"], books["accounts"]
+    query = (
+        sa.select(sa.func.sum(lots.c.left_micro))
+        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
+        .where(accounts.c.owner == owner, accounts.c.kind == AVAILABLE, accounts.c.asset == asset)
+        .where(lots.c.source == LotSource.OVERAGE.value, lots.c.left_micro > 0)
+    )
+    return int(await conn.scalar(query) or 0)
+
+
 async def family(conn: Connection, books: Books, owner: str, asset: str) -> Family:
     """A wallet's lots, and what became of those that ended."""
     lots, accounts, entries, txns = (books[name] for name in ("lots", "accounts", "entries", "txns"))
