@@ -5,8 +5,9 @@
     expiry, the others    user.available (the lot) -> expense.promo
       owner in debt       user.available (the lot) -> receivable.clawback: what would be lost pays the debt first
     rollover              user.available (the lots) -> user.available (a new lot)
+      owner in debt       user.available (what a renewal leaves behind) -> receivable.clawback, as of an expiry
     refund                user.available (what is left of the lot), receivable.clawback (the rest) -> stripe_clearing
-      of what was unspent it comes back into the lot before (`recovery`), also for a lost dispute: the rest is what was spent
+      what other money covers of it comes back into the lot before (`recovery`), also for a dispute, opened or lost
       fee returned        due_to_platform -> expense.platform_fee
     dispute opened        user.available (what is left of the lot) -> user.frozen
       heard of too late   nothing: it is closed in the same moment
@@ -166,10 +167,13 @@ def rollover(head: Head, lot: Lot, lot_id: str, *, amount_micro: int, expires_at
     return Posting(_txn(head, ROLLOVER, entries), (left,), made)
 
 
-def renewal(head: Head, lots: Iterable[Lot], lot_id: str, amount_max_micro: int, expires_at_ms: int | None) -> Posting:
+def renewal(
+    head: Head, lots: Iterable[Lot], lot_id: str, amount_max_micro: int, expires_at_ms: int | None, debt_micro: int = 0
+) -> Posting:
     """Lots of a series end now, and what is left of them, `amount_max_micro` in all, goes on in a new one.
 
-    What does not go on stays in its lot, which has expired: the next expiry takes it.
+    What does not go on pays the owner's debt: at once, as the grant that follows would pay it else, and this would be lost. What
+    is left then stays in its lot, which has expired: the next expiry takes it.
     """
     entries: list[Entry] = []
     ended, rest, priority = [], amount_max_micro, 0
@@ -179,9 +183,20 @@ def renewal(head: Head, lots: Iterable[Lot], lot_id: str, amount_max_micro: int,
         priority = lot.priority
         if part:
             entries.append(_available(head, -part, lot.id))
+        paid = min(lot.left_micro - part, debt_micro)
+        debt_micro -= paid
+        if paid:
+            entries += [_available(head, -paid, lot.id), _debt(head, paid)]
         ends_at = head.at_ms if lot.expires_at_ms is None else min(lot.expires_at_ms, head.at_ms)
-        left, expired = lot.left_micro - part, lot.expired_micro + part
-        ended.append(_change(lot, left_micro=left, expired_micro=expired, expires_at_ms=ends_at))
+        ended.append(
+            _change(
+                lot,
+                left_micro=lot.left_micro - part - paid,
+                expired_micro=lot.expired_micro + part,
+                spent_micro=lot.spent_micro + paid,
+                expires_at_ms=ends_at,
+            )
+        )
     made = None
     if rest < amount_max_micro:
         made = _lot(head, lot_id, LotSource.ROLLOVER, priority, amount_max_micro - rest, expires_at_ms)

@@ -25,11 +25,13 @@ from gateway.ledger.model import (
     Exchanged,
     Lot,
 )
-from gateway.ledger.recovery import Family
+from gateway.ledger.recovery import Family, Place
 from gateway.ledger.store import LOT_COLUMNS, Books, Connection
 
 PAYING: Final = (GRANT, REFUND, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds in which money of a payment moves
 MONEY: Final = (STRIPE, PROCESSING, DISPUTES, DISPUTE_EXCESS)  # together: what was paid (below zero), what went back of it
+_NEVER_MS: Final = 2**63 - 1
+_OF_RENEWAL: Final = 2  # colons in the name of a renewal; what went on again has the name of its renewal, and more
 
 
 async def exchanged(conn: Connection, books: Books, lot_id: str) -> Exchanged | None:
@@ -135,38 +137,55 @@ async def family(conn: Connection, books: Books, owner: str, asset: str) -> Fami
         .where(~sa.exists().where(undone.c.reverses == txns.c.id))
     )
     expired: dict[str, int] = {}
-    went: dict[str, set[str]] = {}
+    gave: dict[str, str] = {}
     made: dict[str, str] = {}
     for op_id, kind, account, lot_id, amount in await conn.execute(moves):
         if kind in (GRANT, ROLLOVER) and amount > 0:
             made[lot_id] = op_id
         elif kind == ROLLOVER:
-            went.setdefault(op_id, set()).add(lot_id)
+            gave[op_id] = lot_id
         elif kind == EXPIRY:
             expired[lot_id] = expired.get(lot_id, 0) - amount
         elif kind == RECOVERY and account != AVAILABLE:  # what it took back of an expiry
             expired[lot_id] = expired.get(lot_id, 0) + amount
-    # A renewal ends all of its series' lots in its moment, also those of which nothing went on.
-    ended: dict[tuple[int | None, str], set[str]] = {}
-    for name, lot in found.items():
-        ended.setdefault((lot.expires_at_ms, _series(made.get(name, ""))), set()).add(name)
+    periods = {name: period for name in found if (period := _period(made.get(name, ""))) is not None}
+    renewals = await _renewals(conn, books, {series for series, _ in periods.values()})
     onward: dict[str, list[str]] = {}
-    beside: dict[str, list[str]] = {}
-    for lot_id, lot in found.items():  # the oldest first
-        op_id = made.get(lot_id, "")
-        if op_id in went:
-            alike = ended.get((lot.created_at_ms, _series(op_id)), set()) if _series(op_id) else set()
-            beside[lot_id] = [name for name in found if name in went[op_id] | alike]
-            for name in beside[lot_id]:
-                onward.setdefault(name, []).append(lot_id)
+    for name in found:  # the oldest first
+        if name not in periods and made.get(name) in gave:
+            onward.setdefault(gave[made[name]], []).append(name)
+    places = {name: _place(found[name], *period, renewals) for name, period in periods.items()}
     left = {name: max(min(amount, found[name].expired_micro), 0) for name, amount in expired.items()}
-    return Family(found, left, onward, beside)
+    return Family(found, left, onward, places)
 
 
-def _series(op_id: str) -> str:
-    """The series of allowances that an operation is of; "" for any other."""
+async def _renewals(conn: Connection, books: Books, series: set[str]) -> list[tuple[str, int, int]]:
+    """(series, start of the period that it began, when it was posted) of every renewal; also of one that moved nothing."""
+    if not series:
+        return []
+    txns = books["txns"]
+    made = sa.or_(*[txns.c.op_id.startswith(f"rollover:{name}:", autoescape=True) for name in sorted(series)])
+    query = sa.select(txns.c.op_id, txns.c.at).where(txns.c.kind == ROLLOVER, made)
+    named = [(op_id, _period(op_id), at) for op_id, at in await conn.execute(query)]
+    return [(*period, at) for op_id, period, at in named if period is not None and op_id.count(":") == _OF_RENEWAL]
+
+
+def _place(lot: Lot, series: str, starts_at_ms: int, renewals: list[tuple[str, int, int]]) -> Place:
+    """Where a lot stands that was made for a period of a series."""
+    later = [
+        (start, at) for name, start, at in renewals if name == series and start > starts_at_ms and at >= lot.created_at_ms
+    ]
+    renewed_at_ms, ended_at_ms = min(later, default=(_NEVER_MS, _NEVER_MS))
+    # One of which nothing was left is not told by the renewal when it ended.
+    return Place(series, renewed_at_ms, min(_NEVER_MS if lot.expires_at_ms is None else lot.expires_at_ms, ended_at_ms))
+
+
+def _period(op_id: str) -> tuple[str, int] | None:
+    """(series, start of its period) of what an allowance or a renewal made; None for any other operation."""
     kind, _, rest = op_id.partition(":")
-    return rest.split(":")[0] if kind in ("allowance", "rollover") else ""
+    series, _, rest = rest.partition(":")
+    start = rest.split(":")[0]
+    return (series, int(start)) if kind in ("allowance", "rollover") and start.isdecimal() else None
 
 
 async def made_by(conn: Connection, books: Books, lot_id: str) -> str | None:

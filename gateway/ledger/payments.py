@@ -15,6 +15,7 @@ the app's first and then in the platform's, under names made of the same operati
 repaired by the repeat, and the audit sees it until then.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -100,7 +101,9 @@ class Payments(Books):
     async def dispute_opened(self, request: DisputeRequest) -> Posted:
         """A payer disputes a payment: what is left of the lot, up to the amount, cannot be spent until it is closed.
 
-        Nothing happens when it was closed before.
+        What a refund of that amount would find elsewhere (`recovery`) comes back and is frozen with it: of a period that was
+        renewed, what went on could be spent else, and be a debt once the dispute is lost. Nothing happens when it was closed
+        before.
         """
         _check_dispute(request)
         op_id, wallet, print_ = _dispute_op(request, "opened"), request.wallet, fingerprint_of(request)
@@ -110,11 +113,15 @@ class Payments(Books):
                 return done
             lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
-            return await commit(conn, wallet, owner, endings.dispute_opened(head, lot, request.amount_micro, exchanged))
+            part = endings.share(lot, endings.still_paid(lot, request.amount_micro, exchanged), exchanged, "disputed")
+            recovered, lot = await _recovered(conn, wallet, head, lot, part - lot.left_micro)
+            posting = endings.dispute_opened(head, lot, request.amount_micro, exchanged)
+            return await commit(conn, wallet, owner, posting, before=recovered)
 
     async def dispute_closed(self, request: DisputeRequest, *, won: bool) -> Posted:
         """The end of a dispute. Won: exactly what was frozen is available again. Lost: it is gone, and the rest is a debt.
 
+        What is free again goes on again, as far as it had (`_go_on_again`), for as long at least as it had when it was frozen.
         One that was not opened is opened with it. Conflict when it was closed the other way.
         """
         _check_dispute(request)
@@ -132,13 +139,18 @@ class Payments(Books):
                 await commit(conn, wallet, owner, posting)
                 opened = posting.txn
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
+            recovered = None
             if won:
-                return await commit(conn, wallet, owner, endings.dispute_won(head, lot, opened))
-            _, free = endings.thawed(lot, opened)
-            part = endings.share(free, endings.still_paid(free, request.amount_micro, exchanged), exchanged, "lost")
-            recovered, lot = await _recovered(conn, wallet, head, lot, part - free.left_micro)
-            posting = endings.dispute_lost(head, lot, opened, request.amount_micro, exchanged)
-            return await commit(conn, wallet, owner, posting, before=recovered)
+                posting = endings.dispute_won(head, lot, opened)
+            else:
+                _, free = endings.thawed(lot, opened)
+                part = endings.share(free, endings.still_paid(free, request.amount_micro, exchanged), exchanged, "lost")
+                recovered, lot = await _recovered(conn, wallet, head, lot, part - free.left_micro)
+                posting = endings.dispute_lost(head, lot, opened, request.amount_micro, exchanged)
+            posted = await commit(conn, wallet, owner, posting, before=recovered)
+            freed = _freed(posting.txn)
+            await self._go_on_again(conn, wallet, owner, [opened], posting, most_micro=freed, as_long=True)
+            return posted
 
     async def reinstate(self, request: DisputeRequest) -> Posted:
         """The payer's bank took back a dispute that was lost: the loss is reversed, whatever `amount_micro` says.
@@ -152,6 +164,7 @@ class Payments(Books):
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
                 return done
             lot, _ = await _lot_paid(conn, wallet, request.payment_ref)
+            opened = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "opened"))
             lost = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "closed"))
             if lost is None or lost.kind != DISPUTE_LOST:
                 raise NotFound("that dispute was not lost", param="dispute_ref")
@@ -159,7 +172,8 @@ class Payments(Books):
             debt = await debt_of(conn, wallet, owner.asset)
             posting = endings.reinstated(head, lot, lost, new_id("lot"), debt)
             posted = await commit(conn, wallet, owner, posting)
-            await self._go_on_again(conn, wallet, owner, lost, posting.lots[0])
+            undone = [lost] if opened is None else [opened, lost]
+            await self._go_on_again(conn, wallet, owner, undone, posting, skip_micro=_freed(lost))
             return posted
 
     async def correct(self, request: CorrectionRequest) -> Posted:
@@ -201,25 +215,43 @@ class Payments(Books):
             posting = endings.correction(head, wrong, lots, new_id("lot"), debt, fee_stays=request.fee_stays)
             posted = await commit(conn, wallet, owner, posting)
             if wrong.kind == REFUND:
-                await self._go_on_again(conn, wallet, owner, wrong, posting.lots[0])
+                await self._go_on_again(conn, wallet, owner, [wrong], posting)
             return posted, returned, money
 
-    async def _go_on_again(self, conn: store.Connection, wallet: WalletKey, owner: AppFacts, undone: Txn, lot: Lot) -> None:
-        """What a refund or loss, which is undone now, took out of lots that its own had gone on in, goes on again."""
-        recovered = await _txn_of(conn, wallet.enterprise_id, recovery.op_id(undone.op_id))
-        if recovered is None:
+    async def _go_on_again(
+        self,
+        conn: store.Connection,
+        wallet: WalletKey,
+        owner: AppFacts,
+        undone: Sequence[Txn],
+        by: endings.Posting,
+        *,
+        skip_micro: int = 0,
+        most_micro: int | None = None,
+        as_long: bool = False,
+    ) -> None:
+        """What refunds, losses or openings, which `by` undoes, took out of lots that could be spent goes on again.
+
+        In lots that end as those do. `as_long`: where that is over by now, after as long as they had had; see `recovery.went_on`
+        for the amounts.
+        """
+        found = [await _txn_of(conn, wallet.enterprise_id, recovery.op_id(each.op_id)) for each in undone]
+        recovered = [each for each in found if each is not None]
+        if not recovered:
             return
-        books = store.books_of(wallet.enterprise_id)
-        named = sorted({entry.lot_id for entry in recovered.entries if entry.lot_id is not None})
-        lots = {lot_id: found for lot_id, (found, _) in (await store.lots_of(conn, books, named)).items()}
-        for other, amount in recovery.went_on(recovered, lot.id, lots):
-            made_by = await payment_queries.made_by(conn, books, other.id) or f"rollover:{other.id}:0"
+        books, (lot,), now = store.books_of(wallet.enterprise_id), by.lots, self.now_ms()
+        named = sorted({entry.lot_id for txn in recovered for entry in txn.entries if entry.lot_id is not None})
+        lots = {lot_id: one for lot_id, (one, _) in (await store.lots_of(conn, books, named)).items()}
+        for gave in recovery.went_on(recovered, lot.id, lots, skip_micro, most_micro):
+            ends_at_ms = gave.lot.expires_at_ms
+            if as_long and gave.lasted_ms is not None and ends_at_ms is not None and ends_at_ms <= now:
+                ends_at_ms = now + gave.lasted_ms
+            made_by = await payment_queries.made_by(conn, books, gave.lot.id) or f"rollover:{gave.lot.id}:0"
             # Named as of the renewal that made the other, so that the next one ends both.
-            op_id = ":".join([*made_by.split(":")[:3], "again", undone.id, other.id])
-            head = self._head(op_id, wallet, owner, undone.actor, "", undone.id)
-            ends_at_ms, priority = other.expires_at_ms, other.priority
+            op_id = ":".join([*made_by.split(":")[:3], "again", by.txn.id, gave.lot.id])
+            head, new = self._head(op_id, wallet, owner, by.txn.actor, "", by.txn.id), new_id("lot")
             posting = endings.rollover(
-                head, lot, new_id("lot"), amount_micro=amount, expires_at_ms=ends_at_ms, priority=priority
+                head, lot, new, amount_micro=gave.amount_micro, expires_at_ms=ends_at_ms, priority=gave.lot.priority
             )
             await commit(conn, wallet, owner, posting)
             (lot,) = posting.lots
@@ -267,7 +299,7 @@ class Payments(Books):
             return await commit(conn, wallet, owner, posting)
 
     async def renew(self, request: RenewalRequest) -> Posted:
-        """End what a series of allowances granted before, and let what is left of it go on, up to the cap.
+        """End what a series of allowances granted before, and let what is left of it go on, up to the cap; the rest pays a debt.
 
         The wallet's balance stays: what does not go on is expired as any lot is. Once per series and start, also when
         nothing was left.
@@ -280,13 +312,16 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, request.series):
                 return done
+            head = self._head(op_id, wallet, owner, request.actor, request.reason, request.series)
             lots = [
                 lot
                 for starts_at_ms, lot in await payment_queries.lots_of_series(conn, books, wallet.owner, request.series)
-                if starts_at_ms < request.starts_at_ms and lot.expiring is None
+                if starts_at_ms < request.starts_at_ms
+                and lot.expiring is None
+                and (lot.expires_at_ms is None or lot.expires_at_ms > head.at_ms)  # else what an expiry is late for would go on
             ]
-            head = self._head(op_id, wallet, owner, request.actor, request.reason, request.series)
-            posting = endings.renewal(head, lots, new_id("lot"), request.amount_max_micro, request.expires_at_ms)
+            debt = await debt_of(conn, wallet, owner.asset)
+            posting = endings.renewal(head, lots, new_id("lot"), request.amount_max_micro, request.expires_at_ms, debt)
             return await commit(conn, wallet, owner, posting)
 
     async def processing_fee(
@@ -417,8 +452,8 @@ async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str)
 async def _recovered(
     conn: store.Connection, wallet: WalletKey, head: endings.Head, lot: Lot, short_micro: int
 ) -> tuple[endings.Posting | None, Lot]:
-    """What a lot is short of for what goes back of its payment, as far as it ended unspent: see `recovery`."""
-    if short_micro <= 0 or not lot.expired_micro:
+    """What a lot is short of for what goes back or is disputed of its payment, as far as other money covers it: `recovery`."""
+    if short_micro <= 0:
         return None, lot
     family = await payment_queries.family(conn, store.books_of(wallet.enterprise_id), wallet.owner, head.asset)
     named = msgspec.structs.replace(head, txn_id=new_id("txn"))
@@ -431,6 +466,11 @@ async def _check_still_expired(conn: store.Connection, wallet: WalletKey, expiry
     for entry in expiry.entries:
         if entry.lot_id is not None and family.expired_micro.get(entry.lot_id, 0) < -entry.amount_micro:
             raise InvalidRequest("what expired has gone back to the payer since", param="txn_id")
+
+
+def _freed(closed: Txn) -> int:
+    """What of what a dispute had frozen its end made available."""
+    return max(sum(entry.amount_micro for entry in closed.entries if entry.account.kind == AVAILABLE), 0)
 
 
 async def _txn_of(conn: store.Connection, enterprise_id: str | None, op_id: str) -> Txn | None:

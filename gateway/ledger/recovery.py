@@ -1,12 +1,27 @@
-"""What of an ended lot was not spent comes back into it for a refund or a lost dispute of its payment. Pure.
+"""What comes back into a lot when its payment is refunded or disputed, before what is left of it is taken. Pure.
 
-    expired           revenue.breakage or expense.promo, of that lot -> user.available (the lot)
-    went on           user.available (the lot that it went on in) -> user.available (the lot)
-      replaced        what the same renewal left behind goes on in its place: user.available, or what expired, of that other lot
+    expired of it             revenue.breakage or expense.promo, of the lot -> user.available (the lot)
+    rolled over by itself     user.available (the lot that was made of it) -> user.available (the lot)
+    of its series since       revenue.breakage or expense.promo, of another lot -> user.available (that lot)
+                              user.available (that lot) -> user.available (the lot)
 
-So a refund ends in the same books whether it comes before or after the lot is renewed, rolled over and expired: what a renewal
-could not let go on, for its cap, would have gone on in the place of what the refund had taken before it. Only what was really
-spent is a debt. The transaction moves no money of a payment; the one that takes it back follows in the same commit.
+What is wanted is taken from these in this order, and the rest, which no other money covers, is a debt.
+
+A series of allowances is one stream of money: at a renewal, what is left of a period goes on up to the cap, the rest expires, and
+what is missing is a debt that the next period's grant pays. So whatever is taken out of a period, however early, is missing in
+what expired of that period; beyond it in the roll-over, or as a debt, so in the next period, and in what expired of that; and so
+on, and at last in what stands. That alone is done here: what expired of the series from that period on, the oldest first, and
+then what its last roll-over has left. It follows no path of single lots through the renewals, as every path ends alike: after
+each refund the books are those of a series that was granted as much less from the start. So neither the order of refunds nor that
+of refunds, renewals and expiries changes what a wallet has less its debt, nor what is a debt after the last expiry. What was made
+of a lot by a roll-over of its own is no stream: nothing else goes into that, so it gives back itself what it has of the lot.
+
+Where the lot's own part had gone on, the other's goes on in its place; where it was spent, the other's counts as spent in its
+place. Two things stay as they are, and are a debt beside them until they end: paid periods that have not ended, and, where what
+is wanted was spent, the roll-over that still can be. Lots of no common series do not stand in for each other once they
+expired: one that expires later pays the debt (`expiry`).
+
+The transaction moves no money of a payment; the one that takes it back, or freezes it, follows in the same commit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +37,39 @@ from gateway.ledger.model import AVAILABLE, BOOK, BREAKAGE, PROMO, RECOVERY, Acc
 _change: Final = msgspec.structs.replace
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a lot stands in a series of allowances: the start of the renewal that ended it, or will, and when it ended.
+
+    The first is beyond every renewal where there was none yet. Unix milliseconds.
+    """
+
+    series: str
+    renewed_at_ms: int
+    ends_at_ms: int
+
+
 class Family(msgspec.Struct, frozen=True):
     """A wallet's lots, and what became of them. By id of a lot: `expired_micro` is what of it expired and did not come back,
-    `onward` the lots that it went on in, oldest first, `beside` the others that ended with what went on in it.
+    `onward` the lots that were made of it by roll-overs of its own, `places` where it stands in a series; each the oldest first.
     """
 
     lots: Mapping[str, Lot]
     expired_micro: Mapping[str, int]
     onward: Mapping[str, Sequence[str]]
-    beside: Mapping[str, Sequence[str]]
+    places: Mapping[str, Place]
+
+    def since(self, lot_id: str) -> list[str]:
+        """The other lots of a lot's series that end when it does or later, in that order; of one moment, what went on first."""
+        mine = self.places.get(lot_id)
+        if mine is None:
+            return []
+        ends = (mine.renewed_at_ms, mine.ends_at_ms)
+        found = [
+            (place.renewed_at_ms, place.ends_at_ms, self.lots[name].source != LotSource.ROLLOVER, at, name)
+            for at, (name, place) in enumerate(self.places.items())
+            if name != lot_id and place.series == mine.series and (place.renewed_at_ms, place.ends_at_ms) >= ends
+        ]
+        return [name for *_, name in sorted(found)]
 
 
 def op_id(of: str) -> str:
@@ -39,9 +78,11 @@ def op_id(of: str) -> str:
 
 
 def recovery(head: Head, family: Family, lot_id: str, wanted_micro: int) -> tuple[Posting | None, Lot]:
-    """`wanted_micro` comes back into a lot, or as much of it as was not spent: (None for nothing, the lot as it is then)."""
+    """`wanted_micro` comes back into a lot, or as much of it as there is: (None for nothing, the lot as it is then)."""
     moves = _Moves(head, family)
-    moves.into(lot_id, wanted_micro)
+    came = moves.into(lot_id, wanted_micro)
+    for other_id in family.since(lot_id):
+        came += moves.instead(other_id, lot_id, wanted_micro - came)
     lot = moves.lots[lot_id]
     if not moves.entries:
         return None, lot
@@ -50,15 +91,43 @@ def recovery(head: Head, family: Family, lot_id: str, wanted_micro: int) -> tupl
     return Posting(balanced(txn), changed), lot
 
 
-def went_on(recovered: Txn, lot_id: str, lots: Mapping[str, Lot]) -> list[tuple[Lot, int]]:
-    """The lots that a recovery into `lot_id` took from while they could still be spent, with what each gave."""
-    gave: dict[str, int] = {}
-    for one in recovered.entries:
-        if one.lot_id not in (None, lot_id) and one.account.kind == AVAILABLE:
+class Gave(msgspec.Struct, frozen=True):
+    """What a lot that could still be spent gave to a recovery, and how long it could have been (None: without end)."""
+
+    lot: Lot
+    amount_micro: int
+    lasted_ms: int | None
+
+
+def went_on(
+    recovered: Sequence[Txn], lot_id: str, lots: Mapping[str, Lot], skip_micro: int = 0, most_micro: int | None = None
+) -> list[Gave]:
+    """What recoveries into `lot_id` took from lots that could still be spent then, the last taken first.
+
+    Without the first `skip_micro` of it, which went back before, and `most_micro` at most.
+    """
+    gave: dict[str, Gave] = {}
+    for txn in recovered:
+        for one in txn.entries:
+            if one.lot_id in (None, lot_id) or one.account.kind != AVAILABLE:
+                continue
             assert one.lot_id is not None
-            gave[one.lot_id] = gave.get(one.lot_id, 0) - one.amount_micro
-    open_then = [lots[name] for name in gave if gave[name] > 0]
-    return [(lot, gave[lot.id]) for lot in open_then if lot.expires_at_ms is None or lot.expires_at_ms > recovered.at_ms]
+            lot = lots[one.lot_id]
+            if lot.expires_at_ms is None or lot.expires_at_ms > txn.at_ms:
+                lasted = None if lot.expires_at_ms is None else lot.expires_at_ms - txn.at_ms
+                before = gave.pop(lot.id, None)
+                gave[lot.id] = Gave(lot, (before.amount_micro if before else 0) - one.amount_micro, lasted)
+    found: list[Gave] = []
+    for each in reversed(gave.values()):
+        skipped = min(skip_micro, each.amount_micro)
+        part = each.amount_micro - skipped
+        skip_micro -= skipped
+        if most_micro is not None:
+            part = min(part, most_micro)
+            most_micro -= part
+        if part > 0:
+            found.append(_change(each, amount_micro=part))
+    return found
 
 
 class _Moves:
@@ -72,50 +141,65 @@ class _Moves:
         self.entries: list[Entry] = []
 
     def into(self, lot_id: str, wanted_micro: int) -> int:
-        """What came back into the lot."""
-        came = self._unexpired(lot_id, lot_id, wanted_micro)
+        """What came back into the lot of what expired of it, and of what was rolled over by itself."""
+        came = self._unexpired(lot_id, wanted_micro)
         for onward_id in self._family.onward.get(lot_id, ()):
             lot = self.lots[lot_id]
             wanted = min(wanted_micro - came, lot.expired_micro - self._expired.get(lot_id, 0))
-            for other_id in self._family.beside.get(onward_id, ()):
-                if other_id != lot_id:
-                    replaced = self._replaced(other_id, lot_id, wanted)
-                    came, wanted = came + replaced, wanted - replaced
             short = wanted - self.lots[onward_id].left_micro
             if short > 0:
                 self.into(onward_id, short)
             part = min(wanted, self.lots[onward_id].left_micro)
-            self._moved(onward_id, lot_id, part, "refunded")
+            self._moved(onward_id, lot_id, part)
             came += part
         return came
 
-    def _replaced(self, other_id: str, lot_id: str, wanted_micro: int) -> int:
-        """What a renewal left behind in another lot goes on after all, in the place of what comes back."""
-        left = min(wanted_micro, self.lots[other_id].left_micro)
-        self._moved(other_id, lot_id, left, "expired")
-        return left + self._unexpired(other_id, lot_id, wanted_micro - left)
-
-    def _unexpired(self, other_id: str, lot_id: str, wanted_micro: int) -> int:
-        part = min(wanted_micro, self._expired.get(other_id, 0))
-        if part <= 0:
-            return 0
-        self._expired[other_id] -= part
-        book = BREAKAGE if self.lots[other_id].source == LotSource.PAID else PROMO
-        self.entries.append(Entry(AccountKey(BOOK, book, self._head.asset), -part, other_id))
-        self._back(lot_id, part)
+    def instead(self, other_id: str, lot_id: str, wanted_micro: int) -> int:
+        """What of another lot of the series stands in for the lot's own."""
+        came = self.into(other_id, wanted_micro)
+        other = self.lots[other_id]
+        if other.expires_at_ms is not None and other.expires_at_ms <= self._head.at_ms:
+            stands = other.left_micro - came
+        elif other.source == LotSource.ROLLOVER:
+            stands = min(other.left_micro - came, max(self.lots[lot_id].expired_micro - came, 0))
+        else:
+            stands = 0
+        part = came + min(stands, wanted_micro - came)
+        self._moved(other_id, lot_id, part)
         return part
 
-    def _moved(self, other_id: str, lot_id: str, amount_micro: int, as_part: str) -> None:
+    def _unexpired(self, lot_id: str, wanted_micro: int) -> int:
+        lot = self.lots[lot_id]
+        part = min(wanted_micro, self._expired.get(lot_id, 0))
+        if part <= 0:
+            return 0
+        self._expired[lot_id] -= part
+        book = BREAKAGE if lot.source == LotSource.PAID else PROMO
+        self.entries.append(Entry(AccountKey(BOOK, book, self._head.asset), -part, lot_id))
+        self.entries.append(Entry(AccountKey(self._head.owner, AVAILABLE, self._head.asset), part, lot_id))
+        self.lots[lot_id] = _change(lot, left_micro=lot.left_micro + part, expired_micro=lot.expired_micro - part)
+        return part
+
+    def _moved(self, other_id: str, lot_id: str, amount_micro: int) -> None:
+        """What is left of another lot is left of this one: it went on in this one's place, or was spent in its place."""
         if amount_micro <= 0:
             return
-        other = self.lots[other_id]
-        counted = {f"{as_part}_micro": getattr(other, f"{as_part}_micro") + amount_micro}
-        self.lots[other_id] = _change(other, left_micro=other.left_micro - amount_micro, **counted)
-        self.entries.append(Entry(AccountKey(self._head.owner, AVAILABLE, self._head.asset), -amount_micro, other_id))
-        self._back(lot_id, amount_micro)
-
-    def _back(self, lot_id: str, amount_micro: int) -> None:
-        lot = self.lots[lot_id]
-        left, expired = lot.left_micro + amount_micro, lot.expired_micro - amount_micro
-        self.lots[lot_id] = _change(lot, left_micro=left, expired_micro=expired)
-        self.entries.append(Entry(AccountKey(self._head.owner, AVAILABLE, self._head.asset), amount_micro, lot_id))
+        lot, other = self.lots[lot_id], self.lots[other_id]
+        on = min(amount_micro, lot.expired_micro)
+        spent = amount_micro - on
+        self.lots[lot_id] = _change(
+            lot,
+            left_micro=lot.left_micro + amount_micro,
+            expired_micro=lot.expired_micro - on,
+            spent_micro=lot.spent_micro - spent,
+        )
+        is_rollover = other.source == LotSource.ROLLOVER
+        self.lots[other_id] = _change(
+            other,
+            left_micro=other.left_micro - amount_micro,
+            spent_micro=other.spent_micro + spent,
+            refunded_micro=other.refunded_micro + (on if is_rollover else 0),
+            expired_micro=other.expired_micro + (0 if is_rollover else on),
+        )
+        account = AccountKey(self._head.owner, AVAILABLE, self._head.asset)
+        self.entries += [Entry(account, -amount_micro, other_id), Entry(account, amount_micro, lot_id)]

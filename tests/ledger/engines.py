@@ -139,7 +139,8 @@ class Rules:
                     expired[one.lot_id] -= one.amount_micro
                 elif txn.kind == RECOVERY and one.account.owner == BOOK:
                     expired[str(one.lot_id)] += one.amount_micro
-        return recovery.Family(self.lots_of(owner), {name: max(part, 0) for name, part in expired.items()}, onward, {})
+        lost = {name: max(part, 0) for name, part in expired.items()}
+        return recovery.Family(self.lots_of(owner), lost, onward, {})
 
     def recover(self, head: endings.Head, lot_id: str, amount: int, frozen: int = 0) -> Lot:
         """What a lot is short of comes back of what ended of it unspent, as `ledger.payments` does it."""
@@ -153,25 +154,32 @@ class Rules:
             self.post(head.owner, posting)
         return lot
 
-    def go_on_again(self, owner: str, undone: str, lot_id: str) -> None:
-        there = [txn for txn in self.txns.values() if txn.op_id == recovery.op_id(undone)]
-        for txn in there:
-            for other, amount in recovery.went_on(txn, lot_id, self.lots_of(owner)):
-                lot, ends, priority = self.lots[lot_id][1], other.expires_at_ms, other.priority
-                new, head = self.id("lot"), self.head(owner)
-                made = endings.rollover(head, lot, new, amount_micro=amount, expires_at_ms=ends, priority=priority)
-                self.post(owner, made)
+    def go_on_again(
+        self, owner: str, undone: list[str], lot_id: str, skip: int = 0, most: int | None = None, as_long: bool = False
+    ) -> None:
+        ops = [recovery.op_id(each) for each in undone]
+        there = sorted((txn for txn in self.txns.values() if txn.op_id in ops), key=lambda txn: ops.index(txn.op_id))
+        for gave in recovery.went_on(there, lot_id, self.lots_of(owner), skip, most):
+            lot, ends, priority = self.lots[lot_id][1], gave.lot.expires_at_ms, gave.lot.priority
+            if as_long and ends is not None and gave.lasted_ms is not None and ends <= self.now:
+                ends = self.now + gave.lasted_ms
+            new, head = self.id("lot"), self.head(owner)
+            made = endings.rollover(head, lot, new, amount_micro=gave.amount_micro, expires_at_ms=ends, priority=priority)
+            self.post(owner, made)
 
     def dispute(self, owner: str, lot_id: str, amount: int) -> str:
-        return self.post(owner, endings.dispute_opened(self.head(owner), self.lots[lot_id][1], amount))
+        head = self.head(owner)
+        return self.post(owner, endings.dispute_opened(head, self.recover(head, lot_id, amount), amount))
 
     def close(self, owner: str, lot_id: str, opened: str, amount: int, won: bool) -> str:
-        lot, there = self.lots[lot_id][1], self.txns[opened]
+        lot, there, head = self.lots[lot_id][1], self.txns[opened], self.head(owner)
         if won:
-            return self.post(owner, endings.dispute_won(self.head(owner), lot, there))
-        head = self.head(owner)
-        lot = self.recover(head, lot_id, amount, _frozen(there))
-        return self.post(owner, endings.dispute_lost(head, lot, there, amount))
+            done = self.post(owner, endings.dispute_won(head, lot, there))
+        else:
+            lot = self.recover(head, lot_id, amount, _frozen(there))
+            done = self.post(owner, endings.dispute_lost(head, lot, there, amount))
+        self.go_on_again(owner, [opened], lot_id, most=_freed(self.txns[done]), as_long=True)
+        return done
 
     def close_unopened(self, owner: str, lot_id: str, amount: int, won: bool) -> str:
         return self.close(owner, lot_id, self.post(owner, endings.dispute_implied(self.head(owner))), amount, won)
@@ -179,7 +187,8 @@ class Rules:
     def reinstate(self, owner: str, lot_id: str, lost: str) -> str:
         lot = self.lots[lot_id][1]
         done = self.post(owner, endings.reinstated(self.head(owner), lot, self.txns[lost], self.id("lot"), self.debt(owner)))
-        self.go_on_again(owner, lost, lot_id)
+        opened = str(self.txns[lost].reverses)
+        self.go_on_again(owner, [opened, lost], lot_id, skip=_freed(self.txns[lost]))
         return done
 
     def correct(self, owner: str, txn_id: str) -> str:
@@ -195,7 +204,7 @@ class Rules:
         self.post(owner, posting)
         self.fee(posting.txn.id, -sum(one.amount_micro for one in wrong.entries if one.account.kind == DUE_TO_PLATFORM))
         if wrong.kind == REFUND:
-            self.go_on_again(owner, txn_id, posting.lots[0].id)
+            self.go_on_again(owner, [txn_id], posting.lots[0].id)
         return posting.txn.id
 
     def rollover(self, owner: str, lot_id: str, amount: int, ends: int | None) -> str:
@@ -270,6 +279,10 @@ class Rules:
             said += self.violations(owner)
         assert sums.keys() == self.balances.keys()
         assert not any(said), [one for one in said if one]
+
+
+def _freed(txn: Txn) -> int:
+    return max(sum(one.amount_micro for one in txn.entries if one.account.kind == AVAILABLE), 0)
 
 
 def _frozen(txn: Txn) -> int:

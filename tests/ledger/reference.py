@@ -79,19 +79,23 @@ class RWallet:
         self.debt += amount
         return paid
 
-    def unspent(self, lot: RLot, wanted: int) -> int:
-        """What ended of a lot unspent is left of it again, as far as it is wanted; returns what of it nobody had any more."""
+    def unspent(self, lot: RLot, wanted: int, gave: list[tuple[RLot, int]]) -> int:
+        """What ended of a lot unspent is left of it again, as far as it is wanted; returns what of it nobody had any more.
+
+        `gave` is told what each other lot gave of what it had left.
+        """
         gone = min(wanted, lot.lost)
         lot.lost -= gone
         lot.expired -= gone
         lot.left += gone
         wanted -= gone
         for child in [self.lots[name] for name in lot.onward]:
-            part = min(wanted, lot.expired - lot.lost)
+            part, before = min(wanted, lot.expired - lot.lost), child.left
             if part > child.left:
-                gone += self.unspent(child, part - child.left)
+                gone += self.unspent(child, part - child.left, gave)
                 part = min(part, child.left)
             child.left -= part
+            gave.append((child, before - child.left))
             child.refunded += part
             lot.expired -= part
             lot.left += part

@@ -31,6 +31,7 @@ ALONE = os.environ.get("RANDOM_HISTORY")
 STEPS_A_HISTORY = 500
 OWNERS = ("ann", "bob", "cy")
 CHUNKS = 4  # tests that share the histories
+Gave = tuple[RLot, int, int]  # a lot, what it gave for a refund or a dispute, how long it would have had that
 
 
 def parts(lot: Lot) -> tuple[int, ...]:
@@ -218,13 +219,13 @@ class History:
         self.correctable.append((self.owner, txn, "refund", (lot_id, amount, owed, fee, gave)))
         return gone - amount
 
-    def unspent(self, lot_id: str, amount: int) -> tuple[int, list[tuple[RLot, int]]]:
-        """(what no lot had any more, what each lot that had not ended gave) of what a lot is short of for an amount."""
-        others = {name: lot.left for name, lot in self.wallet.lots.items() if name != lot_id}
-        lot = self.wallet.lots[lot_id]
-        gone = self.wallet.unspent(lot, max(amount - lot.left, 0))
-        gave = [(self.wallet.lots[name], left - self.wallet.lots[name].left) for name, left in others.items()]
-        return gone, [(one, part) for one, part in gave if part and one.ends is not None and one.ends > self.books.now]
+    def unspent(self, lot_id: str, amount: int) -> tuple[int, list[Gave]]:
+        """(what no lot had any more, what each lot that had not ended gave, and until when it would have been there for how long)
+        of what a lot is short of for an amount."""
+        gave: list[tuple[RLot, int]] = []
+        lot, now = self.wallet.lots[lot_id], self.books.now
+        gone = self.wallet.unspent(lot, max(amount - lot.left, 0), gave)
+        return gone, [(one, part, one.ends - now) for one, part in gave if part and one.ends is not None and one.ends > now]
 
     def refused(self) -> int | None:
         """More than there is: said so, and nothing changes. A bank disputes what it likes, and may take it."""
@@ -246,11 +247,13 @@ class History:
         lot_id, lot = found
         amount = self.pick.choice([lot.can_go_back, self.pick.randrange(1, lot.can_go_back + 1)])
         txn = self.books.dispute(self.owner, lot_id, amount)
+        gone, gave = self.unspent(lot_id, amount)
         frozen = min(amount, lot.left)
         lot.left -= frozen
         lot.frozen += frozen
-        self.disputes[txn] = {"owner": self.owner, "lot": lot_id, "amount": amount, "frozen": frozen, "state": "opened"}
-        return -frozen
+        opened = {"owner": self.owner, "lot": lot_id, "amount": amount, "frozen": frozen, "gave": gave, "state": "opened"}
+        self.disputes[txn] = opened
+        return gone - frozen
 
     def of_disputes(self, state: str) -> tuple[str, dict[str, Any], RLot] | None:
         found = [(name, one) for name, one in self.disputes.items() if one["state"] == state and one["owner"] == self.owner]
@@ -267,6 +270,7 @@ class History:
         self.books.close(self.owner, one["lot"], name, one["amount"], True)
         lot.frozen -= one["frozen"]
         lot.left += one["frozen"]
+        self.again(lot, one["gave"], as_long=True)
         one["state"] = "won"
         return int(one["frozen"])
 
@@ -278,13 +282,20 @@ class History:
         amount = min(one["amount"], lot.can_go_back + one["frozen"])  # refunds may have come in between
         if not amount:
             return None
+        amount = self.pick.choice([amount, amount, self.pick.randrange(1, amount + 1)])  # a bank may take less
         txn = self.books.close(self.owner, one["lot"], name, amount, False)
         lot.frozen -= one["frozen"]
         lot.left += one["frozen"]
         gone, gave = self.unspent(one["lot"], amount)
         owed = self.wallet.take_back(lot, amount)
         one["state"] = "closed"
-        self.disputes[txn] = {**one, "amount": amount, "owed": owed, "gave": gave, "state": "lost"}
+        freed, still, back = max(one["frozen"] - amount, 0), list[Gave](), list[Gave]()
+        for other, part, lasts in reversed(one["gave"]):
+            back.insert(0, (other, min(part, freed), lasts))
+            still.insert(0, (other, part - back[0][1], lasts))
+            freed -= back[0][1]
+        self.again(lot, back, as_long=True)
+        self.disputes[txn] = {**one, "amount": amount, "owed": owed, "gave": [*still, *gave], "state": "lost"}
         return int(one["frozen"] + gone - amount)
 
     def close_unopened(self) -> int | None:
@@ -313,19 +324,31 @@ class History:
         one["state"] = "back"
         return int(one["amount"])
 
-    def back(self, lot: RLot, amount: int, owed: int, gave: list[tuple[RLot, int]]) -> None:
-        """What lots gave that had not ended goes on again, in lots that end as those do."""
+    def back(self, lot: RLot, amount: int, owed: int, gave: list[Gave]) -> None:
+        """A refund or a loss is undone."""
         rest = self.wallet.give_back(lot, amount, owed)
         new = sorted(self.books.lots_of(self.owner).keys() - self.wallet.lots.keys())
         if rest:
             self.wallet.lots[new[0]] = RLot(lot.source, lot.priority, None, (self.books.now, new[0]), rest, rest)
-            del new[0]
-        again = {name: self.books.lots_of(self.owner)[name] for name in new}
-        for other, part in gave:
-            alike = (self.at(other.ends), part)
+        self.again(lot, gave)
+
+    def again(self, lot: RLot, gave: list[Gave], *, as_long: bool = False) -> None:
+        """What lots gave that had not ended goes on again, the last first, in lots that end as those do, or after as long as they
+        had."""
+        new = self.books.lots_of(self.owner).keys() - self.wallet.lots.keys()
+        again = {name: self.books.lots_of(self.owner)[name] for name in sorted(new)}
+        sums: dict[int, Gave] = {}
+        for other, part, lasts in gave:
+            sums[id(other)] = (other, part + sums.pop(id(other), (other, 0, 0))[1], lasts)
+        for other, part, lasts in reversed(sums.values()):
+            if not part:
+                continue
+            assert other.ends is not None
+            ends = self.books.now + lasts if as_long and other.ends <= self.books.now else other.ends
+            alike = (self.at(ends), part)
             name = next(name for name, one in again.items() if (one.expires_at_ms, one.granted_micro) == alike)
             del again[name]
-            self.wallet.lots[name] = RLot("rollover", other.priority, other.ends, (self.books.now, name), part, part)
+            self.wallet.lots[name] = RLot("rollover", other.priority, ends, (self.books.now, name), part, part)
             lot.left -= part
             lot.expired += part
             lot.onward.append(name)

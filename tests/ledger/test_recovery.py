@@ -1,11 +1,18 @@
-"""A refund of a period that was renewed since: in whatever order renewals, expiries and refunds come, the books end alike.
+"""What is taken back of a period that was renewed since: in whatever order renewals, expiries and refunds come, the books end
+alike, and what is a debt at last is what was spent and is covered by nothing else.
 
-Each order has an end user of its own. Half of the orders buy with another money. RECOVERY_THINNED=1 plays all of them.
+Random histories of a subscription, each in several orders of what is taken back of it, against a model in which it never was
+there; each order has an end user of its own. Half of them buy with another money.
+
+    RANDOM_SEED=n           other histories; each run of the suite has the same
+    RECOVERY_THINNED=1      all 24 orders of one history, and as many times the histories; one in 9 unless told
+    RECOVERY_HISTORY=name   that history alone
 """
 
 import os
-from collections.abc import Iterator
-from itertools import combinations
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import permutations
 from typing import Any, Final
 
 import pytest
@@ -35,35 +42,48 @@ PERIODS: Final = 3
 GRANT: Final = 1000
 GOES_ON: Final = 300
 SPENT: Final = 200
+SEED: Final = int(os.environ.get("RANDOM_SEED", 20_261_122))
 THINNED: Final = int(os.environ.get("RECOVERY_THINNED", 9))
+ALONE: Final = os.environ.get("RECOVERY_HISTORY")
+ORDERS: Final = 4  # of each history
+CHUNK: Final = 20  # histories in one set of books
+HISTORIES: Final = 1 if ALONE else int(os.environ.get("RECOVERY_HISTORIES", 36 // THINNED))
+Step = tuple[Any, ...]
 
 
 class Subscriber:
-    """A subscription's periods of 1000, of which 300 go on; 200 are spent in the first."""
+    """A subscription; unless told, with periods of 1000, of which 300 go on."""
 
     def __init__(self, ledger: Ledger, clock: Clock, name: str, unit: int) -> None:
         self.ledger, self.clock, self.name, self.unit = ledger, clock, name, unit
-        self.wallet = WalletKey(name, APP)
+        self.wallet, self.series, self.payments = WalletKey(name, APP), f"sub-{name}", 0
 
-    async def period(self, number: int) -> None:
+    async def period(self, number: int, granted: int = GRANT, goes_on: int = GOES_ON) -> None:
         """What came before goes on, and a period is granted."""
-        starts, ends = START_MS + number * PERIOD_MS, START_MS + (number + 1) * PERIOD_MS
-        self.clock.ms = starts + 10
-        until, series = ends + PERIOD_MS // 2, f"sub-{self.name}"
-        await self.ledger.payments.renew(RenewalRequest(self.wallet, series, starts, GOES_ON, until, "tester"))
+        starts = START_MS + number * PERIOD_MS
+        self.clock.ms = max(self.clock.ms, starts)
+        until = max(starts + PERIOD_MS, self.clock.ms) + PERIOD_MS // 2
+        await self.ledger.payments.renew(RenewalRequest(self.wallet, self.series, starts, goes_on, until, "tester"))
+        await self._grant(number, starts, self.payments, granted)
+
+    async def more(self, number: int, granted: int) -> None:
+        """A dearer plan in the middle of a period."""
+        await self._grant(number, START_MS + number * PERIOD_MS + 500, self.payments, granted)
+
+    async def _grant(self, number: int, starts: int, payment: int, granted: int) -> None:
+        ends = START_MS + (number + 1) * PERIOD_MS
         await self.ledger.grant(
             grant_request(
-                allowance_op(series, starts, ends, f"in{number}"),
-                GRANT,
+                allowance_op(self.series, starts, ends, f"in{payment}"),
+                granted,
                 self.wallet,
                 source=LotSource.PAID,
-                external_ref=self.payment(number),
-                expires_at_ms=until,
-                paid=Paid("EUR", GRANT * self.unit) if self.unit > 1 else None,
+                external_ref=self.payment(payment),
+                expires_at_ms=max(ends, self.clock.ms) + PERIOD_MS // 2,
+                paid=Paid("EUR", granted * self.unit) if self.unit > 1 else None,
             )
         )
-        if number == 0:
-            await self.spend(f"req-{self.name}", SPENT)
+        self.payments += 1
 
     def payment(self, number: int) -> str:
         return f"pi-{self.name}-{number}"
@@ -78,6 +98,15 @@ class Subscriber:
         request = RefundRequest(self.wallet, self.payment(number), ref, amount * self.unit, "tester")
         posted = await self.ledger.payments.refund(request)
         return posted.txn_id
+
+    async def dispute(self, number: int, amount: int, which: int = 0, *, lost: bool | None = None) -> None:
+        """Opened; or the end of it, lost or won."""
+        ref = f"dp-{self.name}-{number}-{which}"
+        request = DisputeRequest(self.wallet, self.payment(number), ref, amount * self.unit, "tester")
+        if lost is None:
+            await self.ledger.payments.dispute_opened(request)
+        else:
+            await self.ledger.payments.dispute_closed(request, won=not lost)
 
     async def expire(self) -> None:
         self.clock.ms += 1
@@ -106,103 +135,267 @@ async def stands(databases: Databases, subscriber: Subscriber) -> tuple[dict[str
         return moved, sorted(map(tuple, await conn.execute(left)))
 
 
-def orders() -> Iterator[list[tuple[str, int]]]:
-    """The periods, one or two refunds of the first or second after what they are of, expiries after each period or none."""
-    periods = [("period", number) for number in range(PERIODS)]
-    for of in ((0,), (1,), (0, 1)):
-        for at in _places(of):
-            for expiries in ((), (1,), (2,), (1, 2)):
-                steps: list[tuple[str, int]] = []
-                for number, period in enumerate(periods):
-                    steps.append(period)
-                    steps += [("refund", which) for which, place in at if place == 2 * number]
-                    steps += [("expire", 0)] if number in expiries else []
-                    steps += [("refund", which) for which, place in at if place == 2 * number + 1]
-                yield steps
+class History:
+    """What happens to a subscription in one order: periods, spending and sweeps; and what is taken back, at whatever time.
+
+    Steps: ("period", grant, cap), ("more", grant), ("spend", amount), ("expire",), and of what is taken back ("refund", payment,
+    amount), ("open", payment, amount, its number), ("lost", payment, amount, its number).
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.pick = name, random.Random(f"{SEED}:{name}")
+        self.unit = self.pick.choice([1, 7])
+        self.steps: list[Step] = []
+        payments: list[tuple[int, int]] = []  # what each granted, the step it is
+        for _ in range(self.pick.randrange(2, 6)):
+            payments.append((self.pick.randrange(100, 1500), len(self.steps)))
+            self.steps.append(("period", payments[-1][0], self.pick.choice([0, 300, 300, 5000])))
+            for _ in range(self.pick.randrange(3)):
+                what = self.pick.choice(["spend", "spend", "expire", "expire", "more"])
+                if what == "more":
+                    payments.append((self.pick.randrange(1, 900), len(self.steps)))
+                size = payments[-1][0] if what == "more" else self.pick.choice([34, 200, 900, 2000])
+                self.steps.append((what, size) if what != "expire" else (what,))
+        self.back: list[tuple[int, list[Step]]] = []  # (the step that it is after, what happens in this order)
+        for number, (left, at) in enumerate(payments):
+            for _ in range(self.pick.randrange(3)):
+                amount = self.pick.choice([left, self.pick.randrange(left + 1)])
+                left -= amount
+                if amount and self.pick.random() < 0.3:
+                    self.back.append((at, [(part, number, amount, len(self.back)) for part in ("open", "lost")]))
+                elif amount:
+                    self.back.append((at, [("refund", number, amount)]))
+
+    def orders(self) -> Iterator[list[Step]]:
+        """As early as may be, in the order of the payments; all at the end; and at any time."""
+        yield self._placed([(at, at) for at, _ in self.back])
+        last = len(self.steps) - 1
+        yield self._placed([(last, last) for _ in self.back])
+        for _ in range(ORDERS - 2):
+            yield self._placed([sorted(self.pick.choices(range(at, last + 1), k=2)) for at, _ in self.back])
+
+    def _placed(self, places: Sequence[Sequence[int]]) -> list[Step]:
+        """`places`: after which step each first and second part comes; in any order at one step."""
+        after: dict[int, list[tuple[float, Step]]] = {}
+        for (_, parts), where in zip(self.back, places, strict=True):
+            at = sorted((where[place], self.pick.random()) for place in range(len(parts)))
+            for (step, turn), part in zip(at, parts, strict=True):
+                after.setdefault(step, []).append((turn, part))
+        return [one for at, step in enumerate(self.steps) for one in (step, *[part for _, part in sorted(after.get(at, []))])]
+
+    def expected(self) -> tuple[int, int, int]:
+        """(what the wallet has less its debt at the end, the debt once all expired, what expired): all taken back from the start.
+
+        `stands` is what the period has, below zero a debt; `ended` what the one before it left, until it is swept.
+        """
+        taken: dict[int, int] = {}
+        for _, parts in self.back:
+            taken[int(parts[0][1])] = taken.get(int(parts[0][1]), 0) + int(parts[0][2])
+        stands = ended = lost = number = 0
+        for what, *sizes in [*self.steps, ("expire",)]:
+            if what in ("period", "more"):
+                if what == "period":
+                    goes_on = min(stands, sizes[1])
+                    stands, ended = goes_on, ended + stands - goes_on
+                stands += sizes[0] - taken.get(number, 0)
+                number += 1
+            elif what == "spend":
+                part = min(sizes[0], ended)
+                stands, ended = stands - sizes[0] + part, ended - part
+            else:
+                lost, ended = lost + ended, 0
+        return stands, max(-stands, 0), lost + max(stands, 0)
 
 
-def _said(steps: list[tuple[str, int]]) -> list[str]:
-    return [f"{what} {which}" for what, which in steps]
+async def play(subscriber: Subscriber, steps: Iterable[Step]) -> None:
+    number = 0
+    for place, (what, *sizes) in enumerate(steps):
+        if what == "period":
+            await subscriber.period(number, *sizes)
+            number += 1
+        elif what == "more":
+            await subscriber.more(number - 1, sizes[0])
+        elif what == "spend":
+            await subscriber.spend(f"req-{subscriber.name}-{place}", sizes[0])
+        elif what == "expire":
+            await subscriber.expire()
+        elif what == "refund":
+            await subscriber.refund(sizes[0], sizes[1], f"-{place}")
+        else:
+            await subscriber.dispute(*sizes, lost=True if what == "lost" else None)
 
 
-def _places(of: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Where each refund comes: right after a period, or after the expiry that follows it; and at one place in either order."""
-    places = range(2 * PERIODS)
-    if len(of) == 1:
-        yield from (((of[0], place),) for place in places if place >= 2 * of[0])
-        return
-    for one, other in combinations(places, 2):
-        yield ((0, one), (1, other))
-        yield ((1, other), (0, one))
-        yield ((0, other), (1, one))
-    for place in places:
-        yield ((0, place), (1, place))
-        yield ((1, place), (0, place))
+async def play_orders(databases: Databases, ledger: Ledger, clock: Clock, history: History, orders: Iterable[list[Step]]) -> int:
+    """Each order as an end user of its own; how many there were."""
+    count, (net, owed, lost) = 0, history.expected()
+    for count, steps in enumerate(orders, 1):
+        try:
+            clock.ms, subscriber = START_MS, Subscriber(ledger, clock, f"{history.name}-{count}", history.unit)
+            await play(subscriber, steps)
+            await subscriber.expire()
+            view = await ledger.wallet(subscriber.wallet)
+            assert view.available_micro - view.debt_micro == net
+            clock.ms += 10 * PERIOD_MS
+            await subscriber.expire()
+            books, left = await stands(databases, subscriber)
+            assert (-books.get("receivable.clawback/USD", 0), left) == (owed, [])
+            assert books.get("revenue.breakage/USD", 0) + books.get("expense.promo/USD", 0) == lost
+        except BaseException:
+            print(f"replay: RANDOM_SEED={SEED} RECOVERY_HISTORY={history.name} pytest -n 0 tests/ledger/test_recovery.py", steps)
+            raise
+    report = await audit(databases, list(APPS), None)
+    assert report.ok, [check.violations for check in report.checks if not check.ok]
+    return count
 
 
 @pytest.mark.parametrize("urls", ["sqlite"], indirect=True)  # the rules are the same, and the orders many
-@pytest.mark.parametrize("amount", [100, 400, 800])
-async def test_in_every_order_of_renewal_expiry_and_refund_the_books_end_alike(
-    databases: Databases, ledger: Ledger, clock: Clock, amount: int
+@pytest.mark.parametrize("chunk", range(-(-HISTORIES // CHUNK)))
+async def test_in_every_order_of_what_is_taken_back_and_of_what_ends_the_books_end_alike(
+    databases: Databases, ledger: Ledger, clock: Clock, chunk: int
 ) -> None:
-    ends: dict[tuple[Any, ...], tuple[Any, list[tuple[str, int]]]] = {}
-    every = [steps for steps in orders() if "refund 1" not in _said(steps[: steps.index(("period", 1))])]
-    every = every[{100: 0, 400: 1, 800: 2}[amount] :: THINNED]
-    assert len(every) >= 30 // THINNED, len(every)
-    for number, steps in enumerate(every):
-        subscriber = Subscriber(ledger, clock, f"u{number}", 1 + 6 * (number % 2))
-        for what, which in steps:
-            if what == "period":
-                await subscriber.period(which)
-            elif what == "expire":
-                await subscriber.expire()
-            else:
-                await subscriber.refund(which, amount)
-        await subscriber.expire()
-        found = await stands(databases, subscriber)
-        key = (subscriber.unit, tuple(sorted(which for what, which in steps if what == "refund")))
-        expected, first = ends.setdefault(key, (found, steps))
-        assert found == expected, (first, steps)
-        assert "receivable.clawback/USD" not in found[0], steps
-    report = await audit(databases, list(APPS), None)
-    assert report.ok, [check.violations for check in report.checks if not check.ok]
+    names = [ALONE] if ALONE else [f"h{number}" for number in range(chunk * CHUNK, min((chunk + 1) * CHUNK, HISTORIES))]
+    count = 0
+    for name in names:
+        history = History(name)
+        count += await play_orders(databases, ledger, clock, history, history.orders())
+    assert count == len(names) * ORDERS
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_four_periods_refunded_in_full_in_whatever_order_owe_what_was_spent(
+    databases: Databases, ledger: Ledger, clock: Clock
+) -> None:
+    history = History("four")
+    history.unit, every = 1, [("refund", number, GRANT) for number in range(4)]
+    history.back = [(0, [refund]) for refund in every]
+    history.steps = []
+    for number in range(4):
+        history.steps += [("period", GRANT, GOES_ON), *([("spend", 34)] if number == 1 else []), ("expire",)]
+    assert history.expected()[1] == 34
+    orders = [[*history.steps, *order] for order in permutations(every)][SEED % THINNED :: THINNED]
+    assert await play_orders(databases, ledger, clock, history, orders) == len(orders)
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_a_renewal_pays_a_debt_with_what_it_lets_expire_and_lets_nothing_go_on_that_had_ended(
+    databases: Databases, ledger: Ledger, clock: Clock
+) -> None:
+    history = History("debt")
+    period = ("period", GRANT, GOES_ON)
+    history.unit, history.steps = 1, [period, ("spend", GRANT), period, period, ("expire",)]
+    history.back = [(2, [("refund", 0, GRANT)])]
+    orders = [[*history.steps[:at], ("refund", 0, GRANT), *history.steps[at:]] for at in (1, 2, 3, 4, 5)]
+    assert history.expected() == (GRANT, 0, GRANT)
+    assert await play_orders(databases, ledger, clock, history, orders) == len(orders)
+    late = History("late")
+    late.unit, late.back, late.steps = 1, [], [("period", GRANT, 0), ("period", GRANT, 0), ("period", GRANT, 5000)]
+    assert late.expected()[0] == 2 * GRANT
+    assert await play_orders(databases, ledger, clock, late, [late.steps]) == 1
 
 
 @pytest.fixture
 async def subscriber(ledger: Ledger, clock: Clock) -> Subscriber:
-    """Three periods, the first two of which ended: 300 went on into each next, and the rest expired."""
+    """Three periods, the first two of which ended: 300 went on into each next, and the rest expired but for 200."""
     made = Subscriber(ledger, clock, "ann", 1)
     for number in range(PERIODS):
         await made.period(number)
+        if not number:
+            await made.spend("req-ann", SPENT)
         await made.expire()
     return made
 
 
-async def test_only_what_was_spent_of_an_ended_period_is_a_debt(databases: Databases, subscriber: Subscriber) -> None:
+async def test_only_what_was_spent_and_nothing_else_covers_is_a_debt(databases: Databases, subscriber: Subscriber) -> None:
     ledger = subscriber.ledger
     before, _ = await stands(databases, subscriber)
     assert (before["revenue.breakage/USD"], before["user.available/USD"]) == (500 + 1000, 300 + 1000)
-    posted = await subscriber.refund(0, GRANT)
+    await subscriber.refund(0, GRANT)
     view = await ledger.wallet(subscriber.wallet)
-    assert (view.debt_micro, view.available_micro) == (SPENT, 300 + 1000)
+    assert (view.debt_micro, view.available_micro) == (0, 300 + 1000)  # the next period's grant would have paid what was spent
+    assert (await stands(databases, subscriber))[0]["revenue.breakage/USD"] == 500 + 1000 - GRANT
+    posted = await subscriber.refund(1, GRANT)
+    view = await ledger.wallet(subscriber.wallet)
+    assert (view.debt_micro, view.available_micro) == (SPENT, 1000)
     (told,) = [credit for credit in await ledger.waiting_credits(APP) if credit.txn_id == posted]
-    assert told.delta_micro == -SPENT  # what expired had left the hot wallet before
-    after, _ = await stands(databases, subscriber)
-    assert after["revenue.breakage/USD"] == 500 + 1000 - 800
+    assert told.delta_micro == 500 - GRANT  # what expired had left the hot wallet before
+    after, left = await stands(databases, subscriber)
+    assert ("revenue.breakage/USD" not in after, left) == (True, [("paid", 1000)])
     assert (await audit(databases, list(APPS), None)).ok
 
 
-async def test_a_lost_dispute_of_an_ended_period_takes_what_expired_and_reinstated_it_expires_again(
-    databases: Databases, subscriber: Subscriber
+@pytest.mark.parametrize("won", [True, False], ids=["won", "lost"])
+async def test_an_opened_dispute_freezes_what_went_on_and_its_end_gives_that_back(
+    databases: Databases, subscriber: Subscriber, won: bool
 ) -> None:
-    before = await stands(databases, subscriber)
-    request = DisputeRequest(subscriber.wallet, subscriber.payment(0), "dp", GRANT, "tester")
-    await subscriber.ledger.payments.dispute_opened(request)
-    await subscriber.ledger.payments.dispute_closed(request, won=False)
-    assert (await subscriber.ledger.wallet(subscriber.wallet)).debt_micro == SPENT
-    await subscriber.ledger.payments.reinstate(request)
+    """Of both periods that ended, before their disputes nothing is left; what is reinstated after a loss is as if won."""
+    payments, before = subscriber.ledger.payments, await stands(databases, subscriber)
+    for number in (0, 1):
+        await subscriber.dispute(number, GRANT)
+    books, left = await stands(databases, subscriber)
+    assert (books["user.frozen/USD"], left) == (2 * GRANT - SPENT, [("paid", 1000)])
+    for number in (1, 0):
+        await subscriber.dispute(number, GRANT, lost=not won)
+    view = await subscriber.ledger.wallet(subscriber.wallet)
+    if not won:
+        assert (view.debt_micro, view.available_micro) == (SPENT, 1000)
+        for number in (1, 0):
+            ref = f"dp-ann-{number}-0"
+            await payments.reinstate(DisputeRequest(subscriber.wallet, subscriber.payment(number), ref, GRANT, "tester"))
+    assert "user.frozen/USD" not in (await stands(databases, subscriber))[0]
     await subscriber.expire()
     assert await stands(databases, subscriber) == before
+    assert (await audit(databases, list(APPS), None)).ok
+
+
+async def test_what_was_frozen_over_a_renewal_can_be_spent_as_long_as_before_and_the_next_renewal_ends_it(
+    databases: Databases, subscriber: Subscriber
+) -> None:
+    await subscriber.refund(0, 800)
+    await subscriber.dispute(1, GRANT)
+    has_ms = START_MS + PERIODS * PERIOD_MS + PERIOD_MS // 2 - subscriber.clock.ms
+    await subscriber.period(PERIODS)
+    subscriber.clock.ms += PERIOD_MS - 10
+    await subscriber.expire()
+    await subscriber.dispute(1, GRANT, lost=False)
+    won_ms = subscriber.clock.ms
+    await subscriber.expire()
+    assert (await stands(databases, subscriber))[1] == [("paid", 1000), ("rollover", 300), ("rollover", 300)]
+    lots = (await subscriber.ledger.wallet(subscriber.wallet)).lots
+    assert won_ms + has_ms in [lot.expires_at_ms for lot in lots]
+    await subscriber.period(PERIODS + 1)
+    await subscriber.expire()
+    assert (await stands(databases, subscriber))[1] == [("paid", 1000), ("rollover", 300)]
+    assert (await audit(databases, list(APPS), None)).ok
+
+
+async def test_a_bank_that_takes_less_than_was_frozen_leaves_what_a_refund_would_leave(
+    databases: Databases, subscriber: Subscriber
+) -> None:
+    await subscriber.refund(0, 800)
+    await subscriber.dispute(1, GRANT)
+    assert (await stands(databases, subscriber))[1] == [("paid", 1000)]
+    ref = DisputeRequest(subscriber.wallet, subscriber.payment(1), "dp-ann-1-0", 900, "tester")
+    await subscriber.ledger.payments.dispute_closed(ref, won=False)
+    await subscriber.expire()
+    assert (await stands(databases, subscriber))[1] == [("paid", 1000), ("rollover", 100)]
+    await subscriber.ledger.payments.reinstate(ref)
+    await subscriber.expire()
+    assert (await stands(databases, subscriber))[1] == [("paid", 1000), ("rollover", 100), ("rollover", 200)]
+    assert (await audit(databases, list(APPS), None)).ok
+
+
+async def test_periods_that_were_all_told_in_one_moment_are_refunded(databases: Databases, ledger: Ledger, clock: Clock) -> None:
+    """So the first roll-over was made and ended in the same millisecond."""
+    late = Subscriber(ledger, clock, "late", 1)
+    clock.ms = START_MS + 5 * PERIOD_MS
+    for number in range(PERIODS):
+        await late.period(number)
+    await late.expire()
+    assert (await stands(databases, late))[1] == [("paid", 1000), ("rollover", 300)]
+    for number in (1, 0):
+        await late.refund(number, GRANT)
+    assert (await ledger.wallet(late.wallet)).debt_micro == 0
+    assert (await stands(databases, late))[1] == [("paid", 1000)]
     assert (await audit(databases, list(APPS), None)).ok
 
 
