@@ -10,10 +10,11 @@ import pytest
 
 from gateway.billing.webhooks.inbox import _EFFECTS
 from gateway.core.ids import shard_of
-from gateway.identity.model import Role
+from gateway.identity.model import NewToken, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.lending import Lent
 from gateway.ledger.model import WalletKey
+from tests.api.conftest import OPERATOR
 from tests.api.test_money import posting
 from tests.billing.inside import Died, House, Mortal
 from tests.billing.inside import house as house
@@ -44,9 +45,8 @@ class Subscriber:
         return self
 
     async def agree(self, limit: int = MOST, actor: str = Role.APP_SERVER) -> Any:
-        from gateway.billing.acts import Named
-        from gateway.identity.model import Actor
-        return await self.house.api.billing.overage.agree(Actor(role=Role.APP_SERVER, name="x", user_id="alice", enterprise_id="shop"), "shop", Named(self.owner), limit)
+        body = {"limit_micro": limit, "platform_user_id": self.owner}
+        return await self.house.market.ok("PUT", "/overage", body, role=actor)
 
     async def use(self, amount: int, *, left: int | None = None) -> None:
         """A request that was served: it is in the hot wallet and in the books."""
@@ -220,30 +220,19 @@ async def test_an_invoice_that_is_void_is_a_gift_and_one_that_is_uncollectible_a
     assert await buyer.available() == 0
     standing = (await house.market.ok("GET", "/overage", enterprise_id="shop", platform_user_id=buyer.owner))["data"][0]
     assert (standing["status"], standing["reason"]) == ("paused", "unpaid")
-    token = (await house.api.registry.mint_end_user_token(_operator(), "shop", _token(buyer.owner))).token
+    token = (await house.api.registry.mint_end_user_token(OPERATOR, "shop", NewToken(buyer.owner))).token
     house.api.credentials["buyer"] = token
     refused = await house.market.refused("PUT", "/overage", {"limit_micro": MOST}, role="buyer")
     assert refused[:2] == (403, "unpaid")
     await buyer.agree()  # its seller may
     buyer.card(VISA)
     await _pay_all(house, buyer)
-    api.invoices.pay(invoice["id"], None, at)  # the one that was given up, too
+    method = api.subscriptions.retrieve(buyer.subscription, None, at).default_payment_method
+    api.invoices.pay(invoice["id"], {"payment_method": method}, at)  # the one that was given up, too
     await told(house)
     assert await buyer.bills() == [("paid", 1000, 5_000_000)]
     assert await buyer.available() == ALLOWANCE + MOST
     await clean(house)
-
-
-def _operator() -> Any:
-    from tests.api.conftest import OPERATOR
-
-    return OPERATOR
-
-
-def _token(owner: str) -> Any:
-    from gateway.identity.model import NewToken
-
-    return NewToken(owner)
 
 
 async def test_a_limit_is_changed_at_once_and_what_was_used_stays_owed(house: House, ann: Subscriber) -> None:

@@ -17,7 +17,7 @@ Faithful to Stripe (as its SDK 16, API 2026-10-28.endive, and its OpenAPI descri
 Simplified: of an invoice that is paid in part the platform's share is of what its default payment is left with; an invoice that
 is sent never falls due; one price list for Stripe's fee (2.9 % and a fixed part, also where Stripe has another); no taxes,
 minimum amounts but of invoices, multi-currency settlement, captures by hand, quotes, schedules, tiers, meters, credit notes; v2
-event destinations send nothing (account changes come as v1 account.updated); Stripe's retries of webhooks are the test's to ask for;
-a parameter that Stripe's description has and the fake does not play is accepted without effect; an operation it does not play
-answers 501. The description is of 2026-05-27.dahlia: parameters younger than that count as unknown.
+event destinations send nothing (account changes come as v1 account.updated); Stripe's retries of webhooks are the test's to ask
+for; a parameter that Stripe's description has and the fake does not play is accepted without effect; an operation it does not
+play answers 501. The description is of 2026-05-27.dahlia: parameters younger than that count as unknown.
 """

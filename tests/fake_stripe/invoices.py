@@ -349,10 +349,11 @@ def invoice_pay(call: Call) -> Obj:
     invoice = call.account.get("invoice", call.arg)
     if invoice["status"] == "draft":
         finalize(call.world, call.account, invoice)
-    if invoice["status"] == "open" and call.params.get("paid_out_of_band"):
+    can_be_paid = invoice["status"] in ("open", "uncollectible")
+    if can_be_paid and call.params.get("paid_out_of_band"):
         invoice_payments.out_of_band(call.world, call.account, invoice)
         mark_paid(call.world, call.account, invoice)
-    elif invoice["status"] == "open":
+    elif can_be_paid:
         fault = collect(call.world, call.account, invoice, call.params.get("payment_method"),
             call.params.get("off_session") is False, asked=True)
         if fault is not None:
