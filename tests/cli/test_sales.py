@@ -82,7 +82,7 @@ def test_overage_of_a_plan_is_said_and_shown_in_decimals(seller: Cli, app: str) 
 
 async def lend_and_bill(cli: Cli, wallet: WalletKey, plan_id: str) -> None:
     """As a worker does, of a subscription that Stripe told of: 0.7 is lent, and 2 that were used before are billed."""
-    async with opened(load(cli.env, make_data=False, needs=Part.STORES), Part.STORES) as services:
+    async with opened(load(cli.env, needs=Part.STORES), Part.STORES) as services:
         lent = GrantRequest(
             wallet, 700_000, "USD", LotSource.OVERAGE, f"line {wallet.name}", "overage", priority=PRIORITY, expires_at_ms=2**41
         )
