@@ -225,8 +225,19 @@ async def test_after_a_bill_that_nobody_paid_its_seller_alone_turns_it_on_again(
     still = await api.ok("DELETE", "/overage", role=Role.END_USER)  # ending it is no way out
     assert (still["status"], still["reason"]) == ("paused", "unpaid")
     assert await refused(api, "PUT", "/overage", TEN, role=Role.END_USER) == (403, "unpaid", None)
+    assert not await rows.pause(U1, "unpaid", 6)
+    assert not await rows.pause(U1, "payment_disputed", 6)
     again = await api.ok("PUT", "/overage", {**TEN, "platform_user_id": "u1"}, role=Role.APP_SERVER)
     assert (again["status"], again["reason"]) == ("idle", "")
+    for reason in ("", "payment_refunded"):  # who ended it, or was paused, before the bill was lost
+        await api.ok("PUT", "/overage", {**TEN, "platform_user_id": "u1"}, role=Role.APP_SERVER)
+        if reason:
+            assert await rows.pause(U1, reason, 7)
+        else:
+            await api.ok("DELETE", "/overage", role=Role.END_USER)
+        assert not await rows.pause(U1, "payment_disputed", 8)
+        assert await rows.pause(U1, "unpaid", 9)
+        assert await refused(api, "PUT", "/overage", TEN, role=Role.END_USER) == (403, "unpaid", None)
 
 
 # ---- lists -------------------------------------------------------------------------------------

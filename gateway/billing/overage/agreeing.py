@@ -12,7 +12,7 @@ import msgspec
 from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told
 from gateway.billing.model import Plan, Subscription
 from gateway.billing.overage.lines import most_of
-from gateway.billing.overage.model import Agreement, LineState, OverageBill
+from gateway.billing.overage.model import UNPAID, Agreement, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
@@ -22,8 +22,6 @@ from gateway.identity import rules
 from gateway.identity.model import Actor, App, Page, Role
 from gateway.identity.registry import Registry
 from gateway.ledger.model import WalletKey
-
-UNPAID = "unpaid"  # why an agreement is off whose bill nobody paid: its seller alone turns it on again
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ from gateway.billing.believed import check_attached
 from gateway.billing.fees import fee_minor
 from gateway.billing.model import Subscription
 from gateway.billing.overage.lines import ACTOR
-from gateway.billing.overage.model import BillState, Line, LineState, OverageBill
+from gateway.billing.overage.model import UNPAID, BillState, Line, LineState, OverageBill
 from gateway.billing.overage.store import Changed, OverageStore
 from gateway.billing.ports import Bill, InvoiceFacts, Metadata, PaymentFacts, Payments, PaymentsDown, PaymentsRefused
 from gateway.billing.sellers import Rejected, Sellers, micro, paid_for
@@ -275,9 +275,9 @@ class OverageBills:
             is_gift=state == BillState.GIVEN,
         )
         await self._wallets.deliver(await self._ledger.lending.write_off(request))
+        if state == BillState.LOST:  # before it has ended: whoever goes on after a crash pauses it too
+            await self._overages.pause(bill.wallet, UNPAID, now_ms(self._clock))
         await self._overages.end_bill(bill, state, now_ms(self._clock), reason=reason)
-        if state == BillState.LOST:
-            await self._overages.pause(bill.wallet, "unpaid", now_ms(self._clock))
 
 
 

@@ -1,10 +1,13 @@
 """Values of overage. Units as in `billing.model`."""
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from gateway.ledger.model import WalletKey
+
+UNPAID: Final = "unpaid"  # why an agreement is off whose bill nobody paid: its seller alone turns it on again
 
 
 class LineState(StrEnum):

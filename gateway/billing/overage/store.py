@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.billing.acts import system_act
-from gateway.billing.overage.model import Agreement, BillState, Line, LineState, OverageBill
+from gateway.billing.overage.model import UNPAID, Agreement, BillState, Line, LineState, OverageBill
 from gateway.billing.rows import Rows, sales_of
 from gateway.db.faults import SqlRefused
 from gateway.db.tables import plans
@@ -74,10 +74,11 @@ class OverageStore(Rows):
             await trail.append(conn, trail.trail_of(wallet.enterprise_id), act, agreement.updated_at_ms)
 
     async def pause(self, wallet: WalletKey, reason: str, at_ms: int) -> bool:
-        """It is off, with a reason, if it was on: whether it was."""
+        """It is off, with a reason, if it was on, or if its owner could turn it on again and now cannot: whether it was."""
         table = sales_of(wallet.enterprise_id)["overage_agreements"]
         act = system_act("overage.pause", wallet.owner, wallet, "overage", reason=reason)
-        is_on = sa.and_(table.c.owner == wallet.owner, table.c.enabled == 1)
+        goes_before = sa.and_(sa.literal(reason == UNPAID), table.c.reason != UNPAID)  # who ends it in time is no better off
+        is_on = sa.and_(table.c.owner == wallet.owner, sa.or_(table.c.enabled == 1, goes_before))
         async with self._writing(wallet.enterprise_id) as conn:
             changed = await conn.execute(sa.update(table).where(is_on).values(enabled=0, reason=reason, updated_at=at_ms))
             if changed.rowcount:
