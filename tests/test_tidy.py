@@ -127,7 +127,6 @@ WALLS = {
         "ledger/queries.py",
         "ledger/audit_queries.py",
         "ledger/payment_queries.py",
-        "ledger/lending.py",
         "pricing/store.py",
         "billing/rows.py",
         "billing/store.py",

@@ -1,4 +1,4 @@
-"""Overage through a whole gateway: requests that are served and refused, and webhooks that are shuffled, doubled or never come."""
+"""Overage through a whole gateway: requests served and refused, and webhooks that are shuffled, doubled or never come."""
 
 import time
 from collections.abc import Iterator

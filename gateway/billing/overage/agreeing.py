@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told
-from gateway.billing.model import Plan, Subscription
+from gateway.billing.model import Plan
 from gateway.billing.overage.lines import most_of
 from gateway.billing.overage.model import UNPAID, Agreement, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
@@ -128,8 +128,8 @@ class Agreeing:
 
     async def _shown(self, agreement: Agreement) -> Standing:
         wallet = agreement.wallet
-        held = await self.subscription(wallet)
-        plan = None if held is None else await self._store.plan(held.plan_id)
+        plan_id = await self._rows.plan_of(wallet)
+        plan = None if plan_id is None else await self._store.plan(plan_id)
         lines = await self._rows.lines(wallet)
         lent = sum(line.owed_micro for line in lines if line.state in (LineState.OPEN, LineState.ENDING))
         ended = [line for line in lines if line.state == LineState.ENDED]
@@ -140,11 +140,6 @@ class Agreeing:
         most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
         unbilled = sum(line.owed_micro for line in ended) - unpaid
         return Standing(agreement, plan, most, lent, unbilled, unpaid, status)
-
-    async def subscription(self, wallet: WalletKey) -> Subscription | None:
-        """The one that goes on, or was there last."""
-        found = await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, 1)
-        return found[0] if found else None
 
 
 async def _nobody(_: WalletKey) -> None:

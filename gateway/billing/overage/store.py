@@ -154,6 +154,15 @@ class OverageStore(Rows):
         rule = sa.and_(sa.true() if owner is None else of.owner == owner, sa.true() if after is None else of.id < after)
         return await self._bills(enterprise_id, rule, count)
 
+    async def plan_of(self, wallet: WalletKey) -> str | None:
+        """The plan of a buyer's one subscription, also when it has ended."""
+        sales = sales_of(wallet.enterprise_id)
+        theirs, held = sales["subscribers"].c, sales["subscriptions"].c
+        query = sa.select(held.plan_id).where(theirs.owner == wallet.owner, held.subscription_id == theirs.subscription_id)
+        async with self._reading(wallet.enterprise_id) as conn:
+            plan_id: str | None = await conn.scalar(query)
+        return plan_id
+
     async def our_ids(self, enterprise_id: str | None, subscription_ids: Collection[str]) -> dict[str, str]:
         """Our ids of subscriptions, by Stripe's."""
         of = sales_of(enterprise_id)["subscriptions"].c
