@@ -361,6 +361,7 @@ def _overage(metadata: MetaData) -> dict[str, Table]:
         Column("lent_micro", BigInteger, nullable=False),
         Column("period_end", BigInteger, nullable=False),
         Column("ends_at", BigInteger, nullable=False),
+        Column("due_at", BigInteger, nullable=False),  # when one that has ended is looked at next
         Column("created_at", BigInteger, nullable=False),
         Column("lot_id", Text),
         Column("used_micro", BigInteger),

@@ -1,5 +1,6 @@
 """Overage in this process, on the fake of Stripe: lent, billed, paid, given up, and the same after a death at any step."""
 
+import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -14,9 +15,10 @@ from gateway.identity.model import NewToken, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.lending import Lent
 from gateway.ledger.model import WalletKey
+from gateway.trail.model import Act
 from tests.api.conftest import OPERATOR
 from tests.api.test_money import posting
-from tests.billing.inside import Died, House, Mortal
+from tests.billing.inside import HOURS, Died, House, Mortal
 from tests.billing.inside import house as house
 from tests.billing.market import KEYS, MONTHLY
 
@@ -408,3 +410,80 @@ def _mortal(overages: Any, steps: "itertools.count[int]", fatal: int) -> None:
         part._overages = Mortal(part._overages, steps, fatal)
         part._wallets = Mortal(part._wallets, steps, fatal)
         part._payments = Mortal(overages._bills._payments, steps, fatal) if hasattr(part, "_payments") else None
+
+
+async def test_who_agrees_and_ends_it_at_once_from_many_places_is_lent_what_was_said_last(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    overages = [house.effects().overages for _ in range(6)]
+    for last in (MOST, 3_000_000):
+        await asyncio.gather(*[ann.agree(limit) for limit in (1_000_000, 5_000_000, 9_000_000)])
+        await ann.agree(last)
+        await asyncio.gather(*[each.agreed(ann.wallet) for each in overages], *[each.step(ann.wallet) for each in overages])
+        assert await ann.lent() == Lent(0, last)
+        assert await ann.available() == ALLOWANCE + last
+    stale = overages[0]
+    read = stale._rows.agreement
+
+    async def slow(wallet: WalletKey) -> Any:
+        """It ends after it was read, and before anything is lent for it."""
+        found = await read(wallet)
+        if found is not None and found.is_enabled:
+            await house.market.ok("DELETE", "/overage", platform_user_id=ann.owner, enterprise_id="shop")
+        return found
+
+    await house.market.ok("DELETE", "/overage", platform_user_id=ann.owner, enterprise_id="shop")
+    await ann.work()
+    assert await ann.lent() == Lent(0, 0)
+    held = await house.rows.overages.agreement(ann.wallet)
+    assert held is not None
+    on = msgspec.structs.replace(held, is_enabled=True, reason="")
+    await house.rows.overages.agree(on, Act("overage.agree", "end_user", ann.owner, ann.owner, "alice", "shop"))
+    late: Any = stale._lines._overages
+    late.agreement = slow
+    await stale.agreed(ann.wallet)
+    assert await ann.lent() == Lent(0, 0)
+    await clean(house)
+
+
+async def test_the_walk_finds_what_waits_and_one_wallet_keeps_no_other_waiting(house: House, ann: Subscriber) -> None:
+    bob = Subscriber(house, ann.plan)
+    for buyer in (ann, bob):
+        await buyer.subscribe()
+        await buyer.agree()
+        await buyer.use(ALLOWANCE + 5_000_000)
+    house.control.advance(MONTH)
+    await told(house)
+    effects, stop, steps = house.effects(), asyncio.Event(), 0
+    step = effects.overages.step
+
+    async def broken(wallet: WalletKey) -> None:
+        nonlocal steps
+        steps += 1
+        if wallet == ann.wallet:
+            raise AssertionError("a defect")
+        await step(wallet)
+
+    effects.overages.step = broken  # type: ignore[method-assign]
+    running = asyncio.ensure_future(effects.overages.run(stop))
+    async with asyncio.timeout(60):
+        while await bob.bills() != [("paid", 1000, 5_000_000)]:
+            await asyncio.sleep(0.05)
+            await told(house)
+    stop.set()
+    await running
+    assert await ann.bills() == []
+    await ann.work()
+    await told(house)
+    assert await ann.bills() == [("paid", 1000, 5_000_000)]
+    await clean(house)
+
+
+async def test_what_is_put_off_is_not_looked_at_all_the_time(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 200_000)
+    await ann.next_period()
+    rows, now = house.rows.overages, house.clock() // 1_000_000
+    assert ann.owner not in await rows.restless("shop", now, "", 500)
+    assert ann.owner in await rows.restless("shop", now + 7 * HOURS, "", 500)
+    assert "shop" in await rows.sellers()

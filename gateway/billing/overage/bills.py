@@ -15,6 +15,7 @@ meanwhile; until a bill is decided it counts against the limit.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -41,6 +42,7 @@ from gateway.ledger.service import Ledger
 
 _HOUR_MS: Final = 3_600_000
 _REMEMBERED_MS: Final = 23 * _HOUR_MS  # Stripe forgets the name of an operation after a day
+_LOOK_AGAIN_MS: Final = 6 * _HOUR_MS  # at what is not to be billed yet, where nobody tells that it is
 _AGAIN_MS: Final = 60_000  # and twice as long each time
 _AGAIN_MAX_MS: Final = 24 * _HOUR_MS
 _log = logging.getLogger(__name__)
@@ -72,8 +74,9 @@ class OverageBills:
     # ---- making --------------------------------------------------------------------------------
 
     async def make(self, wallet: WalletKey, lines: list[Line]) -> None:
-        """A bill of each subscription's lines that have ended and whose time to be billed has come."""
-        waiting = [line for line in lines if line.state == LineState.ENDED and line.bill_id is None]
+        """A bill of each subscription's lines that have ended and whose time to be billed has come; the others wait."""
+        waiting = unbilled(lines)
+        await self._overages.put_lines_off(waiting, now_ms(self._clock) + _LOOK_AGAIN_MS)
         for subscription_id in sorted({line.subscription_id for line in waiting}):
             held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
             due = [line for line in waiting if line.subscription_id == subscription_id and self._is_due(line, held)]
@@ -280,6 +283,11 @@ class OverageBills:
         await self._overages.end_bill(bill, state, now_ms(self._clock), reason=reason)
 
 
+
+
+def unbilled(lines: Sequence[Line]) -> list[Line]:
+    """Those of which it is known what was used, and that are on no bill."""
+    return [line for line in lines if line.state == LineState.ENDED and line.bill_id is None]
 
 
 def _shares(bill: OverageBill, taken: list[tuple[PaymentFacts, int]]) -> list[tuple[PaymentFacts, int, int, int]]:

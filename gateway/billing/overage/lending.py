@@ -6,24 +6,25 @@ over the sellers that offer overage.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 from gateway.balance.wallets import Wallets
-from gateway.billing.overage.bills import OverageBills
+from gateway.billing.overage.bills import OverageBills, unbilled
 from gateway.billing.overage.lines import Lines
 from gateway.billing.ports import InvoiceFacts, Payments
 from gateway.billing.sellers import Sellers
 from gateway.billing.store import Store
 from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import GatewayError
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.ledger.model import WalletKey
 from gateway.ledger.service import Ledger
 
 _EVERY_S: Final = 5.0
 _PAGE: Final = 500
+_AT_ONCE: Final = 16
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +43,8 @@ class Overages:
         grace_days: int,
     ) -> None:
         overages = rows.overages
+        self._noticed: set[WalletKey] = set()  # something is to be billed, and nobody else has told
+        self._free = asyncio.Semaphore(_AT_ONCE)
         self._rows = overages
         self._subscribers = rows.subscribers
         self._clock = clock
@@ -50,13 +53,14 @@ class Overages:
 
     async def follow(self, wallet: WalletKey, subscription_id: str) -> None:
         """A subscription, or what was paid for it, is another one: what is lent follows."""
-        await self._lines.follow(wallet, subscription_id)
+        if unbilled(await self._lines.follow(wallet, subscription_id)):
+            self._noticed.add(wallet)
 
     async def agreed(self, wallet: WalletKey) -> None:
         """An agreement is another one: what is lent follows at once."""
         subscription_id = await self._subscribers.of(wallet)
         if subscription_id is not None:
-            await self._lines.follow(wallet, subscription_id)
+            await self.follow(wallet, subscription_id)
 
     async def stop(self, wallet: WalletKey, reason: str) -> None:
         """Nothing more is lent until it is agreed to again."""
@@ -79,15 +83,23 @@ class Overages:
         await self._bills.make(wallet, await self._lines.settle(wallet))
         await self._bills.send(wallet)
         await self.agreed(wallet)
+        self._noticed.discard(wallet)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Walk over all that waits until `stop` is set."""
+        """Walk over all that waits until `stop` is set; what has begun is finished."""
         while not stop.is_set():
+            noticed, self._noticed = self._noticed, set()
+            await self._steps(noticed)
             try:
-                for enterprise_id in await self._rows.sellers():
-                    await self._walk(enterprise_id)
-            except GatewayError as down:
+                sellers = await self._rows.sellers()
+            except SqlDown as down:
                 _log.warning("overage waits: %s", down)
+                sellers = []
+            for enterprise_id in sellers:
+                try:
+                    await self._walk(enterprise_id)
+                except (SqlDown, SqlRefused) as down:  # one seller's database keeps none of the others waiting
+                    _log.warning("overage of %s waits: %s", enterprise_id or "the platform", down)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _EVERY_S)
 
@@ -95,11 +107,18 @@ class Overages:
         for waiting in (self._rows.restless, self._rows.owing):
             after = ""
             while owners := await waiting(enterprise_id, now_ms(self._clock), after, _PAGE):
-                for owner in owners:
-                    try:
-                        await self.step(WalletKey(owner, enterprise_id))
-                    except (SqlDown, SqlRefused):
-                        raise
-                    except Exception:  # noqa: BLE001 - one wallet keeps none of the others waiting
-                        _log.exception("overage of a wallet of %s", enterprise_id or "the platform")
+                await self._steps([WalletKey(owner, enterprise_id) for owner in owners])
                 after = owners[-1]
+
+    async def _steps(self, wallets: Iterable[WalletKey]) -> None:
+        """One wallet keeps none of the others waiting."""
+
+        async def step(wallet: WalletKey) -> None:
+            async with self._free:
+                try:
+                    await self.step(wallet)
+                except Exception as fault:  # noqa: BLE001 - the edge of one wallet's work: it is tried again at the next walk
+                    whose = wallet.enterprise_id or "the platform"
+                    _log.warning("overage of a wallet of %s: %s: %s", whose, type(fault).__name__, fault)
+
+        await asyncio.gather(*[step(wallet) for wallet in wallets])

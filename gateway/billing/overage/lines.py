@@ -63,16 +63,20 @@ class Lines:
         self._clock = clock
         self._grace_ms = grace_days * _DAY_MS
 
-    async def follow(self, wallet: WalletKey, subscription_id: str) -> None:
-        """Lend what is to be lent to a subscriber now, and end what is not."""
-        held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
-        if held is None or held.wallet != wallet:
-            return
-        plan = await self._store.plan(held.plan_id)
+    async def follow(self, wallet: WalletKey, subscription_id: str) -> list[Line]:
+        """Lend what is to be lent to a subscriber now, and end what is not: the lines as they are then.
+
+        What was changed meanwhile, as by an agreement that ended, is seen by the look after it.
+        """
+        lines: list[Line] = []
         for _ in range(_LOOKS):
+            held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
+            plan = None if held is None or held.wallet != wallet else await self._store.plan(held.plan_id)
+            if held is None or plan is None:
+                return []
             lines = await self._overages.lines(wallet)
-            if plan is None or (plan.overage is None and not lines):
-                return
+            if plan.overage is None and not lines:
+                return []
             most = await self._most(wallet, held, plan)
             lines = [await self._settled(line) for line in lines]
             lent = [line for line in lines if line.state == LineState.OPEN]
@@ -84,10 +88,12 @@ class Lines:
             if over:
                 continue
             try:
-                await self._lend(held, room, max((line.number for line in lines), default=0))
+                if await self._lend(held, room, max((line.number for line in lines), default=0)):
+                    continue
             except Changed:
                 continue
-            return
+            break
+        return lines
 
     async def settle(self, wallet: WalletKey) -> list[Line]:
         """A wallet's lines, as far as they have come."""
@@ -117,12 +123,12 @@ class Lines:
         is_now = of_it == (held.subscription_id, held.plan_id, held.period_end_ms)
         return is_now and most > 0
 
-    async def _lend(self, held: Subscription, amount_micro: int, last: int) -> None:
-        """Changed where another process lent in between."""
+    async def _lend(self, held: Subscription, amount_micro: int, last: int) -> bool:
+        """Whether it did. Changed where another process lent in between."""
         now = now_ms(self._clock)
         ends_ms = max(held.period_end_ms + self._grace_ms, now + _DAY_MS)  # heard of too late: a day all the same
         if amount_micro <= 0 or (await self._ledger.wallet(held.wallet)).debt_micro:
-            return
+            return False
         line = Line(
             id=new_id("ovr"),
             wallet=held.wallet,
@@ -138,6 +144,7 @@ class Lines:
         )
         await self._overages.add_line(line)
         await self._granted(line)
+        return True
 
     async def _granted(self, line: Line) -> Line:
         """A line with its lot: its row comes first, so that nothing is lent which is not counted."""

@@ -45,7 +45,7 @@ class Line(msgspec.Struct, frozen=True):
     """What was lent once: a lot of the books that burns after all others, until `ends_at_ms` at the latest.
 
     `number` counts a wallet's lines from 1. `period_end_ms`: of the period that it was lent in. `used_micro` is known once the
-    line has ended.
+    line has ended; `due_at_ms` is when it is looked at then, to be billed.
     """
 
     id: str
@@ -62,6 +62,7 @@ class Line(msgspec.Struct, frozen=True):
     lot_id: str | None = None  # None: the books may not have it yet
     used_micro: int | None = None
     bill_id: str | None = None
+    due_at_ms: int = 0
 
     @property
     def op_id(self) -> str:

@@ -103,7 +103,7 @@ class OverageStore(Rows):
         """Owners, beyond one, with lines that something is to be done about."""
         of = sales_of(enterprise_id)["overage_lines"].c
         over = sa.and_(of.state == LineState.OPEN.value, sa.or_(of.ends_at <= now_ms, of.lot_id.is_(None)))
-        unbilled = sa.and_(of.state == LineState.ENDED.value, of.bill_id.is_(None))
+        unbilled = sa.and_(of.state == LineState.ENDED.value, of.bill_id.is_(None), of.due_at <= now_ms)
         rule = sa.or_(over, of.state == LineState.ENDING.value, unbilled)
         return await self._owners(enterprise_id, of.owner, rule, after, count)
 
@@ -124,6 +124,16 @@ class OverageStore(Rows):
         rule = sa.and_(table.c.id == held.id, table.c.state == held.state, table.c.bill_id.is_not_distinct_from(held.bill_id))
         async with self._writing(now.wallet.enterprise_id) as conn:
             return bool((await conn.execute(sa.update(table).where(rule).values(**_columns(now)))).rowcount)
+
+    async def put_lines_off(self, lines: Sequence[Line], due_at_ms: int) -> None:
+        """They are not billed yet, and looked at again then; of one wallet."""
+        if not lines:
+            return
+        seller = lines[0].wallet.enterprise_id
+        table = sales_of(seller)["overage_lines"]
+        waits = sa.and_(table.c.id.in_([line.id for line in lines]), table.c.bill_id.is_(None))
+        async with self._writing(seller) as conn:
+            await conn.execute(sa.update(table).where(waits).values(due_at=due_at_ms))
 
     # ---- bills ---------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("lent_micro", sa.BigInteger(), nullable=False),
         sa.Column("period_end", sa.BigInteger(), nullable=False),
         sa.Column("ends_at", sa.BigInteger(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("lot_id", sa.Text()),
         sa.Column("used_micro", sa.BigInteger()),
