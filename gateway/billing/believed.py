@@ -49,15 +49,19 @@ def check_share(facts: InvoiceFacts, payments: Sequence[PaymentFacts], least_bp:
 
 
 def check_attached(facts: InvoiceFacts, payments: Sequence[PaymentFacts]) -> None:
-    """No payment that was made by itself and attached to an invoice was given back before it was granted. Rejected.
+    """No payment that was made by itself and attached to an invoice was given back, or disputed, before it was granted. Rejected.
 
-    Its refund was told while it was nobody's: what it would buy would be had for nothing.
+    Its refund or dispute was told while it was nobody's: what it would buy would be had for nothing.
     """
     default = {part.payment_id for part in facts.payments if part.is_default}
     for payment in payments:
-        if payment.payment_id not in default and payment.refunded_minor:
+        if payment.payment_id in default:
+            continue
+        if payment.refunded_minor:
             refunded = _words(payment.refunded_minor, payment.currency)
             raise Rejected(f"of its payment {payment.payment_id} {refunded} had been given back")
+        if payment.is_disputed:
+            raise Rejected(f"its payment {payment.payment_id} had been disputed")
 
 
 def _words(amount_minor: int, currency: str) -> str:

@@ -23,6 +23,7 @@ from gateway.billing.connect import state_after
 from gateway.billing.model import PLATFORM_ACCOUNT, Plan, Purchase, PurchaseState
 from gateway.billing.oddities import Oddities
 from gateway.billing.overage.lending import Overages
+from gateway.billing.overage.model import DISPUTED
 from gateway.billing.ports import (
     AccountFacts,
     CheckoutFacts,
@@ -229,12 +230,13 @@ class Effects:
 
     async def disputed(self, wallet: WalletKey) -> None:
         """Whoever disputes a payment is not charged by itself for what that takes, and lent nothing."""
-        await self.overages.stop(wallet, "payment_disputed")
+        await self.overages.stop(wallet, DISPUTED)
         await self._rows.top_ups.pause_wallet(wallet, "payment_disputed", now_ms(self._clock))
 
     async def undone(self, wallet: WalletKey, payment_id: str) -> None:
         """What was bought by itself and is given back is not bought by itself again."""
         await self.overages.refunded(wallet, payment_id)
+        self.overages.noticed(wallet)
         if await self._rows.top_ups.bought(wallet, payment_id):
             await self._rows.top_ups.pause_wallet(wallet, "payment_refunded", now_ms(self._clock))
 

@@ -83,6 +83,7 @@ class PaymentFacts(msgspec.Struct, frozen=True):
     method_id: str | None = None
     failure: str = ""
     metadata: Metadata | None = None
+    is_disputed: bool = False  # now or ever
 
 
 class InvoiceLine(msgspec.Struct, frozen=True):

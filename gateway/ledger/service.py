@@ -282,7 +282,7 @@ class Ledger(Books):
         if request.expires_at_ms is not None and request.expires_at_ms <= max(now, request.effective_at_ms or 0):
             raise InvalidRequest("expires_at must be in the future, and after effective_at", param="expires_at")
         view = await queries.wallet_view(conn, request.wallet, request.asset)
-        if view.available_micro + request.amount_micro > AMOUNT_MICRO_MAX:
+        if not request.repays and view.available_micro + request.amount_micro > AMOUNT_MICRO_MAX:
             raise InvalidRequest("the wallet cannot hold that much", param="amount_micro")
         books = store.books_of(request.wallet.enterprise_id)
         if request.external_ref is not None and await store.lot_of_ref(conn, books, request.external_ref) is not None:

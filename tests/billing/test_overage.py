@@ -437,7 +437,7 @@ async def test_who_agrees_and_ends_it_at_once_from_many_places_is_lent_what_was_
     held = await house.rows.overages.agreement(ann.wallet)
     assert held is not None
     on = msgspec.structs.replace(held, is_enabled=True, reason="")
-    await house.rows.overages.agree(on, Act("overage.agree", "end_user", ann.owner, ann.owner, "alice", "shop"))
+    await house.rows.overages.agree(on, Act("overage.agree", "end_user", ann.owner, ann.owner, "alice", "shop"), lifts=True)
     late: Any = stale._lines._overages
     late.agreement = slow
     await stale.agreed(ann.wallet)

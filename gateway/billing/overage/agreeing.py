@@ -12,7 +12,7 @@ import msgspec
 from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told
 from gateway.billing.model import Plan
 from gateway.billing.overage.lines import most_of
-from gateway.billing.overage.model import UNPAID, Agreement, LineState, OverageBill
+from gateway.billing.overage.model import Agreement, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
@@ -61,18 +61,18 @@ class Agreeing:
     async def agree(self, actor: Actor, enterprise_id: str | None, buyer: Named, limit_micro: int) -> Standing:
         """Agree to use so much beyond allowances and pay later, at most. What is lent follows at once.
 
-        InvalidRequest, NotFound; Forbidden for an operator on a buyer's behalf, and for a buyer whose bill was given up as lost.
+        InvalidRequest, NotFound; Forbidden for an operator on a buyer's behalf, and for a buyer whose bill was given up as lost or
+        who disputes a payment.
         """
         seller = await seller_of(self._registry, actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, seller, buyer)
         if actor.role == Role.OPERATOR and seller is not None:
             raise Forbidden("Only a buyer, or who sells to it, agrees to what it pays later.")
         rules.number(limit_micro, "limit_micro", AMOUNT_MICRO_MAX, 1)
-        held = await self._rows.agreement(wallet)
-        is_buyer = actor.role == (Role.CREATOR if seller is None else Role.END_USER)
-        if held is not None and held.reason == UNPAID and is_buyer:
-            raise Forbidden("A bill was not paid: whoever sells this decides whether there is overage again.", code="unpaid")
-        await self._put(actor, seller, Agreement(wallet, limit_micro, True, "", now_ms(self._clock)))
+        is_seller = actor.role != (Role.CREATOR if seller is None else Role.END_USER)
+        if not await self._put(actor, seller, Agreement(wallet, limit_micro, True, "", now_ms(self._clock)), is_seller):
+            message = "A bill was not paid, or a payment is disputed: whoever sells this decides whether there is overage again."
+            raise Forbidden(message, code="unpaid")
         return await self.of(wallet)
 
     async def end(self, actor: Actor, enterprise_id: str | None, buyer: Named) -> Standing:
@@ -80,9 +80,9 @@ class Agreeing:
         seller = await seller_of(self._registry, actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, seller, buyer)
         held = await self._held(wallet)
-        if held.is_enabled or (held.reason and held.reason != UNPAID):
+        if held.is_enabled or held.reason:
             off = msgspec.structs.replace(held, is_enabled=False, reason="", updated_at_ms=now_ms(self._clock))
-            await self._put(actor, seller, off)
+            await self._put(actor, seller, off, False)
         return await self.of(wallet)
 
     async def listed(
@@ -119,12 +119,14 @@ class Agreeing:
             raise NotFound("This wallet's owner has agreed to no overage.")
         return held
 
-    async def _put(self, actor: Actor, seller: App | None, agreement: Agreement) -> None:
+    async def _put(self, actor: Actor, seller: App | None, agreement: Agreement, lifts: bool) -> bool:
         name = "overage.agree" if agreement.is_enabled else "overage.end"
         after = told({"limit_micro": agreement.limit_micro}) if agreement.is_enabled else None
         wallet = agreement.wallet
-        await self._rows.agree(agreement, sale_act(actor, name, wallet.owner, seller, wallet, after=after))
-        await self.changed(wallet)
+        done = await self._rows.agree(agreement, sale_act(actor, name, wallet.owner, seller, wallet, after=after), lifts=lifts)
+        if done:
+            await self.changed(wallet)
+        return done
 
     async def _shown(self, agreement: Agreement) -> Standing:
         wallet = agreement.wallet

@@ -30,10 +30,11 @@ from gateway.billing.overage.lines import ACTOR
 from gateway.billing.overage.model import UNPAID, BillState, Line, LineState, OverageBill
 from gateway.billing.overage.store import Changed, OverageStore
 from gateway.billing.ports import Bill, InvoiceFacts, Metadata, PaymentFacts, Payments, PaymentsDown, PaymentsRefused
-from gateway.billing.sellers import Rejected, Sellers, micro, paid_for
+from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro, paid_for
 from gateway.billing.store import Store
 from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import GatewayError
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
 from gateway.ledger.lending import WriteOffRequest
@@ -104,6 +105,7 @@ class OverageBills:
 
     async def _bill(self, wallet: WalletKey, currency: str, lines: list[tuple[Line, int]], *, is_last: bool) -> None:
         amount_minor = minor_units.floor_from_micro(sum(cost for _, cost in lines), currency)
+        amount_minor = min(amount_minor, minor_units.bounds(currency)[1])
         is_too_little = amount_minor < minor_units.least_charged(currency)
         if is_too_little and not is_last:
             return
@@ -116,7 +118,7 @@ class OverageBills:
             state=BillState.OPEN,
             currency=currency,
             used_micro=sum(each.used_micro or 0 for each, _ in lines),
-            amount_minor=0 if is_too_little else min(amount_minor, minor_units.bounds(currency)[1]),
+            amount_minor=0 if is_too_little else amount_minor,
             fee_minor=fee_minor(amount_minor, await self._share(wallet)),
             due_at_ms=now,
             attempts=0,
@@ -145,7 +147,7 @@ class OverageBills:
                     again_ms = _HOUR_MS if bill.attempts < 24 else _AGAIN_MAX_MS  # Stripe tells; this is for what is lost
             except PaymentsDown as down:
                 _log.warning("bill %s waits: %s", bill.id, down)
-            except (PaymentsRefused, Rejected) as refused:
+            except (PaymentsRefused, Rejected, NotOurs, GatewayError) as refused:  # it keeps no other bill waiting
                 reason = str(refused)
                 _log.warning("bill %s: %s", bill.id, refused)
             await self._overages.put_off(bill, reason, now_ms(self._clock) + again_ms)
@@ -227,6 +229,7 @@ class OverageBills:
             await self._give_up(bill, BillState.GIVEN, bill.used_micro, "no money paid it")
             return False
         check_attached(facts, [payment for payment, _ in taken])
+        await self._check_free(bill, [payment for payment, _ in taken])
         share = sum(payment.fee_minor for payment, _ in taken)
         least = bill.fee_minor * sum(minor for _, minor in taken) // bill.amount_minor - len(taken)  # Stripe rounds as it likes
         if share < least:
@@ -235,14 +238,24 @@ class OverageBills:
         await self._overages.end_bill(bill, BillState.PAID, now_ms(self._clock), taken[0][0].payment_id)
         return any(is_first)
 
+    async def _check_free(self, bill: OverageBill, payments: list[PaymentFacts]) -> None:
+        """Each payment took money, in the bill's currency, and has bought nothing else. Rejected."""
+        books, seller = self._ledger.payments, bill.wallet.enterprise_id
+        for place, payment in enumerate(payments):
+            if payment.status != "succeeded" or payment.currency != bill.currency:
+                raise Rejected(f"its payment {payment.payment_id} is {payment.status}, in {payment.currency}")
+            is_new = await books.posted_as(seller, _paid_as(bill, place, payment)) is None
+            if is_new and await books.payer(seller, payment.payment_id) is not None:
+                raise Rejected(f"its payment {payment.payment_id} has bought something else")
+
     async def _repaid(
-        self, bill: OverageBill, place: int, payment: PaymentFacts, paid_minor: int, amount_micro: int, given_micro: int
+        self, bill: OverageBill, place: int, payment: PaymentFacts, amount_micro: int, given_micro: int
     ) -> bool:
         """One payment of it: what was used and is paid by that, some of it given."""
         wallet, asset = bill.wallet, await self._sellers.asset_of(bill.wallet)
         await self._sellers.bind(bill.account_id, payment.payment_id, wallet, now_ms(self._clock))
         was_lost = await self._ledger.payments.posted_as(wallet.enterprise_id, _given_up(bill, BillState.LOST)) is not None
-        op_id = bill.op_id if not place else f"{bill.op_id}:{payment.payment_id}"
+        op_id = _paid_as(bill, place, payment)
         granted = await self._wallets.grant(
             GrantRequest(
                 wallet=wallet,
@@ -255,7 +268,7 @@ class OverageBills:
                 external_ref=payment.payment_id,
                 role="system",
                 fees=Fees(platform_micro=micro(payment.fee_minor, bill.currency)),
-                paid=paid_for(paid_minor, bill.currency, asset, amount_micro, given_micro),
+                paid=paid_for(payment.amount_minor, bill.currency, asset, amount_micro, given_micro),
                 given_micro=given_micro,
                 repays=BAD_DEBT if was_lost else OVERAGE,
             ),
@@ -283,15 +296,13 @@ class OverageBills:
         await self._overages.end_bill(bill, state, now_ms(self._clock), reason=reason)
 
 
-
-
 def unbilled(lines: Sequence[Line]) -> list[Line]:
     """Those of which it is known what was used, and that are on no bill."""
     return [line for line in lines if line.state == LineState.ENDED and line.bill_id is None]
 
 
-def _shares(bill: OverageBill, taken: list[tuple[PaymentFacts, int]]) -> list[tuple[PaymentFacts, int, int, int]]:
-    """(payment, what of it, what was used for that, what of this was given) of each payment: what no money paid comes with the
+def _shares(bill: OverageBill, taken: list[tuple[PaymentFacts, int]]) -> list[tuple[PaymentFacts, int, int]]:
+    """(payment, what was used and is paid by it, what of this was given) of each payment: what no money paid comes with the
     first. Each pays for a micro-unit at least.
     """
     shares = [max(bill.used_micro * minor // bill.amount_minor, 1) for _, minor in taken]
@@ -299,7 +310,12 @@ def _shares(bill: OverageBill, taken: list[tuple[PaymentFacts, int]]) -> list[tu
     given = rest if rest > 0 and sum(minor for _, minor in taken) < bill.amount_minor else 0
     shares[0] += rest
     gifts = [given, *[0] * (len(taken) - 1)]
-    return [(*each, share, gift) for each, share, gift in zip(taken, shares, gifts, strict=True)]
+    return [(payment, share, gift) for (payment, _), share, gift in zip(taken, shares, gifts, strict=True)]
+
+
+def _paid_as(bill: OverageBill, place: int, payment: PaymentFacts) -> str:
+    """`op_id` of what one payment of a bill repays."""
+    return bill.op_id if not place else f"{bill.op_id}:{payment.payment_id}"
 
 
 def _given_up(bill: OverageBill, state: BillState) -> str:

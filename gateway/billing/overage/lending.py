@@ -62,6 +62,10 @@ class Overages:
         if subscription_id is not None:
             await self.follow(wallet, subscription_id)
 
+    def noticed(self, wallet: WalletKey) -> None:
+        """Something that was paid for goes back in a moment: what is lent beside it is looked at at the next walk."""
+        self._noticed.add(wallet)
+
     async def stop(self, wallet: WalletKey, reason: str) -> None:
         """Nothing more is lent until it is agreed to again."""
         await self._lines.stop(wallet, reason)

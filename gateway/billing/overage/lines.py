@@ -36,6 +36,7 @@ from gateway.ledger.service import Ledger
 ACTOR: Final = "overage"
 _DAY_MS: Final = 86_400_000
 _LOOKS: Final = 8
+_OPEN_MAX: Final = 4
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +84,8 @@ class Lines:
             room = most - sum(line.owed_micro for line in lines)
             # Of less than before nothing stays: as much as it is now is lent again.
             over = [line for line in lent if room < 0 or not self._goes_on(line, held, most)]
+            if room > 0 and len(lent) >= _OPEN_MAX:
+                over = lent  # each is a lot that every request's posting looks at: all is lent again in one
             for line in over:
                 await self._end(line)
             if over:

@@ -7,7 +7,11 @@ import msgspec
 
 from gateway.ledger.model import WalletKey
 
-UNPAID: Final = "unpaid"  # why an agreement is off whose bill nobody paid: its seller alone turns it on again
+# Why an agreement is off that its seller alone turns on again: a bill that nobody paid, a payment that is disputed. The buyer
+# would otherwise use as much again, and pay as little.
+UNPAID: Final = "unpaid"
+DISPUTED: Final = "payment_disputed"
+HELD: Final = (UNPAID, DISPUTED)
 
 
 class LineState(StrEnum):

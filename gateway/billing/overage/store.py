@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.billing.acts import system_act
-from gateway.billing.overage.model import UNPAID, Agreement, BillState, Line, LineState, OverageBill
+from gateway.billing.overage.model import HELD, UNPAID, Agreement, BillState, Line, LineState, OverageBill
 from gateway.billing.rows import Rows, sales_of
 from gateway.db.faults import SqlRefused
 from gateway.db.tables import plans
@@ -57,8 +57,8 @@ class OverageStore(Rows):
             for row in rows
         ]
 
-    async def agree(self, agreement: Agreement, act: Act) -> None:
-        """Set it."""
+    async def agree(self, agreement: Agreement, act: Act, *, lifts: bool) -> bool:
+        """Set it; False where it is off for what its seller alone `lifts`. The write decides, whatever was read before it."""
         wallet = agreement.wallet
         table = sales_of(wallet.enterprise_id)["overage_agreements"]
         values = {
@@ -67,17 +67,29 @@ class OverageStore(Rows):
             "reason": agreement.reason,
             "updated_at": agreement.updated_at_ms,
         }
+        may = sa.and_(table.c.owner == wallet.owner, sa.true() if lifts else table.c.reason.not_in(HELD))
+        line = trail.trail_of(wallet.enterprise_id)
         async with self._writing(wallet.enterprise_id) as conn:
-            changed = await conn.execute(sa.update(table).where(table.c.owner == wallet.owner).values(**values))
-            if not changed.rowcount:
+            if (await conn.execute(sa.update(table).where(may).values(**values))).rowcount:
+                await trail.append(conn, line, act, agreement.updated_at_ms)
+                return True
+        try:
+            async with self._writing(wallet.enterprise_id) as conn:
                 await conn.execute(sa.insert(table).values(owner=wallet.owner, **values))
-            await trail.append(conn, trail.trail_of(wallet.enterprise_id), act, agreement.updated_at_ms)
+                await trail.append(conn, line, act, agreement.updated_at_ms)
+        except SqlRefused:
+            held = await self.agreement(wallet)
+            if held is None:
+                raise
+            return held.reason not in HELD and await self.agree(agreement, act, lifts=lifts)  # another was faster
+        return True
 
     async def pause(self, wallet: WalletKey, reason: str, at_ms: int) -> bool:
         """It is off, with a reason, if it was on, or if its owner could turn it on again and now cannot: whether it was."""
         table = sales_of(wallet.enterprise_id)["overage_agreements"]
         act = system_act("overage.pause", wallet.owner, wallet, "overage", reason=reason)
-        goes_before = sa.and_(sa.literal(reason == UNPAID), table.c.reason != UNPAID)  # who ends it in time is no better off
+        # Who ends it in time is no better off; and what was not paid stays the reason.
+        goes_before = sa.and_(sa.literal(reason in HELD), table.c.reason != UNPAID, table.c.reason != reason)
         is_on = sa.and_(table.c.owner == wallet.owner, sa.or_(table.c.enabled == 1, goes_before))
         async with self._writing(wallet.enterprise_id) as conn:
             changed = await conn.execute(sa.update(table).where(is_on).values(enabled=0, reason=reason, updated_at=at_ms))

@@ -58,6 +58,7 @@ class Charge(Object, frozen=True):
     """An attempt to take money that a payment intent stands for."""
 
     amount_refunded: int = 0
+    disputed: bool = False
     application_fee: Reference = None
     balance_transaction: BalanceTransaction | str | None = None
 
@@ -263,6 +264,7 @@ def payment(raw: dict[str, Any], invoice_id: str | None = None) -> PaymentFacts:
         method_id=id_of(found.payment_method),
         failure=(error.decline_code or error.code or "failed") if error else "",
         metadata=read(found.metadata),
+        is_disputed=charge.disputed if charge else False,
     )
 
 
