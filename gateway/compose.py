@@ -265,7 +265,7 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         grace_days=settings.grace_days,
         kept_days=settings.webhooks_kept_days,
     )
-    billing.overage.changed = made.effects.overages.agreed
+    billing.overage.changed = made.effects.overages.follow
     if not settings.inline_worker:
         made.inbox.tell = lambda: services.bus.publish(WEBHOOK, "waits")
     return made

@@ -152,7 +152,7 @@ class Allowances:
             if await self._post(wallet, facts, part, op_id, source, until):
                 is_first = True
         if taken:
-            await self._overages.follow(wallet, facts.subscription_id)
+            await self._overages.follow(wallet)
         return is_first
 
     async def _granted(
@@ -291,7 +291,7 @@ class Allowances:
     ) -> None:
         """Where a subscription stands, and what is lent beside it. `facts` as seen just now spare a look at Stripe where they say
         nothing new."""
-        await self._overages.follow(await self._seen(account_id, subscription_id, as_of_ms, facts), subscription_id)
+        await self._overages.follow(await self._seen(account_id, subscription_id, as_of_ms, facts))
 
     async def _seen(
         self, account_id: str, subscription_id: str, as_of_ms: int, facts: SubscriptionFacts | None

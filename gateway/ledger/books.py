@@ -16,7 +16,14 @@ from gateway.ledger.endings import Posting
 from gateway.ledger.model import AVAILABLE, DEBT, PLATFORM_ASSET, AccountKey, AppFacts, Credit, Posted, WalletKey
 
 _TEXT_CHARS_MAX: Final = 300
-_LATER_FIELDS: Final = {"paid": None, "fee_stays": False, "given_micro": 0, "repays": ""}
+_LATER_FIELDS: Final[dict[str, object]] = {
+    "paid": None,
+    "fee_stays": False,
+    "given_micro": 0,
+    "repays": "",
+    "unless_given_up": [],
+    "unless_op": "",
+}
 _PRIORITY_MAX: Final = 1_000_000
 _TIME_MAX_MS: Final = 253_402_300_800_000  # the year 10000: beyond it RFC 3339 has no name for it
 

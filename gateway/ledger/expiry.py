@@ -115,10 +115,11 @@ class Expiries(Books):
         else:
             lot, most = await self._pay_debt(conn, lot, most, wallet, owner, acts)
         taken = await hot.take(f"expiry:{lot.expiring}", shard, wallet.name, most)
-        if taken is None or (most and not taken):
-            return None  # nothing there now, and nothing was taken before
+        if taken is None:
+            return None
         if not taken + in_debt:
-            # The hot store has said for good that it gave nothing under this id.
+            # Nothing was taken under this id, and nobody else is taking, as the book is locked: the next round has another. One
+            # that is kept could have been remembered by the hot store as having taken nothing, for good.
             await store.save_lots(conn, books, [msgspec.structs.replace(lot, expiring=None)])
             return None
         assert lot.expiring is not None

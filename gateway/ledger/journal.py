@@ -6,7 +6,7 @@
     grant, overage      receivable.overage -> user.available (a lot): lent, it pays no debt
     grant, the others   expense.promo -> user.available (a lot)
       owner in debt     user.available (that lot) -> receivable.clawback, up to the debt
-      repays overage    user.available (that lot) -> receivable.overage, or expense.bad_debt where it was given up: all of it
+      repays overage    user.available (that lot) -> receivable.overage, or where it was given up to: all of it
       the app's fees    expense.platform_fee -> due_to_platform, expense.processing -> stripe_clearing
     usage               user.available (lots in burn order), the uncovered rest receivable.clawback -> revenue.usage
     provider cost       expense.llm_cost -> provider_payable
@@ -174,8 +174,8 @@ def _source(request: GrantRequest) -> AccountKey:
 
 
 def repaid_account(owner: str, asset: str, kind: str) -> AccountKey:
-    """The account that a grant pays off: the owner's overage, or the book's loss of it."""
-    assert kind in (OVERAGE, BAD_DEBT)
+    """The account that a grant pays off: the owner's overage, or what it was given up to."""
+    assert kind in (OVERAGE, BAD_DEBT, PROMO)
     return AccountKey(owner if kind == OVERAGE else BOOK, kind, asset)
 
 

@@ -7,7 +7,7 @@ A credit line is a lot like any other, so the same holds bound it and the same e
     ended         user.available (the lot) -> receivable.overage                                 an expiry
     paid          stripe_clearing -> user.available (a lot that is spent at once) -> receivable.overage   a grant that `repays`
     given up      expense.promo (a gift of the seller's) or expense.bad_debt -> receivable.overage        `write_off`
-    paid after    stripe_clearing -> user.available (likewise) -> expense.bad_debt                a grant that `repays` that
+    paid after    stripe_clearing -> user.available (likewise) -> where it was given up to        the same grant
 
 As its payment is the payment of a lot, its refund, its dispute and the platform's share are what they are of any payment.
 """
@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.errors import InvalidRequest, NotFound
+from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
 from gateway.ledger import endings, payment_queries, store
@@ -44,6 +44,7 @@ class WriteOffRequest(msgspec.Struct, frozen=True):
     actor: str
     reason: str = ""
     is_gift: bool = False
+    unless_op: str = ""  # an operation that may have paid for it: then there is nothing to give up
 
 
 class Lending(Books):
@@ -67,7 +68,7 @@ class Lending(Books):
             await store.end_lot(conn, store.books_of(wallet.enterprise_id), lot_id, self.now_ms())
 
     async def write_off(self, request: WriteOffRequest) -> Posted:
-        """Give up what was used. InvalidRequest for more than is unpaid."""
+        """Give up what was used. InvalidRequest for more than is unpaid, Conflict where `unless_op` was posted."""
         check_amount(request.amount_micro)
         check_texts(request.reason, op_id=request.op_id, actor=request.actor)
         wallet, print_ = request.wallet, fingerprint_of(request)
@@ -75,6 +76,8 @@ class Lending(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, request.op_id, print_):
                 return done
+            if request.unless_op and await store.txn_of_op(conn, store.books_of(wallet.enterprise_id), request.unless_op):
+                raise Conflict("that was paid", param="op_id")
             stands = await standing(conn, wallet, owner.asset)
             if request.amount_micro > stands.used_micro:
                 raise InvalidRequest(f"of what was lent {stands.used_micro} is unpaid", param="amount_micro")
@@ -105,6 +108,14 @@ async def standing(conn: store.Connection, wallet: WalletKey, asset: str) -> Len
     left = await payment_queries.left_of_lent(conn, books, wallet.owner, asset)
     stands = (await store.balances(conn, books, wallet.owner, asset)).get(OVERAGE, 0)
     return Lent(-stands - left, left)
+
+
+async def given_up_to(conn: store.Connection, wallet: WalletKey, op_id: str) -> str | None:
+    """The account that an operation gave overage up to; None: it did not."""
+    books = store.books_of(wallet.enterprise_id)
+    known = await store.txn_of_op(conn, books, op_id)
+    txn = None if known is None else await store.txn_by_id(conn, books, known[0])
+    return None if txn is None else next(entry.account.kind for entry in txn.entries if entry.amount_micro < 0)
 
 
 async def _lent(conn: store.Connection, wallet: WalletKey, lot_id: str) -> Lot:

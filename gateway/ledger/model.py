@@ -194,8 +194,8 @@ class GrantRequest(msgspec.Struct, frozen=True):
     """Money into a wallet. The wallet's asset must be `asset`. Lots of the lowest `priority` burn first.
 
     A grant that takes effect later is in the books at once and reaches the hot wallet at its time. `paid` says what the
-    payment behind it was, where that is not what is granted; fees are in what was paid. `repays` names an account,
-    `receivable.overage` or `expense.bad_debt`: then it pays for what was used already, and adds nothing to spend.
+    payment behind it was, where that is not what is granted; fees are in what was paid. `repays` is `receivable.overage` where
+    it pays for what was used already: then it adds nothing to spend.
     """
 
     wallet: WalletKey
@@ -214,6 +214,7 @@ class GrantRequest(msgspec.Struct, frozen=True):
     paid: Paid | None = None  # None: what is granted
     given_micro: int = 0  # of `amount_micro`, what was not sold and comes on top, as by a discount; only where `paid` is there
     repays: str = ""
+    unless_given_up: tuple[str, ...] = ()  # with `repays`: operations that may have written it off; then it pays for that
 
 
 class RefundRequest(msgspec.Struct, frozen=True):

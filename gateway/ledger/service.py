@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+import msgspec
+
 from gateway.core.clock import SYSTEM_CLOCK, Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest
 from gateway.core.ids import new_id, shard_of
@@ -25,7 +27,6 @@ from gateway.ledger.expiry import Expiries
 from gateway.ledger.lending import Lending
 from gateway.ledger.model import (
     AVAILABLE,
-    BAD_DEBT,
     DEBT,
     OVERAGE,
     PLATFORM_ASSET,
@@ -88,6 +89,9 @@ class Ledger(Books):
                     raise Conflict("this idempotency key was used for another request", param="op_id")
                 return await self._granted(conn, done[0], request.wallet, owner, request.repays, first=False)
             now = now_ms(self.clock)
+            for op_id in request.unless_given_up:
+                if (given_up := await lending.given_up_to(conn, request.wallet, op_id)) is not None:
+                    request = msgspec.structs.replace(request, repays=given_up)
             await self._check_state(conn, request, now)
             txn_id = new_id("txn")
             stands = await store.balances(conn, books, request.wallet.owner, request.asset)
@@ -380,7 +384,7 @@ def _check_shape(request: GrantRequest) -> None:
         raise InvalidRequest("source must be paid, promo, trial, rollover or overage", param="source")
     if request.source == LotSource.OVERAGE and (request.expires_at_ms is None or request.external_ref is not None):
         raise InvalidRequest("what is lent has an end, and is of no payment", param="source")
-    if request.repays and (request.repays not in (OVERAGE, BAD_DEBT) or request.source != LotSource.PAID):
+    if request.repays and (request.repays != OVERAGE or request.source != LotSource.PAID):
         raise InvalidRequest("overage is repaid by a payment", param="repays")
     check_texts(op_id=request.op_id, reason=request.reason, actor=request.actor, external_ref=request.external_ref or "-")
     check_priority(request.priority)

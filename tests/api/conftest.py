@@ -65,7 +65,7 @@ class Api:
         receiving = Receiving(
             self.billing.payments, self.billing.store, databases, self.wallets, self.ledger, of_apps, told, SYSTEM_CLOCK
         )
-        self.billing.overage.changed = receiving.effects.overages.agreed
+        self.billing.overage.changed = receiving.effects.overages.follow
         self.context = ApiContext(
             *(self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN),
             billing=self.billing,

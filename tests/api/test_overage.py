@@ -217,9 +217,9 @@ async def test_what_cannot_be_meant_is_refused_and_named(
 async def test_after_a_bill_that_nobody_paid_its_seller_alone_turns_it_on_again(api: Api) -> None:
     await api.ok("PUT", "/overage", TEN, role=Role.END_USER)
     rows = OverageStore(api.databases)
-    assert await rows.pause(U1, "payment_disputed", 5)
+    assert await rows.pause(U1, "payment_refunded", 5)
     (paused,) = (await api.ok("GET", "/overage", role=Role.END_USER))["data"]
-    assert (paused["status"], paused["reason"], paused["most_micro"]) == ("paused", "payment_disputed", 0)
+    assert (paused["status"], paused["reason"], paused["most_micro"]) == ("paused", "payment_refunded", 0)
     assert (await api.ok("PUT", "/overage", TEN, role=Role.END_USER))["status"] == "idle"
     assert await rows.pause(U1, "unpaid", 5)
     still = await api.ok("DELETE", "/overage", role=Role.END_USER)  # ending it is no way out
@@ -235,7 +235,7 @@ async def test_after_a_bill_that_nobody_paid_its_seller_alone_turns_it_on_again(
             assert await rows.pause(U1, reason, 7)
         else:
             await api.ok("DELETE", "/overage", role=Role.END_USER)
-        assert not await rows.pause(U1, "payment_disputed", 8)
+        assert not await rows.pause(U1, "payment_refunded", 8)
         assert await rows.pause(U1, "unpaid", 9)
         assert await refused(api, "PUT", "/overage", TEN, role=Role.END_USER) == (403, "unpaid", None)
 

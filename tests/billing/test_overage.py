@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.billing.overage.model import BillState
 from gateway.billing.webhooks.inbox import _EFFECTS
 from gateway.core.ids import shard_of
+from gateway.core.money import AMOUNT_MICRO_MAX
 from gateway.identity.model import NewToken, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.lending import Lent
@@ -222,8 +224,7 @@ async def test_an_invoice_that_is_void_is_a_gift_and_one_that_is_uncollectible_a
     assert await buyer.available() == 0
     standing = (await house.market.ok("GET", "/overage", enterprise_id="shop", platform_user_id=buyer.owner))["data"][0]
     assert (standing["status"], standing["reason"]) == ("paused", "unpaid")
-    token = (await house.api.registry.mint_end_user_token(OPERATOR, "shop", NewToken(buyer.owner))).token
-    house.api.credentials["buyer"] = token
+    house.api.credentials["buyer"] = await token(house, buyer)
     refused = await house.market.refused("PUT", "/overage", {"limit_micro": MOST}, role="buyer")
     assert refused[:2] == (403, "unpaid")
     await buyer.agree()  # its seller may
@@ -418,7 +419,7 @@ async def test_who_agrees_and_ends_it_at_once_from_many_places_is_lent_what_was_
     for last in (MOST, 3_000_000):
         await asyncio.gather(*[ann.agree(limit) for limit in (1_000_000, 5_000_000, 9_000_000)])
         await ann.agree(last)
-        await asyncio.gather(*[each.agreed(ann.wallet) for each in overages], *[each.step(ann.wallet) for each in overages])
+        await asyncio.gather(*[each.follow(ann.wallet) for each in overages], *[each.step(ann.wallet) for each in overages])
         assert await ann.lent() == Lent(0, last)
         assert await ann.available() == ALLOWANCE + last
     stale = overages[0]
@@ -440,7 +441,7 @@ async def test_who_agrees_and_ends_it_at_once_from_many_places_is_lent_what_was_
     await house.rows.overages.agree(on, Act("overage.agree", "end_user", ann.owner, ann.owner, "alice", "shop"), lifts=True)
     late: Any = stale._lines._overages
     late.agreement = slow
-    await stale.agreed(ann.wallet)
+    await stale.follow(ann.wallet)
     assert await ann.lent() == Lent(0, 0)
     await clean(house)
 
@@ -487,3 +488,130 @@ async def test_what_is_put_off_is_not_looked_at_all_the_time(house: House, ann: 
     assert ann.owner not in await rows.restless("shop", now, "", 500)
     assert ann.owner in await rows.restless("shop", now + 7 * HOURS, "", 500)
     assert "shop" in await rows.sellers()
+
+
+async def test_what_its_seller_alone_turns_on_again_no_write_of_the_buyers_takes_away(house: House, ann: Subscriber) -> None:
+    """Whatever the buyer's requests had read before the bill was given up, or the payment disputed."""
+    await ann.subscribe()
+    rows = house.rows.overages
+    for reason in ("payment_disputed", "unpaid"):
+        await ann.agree()
+        held = await rows.agreement(ann.wallet)
+        assert held is not None
+        await house.effects().overages.stop(ann.wallet, reason)
+        act = Act("overage.agree", "end_user", ann.owner, ann.owner, "alice", "shop")
+        for late in (held, msgspec.structs.replace(held, is_enabled=False)):
+            assert not await rows.agree(late, act, lifts=False)
+        house.api.credentials["buyer"] = await token(house, ann)
+        assert (await house.market.refused("PUT", "/overage", {"limit_micro": MOST}, role="buyer"))[:2] == (403, "unpaid")
+        shown = await house.market.ok("DELETE", "/overage", role="buyer")
+        assert (shown["status"], shown["reason"]) == ("paused", reason)
+        assert not await rows.pause(ann.wallet, "payment_refunded", 1)
+    assert not await rows.pause(ann.wallet, "payment_disputed", 1)  # what was not paid stays the reason
+    await ann.agree()
+    await house.market.ok("DELETE", "/overage", role="buyer")
+    assert await rows.pause(ann.wallet, "payment_disputed", 1)  # who ends it in time is no better off
+    await clean(house)
+
+
+async def token(house: House, buyer: Subscriber) -> str:
+    """Of the end user itself."""
+    return str((await house.api.registry.mint_end_user_token(OPERATOR, "shop", NewToken(buyer.owner))).token)
+
+
+async def test_a_payment_that_cannot_be_the_bills_keeps_nothing_else_waiting(house: House, ann: Subscriber) -> None:
+    """A bill is put off with the reason, and the wallet's other work goes on."""
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 5_000_000)
+    house.control.advance(MONTH)
+    await told(house)
+
+    class Odd:
+        """Stripe, where every payment is of euros."""
+
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        async def payment(self, account_id: str, payment_id: str) -> Any:
+            return msgspec.structs.replace(await self._inner.payment(account_id, payment_id), currency="EUR")
+
+    await house.effects(Odd(house.payments)).overages.step(ann.wallet)
+    (bill,) = await house.rows.overages.bills("shop", ann.owner, None, 10)
+    assert (bill.state, bill.attempts) == ("open", 1)
+    assert "in EUR" in bill.reason
+    assert bill.due_at_ms > house.clock() // 1_000_000
+    await told(house)
+    assert await ann.bills() == [("paid", 1000, 5_000_000)]
+    assert await ann.lent() == Lent(0, MOST)
+    await clean(house)
+
+
+async def test_a_full_wallet_pays_its_bill_and_many_limits_are_few_lots(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    for limit in range(1_000_000, 13_000_000, 1_000_000):
+        await ann.agree(limit)
+    assert await ann.lent() == Lent(0, 12_000_000)
+    assert len([line for line in await house.rows.overages.lines(ann.wallet) if line.state == "open"]) <= 4
+    await ann.use(ALLOWANCE + 2_000_000)
+    body = {"wallet": {"enterprise_id": "shop", "platform_user_id": ann.owner}, "reason": "full"}
+    amount = AMOUNT_MICRO_MAX - 45_000_000
+    await house.market.ok("POST", "/grants", {**body, "amount_micro": amount}, 201)
+    house.control.advance(MONTH)
+    await told(house)
+    await ann.work()
+    await told(house)
+    assert await ann.bills() == [("paid", 400, 2_000_000)]
+    await clean(house)
+
+
+async def test_an_older_subscription_ends_nothing_and_what_nobody_was_told_of_is_found(house: House, ann: Subscriber) -> None:
+    first = (await ann.subscribe()).subscription
+    await ann.agree()
+    ann.cancel()
+    await told(house)
+    await ann.work()
+    await ann.subscribe()
+    assert await ann.lent() == Lent(0, MOST)
+    await house.effects().subscription(house.market.account, first, 0)
+    await house.reconciler().run()
+    assert await ann.lent() == Lent(0, MOST)
+
+    rows, now = house.rows.overages, house.clock() // 1_000_000
+    for limit, left in ((5_000_000, 5_000_000), (MOST, 0)):  # the process ends before it lends, or ends what is lent
+        held = await rows.agreement(ann.wallet)
+        assert held is not None
+        act = Act("overage.agree", "end_user", ann.owner, ann.owner, "alice", "shop")
+        less = msgspec.structs.replace(held, limit_micro=limit, is_enabled=left > 0)
+        assert await rows.agree(less, act, lifts=False)
+        assert ann.owner in await rows.restless("shop", now, "", 500)
+        await ann.work()
+        assert await ann.lent() == Lent(0, left)
+        assert ann.owner not in await rows.restless("shop", now, "", 500)
+    await clean(house)
+
+
+async def test_a_bill_that_one_sees_paid_and_another_lost_is_one_of_them(house: House, ann: Subscriber) -> None:
+    await ann.subscribe()
+    await ann.agree()
+    await ann.use(ALLOWANCE + 5_000_000)
+    ann.card(BROKE)
+    await ann.next_period()
+    (bill,) = await rows_of(house, ann)
+    ann.card(VISA)
+    await _pay_all(house, ann)
+    await ann.use(ALLOWANCE + 6_000_000)
+    late = house.effects().overages._bills
+    await late._give_up(bill, BillState.LOST, bill.used_micro, "seen before it was paid")
+    assert await ann.bills() == [("paid", 1000, 5_000_000)]
+    assert (await ann.lent()).used_micro == 6_000_000
+    await ann.next_period()
+    assert await ann.bills() == [("paid", 1000, 5_000_000), ("paid", 1200, 6_000_000)]
+    await clean(house)
+
+
+async def rows_of(house: House, buyer: Subscriber) -> list[Any]:
+    return list(await house.rows.overages.bills("shop", buyer.owner, None, 10))

@@ -5,6 +5,7 @@ import random
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -15,7 +16,6 @@ from gateway.db.tables import APP_BOOKS
 from gateway.ledger.audit import audit
 from gateway.ledger.lending import PRIORITY, Lent, WriteOffRequest
 from gateway.ledger.model import (
-    BAD_DEBT,
     OVERAGE,
     CorrectionRequest,
     DisputeRequest,
@@ -29,7 +29,7 @@ from gateway.ledger.model import (
 from gateway.ledger.service import Ledger
 from tests.ledger.conftest import APPS, START_MS, Clock
 from tests.ledger.test_service import balances
-from tests.ledger.values import SHOPPER, expire_all, grant_request, posting
+from tests.ledger.values import SHOPPER, expire_all, grant_request, hot_of, posting
 
 SEED: Final = int(os.environ.get("SEED", "20261123"))
 HISTORIES: Final = int(os.environ.get("LENT_HISTORIES", "40"))
@@ -47,10 +47,12 @@ async def spend(ledger: Ledger, amount: int, name: str = "r", wallet: WalletKey 
     await ledger.post_platform_usage([row])
 
 
-async def pay(ledger: Ledger, amount: int, ref: str = "pi", repays: str = OVERAGE, fee: int = 0, paid: Paid | None = None) -> Lot:
-    request = grant_request(
-        f"bill {ref}", amount, source="paid", external_ref=ref, repays=repays, fees=Fees(platform_micro=fee), paid=paid
-    )
+async def pay(
+    ledger: Ledger, amount: int, ref: str = "pi", fee: int = 0, paid: Paid | None = None, given_up: tuple[str, ...] = ()
+) -> Lot:
+    fees = Fees(platform_micro=fee)
+    request = grant_request(f"bill {ref}", amount, source="paid", external_ref=ref, fees=fees, paid=paid)
+    request = msgspec.structs.replace(request, repays=OVERAGE, unless_given_up=given_up)
     return (await ledger.grant(request)).lot
 
 
@@ -120,6 +122,25 @@ async def test_what_is_lent_pays_no_debt_and_goes_back_from_under_one(
     await clean(databases)
 
 
+async def test_a_lot_of_which_nothing_was_taken_once_ends_all_the_same(
+    ledger: Ledger, clock: Clock, databases: Databases
+) -> None:
+    """The hot store was asked for nothing, as all was in flight, and remembers that for good; then the process ended."""
+    lot = await lend(ledger, 500)
+    await expire_all(ledger, "shop")  # its credit is applied
+    await ledger.lending.end(SHOPPER, lot.id)
+    clock.ms += 1
+    await ledger.expiries.begin(lot, SHOPPER)
+    ((due, _),) = await ledger.expiries.due("shop")
+    hot = await hot_of(ledger, SHOPPER)
+    hot.taken[f"expiry:{due.expiring}"] = 0
+    assert await ledger.expiries.expire(due, SHOPPER, hot) is None
+    ((again, _),) = await ledger.expiries.due("shop")
+    assert await ledger.expiries.expire(again, SHOPPER, hot) is not None
+    assert await ledger.lending.standing(SHOPPER) == Lent(0, 0)
+    await clean(databases)
+
+
 async def test_what_is_given_up_may_be_paid_after_all(ledger: Ledger, databases: Databases) -> None:
     await lend(ledger, 500)
     await spend(ledger, 200)
@@ -136,9 +157,26 @@ async def test_what_is_given_up_may_be_paid_after_all(ledger: Ledger, databases:
         "/expense.promo/USD": -50,
         "ann/receivable.overage/USD": -300,
     }
-    await pay(ledger, 150, repays=BAD_DEBT)
+    await pay(ledger, 150, given_up=("nothing", "give-up"))
     assert await standing(databases, "bad_debt") == {}
     assert await ledger.lending.standing(SHOPPER) == Lent(0, 300)
+    await clean(databases)
+
+
+async def test_what_was_paid_is_not_given_up_and_what_was_given_up_is_paid_for_as_that(
+    ledger: Ledger, databases: Databases
+) -> None:
+    """Of two processes that see one bill differently the book lets one be first."""
+    await lend(ledger, 500)
+    await spend(ledger, 200)
+    await pay(ledger, 100)
+    with pytest.raises(Conflict, match="was paid"):
+        await ledger.lending.write_off(WriteOffRequest(SHOPPER, 100, "late", "tester", unless_op="bill pi"))
+    assert await ledger.lending.standing(SHOPPER) == Lent(100, 300)
+    await ledger.lending.write_off(WriteOffRequest(SHOPPER, 60, "gift", "tester", is_gift=True, unless_op="bill pi_2"))
+    await pay(ledger, 60, "pi_2", given_up=("lost", "gift"))
+    assert await standing(databases, "promo") == {}
+    assert await ledger.lending.standing(SHOPPER) == Lent(40, 300)
     await clean(databases)
 
 
@@ -225,6 +263,7 @@ async def test_random_histories(ledger: Ledger, clock: Clock, databases: Databas
     dice, model, lines = random.Random(seed), _Model(), 0
     said: list[str] = []
     payments: dict[str, int] = {}
+    losses: list[str] = []
     for step in range(14):
         what = dice.choice(("grant", "lend", "spend", "spend", "end", "pay", "give up", "pay loss", "refund"))
         amount = dice.randint(1, 400)
@@ -253,10 +292,11 @@ async def test_random_histories(ledger: Ledger, clock: Clock, databases: Databas
         elif what == "give up" and model.used:
             part = min(amount, model.used)
             await ledger.lending.write_off(WriteOffRequest(SHOPPER, part, f"w{step}", "tester"))
+            losses.append(f"w{step}")
             model.used, model.lost = model.used - part, model.lost + part
         elif what == "pay loss" and model.lost:
             part = min(amount, model.lost)
-            await pay(ledger, part, f"pl{step}", BAD_DEBT)
+            await pay(ledger, part, f"pl{step}", given_up=tuple(name for name in losses))
             model.lost -= part
         elif what == "refund" and payments:
             ref, part = payments.popitem()

@@ -61,8 +61,8 @@ class Agreeing:
     async def agree(self, actor: Actor, enterprise_id: str | None, buyer: Named, limit_micro: int) -> Standing:
         """Agree to use so much beyond allowances and pay later, at most. What is lent follows at once.
 
-        InvalidRequest, NotFound; Forbidden for an operator on a buyer's behalf, and for a buyer whose bill was given up as lost or
-        who disputes a payment.
+        InvalidRequest, NotFound; Forbidden for an operator on a buyer's behalf, and for a buyer with a bill given up as lost,
+        or who disputes a payment.
         """
         seller = await seller_of(self._registry, actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, seller, buyer)
@@ -83,6 +83,8 @@ class Agreeing:
         if held.is_enabled or held.reason:
             off = msgspec.structs.replace(held, is_enabled=False, reason="", updated_at_ms=now_ms(self._clock))
             await self._put(actor, seller, off, False)
+        else:
+            await self.changed(wallet)  # who ended it before may have been told of trouble
         return await self.of(wallet)
 
     async def listed(

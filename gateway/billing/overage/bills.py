@@ -34,11 +34,11 @@ from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro, paid_for
 from gateway.billing.store import Store
 from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import GatewayError
+from gateway.core.errors import Conflict, GatewayError
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
 from gateway.ledger.lending import WriteOffRequest
-from gateway.ledger.model import BAD_DEBT, OVERAGE, Fees, GrantRequest, WalletKey
+from gateway.ledger.model import OVERAGE, Fees, GrantRequest, WalletKey
 from gateway.ledger.service import Ledger
 
 _HOUR_MS: Final = 3_600_000
@@ -254,7 +254,6 @@ class OverageBills:
         """One payment of it: what was used and is paid by that, some of it given."""
         wallet, asset = bill.wallet, await self._sellers.asset_of(bill.wallet)
         await self._sellers.bind(bill.account_id, payment.payment_id, wallet, now_ms(self._clock))
-        was_lost = await self._ledger.payments.posted_as(wallet.enterprise_id, _given_up(bill, BillState.LOST)) is not None
         op_id = _paid_as(bill, place, payment)
         granted = await self._wallets.grant(
             GrantRequest(
@@ -270,7 +269,8 @@ class OverageBills:
                 fees=Fees(platform_micro=micro(payment.fee_minor, bill.currency)),
                 paid=paid_for(payment.amount_minor, bill.currency, asset, amount_micro, given_micro),
                 given_micro=given_micro,
-                repays=BAD_DEBT if was_lost else OVERAGE,
+                repays=OVERAGE,
+                unless_given_up=(_given_up(bill, BillState.LOST), _given_up(bill, BillState.GIVEN)),
             ),
             fingerprint=op_id,
         )
@@ -289,8 +289,12 @@ class OverageBills:
             actor=ACTOR,
             reason=f"bill {bill.id}: {reason}",
             is_gift=state == BillState.GIVEN,
+            unless_op=bill.op_id,
         )
-        await self._wallets.deliver(await self._ledger.lending.write_off(request))
+        try:
+            await self._wallets.deliver(await self._ledger.lending.write_off(request))
+        except Conflict:
+            return  # another process has seen it paid, and ends it
         if state == BillState.LOST:  # before it has ended: whoever goes on after a crash pauses it too
             await self._overages.pause(bill.wallet, UNPAID, now_ms(self._clock))
         await self._overages.end_bill(bill, state, now_ms(self._clock), reason=reason)

@@ -51,16 +51,14 @@ class Overages:
         self._lines = Lines(store, rows, overages, wallets, ledger, sellers, clock, grace_days)
         self._bills = OverageBills(payments, store, rows, overages, wallets, ledger, sellers, clock)
 
-    async def follow(self, wallet: WalletKey, subscription_id: str) -> None:
-        """A subscription, or what was paid for it, is another one: what is lent follows."""
-        if unbilled(await self._lines.follow(wallet, subscription_id)):
-            self._noticed.add(wallet)
+    async def follow(self, wallet: WalletKey) -> None:
+        """A subscription, what was paid for one, or an agreement is another one: what is lent follows, at once.
 
-    async def agreed(self, wallet: WalletKey) -> None:
-        """An agreement is another one: what is lent follows at once."""
+        It follows the buyer's one subscription, whichever was told of: an older one that has ended ends nothing.
+        """
         subscription_id = await self._subscribers.of(wallet)
-        if subscription_id is not None:
-            await self.follow(wallet, subscription_id)
+        if subscription_id is not None and unbilled(await self._lines.follow(wallet, subscription_id)):
+            self._noticed.add(wallet)
 
     def noticed(self, wallet: WalletKey) -> None:
         """Something that was paid for goes back in a moment: what is lent beside it is looked at at the next walk."""
@@ -79,14 +77,14 @@ class Overages:
         """A bill's invoice. Whether it is paid only now: then its buyer has the limit again."""
         is_first = await self._bills.invoice(account_id, facts)
         assert facts.metadata is not None
-        await self.agreed(WalletKey(facts.metadata.owner, facts.metadata.enterprise_id))
+        await self.follow(WalletKey(facts.metadata.owner, facts.metadata.enterprise_id))
         return is_first
 
     async def step(self, wallet: WalletKey) -> None:
         """Everything that can be done for a wallet now."""
         await self._bills.make(wallet, await self._lines.settle(wallet))
         await self._bills.send(wallet)
-        await self.agreed(wallet)
+        await self.follow(wallet)
         self._noticed.discard(wallet)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -176,8 +176,7 @@ class Lines:
     async def _end(self, line: Line) -> None:
         if line.lot_id is None or line.state != LineState.OPEN:
             return
-        await self._ledger.lending.end(line.wallet, line.lot_id)
-        ending = msgspec.structs.replace(line, state=LineState.ENDING)
+        ending = msgspec.structs.replace(line, state=LineState.ENDING)  # first: whoever goes on after a crash ends the lot
         if await self._overages.put_line(line, ending):
             await self._settled(ending)
 
@@ -188,6 +187,8 @@ class Lines:
             return line
         if line.state == LineState.OPEN and line.ends_at_ms > now_ms(self._clock):
             return line
+        if line.state == LineState.ENDING:
+            await self._ledger.lending.end(line.wallet, line.lot_id)
         lot = await self._ledger.lending.lot(line.wallet, line.lot_id)
         if lot.left_micro or lot.expiring:
             await self._wallets.expire(line.wallet, lot)

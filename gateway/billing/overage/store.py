@@ -114,7 +114,10 @@ class OverageStore(Rows):
     async def restless(self, enterprise_id: str | None, now_ms: int, after: str, count: int) -> list[str]:
         """Owners, beyond one, with lines that something is to be done about."""
         of = sales_of(enterprise_id)["overage_lines"].c
-        over = sa.and_(of.state == LineState.OPEN.value, sa.or_(of.ends_at <= now_ms, of.lot_id.is_(None)))
+        agreed = sales_of(enterprise_id)["overage_agreements"].c
+        # Nobody was told of its end, or of a lower limit, as a process ended at the wrong moment.
+        beyond = sa.exists().where(agreed.owner == of.owner, sa.or_(agreed.enabled == 0, agreed.limit_micro < of.lent_micro))
+        over = sa.and_(of.state == LineState.OPEN.value, sa.or_(of.ends_at <= now_ms, of.lot_id.is_(None), beyond))
         unbilled = sa.and_(of.state == LineState.ENDED.value, of.bill_id.is_(None), of.due_at <= now_ms)
         rule = sa.or_(over, of.state == LineState.ENDING.value, unbilled)
         return await self._owners(enterprise_id, of.owner, rule, after, count)
@@ -133,7 +136,8 @@ class OverageStore(Rows):
     async def put_line(self, held: Line, now: Line) -> bool:
         """Change a line, if it is still in the state that it was in."""
         table = sales_of(now.wallet.enterprise_id)["overage_lines"]
-        rule = sa.and_(table.c.id == held.id, table.c.state == held.state, table.c.bill_id.is_not_distinct_from(held.bill_id))
+        known = [table.c[name].is_not_distinct_from(getattr(held, name)) for name in ("state", "bill_id", "lot_id")]
+        rule = sa.and_(table.c.id == held.id, *known)
         async with self._writing(now.wallet.enterprise_id) as conn:
             return bool((await conn.execute(sa.update(table).where(rule).values(**_columns(now)))).rowcount)
 
