@@ -183,8 +183,13 @@ async def test_a_payment_buys_once_and_one_that_had_gone_back_buys_nothing(house
     assert await own.reasons() == set()
     back = own.pays(3000, "usd", {})
     house.control.refund_in_dashboard(own.account, back, 2999)
+    lost = own.pays(3000, "usd", {})
+    charge = house.control.client().v1.payment_intents.retrieve(lost, None, {"stripe_account": own.account}).latest_charge
+    dispute = house.control.dispute(own.account, str(charge))["id"]
+    house.control.close_dispute(own.account, dispute, False)
     await own.reasons()
     for intent, why in (
+        (lost, f"its payment {lost} had been disputed"),
         (used, f"its payment {used} has bought something else"),
         (back, f"of its payment {back} 2999 USD had been given back"),
     ):
