@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -71,6 +72,9 @@ def test_requests_beyond_the_allowance_are_served_up_to_the_limit_and_billed_aft
     accounts = shop.accounts()
     assert accounts["ann/receivable.overage/USD"] == -MOST  # lent again
     assert accounts["/due_to_platform/USD"] == 2 * 1_250_000 + 250_000
+    month = datetime.fromtimestamp(house.control.now(), UTC).strftime("%Y-%m")
+    (found,) = house.stack.get(f"/statements/{shop.user_id}", month=month)["currencies"]
+    assert found["difference_micro"] == 0, found
     house.stack.cli("audit")
 
 
