@@ -46,6 +46,20 @@ def test_a_link_and_an_apps_pages_are_made_as_the_readme_says(seller: Cli, app: 
     assert seller.json("sales", "branding", app) == shown
 
 
+def test_with_a_wrong_setting_of_stripe_nothing_is_sold_and_the_rest_goes_on(seller: Cli, app: str) -> None:
+    wrong = seller.but(MOZAIKS_STRIPE_API_BASE="foo")
+    says = "MOZAIKS_STRIPE_API_BASE must be an http or https URL."
+    for args in (("plans", "list"), ("sales", "account", "acme"), ("sales", "overage", "list"), ("reconcile", "--billing")):
+        refused = wrong.refused(*args)
+        assert f"Error: Nothing is sold here: {says}" in refused or f"Error: Stripe cannot be asked: {says}" in refused
+    assert app in wrong.text("apps", "list")
+    assert says in wrong.warnings
+    told = wrong.run("doctor").output
+    assert says in told
+    assert "Stripe answers" not in told
+    assert "Nothing can be bought" not in told
+
+
 def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> None:
     grant = ("grants", "create", "--app", app, "--end-user", "u1", "--reason", "r", "--amount")
     assert "--amount must be from 0.000001 to 9007199254.740991" in seller.refused(*grant, "0")
