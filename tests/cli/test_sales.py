@@ -89,9 +89,31 @@ def test_overage_of_a_plan_is_said_and_shown_in_decimals(seller: Cli, app: str) 
     assert "--overage-price must be 0.000001 to" in seller.refused(
         *monthly, "--overage-max", "5", "--overage-price", "0", "--overage-per", "1"
     )
-    assert "--overage-per" in seller.refused(*monthly, "--overage-max", "5", "--overage-price", "1")
-    assert "`max_micro`" in seller.refused(*monthly, "--overage-price", "1")
-    assert "has no `overage`" in seller.refused(*wish, "--overage-max", "5")
+    assert "--overage-per must be 0.000001 to" in seller.refused(*monthly, "--overage-max", "5", "--overage-per", "0")
+    for one in ("--overage-price", "--overage-per"):
+        refused = seller.refused(*monthly, "--overage-max", "5", one, "1")
+        assert "Say with --overage-price how many USD overage costs, and with --overage-per for how many USD: both or" in refused
+    assert "--overage-max" in seller.refused(*monthly, "--overage-price", "1")
+    assert "has no --overage-max" in seller.refused(*wish, "--overage-max", "5")
+
+
+def test_what_a_cost_policy_stands_in_the_way_of_says_which_app_to_make(seller: Cli) -> None:
+    seller.text("apps", "create", "at-the-platforms-cost", "--user-id", "acme")
+    wish = ("plans", "create", "--app", "at-the-platforms-cost", "--name", "n", "--price", "20", "--currency", "USD")
+    monthly = (*wish, "--grant", "25", "--kind", "subscription", "--interval", "month")
+    out = "make one with cost_policy creator_pays or own_keys."
+    for flag in ("--overage-max", "--trial-days"):
+        refused = seller.refused(*monthly, flag, "7")
+        assert f"{flag}: in an app with cost_policy platform_pays nothing is granted or used unpaid." in refused
+        assert out in refused
+
+
+def test_refusals_name_what_was_typed(seller: Cli, app: str) -> None:
+    assert "PERCENT must be 0 to 100" in seller.refused("sales", "set-fee", "acme", "101", "--app", app)
+    refused = seller.refused("sales", "codes", "create", "AUTUMN", "--app", app)
+    assert "Say either --percent-off or --amount-off." in refused
+    refused = seller.refused("sales", "codes", "create", "AUTUMN", "--app", app, "--amount-off", "5")
+    assert "Say of which --currency the amount is." in refused
 
 
 async def lend_and_bill(cli: Cli, wallet: WalletKey, plan_id: str) -> None:

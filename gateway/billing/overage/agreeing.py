@@ -16,8 +16,9 @@ from gateway.billing.overage.model import Agreement, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import Forbidden, NotFound
+from gateway.core.errors import Forbidden, InvalidRequest, NotFound
 from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.words import CostPolicy
 from gateway.identity import rules
 from gateway.identity.model import Actor, App, Page, Role
 from gateway.identity.registry import Registry
@@ -29,7 +30,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     `limit_micro` was agreed to, `most_micro` of it is what the plan allows; `lent_micro` is what can be used now, or was used
     of that; `unbilled_micro` was used before and is not billed, `unpaid_micro` is billed and not paid. `status`: `on`, `idle`
-    (agreed to, and nothing is lent now), `paused` (`reason` says why) or `off`.
+    (agreed to, and nothing is lent now), `paused` or `off`; `reason` says why it is idle (a word of `Idle`) or paused.
     """
 
     agreement: Agreement
@@ -39,6 +40,7 @@ class Standing(msgspec.Struct, frozen=True):
     unbilled_micro: int
     unpaid_micro: int
     status: str
+    reason: str
 
 
 class Billed(msgspec.Struct, frozen=True):
@@ -57,18 +59,21 @@ class Agreeing:
         self._registry = registry
         self._clock = clock
         self.changed: Callable[[WalletKey], Awaitable[None]] = _nobody  # told of an agreement that is another one
+        self.why_idle: Callable[[Agreement], Awaitable[str]] = _unknown  # asked for why nothing is lent
 
     async def agree(self, actor: Actor, enterprise_id: str | None, buyer: Named, limit_micro: int) -> Standing:
         """Agree to use so much beyond allowances and pay later, at most. What is lent follows at once.
 
-        InvalidRequest, NotFound; Forbidden for an operator on a buyer's behalf, and for a buyer whose bill was given up as lost or
-        who disputes a payment.
+        NotFound; InvalidRequest, also in an app whose usage the platform pays for; Forbidden for an operator on a buyer's
+        behalf, and for a buyer whose bill was given up as lost or who disputes a payment.
         """
         seller = await seller_of(self._registry, actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, seller, buyer)
         if actor.role == Role.OPERATOR and seller is not None:
             raise Forbidden("Only a buyer, or who sells to it, agrees to what it pays later.")
         rules.number(limit_micro, "limit_micro", AMOUNT_MICRO_MAX, 1)
+        if seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
+            raise InvalidRequest("Nothing is lent in an app whose usage the platform pays for.", param="enterprise_id")
         is_seller = actor.role != (Role.CREATOR if seller is None else Role.END_USER)
         if not await self._put(actor, seller, Agreement(wallet, limit_micro, True, "", now_ms(self._clock)), is_seller):
             message = "A bill was not paid, or a payment is disputed: whoever sells this decides whether there is overage again."
@@ -136,13 +141,20 @@ class Agreeing:
         lent = sum(line.owed_micro for line in lines if line.state in (LineState.OPEN, LineState.ENDING))
         ended = [line for line in lines if line.state == LineState.ENDED]
         unpaid = sum(line.owed_micro for line in ended if line.bill_id is not None)
-        status = "on" if lent else "idle"
+        status, reason = "on" if lent else "idle", agreement.reason
         if not agreement.is_enabled:
-            status = "paused" if agreement.reason else "off"
+            status = "paused" if reason else "off"
+        elif not lent:
+            reason = await self.why_idle(agreement)
         most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
         unbilled = sum(line.owed_micro for line in ended) - unpaid
-        return Standing(agreement, plan, most, lent, unbilled, unpaid, status)
+        return Standing(agreement, plan, most, lent, unbilled, unpaid, status, reason)
 
 
 async def _nobody(_: WalletKey) -> None:
     """Nothing that lends runs in this process."""
+
+
+async def _unknown(_: Agreement) -> str:
+    """The same."""
+    return ""
