@@ -50,7 +50,7 @@ class AgreementQuery(Body, frozen=True):
 
 
 class AgreementAnswer(Answer, frozen=True):
-    """What a buyer agreed to and where it stands, in micro-units of the wallet's asset.
+    """What a buyer agreed to and where it stands, in micro-units of the wallet's asset, which is `asset`.
 
     `most_micro`: what of the limit the plan allows to be unpaid. `lent_micro`: what can be used now, or was used of that.
     `unbilled_micro`: used before, and to be billed; `unpaid_micro`: billed, and not paid. `plan_id`, its `currency` and its
@@ -58,6 +58,7 @@ class AgreementAnswer(Answer, frozen=True):
     """
 
     wallet: WalletName
+    asset: str
     limit_micro: Micro
     most_micro: Micro
     lent_micro: Micro
@@ -132,6 +133,7 @@ def _standing(found: Standing) -> AgreementAnswer:
     terms = None if plan is None else plan.overage
     return AgreementAnswer(
         wallet=_wallet(agreed.wallet),
+        asset=found.asset,
         limit_micro=agreed.limit_micro,
         most_micro=found.most_micro,
         lent_micro=found.lent_micro,

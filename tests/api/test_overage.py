@@ -99,7 +99,7 @@ async def test_a_buyer_agrees_sees_how_it_stands_and_ends_it(api: Api) -> None:
     made = await api.ok("PUT", "/overage", TEN, role=Role.END_USER)
     assert made == {
         "wallet": {"user_id": None, "enterprise_id": "shop", "platform_user_id": "u1"},
-        "limit_micro": 10_000_000, "most_micro": 0, "lent_micro": 0, "unbilled_micro": 0, "unpaid_micro": 0,
+        "asset": "USD", "limit_micro": 10_000_000, "most_micro": 0, "lent_micro": 0, "unbilled_micro": 0, "unpaid_micro": 0,
         "plan_id": None, "currency": None, "overage": None, "status": "idle", "reason": "no_subscription",
         "updated_at": made["updated_at"],
     }  # fmt: skip

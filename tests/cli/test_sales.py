@@ -135,7 +135,10 @@ async def lend_and_bill(cli: Cli, wallet: WalletKey, plan_id: str) -> None:
 def test_overage_is_agreed_to_ended_and_listed_with_its_bills(seller: Cli, app: str) -> None:
     made = seller.json("sales", "overage", "agree", "acme", "--limit", "50")
     assert (made["wallet"]["user_id"], made["limit_micro"], made["status"]) == ("acme", 50_000_000, "idle")
+    assert (made["asset"], made["reason"]) == ("USD", "no_subscription")
     assert seller.json("sales", "overage", "list")["data"] == [made]
+    head, row = seller.text("sales", "overage", "list").splitlines()
+    assert (head.split()[:3], row.split()[:3]) == (["wallet", "asset", "limit"], ["acme", "USD", "50"])
     assert seller.json("sales", "overage", "end", "--user-id", "acme")["status"] == "off"
     refused = seller.refused("sales", "overage", "agree", "acme", "--limit", "0")
     assert "--limit must be 0.000001 to 9007199254.740991" in refused
@@ -161,6 +164,7 @@ def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str)
     (listed,) = seller.json("sales", "codes", "list", "--app", app)["data"]
     assert listed == {**made, "redemptions": 0}
     assert seller.json("sales", "codes", "redemptions", made["id"])["data"] == []
+    assert "An id is not the letters of a code" in seller.refused("sales", "codes", "redemptions", "SPRING-25")
     assert seller.json("sales", "codes", "end", made["id"])["ended_at"]
     assert seller.json("sales", "codes", "list", "--app", app)["data"] == []
     platforms = seller.json("sales", "codes", "create", "ten", "--amount-off", "10", "--currency", "USD")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told
+from gateway.billing.acts import Named, asset_of, buyer_of, owner_seen, sale_act, seller_of, told
 from gateway.billing.model import Plan
 from gateway.billing.overage.lines import most_of
 from gateway.billing.overage.model import Agreement, LineState, OverageBill
@@ -34,6 +34,7 @@ class Standing(msgspec.Struct, frozen=True):
     """
 
     agreement: Agreement
+    asset: str
     plan: Plan | None
     most_micro: int
     lent_micro: int
@@ -78,7 +79,7 @@ class Agreeing:
         if not await self._put(actor, seller, Agreement(wallet, limit_micro, True, "", now_ms(self._clock)), is_seller):
             message = "A bill was not paid, or a payment is disputed: whoever sells this decides whether there is overage again."
             raise Forbidden(message, code="unpaid")
-        return await self.of(wallet)
+        return await self._of(wallet, seller)
 
     async def end(self, actor: Actor, enterprise_id: str | None, buyer: Named) -> Standing:
         """Nothing more is lent; what was used is billed. NotFound."""
@@ -88,7 +89,7 @@ class Agreeing:
         if held.is_enabled or held.reason:
             off = msgspec.structs.replace(held, is_enabled=False, reason="", updated_at_ms=now_ms(self._clock))
             await self._put(actor, seller, off, False)
-        return await self.of(wallet)
+        return await self._of(wallet, seller)
 
     async def listed(
         self, actor: Actor, enterprise_id: str | None, buyer: Named, after: str | None, count: int
@@ -98,7 +99,7 @@ class Agreeing:
         owner = await owner_seen(self._registry, actor, seller, buyer)
         count = rules.page(after, count)
         found = await self._rows.agreements(seller.enterprise_id if seller else None, owner, after or "", count + 1)
-        shown = [await self._shown(each) for each in found[:count]]
+        shown = [await self._shown(each, seller) for each in found[:count]]
         return Page(tuple(shown), found[count - 1].wallet.owner if len(found) > count else None)
 
     async def bills(
@@ -114,9 +115,8 @@ class Agreeing:
         rows = tuple(Billed(bill, ours[bill.subscription_id]) for bill in found[:count])
         return Page(rows, found[count - 1].id if len(found) > count else None)
 
-    async def of(self, wallet: WalletKey) -> Standing:
-        """One wallet's. NotFound."""
-        return await self._shown(await self._held(wallet))
+    async def _of(self, wallet: WalletKey, seller: App | None) -> Standing:
+        return await self._shown(await self._held(wallet), seller)
 
     async def _held(self, wallet: WalletKey) -> Agreement:
         held = await self._rows.agreement(wallet)
@@ -133,7 +133,7 @@ class Agreeing:
             await self.changed(wallet)
         return done
 
-    async def _shown(self, agreement: Agreement) -> Standing:
+    async def _shown(self, agreement: Agreement, seller: App | None) -> Standing:
         wallet = agreement.wallet
         plan_id = await self._rows.plan_of(wallet)
         plan = None if plan_id is None else await self._store.plan(plan_id)
@@ -148,7 +148,7 @@ class Agreeing:
             reason = await self.why_idle(agreement)
         most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
         unbilled = sum(line.owed_micro for line in ended) - unpaid
-        return Standing(agreement, plan, most, lent, unbilled, unpaid, status, reason)
+        return Standing(agreement, asset_of(seller), plan, most, lent, unbilled, unpaid, status, reason)
 
 
 async def _nobody(_: WalletKey) -> None:
