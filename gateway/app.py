@@ -189,6 +189,7 @@ def _management(services: Services) -> list[BaseRoute]:
         billing=services.billing,
         receiving=services.receiving,
         places=services.places,
+        stripe_fault=services.settings.stripe_fault,
     )
     told = receivers(services.receiving.inbox if services.receiving else None)
     return [*told, *page_routes(context), *management_routes(context)]

@@ -266,6 +266,7 @@ def _receiving(settings: Settings, services: Services) -> Receiving | None:
         kept_days=settings.webhooks_kept_days,
     )
     billing.overage.changed = made.effects.overages.follow
+    billing.overage.why_idle = made.effects.overages.idle
     if not settings.inline_worker:
         made.inbox.tell = lambda: services.bus.publish(WEBHOOK, "waits")
     return made

@@ -8,7 +8,7 @@ settings stand in lower case without the prefix (`port: 8080`), beside `models` 
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum, StrEnum
@@ -54,7 +54,7 @@ _STORES: Final = ("data_dir", "database_url", "app_database_url", "redis_url", "
 _MODELS: Final = "models"
 _MARKUP: Final = "platform_markup_percent"
 _FILE: Final = "the whole file"
-_STRIPE: Final = "stripe_"
+_OF_STRIPE: Final = tuple(name for name in NAMES if name.startswith("stripe_"))
 TAKEN_WHILE_IT_RUNS: Final = frozenset((_MODELS, "platform_markup_bp"))
 _TOKEN_CHARS_MIN: Final = 24
 _WEBHOOKS_KEPT_DAYS: Final = 90  # Stripe repeats one for three days
@@ -118,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True):
     models: tuple[ModelConfig, ...]
     platform_markup_bp: int
     faults: tuple[str, ...] = ()  # what is wrong with the file, a sentence each, for who did not need all of it
+    stripe_fault: str = ""  # the one of them for which there is no Stripe here: its key goes to no other address than was meant
 
 
 def load(
@@ -137,7 +138,7 @@ def load(
     models = _models(file.pop(_MODELS, []), env, faults) if path else default_models(env)
     markup_bp = faults.but(0, _percent, _MARKUP, file.pop(_MARKUP, "0"))
     for name in sorted(file):
-        meant = get_close_matches(name.lower().removeprefix(PREFIX.lower()), _STORES, 1)
+        meant = get_close_matches(name.lower().removeprefix(PREFIX.lower()), _STORES + _OF_STRIPE, 1)
         faults.add(SettingsError(f"{name} is not a setting of this gateway.", meant[0] if meant else name))
     is_placed = given["data_dir"] or given["database_url"]
     if path and faults.told and not file and not (is_placed or Path("data/secrets.json").exists()):
@@ -146,15 +147,16 @@ def load(
         _check_there(str(given["data_dir"]), makes)
     while True:
         try:
-            return _build(given, models, markup_bp, Path(path).absolute() if path else None, faults.told)
+            found = _build(given, models, markup_bp, Path(path).absolute() if path else None, faults)
+            return msgspec.structs.replace(found, **dict.fromkeys(_OF_STRIPE, "")) if faults.of_stripe else found
         except SettingsError as wrong:
             if in_file.get(wrong.about, "") and not env.get(PREFIX + wrong.about.upper(), ""):
                 faults.add(wrong)
-            elif needs != Part.ALL and wrong.about.startswith(_STRIPE):
-                faults.told.append(str(wrong))  # the environment's; nothing but what is sold goes without
+            elif needs != Part.ALL and wrong.about in _OF_STRIPE:
+                faults.keep(str(wrong), wrong.about)  # the environment's; nothing but what is sold goes without
             else:
                 raise
-            given |= dict.fromkeys(_sold_with(wrong.about), "")
+            given |= dict.fromkeys(_OF_STRIPE if wrong.about in _OF_STRIPE else (wrong.about,), "")
 
 
 def _check_there(data_dir: str, makes: Makes) -> None:
@@ -174,6 +176,7 @@ class _Faults:
 
     def __init__(self, path: str, needs: Part) -> None:
         self.told: list[str] = []
+        self.of_stripe = ""  # the first one that leaves it open where Stripe's key was meant to go
         self._path = path
         self._needs = needs
 
@@ -184,7 +187,13 @@ class _Faults:
         if self._needs == Part.ALL or needed:
             raise SettingsError(said, wrong.about) from wrong
         rest = " What is looked at is what the environment and the defaults say." if wrong.about == _FILE else ""
-        self.told.append(said + rest)
+        self.keep(said + rest, wrong.about)
+
+    def keep(self, said: str, about: str) -> None:
+        """Go on without it."""
+        self.told.append(said)
+        if about in _OF_STRIPE or about == _FILE:
+            self.of_stripe = self.of_stripe or said
 
     def but(self, instead: _T, read: Callable[..., _T], *given: Any) -> _T:
         """What `read` makes of what is given, or something `instead`."""
@@ -212,7 +221,7 @@ def translation_environment() -> None:
 
 
 def _build(
-    given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, config: Path | None, faults: Sequence[str]
+    given: dict[str, Any], models: tuple[ModelConfig, ...], markup_bp: int, config: Path | None, faults: _Faults
 ) -> Settings:
     embedded = not given["database_url"]
     data_dir = Path(given["data_dir"] or "data").absolute()
@@ -270,18 +279,14 @@ def _build(
         config=config,
         models=models,
         platform_markup_bp=markup_bp,
-        faults=tuple(faults),
+        faults=tuple(faults.told),
+        stripe_fault=faults.of_stripe,
     )
-
-
-def _sold_with(name: str) -> list[str]:
-    """The settings that are of no use when this one is wrong: itself, and all of Stripe's without its key."""
-    return [other for other in NAMES if other.startswith(_STRIPE)] if name == f"{_STRIPE}secret_key" else [name]
 
 
 def _stripe(given: dict[str, Any]) -> dict[str, str]:
     """What billing needs to be told."""
-    found = {name: str(given[name]) for name in NAMES if name.startswith(_STRIPE)}
+    found = {name: str(given[name]) for name in _OF_STRIPE}
     key = found["stripe_secret_key"]
     if key and not key.startswith(("sk_", "rk_")):
         is_ = "is a publishable key, with which nothing can be sold: it " if key.startswith("pk_") else ""
@@ -290,9 +295,17 @@ def _stripe(given: dict[str, Any]) -> dict[str, str]:
         if value and not key:
             raise _wrong(name, f"is of no use without {PREFIX}STRIPE_SECRET_KEY.")
     base = found["stripe_api_base"]
-    if base and urlsplit(base).scheme not in ("http", "https"):
+    if base and not _is_address(base):
         raise _wrong("stripe_api_base", "must be an http or https URL.")
     return found | {"stripe_api_base": base.rstrip("/")}
+
+
+def _is_address(url: str) -> bool:
+    try:
+        found = urlsplit(url)
+        return found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0
+    except ValueError:
+        return False
 
 
 def _wrong(name: str, says: str) -> SettingsError:

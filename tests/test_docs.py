@@ -9,7 +9,9 @@ import msgspec
 import yaml
 
 from gateway.api.table import TABLE
+from gateway.billing.webhooks.inbox import _EFFECTS
 from gateway.cli.main import gateway as command
+from gateway.identity.model import Role
 from gateway.settings import NAMES, PREFIX, load
 
 ROOT = Path(__file__).parent.parent
@@ -105,15 +107,23 @@ def test_every_command_line_in_the_readme_parses() -> None:
         each.make_context(each.name, words)
 
 
+def test_the_events_that_stripe_is_to_send_are_those_that_change_something() -> None:
+    setup = README[README.index("To set it up:") :]
+    told = next(block.splitlines() for block in re.findall(r"^```\n(.*?)\n```$", setup, re.MULTILINE | re.DOTALL))
+    assert sorted(told) == sorted(_EFFECTS)
+
+
 def test_every_rest_call_in_the_readme_is_one_that_the_api_takes() -> None:
-    calls = re.findall(r"^curl [^\n]*?(/api/v1/\S+)((?:.|\n)*?) -d '([^']*)'$", README, re.MULTILINE)
-    assert len(calls) == 2
-    for path, headers, body in calls:
+    calls = re.findall(r"^curl (?:-X (\w+) )?[^\n]*?(/api/v1/\S+)((?:.|\n)*?) -d '([^']*)'$", README, re.MULTILINE)
+    assert len(calls) == 3
+    for method, path, headers, body in calls:
         (endpoint,) = [
-            each for each in TABLE if each.method == "POST" and re.fullmatch(re.sub(r"{\w+}", "[^/]+", each.path), path)
+            each
+            for each in TABLE
+            if each.method == (method or "POST") and re.fullmatch(re.sub(r"{\w+}", "[^/]+", each.path), path)
         ]
         msgspec.json.decode(body, type=endpoint.body)
-        assert "Bearer $TOKEN" in headers
+        assert ("Bearer $APP_KEY" if Role.APP_SERVER in endpoint.roles and method == "PUT" else "Bearer $TOKEN") in headers
         assert ("Idempotency-Key" in headers) is endpoint.idempotent
 
 

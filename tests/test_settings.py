@@ -156,3 +156,38 @@ def test_of_a_file_that_is_no_yaml_the_environment_is_left(tmp_path: Path, monke
     # What the environment says is not the file's fault.
     with pytest.raises(SettingsError, match="MOZAIKS_PORT"):
         load({**env, "MOZAIKS_PORT": "eighty"}, needs=Part.ANY)
+
+
+_WITH_KEY = {"MOZAIKS_STRIPE_SECRET_KEY": "rk_test_made_up"}
+
+
+@pytest.mark.parametrize(
+    ("in_file", "in_env", "told"),
+    [
+        ({}, {"MOZAIKS_STRIPE_API_BASE": "foo"}, "MOZAIKS_STRIPE_API_BASE must be an http or https URL"),
+        ({}, {"MOZAIKS_STRIPE_API_BASE": "https://"}, "MOZAIKS_STRIPE_API_BASE must be"),
+        ({}, {"MOZAIKS_STRIPE_API_BASE": "http://127.0.0.1:abc"}, "MOZAIKS_STRIPE_API_BASE must be"),
+        ({"stripe_api_base": "foo"}, {}, "MOZAIKS_STRIPE_API_BASE must be"),
+        ({"stripe_api_base": ["http://127.0.0.1:9"]}, {}, "stripe_api_base must be a single value"),
+        ({"stripe_api_base": "${NOT_THERE}"}, {}, "stripe_api_base refers to"),
+        ({"stripe_api_bse": "http://127.0.0.1:9"}, {}, "stripe_api_bse is not a setting"),
+        ({"stripe_webhook_secret": ["s"]}, {}, "stripe_webhook_secret must be a single value"),
+        ("stripe_api_base: [", {}, "is not valid YAML"),
+    ],
+)
+def test_where_a_setting_of_stripe_is_wrong_its_key_goes_nowhere(
+    tmp_path: Path, in_file: Any, in_env: dict[str, str], told: str
+) -> None:
+    env = {**written(tmp_path, in_file, MOZAIKS_DATA_DIR=str(tmp_path)), **_WITH_KEY, **in_env}
+    found = load(env, needs=Part.ANY)
+    assert told in found.stripe_fault
+    assert (found.stripe_secret_key, found.stripe_api_base) == ("", "")
+    with pytest.raises(SettingsError):
+        load(env)
+
+
+def test_what_else_is_wrong_leaves_stripe_as_it_is(tmp_path: Path) -> None:
+    env = {**written(tmp_path, {"port": "eighty"}, MOZAIKS_DATA_DIR=str(tmp_path)), **_WITH_KEY}
+    found = load({**env, "MOZAIKS_STRIPE_API_BASE": "http://127.0.0.1:9"}, needs=Part.ANY)
+    assert len(found.faults) == 1
+    assert (found.stripe_fault, found.stripe_api_base, found.stripe_secret_key) == ("", "http://127.0.0.1:9", "rk_test_made_up")

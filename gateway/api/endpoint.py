@@ -41,6 +41,7 @@ class ApiContext(msgspec.Struct, frozen=True):
     billing: Billing | None = None
     receiving: Receiving | None = None  # there where billing is
     places: Places | None = None  # counts end users' requests; without it nobody does
+    stripe_fault: str = ""  # why nothing is sold, where a setting of Stripe's is wrong
 
     @property
     def registry(self) -> Registry:

@@ -17,10 +17,12 @@ from gateway.core.clock import rfc3339
 from gateway.identity.model import Role
 from gateway.ledger.model import WalletKey
 
-_STATUS = "`on`, `idle` (agreed to, and nothing is lent now), `paused` (`reason` says why) or `off`"
-_PAUSED = (
-    "Why it is paused: `payment_disputed` or `payment_refunded` until it is agreed to again, `unpaid` until its seller agrees; "
-    'else ""'
+_STATUS = "`on`, `idle` (agreed to, and nothing is lent now), `paused` or `off`; `reason` says why it is idle or paused"
+_REASON = (
+    "Why it is idle: `no_subscription`, `plan_without_overage`, `not_paid_for` (the period: a trial, a gift, past due or paid "
+    "back), `in_debt` (the wallet) or `limit_reached` (what was used before and is not paid takes all of it). Why it is paused: "
+    "`payment_refunded` until it is agreed to again, `payment_disputed` or `unpaid` until its seller agrees. Else \"\", also "
+    "where something is lent in a moment."
 )
 _BILLED = "`open`, `paid`, `given` (taken back, paid by credit alone, or less than is charged) or `lost` (nobody pays it)"
 _WHY = 'Stripe\'s word or ours for why it is not sent yet, or was given or lost; else ""'
@@ -48,7 +50,7 @@ class AgreementQuery(Body, frozen=True):
 
 
 class AgreementAnswer(Answer, frozen=True):
-    """What a buyer agreed to and where it stands, in micro-units of the wallet's asset.
+    """What a buyer agreed to and where it stands, in micro-units of the wallet's asset, which is `asset`.
 
     `most_micro`: what of the limit the plan allows to be unpaid. `lent_micro`: what can be used now, or was used of that.
     `unbilled_micro`: used before, and to be billed; `unpaid_micro`: billed, and not paid. `plan_id`, its `currency` and its
@@ -56,6 +58,7 @@ class AgreementAnswer(Answer, frozen=True):
     """
 
     wallet: WalletName
+    asset: str
     limit_micro: Micro
     most_micro: Micro
     lent_micro: Micro
@@ -65,7 +68,7 @@ class AgreementAnswer(Answer, frozen=True):
     currency: str | None
     overage: OverageAnswer | None
     status: Annotated[str, Meta(description=_STATUS)]
-    reason: Annotated[str, Meta(description=_PAUSED)]
+    reason: Annotated[str, Meta(description=_REASON)]
     updated_at: Stamp
 
 
@@ -130,6 +133,7 @@ def _standing(found: Standing) -> AgreementAnswer:
     terms = None if plan is None else plan.overage
     return AgreementAnswer(
         wallet=_wallet(agreed.wallet),
+        asset=found.asset,
         limit_micro=agreed.limit_micro,
         most_micro=found.most_micro,
         lent_micro=found.lent_micro,
@@ -139,7 +143,7 @@ def _standing(found: Standing) -> AgreementAnswer:
         currency=None if plan is None else plan.currency,
         overage=None if terms is None else OverageAnswer(**msgspec.structs.asdict(terms)),
         status=found.status,
-        reason=agreed.reason,
+        reason=found.reason,
         updated_at=rfc3339(agreed.updated_at_ms),
     )
 

@@ -40,11 +40,12 @@ def routes(context: ApiContext) -> list[Route]:
     for endpoint in offered(context):
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     made = [Route(path, _Path(context, methods), name=path) for path, methods in paths.items()]
-    made += [Route(path, _Path(context, {}, _NOT_SOLD), name=path) for path in {each.path for each in TABLE} - set(paths)]
+    absent = f"Nothing is sold here: {context.stripe_fault or _NO_KEY}"
+    made += [Route(path, _Path(context, {}, absent), name=path) for path in {each.path for each in TABLE} - set(paths)]
     return [*made, Route("/api/{rest:path}", _Path(context, {}), name="api")]
 
 
-_NOT_SOLD = "Nothing is sold here: MOZAIKS_STRIPE_SECRET_KEY is not set."
+_NO_KEY = "MOZAIKS_STRIPE_SECRET_KEY is not set."
 
 
 class _Path:

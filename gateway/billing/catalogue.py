@@ -76,7 +76,7 @@ class Catalogue:
         _check_kind(new)
         if new.trial_days and seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
             # Whoever has the account may begin trials for any number of people.
-            raise InvalidRequest("In an app whose usage the platform pays for nothing is granted unpaid.", param="trial_days")
+            raise InvalidRequest(f"`trial_days`: {_UNPAID}", param="trial_days")
         rules.number(new.grant_micro, "grant_micro", AMOUNT_MICRO_MAX, 1)
         rules.number(new.lot_days, "lot_days", _LOT_DAYS_MAX, 1)
         plan = Plan(
@@ -158,21 +158,34 @@ def _price(new: NewPlan) -> int:
         raise InvalidRequest(f"`price_micro` is not a price in {new.currency}: {wrong}", param="price_micro") from wrong
 
 
+# What an app's cost policy stands in the way of, and the way out.
+_UNPAID: Final = (
+    "in an app with cost_policy platform_pays nothing is granted or used unpaid. The policy is chosen when an app is made: "
+    "make one with cost_policy creator_pays or own_keys."
+)
+
+
 def _overage(new: NewPlan, seller: App | None) -> Overage | None:
     wish = new.overage
     if wish is None:
         return None
     if seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
         # A payment method that fails at the period's end would leave the providers' bill with the operator.
-        raise InvalidRequest("In an app whose usage the platform pays for nothing is used unpaid.", param="overage")
+        raise InvalidRequest(f"`overage`: {_UNPAID}", param="overage")
     asset, price_micro, per_micro = asset_of(seller), wish.price_micro, wish.per_micro
     if price_micro is None and per_micro is None and asset == new.currency:
         price_micro = per_micro = MICRO
     for part, value in (("price_micro", price_micro), ("per_micro", per_micro)):
-        if value is None:
-            raise InvalidRequest(f"Say how many {new.currency} overage costs, and for how many {asset}.", param=f"overage.{part}")
-    assert price_micro is not None
-    assert per_micro is not None
+        if value is not None:
+            rules.number(value, f"overage.{part}", AMOUNT_MICRO_MAX, 1)
+    if price_micro is None or per_micro is None:
+        part = "price_micro" if price_micro is None else "per_micro"
+        rest = ": both or neither, which is 1 for 1." if asset == new.currency else "."
+        raise InvalidRequest(
+            f"Say with `overage.price_micro` how many {new.currency} overage costs, and with `overage.per_micro` for how many "
+            f"{asset}{rest}",
+            param=f"overage.{part}",
+        )
     overage = Overage(wish.max_micro, price_micro, per_micro)
     for part, value in msgspec.structs.asdict(overage).items():
         rules.number(value, f"overage.{part}", AMOUNT_MICRO_MAX, 1)

@@ -131,11 +131,11 @@ class PromoCodes:
         """One code that the actor may manage, ended or not, and its seller. NotFound, Forbidden."""
         code = await self._store.code(promo_code_id)
         if code is None:
-            raise NotFound("There is no such promo code.", param="promo_code_id")
+            raise NotFound(_UNKNOWN, param="promo_code_id")
         try:
             return code, await managed_seller(self._registry, actor, code.enterprise_id)
         except NotFound as others:
-            raise NotFound("There is no such promo code.", param="promo_code_id") from others
+            raise NotFound(_UNKNOWN, param="promo_code_id") from others
 
     async def listed(
         self, actor: Actor, enterprise_id: str | None, after: str | None, count: int, *, ended: bool = False
@@ -248,6 +248,9 @@ def off(code: PromoCode, price_minor: int) -> int:
         return (2 * price_minor * code.percent_bp + _BP) // (2 * _BP)
     assert code.amount_off_minor is not None
     return min(code.amount_off_minor, price_minor)
+
+
+_UNKNOWN: Final = "There is no promo code of this id. An id is not the letters of a code: the list of codes has both."
 
 
 def letters(said: str, param: str = "code") -> str:

@@ -189,18 +189,27 @@ async def _next_command(services: Services, error: Mapping[str, Any]) -> str:
 def _as_typed(message: str, param: str) -> str:
     """A refusal with the field that it names as the option that was given for it, and bounds of amounts as decimals."""
     context = click.get_current_context(silent=True)
-    options = [] if context is None else [each for each in context.command.params if isinstance(each, click.Option)]
-    by_name = {each.name: max(each.opts, key=len) for each in options}
-    named = next((by_name[name] for name in _names_of(param) if name in by_name), "")
+    params = [] if context is None else context.command.params
+    typed = {each.name or "": max(each.opts, key=len) for each in params if isinstance(each, click.Option)}
+    typed |= {each.name or "": each.metavar for each in params if isinstance(each, click.Argument) and each.metavar}
+    named = _option(param, typed)
     if "_micro" in param:
         message = _BOUNDS.sub(lambda found: f"{found[1]}{_decimal(found[2])} to {_decimal(found[3])}", message)
     if named:
         marked = f"`{param}`"
         message = message.replace(marked, named) if marked in message else re.sub(rf"\b{re.escape(param)}\b", named, message)
+    message = _MARKED.sub(lambda found: _option(found[1], typed) or _option(f"{param}.{found[1]}", typed) or found[0], message)
     where = named or param
     return f"{message} ({where})" if where and where not in message else message
 
 
+def _option(field: str, typed: Mapping[str, str]) -> str:
+    """What is typed for a field, or first for a struct; "" where nothing is."""
+    begins = (name for name in typed if field and name.startswith(f"{field}_"))
+    return next((typed[name] for name in (*_names_of(field), *begins) if name in typed), "")
+
+
+_MARKED: Final = re.compile(r"`([a-z][a-z_.]*)`")
 _BOUNDS: Final = re.compile(r"(must be (?:from )?)([0-9]+) to ([0-9]+)\b")
 
 

@@ -134,7 +134,12 @@ def apps() -> None:
 @click.option("--asset", default="USD", show_default=True, help="What its end users' wallets hold: USD, TOK, another currency.")
 @click.option("--enforcement", type=click.Choice(["prepaid", "analytics_only"]), default="prepaid", show_default=True)
 @click.option(
-    "--cost-policy", type=click.Choice(["platform_pays", "creator_pays", "own_keys"]), default="platform_pays", show_default=True
+    "--cost-policy",
+    type=click.Choice(["platform_pays", "creator_pays", "own_keys"]),
+    default="platform_pays",
+    show_default=True,
+    help="Who pays the providers: the platform, the creator's wallet or the creator's own keys. It is chosen for good, and "
+    "decides what may be sold: a creator's own plans, trials and overage are only where the creator pays.",
 )
 @click.option("--hold-policy", type=click.Choice(["strict", "clamp"]), default="strict", show_default=True)
 @click.option("--disconnect-policy", type=click.Choice(["drain", "cancel"]), default="drain", show_default=True)

@@ -1,7 +1,7 @@
 """What commands print: rows for people, JSON with `--json`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -69,6 +69,9 @@ def _in_decimals(value: Any) -> Any:
     return found
 
 
+_WALLET: Final = {"user_id", "enterprise_id", "platform_user_id"}
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
@@ -78,4 +81,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, Mapping) and set(value) == _WALLET:  # acme, or acme-chat/customer-42: no id has a slash
+        app, user_id = value["enterprise_id"], value["user_id"]
+        return _cell(user_id) if app is None else f"{app}/{value['platform_user_id']}"
     return msgspec.json.encode(value).decode()

@@ -69,7 +69,8 @@ def _billing(since: str | None, as_json: bool) -> None:
 async def _looked(since_ms: int | None) -> Looked:
     async with stores() as services:
         if services.receiving is None:
-            raise CouldNotLook("MOZAIKS_STRIPE_SECRET_KEY is not set where this command runs, so it cannot ask Stripe.")
+            why = services.settings.stripe_fault or "MOZAIKS_STRIPE_SECRET_KEY is not set where this command runs."
+            raise CouldNotLook(f"Stripe cannot be asked: {why}")
         return await services.receiving.reconciler.run(since_ms)
 
 

@@ -182,13 +182,13 @@ def onboard(user_id: str, as_json: bool, **body: Any) -> None:
 
 @sales.command("set-fee")
 @click.argument("user_id")
-@click.argument("percent")
+@click.argument("fee_percent", metavar="PERCENT")
 @click.option("--app", "enterprise_id", help="Of this app's sales; default: of all of the creator's apps.")
 @click.option("--effective-at", type=MOMENT, help=f"From when; default: now. {MOMENT_HELP}.")
 @json_option
-def set_fee(user_id: str, percent: str, as_json: bool, **body: Any) -> None:
+def set_fee(as_json: bool, **body: Any) -> None:
     """Set the platform's share of what a creator's apps sell: PERCENT, with at most two decimals."""
-    show(request("POST", "/api/v1/fee-terms", {"user_id": user_id, "fee_percent": percent, **body}), as_json=as_json)
+    show(request("POST", "/api/v1/fee-terms", body), as_json=as_json)
 
 
 @sales.command("fees")

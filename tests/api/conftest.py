@@ -66,6 +66,7 @@ class Api:
             self.billing.payments, self.billing.store, databases, self.wallets, self.ledger, of_apps, told, SYSTEM_CLOCK
         )
         self.billing.overage.changed = receiving.effects.overages.follow
+        self.billing.overage.why_idle = receiving.effects.overages.idle
         self.context = ApiContext(
             *(self.identity, self.wallets, databases, catalog, Routing(ENTRIES), self.answers, OPERATOR_TOKEN),
             billing=self.billing,

@@ -1,5 +1,6 @@
 """Overage through REST: who agrees for whom, how a buyer stands, its bills. What was lent and billed is put there as rows."""
 
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -7,17 +8,17 @@ import msgspec
 import pytest
 
 from gateway.billing.model import Subscription
-from gateway.billing.overage.model import BillState, Line, LineState, OverageBill
+from gateway.billing.overage.model import BillState, Idle, Line, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.webhooks.store import InboxStore
-from gateway.core.words import LotSource
-from gateway.identity.model import Role
+from gateway.core.words import CostPolicy, LotSource
+from gateway.identity.model import NewApp, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.lending import PRIORITY
 from gateway.ledger.model import GrantRequest, WalletKey
 from gateway.trail.service import Trail
 
-from .conftest import Api
+from .conftest import OPERATOR, Api
 
 U1, ALICE = WalletKey("u1", "shop"), WalletKey("alice")
 MONTHLY = {
@@ -45,6 +46,13 @@ def line(number: int, state: LineState, wallet: WalletKey = U1, used_micro: int 
     return Line(
         name, wallet, number, f"sub_at_{wallet.owner}", "acct_1", "plan_1", state, 7_000_000, 2, 3, 1, f"lot_{name}", used_micro
     )
+
+
+async def paid(api: Api, wallet: WalletKey) -> None:
+    """The allowance of the subscription's period, which money paid for."""
+    op_id = f"allowance:sub_at_{wallet.owner}:{2:015d}:paid"
+    request = GrantRequest(wallet, 25_000_000, "USD", LotSource.PAID, op_id, "stripe", external_ref=f"pi_{wallet.owner}")
+    await api.wallets.grant(request, op_id)
 
 
 async def billed(api: Api, bill_id: str, wallet: WalletKey = U1, used_micro: int = 2_000_000, **more: Any) -> OverageBill:
@@ -91,8 +99,9 @@ async def test_a_buyer_agrees_sees_how_it_stands_and_ends_it(api: Api) -> None:
     made = await api.ok("PUT", "/overage", TEN, role=Role.END_USER)
     assert made == {
         "wallet": {"user_id": None, "enterprise_id": "shop", "platform_user_id": "u1"},
-        "limit_micro": 10_000_000, "most_micro": 0, "lent_micro": 0, "unbilled_micro": 0, "unpaid_micro": 0,
-        "plan_id": None, "currency": None, "overage": None, "status": "idle", "reason": "", "updated_at": made["updated_at"],
+        "asset": "USD", "limit_micro": 10_000_000, "most_micro": 0, "lent_micro": 0, "unbilled_micro": 0, "unpaid_micro": 0,
+        "plan_id": None, "currency": None, "overage": None, "status": "idle", "reason": "no_subscription",
+        "updated_at": made["updated_at"],
     }  # fmt: skip
     await check_described(api, "put", "/api/v1/overage", made)
     plan_id = await subscribed(api)
@@ -228,7 +237,7 @@ async def test_after_a_bill_that_nobody_paid_its_seller_alone_turns_it_on_again(
     assert not await rows.pause(U1, "unpaid", 6)
     assert not await rows.pause(U1, "payment_disputed", 6)
     again = await api.ok("PUT", "/overage", {**TEN, "platform_user_id": "u1"}, role=Role.APP_SERVER)
-    assert (again["status"], again["reason"]) == ("idle", "")
+    assert (again["status"], again["reason"]) == ("idle", "no_subscription")
     for reason in ("", "payment_refunded"):  # who ended it, or was paused, before the bill was lost
         await api.ok("PUT", "/overage", {**TEN, "platform_user_id": "u1"}, role=Role.APP_SERVER)
         if reason:
@@ -238,6 +247,42 @@ async def test_after_a_bill_that_nobody_paid_its_seller_alone_turns_it_on_again(
         assert not await rows.pause(U1, "payment_refunded", 8)
         assert await rows.pause(U1, "unpaid", 9)
         assert await refused(api, "PUT", "/overage", TEN, role=Role.END_USER) == (403, "unpaid", None)
+
+
+async def test_who_has_agreed_and_is_lent_nothing_is_told_why(api: Api) -> None:
+    inbox, wallets = InboxStore(api.databases), {name: WalletKey(name, "shop") for name in ("no", "bare", "due", "gift", "full")}
+    await subscribed(api, wallets["bare"], overage=None)
+    for name in ("due", "gift", "full"):
+        await subscribed(api, wallets[name])
+    for name in ("due", "full"):
+        await paid(api, wallets[name])
+    await billed(api, "bill_1", wallets["full"], used_micro=10_000_000)
+    held = await inbox.subscription("shop", "sub_at_due")
+    assert held is not None
+    assert await inbox.put_subscription(held, msgspec.structs.replace(held, state="past_due"))
+    reasons = {"no": "no_subscription", "bare": "plan_without_overage", "due": "not_paid_for", "gift": "not_paid_for"}
+    for name, reason in {**reasons, "full": "limit_reached"}.items():
+        made = await api.ok("PUT", "/overage", {**TEN, "platform_user_id": name}, role=Role.APP_SERVER)
+        assert (made["status"], made["reason"]) == ("idle", reason), name
+    more = await api.ok("PUT", "/overage", {"limit_micro": 11_000_000, "platform_user_id": "full"}, role=Role.APP_SERVER)
+    assert (more["status"], more["reason"], more["lent_micro"]) == ("on", "", 1_000_000)
+    ended = msgspec.structs.replace(held, state="canceled")
+    assert await inbox.put_subscription(await inbox.subscription("shop", "sub_at_due"), ended)
+    (gone,) = (await api.ok("GET", "/overage", role=Role.APP_SERVER, platform_user_id="due"))["data"]
+    assert (gone["status"], gone["reason"]) == ("idle", "no_subscription")
+    described = (await api.http.get("/api/openapi.json")).json()["components"]["schemas"]["AgreementAnswer"]["properties"]
+    assert all(f"`{reason}`" in described["reason"]["description"] for reason in Idle)
+    readme = Path(__file__, "../../../README.md").resolve().read_text()
+    assert all(f"`{reason}`" in readme for reason in Idle)
+
+
+async def test_nobody_agrees_to_overage_where_the_platform_pays(api: Api) -> None:
+    new = NewApp("given", "alice", "Given", cost_policy=CostPolicy.PLATFORM_PAYS)
+    await api.registry.create_app(OPERATOR, new)
+    found = await api.call("PUT", "/overage", {**TEN, "enterprise_id": "given", "platform_user_id": "u1"}, role=Role.CREATOR)
+    assert (found.status_code, found.json()["error"]["param"]) == (400, "enterprise_id")
+    assert "Nothing is lent in an app whose usage the platform pays for" in found.text
+    assert (await api.ok("GET", "/overage", enterprise_id="given"))["data"] == []
 
 
 # ---- lists -------------------------------------------------------------------------------------

@@ -330,7 +330,7 @@ async def test_a_dispute_or_a_refund_of_a_bill_ends_what_is_lent(house: House, a
     assert await ann.lent() == Lent(0, 0)
     assert await ann.available() == ALLOWANCE - 2_000_000  # what was used and went back is a debt
     await clean(house)
-    await ann.agree()
+    assert (await ann.agree())["reason"] == "in_debt"
     assert await ann.lent() == Lent(0, 0)  # nothing is lent to who is in debt
     await ann.next_period()
     await ann.work()

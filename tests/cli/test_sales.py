@@ -46,6 +46,20 @@ def test_a_link_and_an_apps_pages_are_made_as_the_readme_says(seller: Cli, app: 
     assert seller.json("sales", "branding", app) == shown
 
 
+def test_with_a_wrong_setting_of_stripe_nothing_is_sold_and_the_rest_goes_on(seller: Cli, app: str) -> None:
+    wrong = seller.but(MOZAIKS_STRIPE_API_BASE="foo")
+    says = "MOZAIKS_STRIPE_API_BASE must be an http or https URL."
+    for args in (("plans", "list"), ("sales", "account", "acme"), ("sales", "overage", "list"), ("reconcile", "--billing")):
+        refused = wrong.refused(*args)
+        assert f"Error: Nothing is sold here: {says}" in refused or f"Error: Stripe cannot be asked: {says}" in refused
+    assert app in wrong.text("apps", "list")
+    assert says in wrong.warnings
+    told = wrong.run("doctor").output
+    assert says in told
+    assert "Stripe answers" not in told
+    assert "Nothing can be bought" not in told
+
+
 def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> None:
     grant = ("grants", "create", "--app", app, "--end-user", "u1", "--reason", "r", "--amount")
     assert "--amount must be from 0.000001 to 9007199254.740991" in seller.refused(*grant, "0")
@@ -75,9 +89,31 @@ def test_overage_of_a_plan_is_said_and_shown_in_decimals(seller: Cli, app: str) 
     assert "--overage-price must be 0.000001 to" in seller.refused(
         *monthly, "--overage-max", "5", "--overage-price", "0", "--overage-per", "1"
     )
-    assert "--overage-per" in seller.refused(*monthly, "--overage-max", "5", "--overage-price", "1")
-    assert "`max_micro`" in seller.refused(*monthly, "--overage-price", "1")
-    assert "has no `overage`" in seller.refused(*wish, "--overage-max", "5")
+    assert "--overage-per must be 0.000001 to" in seller.refused(*monthly, "--overage-max", "5", "--overage-per", "0")
+    for one in ("--overage-price", "--overage-per"):
+        refused = seller.refused(*monthly, "--overage-max", "5", one, "1")
+        assert "Say with --overage-price how many USD overage costs, and with --overage-per for how many USD: both or" in refused
+    assert "--overage-max" in seller.refused(*monthly, "--overage-price", "1")
+    assert "has no --overage-max" in seller.refused(*wish, "--overage-max", "5")
+
+
+def test_what_a_cost_policy_stands_in_the_way_of_says_which_app_to_make(seller: Cli) -> None:
+    seller.text("apps", "create", "at-the-platforms-cost", "--user-id", "acme")
+    wish = ("plans", "create", "--app", "at-the-platforms-cost", "--name", "n", "--price", "20", "--currency", "USD")
+    monthly = (*wish, "--grant", "25", "--kind", "subscription", "--interval", "month")
+    out = "make one with cost_policy creator_pays or own_keys."
+    for flag in ("--overage-max", "--trial-days"):
+        refused = seller.refused(*monthly, flag, "7")
+        assert f"{flag}: in an app with cost_policy platform_pays nothing is granted or used unpaid." in refused
+        assert out in refused
+
+
+def test_refusals_name_what_was_typed(seller: Cli, app: str) -> None:
+    assert "PERCENT must be 0 to 100" in seller.refused("sales", "set-fee", "acme", "101", "--app", app)
+    refused = seller.refused("sales", "codes", "create", "AUTUMN", "--app", app)
+    assert "Say either --percent-off or --amount-off." in refused
+    refused = seller.refused("sales", "codes", "create", "AUTUMN", "--app", app, "--amount-off", "5")
+    assert "Say of which --currency the amount is." in refused
 
 
 async def lend_and_bill(cli: Cli, wallet: WalletKey, plan_id: str) -> None:
@@ -99,7 +135,10 @@ async def lend_and_bill(cli: Cli, wallet: WalletKey, plan_id: str) -> None:
 def test_overage_is_agreed_to_ended_and_listed_with_its_bills(seller: Cli, app: str) -> None:
     made = seller.json("sales", "overage", "agree", "acme", "--limit", "50")
     assert (made["wallet"]["user_id"], made["limit_micro"], made["status"]) == ("acme", 50_000_000, "idle")
+    assert (made["asset"], made["reason"]) == ("USD", "no_subscription")
     assert seller.json("sales", "overage", "list")["data"] == [made]
+    head, row = seller.text("sales", "overage", "list").splitlines()
+    assert (head.split()[:3], row.split()[:3]) == (["wallet", "asset", "limit"], ["acme", "USD", "50"])
     assert seller.json("sales", "overage", "end", "--user-id", "acme")["status"] == "off"
     refused = seller.refused("sales", "overage", "agree", "acme", "--limit", "0")
     assert "--limit must be 0.000001 to 9007199254.740991" in refused
@@ -125,6 +164,7 @@ def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str)
     (listed,) = seller.json("sales", "codes", "list", "--app", app)["data"]
     assert listed == {**made, "redemptions": 0}
     assert seller.json("sales", "codes", "redemptions", made["id"])["data"] == []
+    assert "An id is not the letters of a code" in seller.refused("sales", "codes", "redemptions", "SPRING-25")
     assert seller.json("sales", "codes", "end", made["id"])["ended_at"]
     assert seller.json("sales", "codes", "list", "--app", app)["data"] == []
     platforms = seller.json("sales", "codes", "create", "ten", "--amount-off", "10", "--currency", "USD")

@@ -9,15 +9,16 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from gateway.billing.acts import Named, buyer_of, owner_seen, sale_act, seller_of, told
+from gateway.billing.acts import Named, asset_of, buyer_of, owner_seen, sale_act, seller_of, told
 from gateway.billing.model import Plan
 from gateway.billing.overage.lines import most_of
 from gateway.billing.overage.model import Agreement, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import Forbidden, NotFound
+from gateway.core.errors import Forbidden, InvalidRequest, NotFound
 from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.words import CostPolicy
 from gateway.identity import rules
 from gateway.identity.model import Actor, App, Page, Role
 from gateway.identity.registry import Registry
@@ -29,16 +30,18 @@ class Standing(msgspec.Struct, frozen=True):
 
     `limit_micro` was agreed to, `most_micro` of it is what the plan allows; `lent_micro` is what can be used now, or was used
     of that; `unbilled_micro` was used before and is not billed, `unpaid_micro` is billed and not paid. `status`: `on`, `idle`
-    (agreed to, and nothing is lent now), `paused` (`reason` says why) or `off`.
+    (agreed to, and nothing is lent now), `paused` or `off`; `reason` says why it is idle (a word of `Idle`) or paused.
     """
 
     agreement: Agreement
+    asset: str
     plan: Plan | None
     most_micro: int
     lent_micro: int
     unbilled_micro: int
     unpaid_micro: int
     status: str
+    reason: str
 
 
 class Billed(msgspec.Struct, frozen=True):
@@ -57,23 +60,26 @@ class Agreeing:
         self._registry = registry
         self._clock = clock
         self.changed: Callable[[WalletKey], Awaitable[None]] = _nobody  # told of an agreement that is another one
+        self.why_idle: Callable[[Agreement], Awaitable[str]] = _unknown  # asked for why nothing is lent
 
     async def agree(self, actor: Actor, enterprise_id: str | None, buyer: Named, limit_micro: int) -> Standing:
         """Agree to use so much beyond allowances and pay later, at most. What is lent follows at once.
 
-        InvalidRequest, NotFound; Forbidden for an operator on a buyer's behalf, and for a buyer with a bill given up as lost,
-        or who disputes a payment.
+        NotFound; InvalidRequest, also in an app whose usage the platform pays for; Forbidden for an operator on a buyer's
+        behalf, and for a buyer whose bill was given up as lost or who disputes a payment.
         """
         seller = await seller_of(self._registry, actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, seller, buyer)
         if actor.role == Role.OPERATOR and seller is not None:
             raise Forbidden("Only a buyer, or who sells to it, agrees to what it pays later.")
         rules.number(limit_micro, "limit_micro", AMOUNT_MICRO_MAX, 1)
+        if seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
+            raise InvalidRequest("Nothing is lent in an app whose usage the platform pays for.", param="enterprise_id")
         is_seller = actor.role != (Role.CREATOR if seller is None else Role.END_USER)
         if not await self._put(actor, seller, Agreement(wallet, limit_micro, True, "", now_ms(self._clock)), is_seller):
             message = "A bill was not paid, or a payment is disputed: whoever sells this decides whether there is overage again."
             raise Forbidden(message, code="unpaid")
-        return await self.of(wallet)
+        return await self._of(wallet, seller)
 
     async def end(self, actor: Actor, enterprise_id: str | None, buyer: Named) -> Standing:
         """Nothing more is lent; what was used is billed. NotFound."""
@@ -85,7 +91,7 @@ class Agreeing:
             await self._put(actor, seller, off, False)
         else:
             await self.changed(wallet)  # who ended it before may have been told of trouble
-        return await self.of(wallet)
+        return await self._of(wallet, seller)
 
     async def listed(
         self, actor: Actor, enterprise_id: str | None, buyer: Named, after: str | None, count: int
@@ -95,7 +101,7 @@ class Agreeing:
         owner = await owner_seen(self._registry, actor, seller, buyer)
         count = rules.page(after, count)
         found = await self._rows.agreements(seller.enterprise_id if seller else None, owner, after or "", count + 1)
-        shown = [await self._shown(each) for each in found[:count]]
+        shown = [await self._shown(each, seller) for each in found[:count]]
         return Page(tuple(shown), found[count - 1].wallet.owner if len(found) > count else None)
 
     async def bills(
@@ -111,9 +117,8 @@ class Agreeing:
         rows = tuple(Billed(bill, ours[bill.subscription_id]) for bill in found[:count])
         return Page(rows, found[count - 1].id if len(found) > count else None)
 
-    async def of(self, wallet: WalletKey) -> Standing:
-        """One wallet's. NotFound."""
-        return await self._shown(await self._held(wallet))
+    async def _of(self, wallet: WalletKey, seller: App | None) -> Standing:
+        return await self._shown(await self._held(wallet), seller)
 
     async def _held(self, wallet: WalletKey) -> Agreement:
         held = await self._rows.agreement(wallet)
@@ -130,7 +135,7 @@ class Agreeing:
             await self.changed(wallet)
         return done
 
-    async def _shown(self, agreement: Agreement) -> Standing:
+    async def _shown(self, agreement: Agreement, seller: App | None) -> Standing:
         wallet = agreement.wallet
         plan_id = await self._rows.plan_of(wallet)
         plan = None if plan_id is None else await self._store.plan(plan_id)
@@ -138,13 +143,20 @@ class Agreeing:
         lent = sum(line.owed_micro for line in lines if line.state in (LineState.OPEN, LineState.ENDING))
         ended = [line for line in lines if line.state == LineState.ENDED]
         unpaid = sum(line.owed_micro for line in ended if line.bill_id is not None)
-        status = "on" if lent else "idle"
+        status, reason = "on" if lent else "idle", agreement.reason
         if not agreement.is_enabled:
-            status = "paused" if agreement.reason else "off"
+            status = "paused" if reason else "off"
+        elif not lent:
+            reason = await self.why_idle(agreement)
         most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
         unbilled = sum(line.owed_micro for line in ended) - unpaid
-        return Standing(agreement, plan, most, lent, unbilled, unpaid, status)
+        return Standing(agreement, asset_of(seller), plan, most, lent, unbilled, unpaid, status, reason)
 
 
 async def _nobody(_: WalletKey) -> None:
     """Nothing that lends runs in this process."""
+
+
+async def _unknown(_: Agreement) -> str:
+    """The same."""
+    return ""

@@ -13,6 +13,7 @@ from typing import Final
 from gateway.balance.wallets import Wallets
 from gateway.billing.overage.bills import OverageBills, unbilled
 from gateway.billing.overage.lines import Lines
+from gateway.billing.overage.model import Agreement
 from gateway.billing.ports import InvoiceFacts, Payments
 from gateway.billing.sellers import Sellers
 from gateway.billing.store import Store
@@ -59,6 +60,10 @@ class Overages:
         subscription_id = await self._subscribers.of(wallet)
         if subscription_id is not None and unbilled(await self._lines.follow(wallet, subscription_id)):
             self._noticed.add(wallet)
+
+    async def idle(self, agreement: Agreement) -> str:
+        """Why nothing is lent to who has agreed, in our word; "" where something can be."""
+        return await self._lines.idle(agreement, await self._subscribers.of(agreement.wallet)) or ""
 
     def noticed(self, wallet: WalletKey) -> None:
         """Something that was paid for goes back in a moment: what is lent beside it is looked at at the next walk."""

@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.balance.wallets import Wallets
 from gateway.billing.model import Plan, Subscription, SubscriptionState
-from gateway.billing.overage.model import Agreement, Line, LineState
+from gateway.billing.overage.model import Agreement, Idle, Line, LineState
 from gateway.billing.overage.store import Changed, OverageStore
 from gateway.billing.sellers import Sellers
 from gateway.billing.store import Store
@@ -37,6 +37,7 @@ ACTOR: Final = "overage"
 _DAY_MS: Final = 86_400_000
 _LOOKS: Final = 8
 _OPEN_MAX: Final = 4
+_ENDED: Final = (SubscriptionState.CANCELED, SubscriptionState.INCOMPLETE, SubscriptionState.INCOMPLETE_EXPIRED)
 _log = logging.getLogger(__name__)
 
 
@@ -109,16 +110,35 @@ class Lines:
             if line.state == LineState.OPEN:
                 await self._end(await self._granted(line))
 
+    async def idle(self, agreed: Agreement, subscription_id: str | None) -> Idle | None:
+        """Why nothing is lent to who has agreed; None where something can be."""
+        wallet = agreed.wallet
+        held = None if subscription_id is None else await self._rows.subscription(wallet.enterprise_id, subscription_id)
+        plan = None if held is None or held.wallet != wallet else await self._store.plan(held.plan_id)
+        if held is None or plan is None or held.state in _ENDED:
+            return Idle.NO_SUBSCRIPTION
+        why = await self._refusal(held, plan)
+        if why is None and (await self._ledger.wallet(wallet)).debt_micro:
+            return Idle.IN_DEBT
+        if why is None and sum(line.owed_micro for line in await self._overages.lines(wallet)) >= most_of(agreed, plan):
+            return Idle.LIMIT_REACHED
+        return why
+
+    async def _refusal(self, held: Subscription, plan: Plan) -> Idle | None:
+        """Why nothing is lent to a subscriber, whatever it agreed to and has used."""
+        if plan.overage is None:
+            return Idle.PLAN_WITHOUT_OVERAGE
+        if held.state != SubscriptionState.ACTIVE:
+            return Idle.NOT_PAID_FOR
+        paid = await self._ledger.payments.paid_until(held.wallet, held.subscription_id, held.period_end_ms)
+        return None if paid else Idle.NOT_PAID_FOR
+
     async def _most(self, wallet: WalletKey, held: Subscription, plan: Plan) -> int:
         """What may be used and unpaid at any time."""
         agreed = await self._overages.agreement(wallet)
-        if agreed is None or not agreed.is_enabled or plan.overage is None or held.state != SubscriptionState.ACTIVE:
+        if agreed is None or not agreed.is_enabled or await self._sellers.is_platforms_cost(wallet):
             return 0
-        if await self._sellers.is_platforms_cost(wallet):
-            return 0
-        if not await self._ledger.payments.paid_until(wallet, held.subscription_id, held.period_end_ms):
-            return 0
-        return most_of(agreed, plan)
+        return 0 if await self._refusal(held, plan) else most_of(agreed, plan)
 
     def _goes_on(self, line: Line, held: Subscription, most: int) -> bool:
         """Whether it stays lent as it is."""

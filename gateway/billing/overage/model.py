@@ -14,6 +14,16 @@ DISPUTED: Final = "payment_disputed"
 HELD: Final = (UNPAID, DISPUTED)
 
 
+class Idle(StrEnum):
+    """Why nothing is lent to who has agreed."""
+
+    NO_SUBSCRIPTION = "no_subscription"
+    PLAN_WITHOUT_OVERAGE = "plan_without_overage"
+    NOT_PAID_FOR = "not_paid_for"  # the period: a trial, a gift, past due, or paid back
+    IN_DEBT = "in_debt"  # the wallet
+    LIMIT_REACHED = "limit_reached"  # what was used before and is not paid takes all of it
+
+
 class LineState(StrEnum):
     """Of what was lent once. It only goes forward."""
 
