@@ -8,9 +8,11 @@ from gateway.core.words import LotSource
 from gateway.db import bulk
 from gateway.ledger.model import (
     AVAILABLE,
+    BREAKAGE,
     CORRECTION,
     DISPUTE_EXCESS,
     DISPUTE_LOST,
+    DISPUTE_WON,
     DISPUTES,
     EXCHANGE,
     EXPIRY,
@@ -29,6 +31,7 @@ from gateway.ledger.recovery import Family, Place
 from gateway.ledger.store import LOT_COLUMNS, Books, Connection
 
 PAYING: Final = (GRANT, REFUND, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds in which money of a payment moves
+_MOVING: Final = (GRANT, EXPIRY, ROLLOVER, RECOVERY, DISPUTE_WON)  # kinds in which lots are made, end, or are as before
 MONEY: Final = (STRIPE, PROCESSING, DISPUTES, DISPUTE_EXCESS)  # together: what was paid (below zero), what went back of it
 _NEVER_MS: Final = 2**63 - 1
 _OF_RENEWAL: Final = 2  # colons in the name of a renewal; what went on again has the name of its renewal, and more
@@ -133,7 +136,7 @@ async def family(conn: Connection, books: Books, owner: str, asset: str) -> Fami
         sa.select(txns.c.op_id, txns.c.kind, accounts.c.kind, entries.c.lot_id, entries.c.amount_micro)
         .join_from(entries, txns, entries.c.txn_id == txns.c.id)
         .join(accounts, entries.c.account_id == accounts.c.id)
-        .where(txns.c.kind.in_((GRANT, EXPIRY, ROLLOVER, RECOVERY)), bulk.is_in(conn, entries.c.lot_id, list(found)))
+        .where(txns.c.kind.in_(_MOVING), bulk.is_in(conn, entries.c.lot_id, list(found)))
         .where(~sa.exists().where(undone.c.reverses == txns.c.id))
     )
     expired: dict[str, int] = {}
@@ -146,7 +149,7 @@ async def family(conn: Connection, books: Books, owner: str, asset: str) -> Fami
             gave[op_id] = lot_id
         elif kind == EXPIRY:
             expired[lot_id] = expired.get(lot_id, 0) - amount
-        elif kind == RECOVERY and account != AVAILABLE:  # what it took back of an expiry
+        elif account in (BREAKAGE, PROMO):  # what was taken back of an expiry (below zero), or has expired again
             expired[lot_id] = expired.get(lot_id, 0) + amount
     periods = {name: period for name in found if (period := _period(made.get(name, ""))) is not None}
     renewals = await _renewals(conn, books, {series for series, _ in periods.values()})

@@ -141,7 +141,8 @@ class Payments(Books):
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             recovered = None
             if won:
-                posting = endings.dispute_won(head, lot, opened)
+                taken = await _txn_of(conn, wallet.enterprise_id, recovery.op_id(opened.op_id))
+                posting = endings.dispute_won(head, lot, opened, taken)
             else:
                 _, free = endings.thawed(lot, opened)
                 part = endings.share(free, endings.still_paid(free, request.amount_micro, exchanged), exchanged, "lost")

@@ -11,6 +11,7 @@ from gateway.ledger.model import (
     AVAILABLE,
     BOOK,
     DEBT,
+    DISPUTE_WON,
     DUE_FROM_APP,
     DUE_TO_PLATFORM,
     EXPIRY,
@@ -132,12 +133,12 @@ class Rules:
             if txn.kind == ROLLOVER:
                 gave, made = (str(one.lot_id) for one in sorted(txn.entries, key=lambda one: one.amount_micro))
                 onward.setdefault(gave, []).append(made)
-            elif txn.id in self.reversed or txn.kind not in (EXPIRY, RECOVERY):
+            elif txn.id in self.reversed or txn.kind not in (EXPIRY, RECOVERY, DISPUTE_WON):
                 continue
             for one in txn.entries:
                 if txn.kind == EXPIRY and one.lot_id is not None:
                     expired[one.lot_id] -= one.amount_micro
-                elif txn.kind == RECOVERY and one.account.owner == BOOK:
+                elif txn.kind != EXPIRY and one.account.owner == BOOK:
                     expired[str(one.lot_id)] += one.amount_micro
         lost = {name: max(part, 0) for name, part in expired.items()}
         return recovery.Family(self.lots_of(owner), lost, onward, {})
@@ -174,7 +175,9 @@ class Rules:
     def close(self, owner: str, lot_id: str, opened: str, amount: int, won: bool) -> str:
         lot, there, head = self.lots[lot_id][1], self.txns[opened], self.head(owner)
         if won:
-            done = self.post(owner, endings.dispute_won(head, lot, there))
+            named = recovery.op_id(opened)
+            taken = next((txn for txn in self.txns.values() if txn.op_id == named), None)
+            done = self.post(owner, endings.dispute_won(head, lot, there, taken))
         else:
             lot = self.recover(head, lot_id, amount, _frozen(there))
             done = self.post(owner, endings.dispute_lost(head, lot, there, amount))

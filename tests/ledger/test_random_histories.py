@@ -251,8 +251,8 @@ class History:
         frozen = min(amount, lot.left)
         lot.left -= frozen
         lot.frozen += frozen
-        opened = {"owner": self.owner, "lot": lot_id, "amount": amount, "frozen": frozen, "gave": gave, "state": "opened"}
-        self.disputes[txn] = opened
+        opened = {"owner": self.owner, "lot": lot_id, "amount": amount, "frozen": frozen, "gave": gave, "gone": gone}
+        self.disputes[txn] = {**opened, "state": "opened"}
         return gone - frozen
 
     def of_disputes(self, state: str) -> tuple[str, dict[str, Any], RLot] | None:
@@ -269,10 +269,12 @@ class History:
         name, one, lot = found
         self.books.close(self.owner, one["lot"], name, one["amount"], True)
         lot.frozen -= one["frozen"]
-        lot.left += one["frozen"]
+        lot.left += one["frozen"] - one["gone"]  # what had expired has expired
+        lot.expired += one["gone"]
+        lot.lost += one["gone"]
         self.again(lot, one["gave"], as_long=True)
         one["state"] = "won"
-        return int(one["frozen"])
+        return int(one["frozen"] - one["gone"])
 
     def lose(self) -> int | None:
         found = self.of_disputes("opened")

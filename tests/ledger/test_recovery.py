@@ -368,6 +368,26 @@ async def test_what_was_frozen_over_a_renewal_can_be_spent_as_long_as_before_and
     assert (await audit(databases, list(APPS), None)).ok
 
 
+async def test_a_dispute_that_is_won_leaves_what_had_expired_expired(ledger: Ledger, clock: Clock, databases: Databases) -> None:
+    """It pays no debt, and cannot be spent; a refund finds it as before."""
+    ann = Subscriber(ledger, clock, "ann", 1)
+    await ann.period(0, GRANT, 0)
+    await ann.spend("r0", SPENT)
+    await ann.period(1, GRANT, 0)
+    await ann.expire()
+    await ann.spend("r1", GRANT + 500)
+    before = await stands(databases, ann)
+    await ann.dispute(0, GRANT)
+    await ann.dispute(0, GRANT, lost=False)
+    assert await stands(databases, ann) == before
+    await ann.expire()
+    view = await ledger.wallet(ann.wallet)
+    assert (view.available_micro, view.debt_micro) == (0, 500)
+    await ann.refund(0, GRANT - SPENT)
+    assert (await ledger.wallet(ann.wallet)).debt_micro == 500
+    assert (await audit(databases, list(APPS), None)).ok
+
+
 async def test_a_bank_that_takes_less_than_was_frozen_leaves_what_a_refund_would_leave(
     databases: Databases, subscriber: Subscriber
 ) -> None:
