@@ -14,11 +14,12 @@ from gateway.balance.wallets import Wallets
 from gateway.billing.overage.bills import OverageBills, unbilled
 from gateway.billing.overage.lines import Lines
 from gateway.billing.overage.model import Agreement
-from gateway.billing.ports import InvoiceFacts, Payments
-from gateway.billing.sellers import Sellers
+from gateway.billing.ports import InvoiceFacts, Payments, PaymentsDown, PaymentsRefused
+from gateway.billing.sellers import NotOurs, Rejected, Sellers
 from gateway.billing.store import Store
 from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
+from gateway.core.errors import GatewayError
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.ledger.model import WalletKey
 from gateway.ledger.service import Ledger
@@ -121,11 +122,13 @@ class Overages:
         """One wallet keeps none of the others waiting."""
 
         async def step(wallet: WalletKey) -> None:
+            whose = wallet.enterprise_id or "the platform"
             async with self._free:
                 try:
                     await self.step(wallet)
-                except Exception as fault:  # noqa: BLE001 - the edge of one wallet's work: it is tried again at the next walk
-                    whose = wallet.enterprise_id or "the platform"
-                    _log.warning("overage of a wallet of %s: %s: %s", whose, type(fault).__name__, fault)
+                except (SqlDown, SqlRefused, PaymentsDown, PaymentsRefused, NotOurs, Rejected, GatewayError) as fault:
+                    _log.warning("overage of a wallet of %s: %s", whose, fault)
+                except Exception:  # noqa: BLE001 - the edge of one wallet's work: it is tried again at the next walk
+                    _log.exception("overage of a wallet of %s", whose)
 
         await asyncio.gather(*[step(wallet) for wallet in wallets])
