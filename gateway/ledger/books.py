@@ -80,15 +80,17 @@ async def commit(
     posting: Posting,
     taken_micro: int = 0,
     before: Posting | None = None,
+    after: Posting | None = None,
 ) -> Posted:
     """Write one posting about a wallet, with its line of the outbox. `taken_micro`: what the hot wallet gave for it before.
 
-    `before` is a posting that this one rests on: one line tells the hot wallet of both. InvalidRequest when the wallet would
-    hold more than can be counted exactly.
+    `before` is a posting that this one rests on, `after` one that rests on it: one line tells the hot wallet of them all.
+    InvalidRequest when the wallet would hold more than can be counted exactly.
     """
     books, txn = store.books_of(wallet.enterprise_id), posting.txn
     account = AccountKey(wallet.owner, AVAILABLE, owner.asset)
-    txns = [txn] if before is None else [before.txn, txn]
+    every = [one for one in (before, posting, after) if one is not None]
+    txns = [one.txn for one in every]
     sums = journal.changes(txns)
     ids = await store.account_ids(conn, books, {account, *sums})
     if sums.get(account, 0) > 0:
@@ -97,10 +99,10 @@ async def commit(
             raise InvalidRequest("the wallet cannot hold that much", param="amount_micro")
     if posting.made is not None:
         await store.add_lot(conn, books, posting.made, ids[account])
-    await store.save_lots(conn, books, (*(() if before is None else before.lots), *posting.lots))
+    await store.save_lots(conn, books, [lot for one in every for lot in one.lots])
     await store.post(conn, books, txns, ids)
     await store.add_balances(conn, books, sums, ids)
-    delta = posting.delta_micro(wallet.owner) + (0 if before is None else before.delta_micro(wallet.owner))
+    delta = sum(one.delta_micro(wallet.owner) for one in every)
     if not delta and not taken_micro:
         return Posted(txn.id, wallet.enterprise_id, None, first=True)
     credit = Credit(txn.id, wallet.enterprise_id, shard_of(owner.user_id), wallet.name, delta + taken_micro, txn.at_ms)

@@ -12,7 +12,6 @@
     dispute opened        user.available (what is left of the lot) -> user.frozen
       heard of too late   nothing: it is closed in the same moment
     dispute won           user.frozen -> user.available (the lot: exactly what was frozen)
-      of what had expired user.frozen -> revenue.breakage, expense.promo: it has expired as before
     dispute lost          user.frozen, what is left by now, receivable.clawback (the rest) -> disputes
       beyond what is left of the payment, after refunds, or as the bank's rates differ: expense.disputes -> disputes
     reinstated            disputes -> user.available (the lot), receivable.clawback: the loss, reversed
@@ -251,17 +250,10 @@ def dispute_implied(head: Head) -> Posting:
     return Posting(_txn(head, DISPUTE_OPENED, []))
 
 
-def dispute_won(head: Head, lot: Lot, opened: Txn, recovered: Txn | None = None) -> Posting:
-    """Exactly what the opening froze is as it was: available, or expired, where `recovered`, its recovery, took it of that."""
+def dispute_won(head: Head, lot: Lot, opened: Txn) -> Posting:
+    """Exactly what the opening froze is available again."""
     frozen, after = thawed(lot, opened)
-    entries, rest = [_frozen(head, -frozen, lot.id)] if frozen else [], frozen
-    for kind in (BREAKAGE, PROMO):
-        part = min(rest, -_sum(recovered, kind)) if recovered is not None else 0
-        entries += [Entry(AccountKey(BOOK, kind, head.asset), part, lot.id)] if part else []
-        rest -= part
-    entries += [_available(head, rest, lot.id)] if rest else []
-    expired = frozen - rest
-    after = _change(after, left_micro=after.left_micro - expired, expired_micro=after.expired_micro + expired)
+    entries = [_frozen(head, -frozen, lot.id), _available(head, frozen, lot.id)] if frozen else []
     return Posting(_txn(head, DISPUTE_WON, entries, opened.id), (after,))
 
 

@@ -1,5 +1,6 @@
 """What the books say of payments: how an exchanged one stands, what a series of allowances granted, what became of lots."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -10,9 +11,9 @@ from gateway.ledger.model import (
     AVAILABLE,
     BREAKAGE,
     CORRECTION,
+    DEBT,
     DISPUTE_EXCESS,
     DISPUTE_LOST,
-    DISPUTE_WON,
     DISPUTES,
     EXCHANGE,
     EXPIRY,
@@ -26,12 +27,13 @@ from gateway.ledger.model import (
     STRIPE,
     Exchanged,
     Lot,
+    Txn,
 )
 from gateway.ledger.recovery import Family, Place
 from gateway.ledger.store import LOT_COLUMNS, Books, Connection
 
 PAYING: Final = (GRANT, REFUND, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds in which money of a payment moves
-_MOVING: Final = (GRANT, EXPIRY, ROLLOVER, RECOVERY, DISPUTE_WON)  # kinds in which lots are made, end, or are as before
+_MOVING: Final = (GRANT, EXPIRY, ROLLOVER, RECOVERY)  # kinds in which lots are made, and end
 MONEY: Final = (STRIPE, PROCESSING, DISPUTES, DISPUTE_EXCESS)  # together: what was paid (below zero), what went back of it
 _NEVER_MS: Final = 2**63 - 1
 _OF_RENEWAL: Final = 2  # colons in the name of a renewal; what went on again has the name of its renewal, and more
@@ -160,6 +162,27 @@ async def family(conn: Connection, books: Books, owner: str, asset: str) -> Fami
     places = {name: _place(found[name], *period, renewals) for name, period in periods.items()}
     left = {name: max(min(amount, found[name].expired_micro), 0) for name, amount in expired.items()}
     return Family(found, left, onward, places)
+
+
+async def clawed_back_since(
+    conn: Connection, books: Books, txn_id: str, without: Sequence[Txn], lot_ids: Sequence[str]
+) -> list[tuple[str, int]]:
+    """(lot, what refunds and lost disputes of it made a debt after a transaction), but for some, and those that were undone."""
+    entries, accounts, txns = books["entries"], books["accounts"], books["txns"]
+    mine, undone = txns.alias(), txns.alias()
+    last = sa.select(sa.func.max(entries.c.id)).where(entries.c.txn_id == txn_id).scalar_subquery()
+    query = (
+        sa.select(entries.c.lot_id, sa.func.sum(-entries.c.amount_micro))
+        .join(accounts, entries.c.account_id == accounts.c.id)
+        .join(mine, entries.c.txn_id == mine.c.id)
+        .where(mine.c.kind.in_((REFUND, DISPUTE_LOST)), entries.c.id > last, entries.c.amount_micro < 0)
+        .where(bulk.is_in(conn, entries.c.lot_id, list(lot_ids)))
+        .where(accounts.c.kind == DEBT, entries.c.txn_id.not_in([each.id for each in without]))
+        .where(~sa.exists().where(undone.c.reverses == entries.c.txn_id))
+        .group_by(entries.c.lot_id)
+        .order_by(sa.func.min(entries.c.id))
+    )
+    return [(lot_id, int(amount)) for lot_id, amount in await conn.execute(query)]
 
 
 async def _renewals(conn: Connection, books: Books, series: set[str]) -> list[tuple[str, int, int]]:

@@ -23,7 +23,7 @@ import msgspec
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
-from gateway.ledger import endings, journal, payment_queries, recovery, store
+from gateway.ledger import endings, journal, payment_queries, recovered, recovery, store
 from gateway.ledger.books import (
     Books,
     check_amount,
@@ -94,9 +94,9 @@ class Payments(Books):
                 raise InvalidRequest(f"of this payment's fee {borne} can be returned", param="fee_returned_micro")
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             part = endings.share(lot, request.amount_micro, exchanged, "refunded")
-            recovered, lot = await _recovered(conn, wallet, head, lot, part - lot.left_micro)
+            before, lot = await recovered.recovered(conn, wallet, head, lot, part - lot.left_micro)
             posting = endings.refund(head, lot, request.amount_micro, request.fee_returned_micro, exchanged)
-            return await commit(conn, wallet, owner, posting, before=recovered), asset
+            return await commit(conn, wallet, owner, posting, before=before), asset
 
     async def dispute_opened(self, request: DisputeRequest) -> Posted:
         """A payer disputes a payment: what is left of the lot, up to the amount, cannot be spent until it is closed.
@@ -114,9 +114,9 @@ class Payments(Books):
             lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             part = endings.share(lot, endings.still_paid(lot, request.amount_micro, exchanged), exchanged, "disputed")
-            recovered, lot = await _recovered(conn, wallet, head, lot, part - lot.left_micro)
+            before, lot = await recovered.recovered(conn, wallet, head, lot, part - lot.left_micro)
             posting = endings.dispute_opened(head, lot, request.amount_micro, exchanged)
-            return await commit(conn, wallet, owner, posting, before=recovered)
+            return await commit(conn, wallet, owner, posting, before=before)
 
     async def dispute_closed(self, request: DisputeRequest, *, won: bool) -> Posted:
         """The end of a dispute. Won: exactly what was frozen is available again. Lost: it is gone, and the rest is a debt.
@@ -139,19 +139,16 @@ class Payments(Books):
                 await commit(conn, wallet, owner, posting)
                 opened = posting.txn
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
-            recovered = None
+            before = None
             if won:
-                taken = await _txn_of(conn, wallet.enterprise_id, recovery.op_id(opened.op_id))
-                posting = endings.dispute_won(head, lot, opened, taken)
+                posting = endings.dispute_won(head, lot, opened)
             else:
                 _, free = endings.thawed(lot, opened)
                 part = endings.share(free, endings.still_paid(free, request.amount_micro, exchanged), exchanged, "lost")
-                recovered, lot = await _recovered(conn, wallet, head, lot, part - free.left_micro)
+                before, lot = await recovered.recovered(conn, wallet, head, lot, part - free.left_micro)
                 posting = endings.dispute_lost(head, lot, opened, request.amount_micro, exchanged)
-            posted = await commit(conn, wallet, owner, posting, before=recovered)
             freed = _freed(posting.txn)
-            await self._go_on_again(conn, wallet, owner, [opened], posting, most_micro=freed, as_long=True)
-            return posted
+            return await self._undo(conn, wallet, owner, [opened], posting, before=before, most_micro=freed, as_long=True)
 
     async def reinstate(self, request: DisputeRequest) -> Posted:
         """The payer's bank took back a dispute that was lost: the loss is reversed, whatever `amount_micro` says.
@@ -172,10 +169,8 @@ class Payments(Books):
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             debt = await debt_of(conn, wallet, owner.asset)
             posting = endings.reinstated(head, lot, lost, new_id("lot"), debt)
-            posted = await commit(conn, wallet, owner, posting)
             undone = [lost] if opened is None else [opened, lost]
-            await self._go_on_again(conn, wallet, owner, undone, posting, skip_micro=_freed(lost))
-            return posted
+            return await self._undo(conn, wallet, owner, undone, posting, skip_micro=_freed(lost))
 
     async def correct(self, request: CorrectionRequest) -> Posted:
         """Reverse a wrong transaction by another one, once: a grant, a refund (one that failed), an expiry, a usage.
@@ -212,14 +207,13 @@ class Payments(Books):
             head = self._head(request.op_id, wallet, owner, request.actor, request.reason, print_)
             debt = await debt_of(conn, wallet, account.asset)
             if wrong.kind == EXPIRY:
-                await _check_still_expired(conn, wallet, wrong, account.asset)
+                await recovered.check_still_expired(conn, wallet, wrong, account.asset)
             posting = endings.correction(head, wrong, lots, new_id("lot"), debt, fee_stays=request.fee_stays)
-            posted = await commit(conn, wallet, owner, posting)
             if wrong.kind == REFUND:
-                await self._go_on_again(conn, wallet, owner, [wrong], posting)
-            return posted, returned, money
+                return await self._undo(conn, wallet, owner, [wrong], posting), returned, money
+            return await commit(conn, wallet, owner, posting), returned, money
 
-    async def _go_on_again(
+    async def _undo(
         self,
         conn: store.Connection,
         wallet: WalletKey,
@@ -227,23 +221,29 @@ class Payments(Books):
         undone: Sequence[Txn],
         by: endings.Posting,
         *,
+        before: endings.Posting | None = None,
         skip_micro: int = 0,
         most_micro: int | None = None,
         as_long: bool = False,
-    ) -> None:
-        """What refunds, losses or openings, which `by` undoes, took out of lots that could be spent goes on again.
+    ) -> Posted:
+        """Post `by`, which undoes refunds, losses or openings: of what they took, what had expired expires again with it.
 
-        In lots that end as those do. `as_long`: where that is over by now, after as long as they had had; see `recovery.went_on`
-        for the amounts.
+        What could be spent goes on again, in lots that end as those it was taken from. `as_long`: where that is over by now,
+        after as long as they had had; see `recovery.given` for the amounts.
         """
         found = [await _txn_of(conn, wallet.enterprise_id, recovery.op_id(each.op_id)) for each in undone]
-        recovered = [each for each in found if each is not None]
-        if not recovered:
-            return
+        came = [each for each in found if each is not None]
+        if not came:
+            return await commit(conn, wallet, owner, by, before=before)
         books, (lot,), now = store.books_of(wallet.enterprise_id), by.lots, self.now_ms()
-        named = sorted({entry.lot_id for txn in recovered for entry in txn.entries if entry.lot_id is not None})
+        named = sorted({entry.lot_id for txn in came for entry in txn.entries if entry.lot_id is not None})
         lots = {lot_id: one for lot_id, (one, _) in (await store.lots_of(conn, books, named)).items()}
-        for gave in recovery.went_on(recovered, lot.id, lots, skip_micro, most_micro):
+        given = recovery.given(came, lot.id, lots, skip_micro, most_micro)
+        head = self._head(f"recovery:again:{by.txn.id}", wallet, owner, by.txn.actor, "", by.txn.id)
+        again = await recovered.expired_again(conn, wallet, head, undone, came, by, given)
+        posted = await commit(conn, wallet, owner, by, before=before, after=again)
+        lot = next((one for one in (again.lots if again else ()) if one.id == lot.id), lot)
+        for gave in [one for one in given if one.is_spendable]:
             ends_at_ms = gave.lot.expires_at_ms
             if as_long and gave.lasted_ms is not None and ends_at_ms is not None and ends_at_ms <= now:
                 ends_at_ms = now + gave.lasted_ms
@@ -256,6 +256,7 @@ class Payments(Books):
             )
             await commit(conn, wallet, owner, posting)
             (lot,) = posting.lots
+        return posted
 
     async def rollover(self, request: RolloverRequest) -> Posted | None:
         """What is left of a lot goes on in a new one with an expiry of its own; None when nothing is left.
@@ -448,25 +449,6 @@ async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str)
     if found is None or found[1].owner != wallet.owner or found[0].source != LotSource.PAID:
         raise NotFound("that payment was not granted into this wallet", param="payment_ref")
     return found[0], await payment_queries.exchanged(conn, store.books_of(wallet.enterprise_id), found[0].id)
-
-
-async def _recovered(
-    conn: store.Connection, wallet: WalletKey, head: endings.Head, lot: Lot, short_micro: int
-) -> tuple[endings.Posting | None, Lot]:
-    """What a lot is short of for what goes back or is disputed of its payment, as far as other money covers it: `recovery`."""
-    if short_micro <= 0:
-        return None, lot
-    family = await payment_queries.family(conn, store.books_of(wallet.enterprise_id), wallet.owner, head.asset)
-    named = msgspec.structs.replace(head, txn_id=new_id("txn"))
-    return recovery.recovery(named, family, lot.id, short_micro)
-
-
-async def _check_still_expired(conn: store.Connection, wallet: WalletKey, expiry: Txn, asset: str) -> None:
-    """InvalidRequest where what an expiry took has come back for a refund."""
-    family = await payment_queries.family(conn, store.books_of(wallet.enterprise_id), wallet.owner, asset)
-    for entry in expiry.entries:
-        if entry.lot_id is not None and family.expired_micro.get(entry.lot_id, 0) < -entry.amount_micro:
-            raise InvalidRequest("what expired has gone back to the payer since", param="txn_id")
 
 
 def _freed(closed: Txn) -> int:

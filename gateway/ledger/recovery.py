@@ -22,6 +22,11 @@ is wanted was spent, the roll-over that still can be. Lots of no common series d
 expired: one that expires later pays the debt (`expiry`).
 
 The transaction moves no money of a payment; the one that takes it back, or freezes it, follows in the same commit.
+
+Where that is undone (a refund failed, a dispute was won, or lost for less, or reinstated) all of it goes back by the way that it
+came: what had expired expires again in its lot, what had ended is left of its lot until the next expiry, and what could be spent
+goes on again in a lot like the one that gave it. So what had expired neither pays a debt of its owner nor can be spent; but for
+the debts that refunds and losses left since: they would have found it, so it pays them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,6 +76,14 @@ class Family(msgspec.Struct, frozen=True):
         ]
         return [name for *_, name in sorted(found)]
 
+    def reach(self, lot_id: str) -> set[str]:
+        """The lots of which a recovery into a lot takes what expired."""
+        found = {lot_id, *self.since(lot_id)}
+        more = set(found)
+        while more := {made for name in more for made in self.onward.get(name, ())} - found:
+            found |= more
+        return found
+
 
 def op_id(of: str) -> str:
     """`op_id` of the recovery for an operation that takes a payment back."""
@@ -92,31 +105,38 @@ def recovery(head: Head, family: Family, lot_id: str, wanted_micro: int) -> tupl
 
 
 class Gave(msgspec.Struct, frozen=True):
-    """What a lot that could still be spent gave to a recovery, and how long it could have been (None: without end)."""
+    """What a lot gave to a recovery: of what had expired of it, or of what was left.
+
+    `is_spendable`: that could still be spent then, for `lasted_ms` (None: without end).
+    """
 
     lot: Lot
     amount_micro: int
-    lasted_ms: int | None
+    is_expired: bool
+    is_spendable: bool = False
+    lasted_ms: int | None = None
 
 
-def went_on(
+def given(
     recovered: Sequence[Txn], lot_id: str, lots: Mapping[str, Lot], skip_micro: int = 0, most_micro: int | None = None
 ) -> list[Gave]:
-    """What recoveries into `lot_id` took from lots that could still be spent then, the last taken first.
+    """What recoveries into `lot_id` took, the last taken first.
 
     Without the first `skip_micro` of it, which went back before, and `most_micro` at most.
     """
-    gave: dict[str, Gave] = {}
+    gave: dict[tuple[str, bool, bool], Gave] = {}
     for txn in recovered:
         for one in txn.entries:
-            if one.lot_id in (None, lot_id) or one.account.kind != AVAILABLE:
-                continue
             assert one.lot_id is not None
-            lot = lots[one.lot_id]
-            if lot.expires_at_ms is None or lot.expires_at_ms > txn.at_ms:
-                lasted = None if lot.expires_at_ms is None else lot.expires_at_ms - txn.at_ms
-                before = gave.pop(lot.id, None)
-                gave[lot.id] = Gave(lot, (before.amount_micro if before else 0) - one.amount_micro, lasted)
+            lot, is_expired = lots[one.lot_id], one.account.kind != AVAILABLE
+            if one.lot_id == lot_id and not is_expired:
+                continue
+            ends_at_ms = lot.expires_at_ms
+            is_spendable = not is_expired and (ends_at_ms is None or ends_at_ms > txn.at_ms)
+            lasted = None if ends_at_ms is None else ends_at_ms - txn.at_ms
+            before = gave.pop((lot.id, is_expired, is_spendable), None)
+            amount = (before.amount_micro if before else 0) - one.amount_micro  # what came into it and went on is no part
+            gave[lot.id, is_expired, is_spendable] = Gave(lot, amount, is_expired, is_spendable, lasted)
     found: list[Gave] = []
     for each in reversed(gave.values()):
         skipped = min(skip_micro, each.amount_micro)
@@ -128,6 +148,31 @@ def went_on(
         if part > 0:
             found.append(_change(each, amount_micro=part))
     return found
+
+
+def expired_again(head: Head, family: Family, lot: Lot, gave: Sequence[Gave], debts: Mapping[str, int]) -> Posting | None:
+    """What had expired and recoveries took into `lot` expires again where it had; None for nothing.
+
+    `debts`, by lot: what of each became a debt since, and would have found this instead. So much stays in the lot.
+    """
+    moves, owed = _Moves(head, family), dict(debts)
+    moves.lots[lot.id] = lot
+    for each in reversed(gave):  # what is wanted takes the oldest first
+        amount = each.amount_micro
+        if not each.is_expired and not each.is_spendable:
+            moves.moved_back(each.lot.id, lot.id, amount)
+        if not each.is_expired:
+            continue
+        for name in owed:
+            part = min(amount, owed[name]) if each.lot.id in family.reach(name) else 0
+            owed[name] -= part
+            amount -= part
+        moves.expired_again(each.lot.id, lot.id, amount)
+    if not moves.entries:
+        return None
+    txn = Txn(head.txn_id, head.op_id, RECOVERY, head.actor, head.reason, head.at_ms, tuple(moves.entries))
+    changed = tuple(after for name, after in moves.lots.items() if name == lot.id or after != family.lots[name])
+    return Posting(balanced(txn), changed)
 
 
 class _Moves:
@@ -167,6 +212,51 @@ class _Moves:
         part = came + min(stands, wanted_micro - came)
         self._moved(other_id, lot_id, part)
         return part
+
+    def expired_again(self, other_id: str, lot_id: str, amount_micro: int) -> None:
+        """What `into` or `instead` took of what had expired of a lot goes back from the lot that it was taken for."""
+        amount = min(amount_micro, self.moved_back(other_id, lot_id, amount_micro))
+        if amount <= 0:
+            return
+        other = self.lots[other_id]
+        self._expired[other_id] = self._expired.get(other_id, 0) + amount
+        book = BREAKAGE if other.source == LotSource.PAID else PROMO
+        self.entries.append(Entry(AccountKey(self._head.owner, AVAILABLE, self._head.asset), -amount, other_id))
+        self.entries.append(Entry(AccountKey(BOOK, book, self._head.asset), amount, other_id))
+        self.lots[other_id] = _change(
+            other, left_micro=other.left_micro - amount, expired_micro=other.expired_micro + amount
+        )
+
+    def moved_back(self, other_id: str, lot_id: str, amount_micro: int) -> int:
+        """The reverse of `_moved`, by the way that it came; how much."""
+        if other_id == lot_id:
+            return min(amount_micro, self.lots[lot_id].left_micro)
+        from_id = next((name for name, made in self._family.onward.items() if other_id in made), lot_id)
+        amount = self.moved_back(from_id, lot_id, amount_micro)
+        if amount <= 0:
+            return 0
+        lot, other = self.lots[from_id], self.lots[other_id]
+        is_rollover = other.source == LotSource.ROLLOVER
+        # Whatever of it stands for what expired, and is not what did, went on in the other's place; the rest was spent in it.
+        on = min(amount, other.refunded_micro if is_rollover else other.expired_micro - self._expired.get(other_id, 0))
+        spent = min(amount - on, other.spent_micro)
+        amount = on + spent
+        self.lots[from_id] = _change(
+            lot,
+            left_micro=lot.left_micro - amount,
+            expired_micro=lot.expired_micro + on,
+            spent_micro=lot.spent_micro + spent,
+        )
+        self.lots[other_id] = _change(
+            other,
+            left_micro=other.left_micro + amount,
+            spent_micro=other.spent_micro - spent,
+            refunded_micro=other.refunded_micro - (on if is_rollover else 0),
+            expired_micro=other.expired_micro - (0 if is_rollover else on),
+        )
+        account = AccountKey(self._head.owner, AVAILABLE, self._head.asset)
+        self.entries += [Entry(account, -amount, from_id), Entry(account, amount, other_id)]
+        return amount
 
     def _unexpired(self, lot_id: str, wanted_micro: int) -> int:
         lot = self.lots[lot_id]

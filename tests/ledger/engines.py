@@ -11,7 +11,7 @@ from gateway.ledger.model import (
     AVAILABLE,
     BOOK,
     DEBT,
-    DISPUTE_WON,
+    DISPUTE_LOST,
     DUE_FROM_APP,
     DUE_TO_PLATFORM,
     EXPIRY,
@@ -133,7 +133,7 @@ class Rules:
             if txn.kind == ROLLOVER:
                 gave, made = (str(one.lot_id) for one in sorted(txn.entries, key=lambda one: one.amount_micro))
                 onward.setdefault(gave, []).append(made)
-            elif txn.id in self.reversed or txn.kind not in (EXPIRY, RECOVERY, DISPUTE_WON):
+            elif txn.id in self.reversed or txn.kind not in (EXPIRY, RECOVERY):
                 continue
             for one in txn.entries:
                 if txn.kind == EXPIRY and one.lot_id is not None:
@@ -160,13 +160,33 @@ class Rules:
     ) -> None:
         ops = [recovery.op_id(each) for each in undone]
         there = sorted((txn for txn in self.txns.values() if txn.op_id in ops), key=lambda txn: ops.index(txn.op_id))
-        for gave in recovery.went_on(there, lot_id, self.lots_of(owner), skip, most):
+        given = recovery.given(there, lot_id, self.lots_of(owner), skip, most)
+        if given:
+            debts = self.clawed_back_since(owner, there[0], undone)
+            again = recovery.expired_again(self.head(owner), self.family(owner), self.lots[lot_id][1], given, debts)
+            if again is not None:
+                self.post(owner, again)
+        for gave in [one for one in given if one.is_spendable]:
             lot, ends, priority = self.lots[lot_id][1], gave.lot.expires_at_ms, gave.lot.priority
             if as_long and ends is not None and gave.lasted_ms is not None and ends <= self.now:
                 ends = self.now + gave.lasted_ms
             new, head = self.id("lot"), self.head(owner)
             made = endings.rollover(head, lot, new, amount_micro=gave.amount_micro, expires_at_ms=ends, priority=priority)
             self.post(owner, made)
+
+    def clawed_back_since(self, owner: str, recovered: Txn, undone: list[str]) -> dict[str, int]:
+        """By lot, of what is a debt: what refunds and losses made one since."""
+        names, debts, owed = list(self.txns), dict[str, int](), self.debt(owner)
+        for name in names[names.index(recovered.id) + 1 :]:
+            if name in undone or name in self.reversed or self.txns[name].kind not in (REFUND, DISPUTE_LOST):
+                continue
+            for one in self.txns[name].entries:
+                if one.account.kind == DEBT and one.account.owner == owner and one.lot_id and one.amount_micro < 0:
+                    debts[one.lot_id] = debts.get(one.lot_id, 0) - one.amount_micro
+        for name, amount in debts.items():
+            debts[name] = min(amount, owed)
+            owed -= debts[name]
+        return debts
 
     def dispute(self, owner: str, lot_id: str, amount: int) -> str:
         head = self.head(owner)
@@ -175,9 +195,7 @@ class Rules:
     def close(self, owner: str, lot_id: str, opened: str, amount: int, won: bool) -> str:
         lot, there, head = self.lots[lot_id][1], self.txns[opened], self.head(owner)
         if won:
-            named = recovery.op_id(opened)
-            taken = next((txn for txn in self.txns.values() if txn.op_id == named), None)
-            done = self.post(owner, endings.dispute_won(head, lot, there, taken))
+            done = self.post(owner, endings.dispute_won(head, lot, there))
         else:
             lot = self.recover(head, lot_id, amount, _frozen(there))
             done = self.post(owner, endings.dispute_lost(head, lot, there, amount))

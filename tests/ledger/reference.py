@@ -4,6 +4,7 @@ Shares no code with the books.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 NEVER = 2**63
 
@@ -38,6 +39,16 @@ class RLot:
     @property
     def parts(self) -> tuple[int, ...]:
         return (self.granted, self.spent, self.expired, self.refunded, self.frozen, self.left, self.clawback)
+
+
+@dataclass(frozen=True)
+class Gave:
+    """What a lot gave for a refund or a dispute: of what had expired of it, had ended and was not swept, or could be spent."""
+
+    lot: RLot
+    part: int
+    how: Literal["expired", "ended", "spendable"]
+    lasts: int | None = None
 
 
 @dataclass
@@ -79,28 +90,45 @@ class RWallet:
         self.debt += amount
         return paid
 
-    def unspent(self, lot: RLot, wanted: int, gave: list[tuple[RLot, int]]) -> int:
+    def unspent(self, lot: RLot, wanted: int, gave: list[Gave], now: int) -> int:
         """What ended of a lot unspent is left of it again, as far as it is wanted; returns what of it nobody had any more.
 
-        `gave` is told what each other lot gave of what it had left.
+        `gave` is told what each lot gave.
         """
         gone = min(wanted, lot.lost)
         lot.lost -= gone
         lot.expired -= gone
         lot.left += gone
+        gave.append(Gave(lot, gone, "expired"))
         wanted -= gone
         for child in [self.lots[name] for name in lot.onward]:
             part, before = min(wanted, lot.expired - lot.lost), child.left
             if part > child.left:
-                gone += self.unspent(child, part - child.left, gave)
+                gone += self.unspent(child, part - child.left, gave, now)
                 part = min(part, child.left)
             child.left -= part
-            gave.append((child, before - child.left))
+            lasts = None if child.ends is None else child.ends - now
+            gave.append(Gave(child, before - child.left, "spendable" if lasts is None or lasts > 0 else "ended", lasts))
             child.refunded += part
             lot.expired -= part
             lot.left += part
             wanted -= part
         return gone
+
+    def reaches(self, lot: RLot, other: RLot) -> bool:
+        """Whether what expired of another lot stands for this one: it is this one, or was made of it by roll-overs."""
+        return lot is other or any(self.reaches(self.lots[name], other) for name in lot.onward)
+
+    def returned(self, lot: RLot, other: RLot, part: int) -> None:
+        """What another lot gave to a lot is left of that one again."""
+        if lot is other:
+            return
+        (child,) = [one for one in (self.lots[name] for name in lot.onward) if self.reaches(one, other)]
+        lot.left -= part
+        lot.expired += part
+        child.left += part
+        child.refunded -= part
+        self.returned(child, other, part)
 
     def take_back(self, lot: RLot, amount: int) -> int:
         """From what is left, the rest as a debt, which is returned."""

@@ -23,7 +23,7 @@ from gateway.core.errors import Conflict, InvalidRequest
 from gateway.ledger import invariants
 from gateway.ledger.model import Lot
 from tests.ledger.engines import Rules
-from tests.ledger.reference import RLot, RWallet
+from tests.ledger.reference import Gave, RLot, RWallet
 
 SEED = int(os.environ.get("RANDOM_SEED", 20_261_122))
 STEPS = int(os.environ.get("RANDOM_HISTORIES", 100_000))
@@ -31,7 +31,6 @@ ALONE = os.environ.get("RANDOM_HISTORY")
 STEPS_A_HISTORY = 500
 OWNERS = ("ann", "bob", "cy")
 CHUNKS = 4  # tests that share the histories
-Gave = tuple[RLot, int, int]  # a lot, what it gave for a refund or a dispute, how long it would have had that
 
 
 def parts(lot: Lot) -> tuple[int, ...]:
@@ -52,6 +51,8 @@ class History:
         self.done: Counter[str] = Counter()
         self.refunds: list[tuple[str, str, str, int, int, int]] = []  # owner, txn, lot, amount, owed, fee
         self.disputes: dict[str, dict[str, Any]] = {}
+        self.clawed: list[tuple[str, RLot, int]] = []  # what became a debt: by which transaction, of which lot
+        self.undone: set[str] = set()  # transactions that were reversed
         self.correctable: list[tuple[str, str, str, Any]] = []  # owner, txn, kind, what the reference needs
         self.fees: dict[str, int] = {}  # of each payment's lot, not returned yet
         self.due = 0
@@ -211,21 +212,26 @@ class History:
         amount = self.pick.choice([lot.can_go_back, self.pick.randrange(1, lot.can_go_back + 1)])
         fee = self.pick.randrange(self.fees[lot_id] + 1)
         txn = self.books.refund(self.owner, lot_id, amount, fee)
-        gone, gave = self.unspent(lot_id, amount)
-        owed = self.wallet.take_back(lot, amount)
+        since, (gone, gave) = len(self.clawed), self.unspent(lot_id, amount)
+        owed = self.owed(txn, lot, amount)
         self.fees[lot_id] -= fee
         self.fee_income -= fee
         self.due -= fee
-        self.correctable.append((self.owner, txn, "refund", (lot_id, amount, owed, fee, gave)))
+        self.correctable.append((self.owner, txn, "refund", (lot_id, amount, owed, fee, gave, since)))
         return gone - amount
 
     def unspent(self, lot_id: str, amount: int) -> tuple[int, list[Gave]]:
-        """(what no lot had any more, what each lot that had not ended gave, and until when it would have been there for how long)
-        of what a lot is short of for an amount."""
-        gave: list[tuple[RLot, int]] = []
-        lot, now = self.wallet.lots[lot_id], self.books.now
-        gone = self.wallet.unspent(lot, max(amount - lot.left, 0), gave)
-        return gone, [(one, part, one.ends - now) for one, part in gave if part and one.ends is not None and one.ends > now]
+        """(what no lot had any more, what each lot gave) of what a lot is short of for an amount."""
+        gave: list[Gave] = []
+        lot = self.wallet.lots[lot_id]
+        gone = self.wallet.unspent(lot, max(amount - lot.left, 0), gave, self.books.now)
+        return gone, [one for one in gave if one.part]
+
+    def owed(self, txn: str, lot: RLot, amount: int) -> int:
+        """What is taken back of a lot; what became a debt of that."""
+        owed = self.wallet.take_back(lot, amount)
+        self.clawed.append((txn, lot, owed))
+        return owed
 
     def refused(self) -> int | None:
         """More than there is: said so, and nothing changes. A bank disputes what it likes, and may take it."""
@@ -251,7 +257,8 @@ class History:
         frozen = min(amount, lot.left)
         lot.left -= frozen
         lot.frozen += frozen
-        opened = {"owner": self.owner, "lot": lot_id, "amount": amount, "frozen": frozen, "gave": gave, "gone": gone}
+        since = len(self.clawed) if gave else None
+        opened = {"owner": self.owner, "lot": lot_id, "amount": amount, "frozen": frozen, "gave": gave, "since": since}
         self.disputes[txn] = {**opened, "state": "opened"}
         return gone - frozen
 
@@ -269,12 +276,9 @@ class History:
         name, one, lot = found
         self.books.close(self.owner, one["lot"], name, one["amount"], True)
         lot.frozen -= one["frozen"]
-        lot.left += one["frozen"] - one["gone"]  # what had expired has expired
-        lot.expired += one["gone"]
-        lot.lost += one["gone"]
-        self.again(lot, one["gave"], as_long=True)
+        lot.left += one["frozen"]
         one["state"] = "won"
-        return int(one["frozen"] - one["gone"])
+        return int(one["frozen"] - self.again(lot, one["gave"], one["since"], name, as_long=True))
 
     def lose(self) -> int | None:
         found = self.of_disputes("opened")
@@ -288,17 +292,19 @@ class History:
         txn = self.books.close(self.owner, one["lot"], name, amount, False)
         lot.frozen -= one["frozen"]
         lot.left += one["frozen"]
-        gone, gave = self.unspent(one["lot"], amount)
-        owed = self.wallet.take_back(lot, amount)
+        since, (gone, gave) = len(self.clawed), self.unspent(one["lot"], amount)
+        owed = self.owed(txn, lot, amount)
         one["state"] = "closed"
         freed, still, back = max(one["frozen"] - amount, 0), list[Gave](), list[Gave]()
-        for other, part, lasts in reversed(one["gave"]):
-            back.insert(0, (other, min(part, freed), lasts))
-            still.insert(0, (other, part - back[0][1], lasts))
-            freed -= back[0][1]
-        self.again(lot, back, as_long=True)
-        self.disputes[txn] = {**one, "amount": amount, "owed": owed, "gave": [*still, *gave], "state": "lost"}
-        return int(one["frozen"] + gone - amount)
+        for each in reversed(one["gave"]):
+            part = min(each.part, freed)
+            back.insert(0, replace(each, part=part))
+            still.insert(0, replace(each, part=each.part - part))
+            freed -= part
+        again = self.again(lot, back, one["since"], name, as_long=True)
+        since = one["since"] if one["since"] is not None else since
+        self.disputes[txn] = {**one, "amount": amount, "owed": owed, "gave": [*still, *gave], "since": since, "state": "lost"}
+        return int(one["frozen"] + gone - amount - again)
 
     def close_unopened(self) -> int | None:
         """The processor's messages overtook each other: nothing was frozen in between."""
@@ -310,10 +316,10 @@ class History:
         txn = self.books.close_unopened(self.owner, lot_id, amount, won)
         if won:
             return 0
-        gone, gave = self.unspent(lot_id, amount)
-        owed = self.wallet.take_back(lot, amount)
-        lost = {"owner": self.owner, "lot": lot_id, "amount": amount, "owed": owed, "gave": gave, "state": "lost"}
-        self.disputes[txn] = lost
+        since, (gone, gave) = len(self.clawed), self.unspent(lot_id, amount)
+        owed = self.owed(txn, lot, amount)
+        lost = {"owner": self.owner, "lot": lot_id, "amount": amount, "owed": owed, "gave": gave, "since": since}
+        self.disputes[txn] = {**lost, "state": "lost"}
         return gone - amount
 
     def reinstate(self) -> int | None:
@@ -322,39 +328,67 @@ class History:
             return None
         name, one, lot = found
         self.books.reinstate(self.owner, one["lot"], name)
-        self.back(lot, one["amount"], one["owed"], one["gave"])
         one["state"] = "back"
-        return int(one["amount"])
+        return int(one["amount"] - self.back(lot, one["amount"], one["owed"], one["gave"], one["since"], name))
 
-    def back(self, lot: RLot, amount: int, owed: int, gave: list[Gave]) -> None:
-        """A refund or a loss is undone."""
+    def back(self, lot: RLot, amount: int, owed: int, gave: list[Gave], since: int, txn: str) -> int:
+        """A refund or a loss is undone; what of it had expired."""
         rest = self.wallet.give_back(lot, amount, owed)
         new = sorted(self.books.lots_of(self.owner).keys() - self.wallet.lots.keys())
         if rest:
             self.wallet.lots[new[0]] = RLot(lot.source, lot.priority, None, (self.books.now, new[0]), rest, rest)
-        self.again(lot, gave)
+        return self.again(lot, gave, since, txn)
 
-    def again(self, lot: RLot, gave: list[Gave], *, as_long: bool = False) -> None:
-        """What lots gave that had not ended goes on again, the last first, in lots that end as those do, or after as long as they
-        had."""
-        new = self.books.lots_of(self.owner).keys() - self.wallet.lots.keys()
-        again = {name: self.books.lots_of(self.owner)[name] for name in sorted(new)}
-        sums: dict[int, Gave] = {}
-        for other, part, lasts in gave:
-            sums[id(other)] = (other, part + sums.pop(id(other), (other, 0, 0))[1], lasts)
-        for other, part, lasts in reversed(sums.values()):
-            if not part:
-                continue
-            assert other.ends is not None
-            ends = self.books.now + lasts if as_long and other.ends <= self.books.now else other.ends
-            alike = (self.at(ends), part)
-            name = next(name for name, one in again.items() if (one.expires_at_ms, one.granted_micro) == alike)
-            del again[name]
-            self.wallet.lots[name] = RLot("rollover", other.priority, ends, (self.books.now, name), part, part)
-            lot.left -= part
-            lot.expired += part
-            lot.onward.append(name)
-        assert not again
+    def again(self, lot: RLot, gave: list[Gave], since: int | None, undone: str, *, as_long: bool = False) -> int:
+        """What had expired expires again, and that much is returned; but for what would cover what became a debt since.
+
+        What lots gave that had not ended goes on again, the last first, in lots that end as those do, or after as long as they
+        had.
+        """
+        made = self.books.lots_of(self.owner).keys() - self.wallet.lots.keys()
+        new = {name: self.books.lots_of(self.owner)[name] for name in sorted(made)}
+        sums: dict[tuple[int, str], Gave] = {}
+        for one in gave:
+            before = sums.pop((id(one.lot), one.how), None)
+            sums[id(one.lot), one.how] = replace(one, part=one.part + (before.part if before else 0))
+        debts, owed, gone = dict[int, tuple[RLot, int]](), self.wallet.debt, 0
+        for txn, clawed, part in self.clawed[since:] if since is not None else ():
+            if txn != undone and txn not in self.undone and any(clawed is mine for mine in self.wallet.lots.values()):
+                debts[id(clawed)] = (clawed, part + debts.get(id(clawed), (clawed, 0))[1])
+        for clawed, part in debts.values():
+            debts[id(clawed)] = (clawed, min(part, owed))
+            owed -= min(part, owed)
+        for one in sums.values():
+            part = one.part
+            for clawed, most in debts.values() if one.how == "expired" else ():
+                covers = min(part, most) if self.wallet.reaches(clawed, one.lot) else 0
+                debts[id(clawed)] = (clawed, most - covers)
+                part -= covers
+            if one.how != "spendable":
+                self.wallet.returned(lot, one.lot, part)
+            if one.how == "expired":
+                one.lot.left -= part
+                one.lot.expired += part
+                one.lot.lost += part
+                gone += part
+        for one in reversed(sums.values()):
+            if one.how == "spendable" and one.part:
+                self.goes_on(lot, one, new, as_long)
+        assert not new
+        self.undone.add(undone)
+        return gone
+
+    def goes_on(self, lot: RLot, one: Gave, new: dict[str, Lot], as_long: bool) -> None:
+        ends = one.lot.ends
+        if as_long and ends is not None and one.lasts is not None and ends <= self.books.now:
+            ends = self.books.now + one.lasts
+        alike = (self.at(ends), one.part)
+        name = next(name for name, made in new.items() if (made.expires_at_ms, made.granted_micro) == alike)
+        del new[name]
+        self.wallet.lots[name] = RLot("rollover", one.lot.priority, ends, (self.books.now, name), one.part, one.part)
+        lot.left -= one.part
+        lot.expired += one.part
+        lot.onward.append(name)
 
     def at(self, ends: int | None) -> int | None:
         """When the books say that a lot ends."""
@@ -379,12 +413,11 @@ class History:
         with pytest.raises((InvalidRequest, Conflict)):
             self.books.correct(self.owner, txn)
         if kind == "refund":
-            lot_id, amount, owed, fee, gave = about
+            lot_id, amount, owed, fee, gave, since = about
             self.fees[lot_id] += fee
             self.fee_income += fee
             self.due += fee
-            self.back(self.wallet.lots[lot_id], amount, owed, gave)
-            return int(amount)
+            return int(amount - self.back(self.wallet.lots[lot_id], amount, owed, gave, since, txn))
         if kind == "expiry":
             self.wallet.lots[about[1]].lost -= about[0]
         amount, burned = about if kind == "usage" else (about[0], [about[1]])

@@ -47,6 +47,7 @@ THINNED: Final = int(os.environ.get("RECOVERY_THINNED", 9))
 ALONE: Final = os.environ.get("RECOVERY_HISTORY")
 ORDERS: Final = 4  # of each history
 CHUNK: Final = 20  # histories in one set of books
+UNDONE: Final = int(os.environ.get("RECOVERY_UNDONE", 3))  # histories with what is undone
 HISTORIES: Final = 1 if ALONE else int(os.environ.get("RECOVERY_HISTORIES", 36 // THINNED))
 Step = tuple[Any, ...]
 
@@ -107,6 +108,13 @@ class Subscriber:
             await self.ledger.payments.dispute_opened(request)
         else:
             await self.ledger.payments.dispute_closed(request, won=not lost)
+
+    async def reinstate(self, number: int, which: int = 0) -> None:
+        ref = f"dp-{self.name}-{number}-{which}"
+        await self.ledger.payments.reinstate(DisputeRequest(self.wallet, self.payment(number), ref, 1, "tester"))
+
+    async def failed(self, refund: str) -> None:
+        await self.ledger.payments.correct(CorrectionRequest(APP, refund, f"failed:{refund}", "tester"))
 
     async def expire(self) -> None:
         self.clock.ms += 1
@@ -183,14 +191,33 @@ class History:
                 after.setdefault(step, []).append((turn, part))
         return [one for at, step in enumerate(self.steps) for one in (step, *[part for _, part in sorted(after.get(at, []))])]
 
+    def undone(self, steps: Sequence[Step]) -> list[Step]:
+        """The same with refunds that fail and disputes that are won or reinstated, of what nothing else takes back."""
+        found, free = list[Step](), list[int]()
+        for place, step in enumerate(steps):
+            found.append(step)
+            if step[0] in ("period", "more"):
+                free.append(int(step[1]) - self.taken().get(len(free), 0))
+            number = self.pick.randrange(len(free))
+            if free[number] and self.pick.random() < 0.5:
+                amount = self.pick.choice([free[number], self.pick.randrange(1, free[number] + 1)])
+                ways = [["refund", "failed"], ["open", "won"], ["open", "lost", "reinstated"], ["open", "less", "reinstated"]]
+                found += [(what, number, amount, 1000 + place) for what in self.pick.choice(ways)]
+        return found
+
+    def taken(self) -> dict[int, int]:
+        """What is taken back, by payment."""
+        found: dict[int, int] = {}
+        for _, parts in self.back:
+            found[int(parts[0][1])] = found.get(int(parts[0][1]), 0) + int(parts[0][2])
+        return found
+
     def expected(self) -> tuple[int, int, int]:
         """(what the wallet has less its debt at the end, the debt once all expired, what expired): all taken back from the start.
 
         `stands` is what the period has, below zero a debt; `ended` what the one before it left, until it is swept.
         """
-        taken: dict[int, int] = {}
-        for _, parts in self.back:
-            taken[int(parts[0][1])] = taken.get(int(parts[0][1]), 0) + int(parts[0][2])
+        taken = self.taken()
         stands = ended = lost = number = 0
         for what, *sizes in [*self.steps, ("expire",)]:
             if what in ("period", "more"):
@@ -208,7 +235,7 @@ class History:
 
 
 async def play(subscriber: Subscriber, steps: Iterable[Step]) -> None:
-    number = 0
+    number, refunds = 0, dict[tuple[Any, ...], str]()
     for place, (what, *sizes) in enumerate(steps):
         if what == "period":
             await subscriber.period(number, *sizes)
@@ -220,9 +247,15 @@ async def play(subscriber: Subscriber, steps: Iterable[Step]) -> None:
         elif what == "expire":
             await subscriber.expire()
         elif what == "refund":
-            await subscriber.refund(sizes[0], sizes[1], f"-{place}")
+            refunds[*sizes] = await subscriber.refund(sizes[0], sizes[1], f"-{place}")
+        elif what == "failed":
+            await subscriber.failed(refunds[*sizes])
+        elif what == "reinstated":
+            await subscriber.reinstate(sizes[0], sizes[2])
+        elif what == "less":  # the bank takes less than was frozen
+            await subscriber.dispute(sizes[0], -(-sizes[1] // 2), sizes[2], lost=True)
         else:
-            await subscriber.dispute(*sizes, lost=True if what == "lost" else None)
+            await subscriber.dispute(*sizes, lost={"open": None, "lost": True, "won": False}[what])
 
 
 async def play_orders(databases: Databases, ledger: Ledger, clock: Clock, history: History, orders: Iterable[list[Step]]) -> int:
@@ -259,6 +292,94 @@ async def test_in_every_order_of_what_is_taken_back_and_of_what_ends_the_books_e
         history = History(name)
         count += await play_orders(databases, ledger, clock, history, history.orders())
     assert count == len(names) * ORDERS
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_what_is_undone_leaves_the_books_of_a_history_without_it(
+    databases: Databases, ledger: Ledger, clock: Clock
+) -> None:
+    """A refund that failed, a dispute that was won, and one that was reinstated, beside others that stay."""
+    names = [ALONE] if ALONE else [f"u{number}" for number in range(UNDONE)]
+    for name in names:
+        history = History(name)
+        assert await play_orders(databases, ledger, clock, history, map(history.undone, history.orders())) == ORDERS
+
+
+@pytest.mark.parametrize("how", ["won", "lost for less", "failed", "reinstated"])
+async def test_what_had_expired_pays_no_debt_once_its_refund_or_dispute_is_undone(
+    databases: Databases, ledger: Ledger, clock: Clock, how: str
+) -> None:
+    ann = Subscriber(ledger, clock, "ann", 1)
+    await ann.period(0, GRANT, 0)
+    await ann.spend("req-0", SPENT)
+    await ann.period(1, GRANT, 0)
+    await ann.expire()
+    await ann.spend("req-1", GRANT + 500)
+    before = await stands(databases, ann)
+    assert (before[0]["revenue.breakage/USD"], before[0]["receivable.clawback/USD"]) == (800, -500)
+    if how == "failed":
+        await ann.failed(await ann.refund(0, GRANT))
+    else:
+        await ann.dispute(0, GRANT)
+        assert "revenue.breakage/USD" not in (await stands(databases, ann))[0]
+        await ann.dispute(0, 300 if how == "lost for less" else GRANT, lost=how != "won")
+        if how == "lost for less":
+            assert (await stands(databases, ann))[0]["revenue.breakage/USD"] == 500
+        if how != "won":
+            await ann.reinstate(0)
+    assert await stands(databases, ann) == before
+    lines = await ledger.waiting_credits(APP)
+    assert sum(line.delta_micro for line in lines[-3 if how in ("lost for less", "reinstated") else -2 :]) in (0, 800)
+    await ann.expire()
+    assert await stands(databases, ann) == before
+    assert (await audit(databases, list(APPS), None)).ok
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["stays", "failed too"])
+async def test_what_had_expired_pays_the_debt_of_a_refund_that_came_in_between(
+    databases: Databases, ledger: Ledger, clock: Clock, stays: bool
+) -> None:
+    """It would have found that; a debt by use would not, nor one of a refund that failed as well."""
+    ann = Subscriber(ledger, clock, "ann", 1)
+    await ann.period(0, GRANT, 0)
+    await ann.spend("req-0", SPENT)
+    await ann.period(1, GRANT, 0)
+    await ann.expire()
+    await ann.spend("req-1", GRANT + 500)
+    before = await stands(databases, ann)
+    failing = await ann.refund(0, GRANT - SPENT, "-a")
+    between = await ann.refund(0, SPENT, "-b")
+    assert (await ledger.wallet(ann.wallet)).debt_micro == 500 + SPENT
+    if not stays:
+        await ann.failed(between)
+    await ann.failed(failing)
+    await ann.expire()
+    books = (await stands(databases, ann))[0]
+    if stays:
+        assert (books["receivable.clawback/USD"], books["revenue.breakage/USD"]) == (-500, GRANT - SPENT - SPENT)
+    else:
+        assert books == before[0]
+    assert (await audit(databases, list(APPS), None)).ok
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_what_had_expired_pays_no_debt_of_a_refund_that_came_before(
+    databases: Databases, ledger: Ledger, clock: Clock
+) -> None:
+    ann = Subscriber(ledger, clock, "ann", 1)
+    await ann.period(0, GRANT, 0)
+    await ann.spend("req-0", GRANT)
+    await ann.refund(0, SPENT)
+    await ann.period(1, GRANT, 0)  # pays the debt
+    await ann.period(2, GRANT, 0)
+    await ann.expire()
+    await ann.spend("req-2", GRANT + 500)
+    before = await stands(databases, ann)
+    assert (before[0]["receivable.clawback/USD"], before[0]["revenue.breakage/USD"]) == (-500, GRANT - SPENT)
+    await ann.failed(await ann.refund(1, GRANT - SPENT, "-a"))
+    await ann.expire()
+    assert await stands(databases, ann) == before
+    assert (await audit(databases, list(APPS), None)).ok
 
 
 @pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
