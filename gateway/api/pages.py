@@ -265,6 +265,7 @@ def _page(
         f"main{{max-width:28rem;margin:15vh auto;padding:2rem;text-align:center;border-top:4px solid {accent}}}"
         "img{max-width:12rem;max-height:4rem}h1{font-size:1.4rem;overflow-wrap:anywhere}"
         "ul{list-style:none;margin:1.5rem 0;padding:0}li{margin:.4rem 0}"
+        "@media(max-width:30rem){main{margin:0;padding:1rem 1.5rem 2rem}}"
         f"button{{font:inherit;padding:.6rem 1.6rem;border:0;cursor:pointer;background:{accent};color:{_readable(accent)}}}"
     )
     name = escape(looks.name) if looks else ""
