@@ -28,6 +28,7 @@ from gateway.billing.links import Link
 from gateway.billing.model import Branding, Overage, Plan
 from gateway.billing.pages import PAY, RETURNED, logo_origin
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
+from gateway.billing.promo_codes import PromoCodeRefused
 from gateway.core.clock import rfc3339
 from gateway.core.errors import GatewayError, NotFound, RateLimited
 from gateway.core.ids import new_id
@@ -249,6 +250,8 @@ def _why(error: GatewayError) -> tuple[str, str]:
         return "Link not valid", "This link is not valid. Ask for another one where you got it."
     if error.code == "subscription_exists":
         return "You have it already", "There is a subscription already. It can be changed where you got this link."
+    if error.code == PromoCodeRefused.code:
+        return "Code not valid", "The promo code of this link cannot be used. Ask for another link where you got this one."
     if error.status >= 500:
         return "Not just now", "Payments are not available just now. Try again shortly."
     return "Not just now", "This cannot be bought just now."

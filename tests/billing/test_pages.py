@@ -176,6 +176,13 @@ async def test_a_link_tells_what_is_included_in_the_apps_own_unit(market: Market
     ]  # fmt: skip
 
 
+async def test_a_link_whose_code_cannot_be_used_says_so(market: Market, browser: httpx.AsyncClient) -> None:
+    url = await link(market, await market.plan(PACKAGE), promo_code="no-such")
+    refused = await browser.post(url)
+    assert (refused.status_code, "The promo code of this link cannot be used" in refused.text) == (400, True)
+    assert pages_open(market) == []
+
+
 async def test_a_link_offers_no_trial_to_who_had_one(market: Market, browser: httpx.AsyncClient) -> None:
     plan_id = await market.plan(MONTHLY, trial_days=7)
     url = await link(market, plan_id)
