@@ -1,4 +1,4 @@
-"""What the README says is held against the code."""
+"""What the README and the documents beside it say is held against the code."""
 
 import ast
 import re
@@ -16,6 +16,9 @@ from gateway.settings import NAMES, PREFIX, load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+SELLING = (ROOT / "docs" / "selling.md").read_text()
+DOCUMENTS = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+EVERYWHERE = "\n".join(DOCUMENTS.values())
 
 
 _MAKERS = {"GatewayError", "refusal_body", "_refused"}
@@ -69,6 +72,8 @@ refusal_body(str(wrong), "untold", param=None)
 def test_every_setting_is_in_the_readme_and_nothing_else() -> None:
     told = set(re.findall(rf"`{PREFIX}([A-Z_]+)`", README)) - {"CONFIG"}
     assert told == {name.upper() for name in NAMES}
+    spoken = set(re.findall(rf"\b{PREFIX}([A-Z_]+)", EVERYWHERE)) - {"CONFIG"}
+    assert spoken == told
 
 
 def test_the_table_of_error_codes_has_every_code_and_no_other() -> None:
@@ -92,9 +97,9 @@ def test_every_command_is_in_the_readme_and_says_what_it_does() -> None:
     check("gateway", command)
 
 
-def test_every_command_line_in_the_readme_parses() -> None:
-    lines = re.findall(r"^(?:\.venv/bin/)?gateway (.+)$", README, re.MULTILINE)
-    assert len(lines) > 6
+def test_every_command_line_of_the_documents_parses() -> None:
+    lines = re.findall(r"^(?:\.venv/bin/)?gateway (.+)$", EVERYWHERE, re.MULTILINE)
+    assert {line.split()[0] for line in lines} >= {"apps", "keys", "grants", "usage", "audit", "plans", "sales"}
     for line in lines:
         words = re.findall(r'"[^"]*"|\S+', line)
         words = [word.strip('"') for word in words]
@@ -108,13 +113,53 @@ def test_every_command_line_in_the_readme_parses() -> None:
 
 
 def test_the_events_that_stripe_is_to_send_are_those_that_change_something() -> None:
-    setup = README[README.index("To set it up:") :]
+    setup = SELLING[SELLING.index("### Events") :]
     told = next(block.splitlines() for block in re.findall(r"^```\n(.*?)\n```$", setup, re.MULTILINE | re.DOTALL))
     assert sorted(told) == sorted(_EFFECTS)
 
 
-def test_every_rest_call_in_the_readme_is_one_that_the_api_takes() -> None:
-    calls = re.findall(r"^curl (?:-X (\w+) )?[^\n]*?(/api/v1/\S+)((?:.|\n)*?) -d '([^']*)'$", README, re.MULTILINE)
+def test_every_command_that_is_named_in_a_sentence_is_one() -> None:
+    named = re.findall(r"`gateway ((?:[a-z-]+ ?)+)", EVERYWHERE)
+    assert len(named) > 40
+    for line in named:
+        each: click.Command = command
+        for word in line.split():
+            if not isinstance(each, click.Group):
+                break  # its arguments
+            assert word in each.commands, line
+            each = each.commands[word]
+
+
+def test_every_path_that_is_named_is_one_of_the_api() -> None:
+    named = re.findall(r"`(?:([A-Z]+)\s+)?(/api/v1/[^`\s]+)`", EVERYWHERE)
+    assert len(named) > 20
+    taken = {(method, _shape(each.path)) for each in TABLE for method in (each.method, "")}
+    for method, path in named:
+        assert (method, _shape(path)) in taken, (method, path)
+
+
+def _shape(path: str) -> str:
+    return re.sub(r"{\w+}", "{}", path)
+
+
+def test_every_link_within_the_documents_leads_somewhere() -> None:
+    for path, text in DOCUMENTS.items():
+        plain = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", plain):
+            name, _, anchor = target.partition("#")
+            led = (path.parent / name).resolve() if name else path
+            assert led.exists(), (path.name, target)
+            assert not anchor or anchor in _anchors(DOCUMENTS[led]), (path.name, target)
+
+
+def _anchors(text: str) -> set[str]:
+    """Of headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_rest_call_of_the_documents_is_one_that_the_api_takes() -> None:
+    calls = re.findall(r"^curl (?:-X (\w+) )?[^\n]*?(/api/v1/\S+)((?:.|\n)*?) -d '([^']*)'$", EVERYWHERE, re.MULTILINE)
     assert len(calls) == 3
     for method, path, headers, body in calls:
         (endpoint,) = [

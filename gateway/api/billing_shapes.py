@@ -29,6 +29,7 @@ class OverageBody(Body, frozen=True):
 class PlanBody(Body, frozen=True):
     """A new plan. `interval` makes a subscription's period, `interval_count` of them; without `lot_days` what is bought lasts.
 
+    `currency` is one that Stripe charges in, and `price_micro` at least what Stripe charges in it.
     `rollover_max_micro` of a subscription's grant goes on into the next period at most; `overage` is for subscriptions too.
     """
 

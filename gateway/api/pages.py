@@ -9,6 +9,7 @@ the logo's server, where there is a button its form, and nothing else.
 import base64
 import hashlib
 import logging
+from collections.abc import Sequence
 from decimal import Decimal
 from html import escape
 from typing import Annotated, Final
@@ -27,11 +28,12 @@ from gateway.billing.links import Link
 from gateway.billing.model import Branding, Overage, Plan
 from gateway.billing.pages import PAY, RETURNED, logo_origin
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
+from gateway.billing.promo_codes import PromoCodeRefused
 from gateway.core.clock import rfc3339
 from gateway.core.errors import GatewayError, NotFound, RateLimited
 from gateway.core.ids import new_id
 from gateway.core.limits import END_USER_SALES_RPM
-from gateway.core.money import TOK, decimal_from_micro
+from gateway.core.money import MICRO, TOK, decimal_from_micro
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.identity.model import Actor, Role
 from gateway.providers.model import Capacity
@@ -158,7 +160,8 @@ class _Pages:
             looks = await self._context.sales.pages.of(app)
             if request.method != "POST":
                 # Mail filters and messengers fetch every link that they carry: who only looks opens nothing at Stripe.
-                return _page(looks, *_offered(await links.plan(link, app), app.asset), 200, has_button=True)
+                plan = await links.plan(link, app)
+                return _page(looks, plan.name, _price(plan), 200, points=_included(plan, app.asset), has_button=True)
             await self._count(link)
             return Response(status_code=303, headers={**_headers(), "location": await links.followed(link, app)})
         except RateLimited as often:
@@ -200,23 +203,43 @@ class _Pages:
         return _page(looks, *texts, 200)
 
 
-def _offered(plan: Plan, asset: str) -> tuple[str, str]:
-    """A plan's name and what it costs; `asset` is what it fills wallets with."""
+def _price(plan: Plan) -> str:
     price = minor_units.shown(plan.price_minor, plan.currency)
     if plan.interval is None:
-        return plan.name, price
-    price += f" every {plan.interval}" if plan.interval_count == 1 else f" every {plan.interval_count} {plan.interval}s"
-    price += f", the first {plan.trial_days} days free" if plan.trial_days else ""
-    return plan.name, price if plan.overage is None else f"{price}. {_beyond(plan.overage, plan.currency, asset)}"
+        return price
+    days = "the first day" if plan.trial_days == 1 else f"the first {plan.trial_days} days"
+    return f"{price} every {_period(plan)}, {days} free" if plan.trial_days else f"{price} every {_period(plan)}"
+
+
+def _period(plan: Plan) -> str:
+    return str(plan.interval) if plan.interval_count == 1 else f"{plan.interval_count} {plan.interval}s"
+
+
+def _included(plan: Plan, asset: str) -> list[str]:
+    """What a plan puts into a wallet of `asset`, how long that lasts, and what use beyond it costs."""
+    grant = _amount(plan.grant_micro, asset)
+    days = "" if plan.lot_days is None else "a day" if plan.lot_days == 1 else f"{plan.lot_days} days"
+    if plan.interval is None:
+        return [f"Adds {grant} to your balance.", f"It can be used for {days}." if days else "It does not expire."]
+    rest = f"What is left goes on into the next {_period(plan)}, up to {_amount(plan.rollover_max_micro, asset)}."
+    if not plan.rollover_max_micro:
+        rest = f"What is left is not carried over into the next {_period(plan)}."
+    said = [f"Includes {grant} every {_period(plan)}{f', to be used within {days}' if days else ''}.", rest]
+    return said if plan.overage is None else [*said, _beyond(plan.overage, plan.currency, asset)]
 
 
 def _beyond(overage: Overage, currency: str, asset: str) -> str:
     """What use beyond the allowance costs who agrees to it: buying the plan is not agreeing."""
-    unit = "tokens" if asset == TOK else asset
     price, per, most = (
-        f"{Decimal(decimal_from_micro(each)):,f}" for each in (overage.price_micro, overage.per_micro, overage.max_micro)
+        _amount(*each)
+        for each in ((overage.price_micro, currency), (overage.per_micro, asset), (overage.max_micro, asset))
     )
-    return f"Beyond what is included: {price} {currency} for each {per} {unit}, at most {most} {unit} unpaid, if you agree to it."
+    return f"Beyond what is included: {price} for each {per}, at most {most} unpaid, if you agree to it."
+
+
+def _amount(amount_micro: int, asset: str) -> str:
+    unit = asset if asset != TOK else "token" if amount_micro == MICRO else "tokens"
+    return f"{Decimal(decimal_from_micro(amount_micro)):,f} {unit}"
 
 
 def _why(error: GatewayError) -> tuple[str, str]:
@@ -227,30 +250,37 @@ def _why(error: GatewayError) -> tuple[str, str]:
         return "Link not valid", "This link is not valid. Ask for another one where you got it."
     if error.code == "subscription_exists":
         return "You have it already", "There is a subscription already. It can be changed where you got this link."
+    if error.code == PromoCodeRefused.code:
+        return "Code not valid", "The promo code of this link cannot be used. Ask for another link where you got this one."
     if error.status >= 500:
         return "Not just now", "Payments are not available just now. Try again shortly."
     return "Not just now", "This cannot be bought just now."
 
 
-def _page(looks: Branding | None, heading: str, text: str, status: int, *, has_button: bool = False) -> Response:
-    """`has_button`: one that sends the page's own address."""
+def _page(
+    looks: Branding | None, heading: str, text: str, status: int, *, points: Sequence[str] = (), has_button: bool = False
+) -> Response:
+    """`points`: a list below the text; `has_button`: one that sends the page's own address."""
     accent = (looks.accent if looks else None) or _ACCENT
     background = (looks.background if looks else None) or _BACKGROUND
     style = (
         f"body{{margin:0;font:16px/1.5 system-ui,sans-serif;background:{background};color:{_readable(background)}}}"
         f"main{{max-width:28rem;margin:15vh auto;padding:2rem;text-align:center;border-top:4px solid {accent}}}"
-        "img{max-width:12rem;max-height:4rem}h1{font-size:1.4rem}"
+        "img{max-width:12rem;max-height:4rem}h1{font-size:1.4rem;overflow-wrap:anywhere}"
+        "ul{list-style:none;margin:1.5rem 0;padding:0}li{margin:.4rem 0}"
+        "@media(max-width:30rem){main{margin:0;padding:1rem 1.5rem 2rem}}"
         f"button{{font:inherit;padding:.6rem 1.6rem;border:0;cursor:pointer;background:{accent};color:{_readable(accent)}}}"
     )
     name = escape(looks.name) if looks else ""
     logo = looks.logo_url if looks else None
     shown = f'<img src="{escape(logo)}" alt="{name}" referrerpolicy="no-referrer">' if logo else f"<p>{name}</p>" if name else ""
+    said = f"<ul>{''.join(f'<li>{escape(point)}</li>' for point in points)}</ul>" if points else ""
     form = '<form method="post"><button>Continue to payment</button></form>' if has_button else ""
     document = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
         f"<title>{escape(heading)}{' - ' + name if name else ''}</title><style>{style}</style></head>"
-        f"<body><main>{shown}<h1>{escape(heading)}</h1><p>{escape(text)}</p>{form}</main></body></html>"
+        f"<body><main>{shown}<h1>{escape(heading)}</h1><p>{escape(text)}</p>{said}{form}</main></body></html>"
     )
     return Response(document, status, _headers(style, logo, has_form=has_button), media_type="text/html")
 

@@ -108,12 +108,12 @@ async def list_codes(context: ApiContext, call: Call) -> Listing[PromoCodeAnswer
 
 
 async def end(context: ApiContext, call: Call) -> PromoCodeAnswer:
-    """DELETE promo-codes/{promo_code_id}."""
+    """DELETE promo-codes/{promo_code_id}; a code's letters will do."""
     return _shown(await context.sales.promo_codes.end(call.actor, call.path["promo_code_id"]))
 
 
 async def redemptions(context: ApiContext, call: Call) -> Listing[RedemptionAnswer]:
-    """GET promo-codes/{promo_code_id}/redemptions, the latest first."""
+    """GET promo-codes/{promo_code_id}/redemptions, the latest first; likewise."""
     query: PageQuery = call.query
     promo_codes = context.sales.promo_codes
     code, page = await promo_codes.redemptions(call.actor, call.path["promo_code_id"], query.cursor, query.limit)
@@ -175,8 +175,8 @@ def _redeemed(row: Redemption, enterprise_id: str | None) -> RedemptionAnswer:
 
 
 _PATH: Final = "/api/v1/promo-codes"
-_MAKE, _LIST, _END = "Make a promo code", "List promo codes, newest first", "End a promo code: nobody redeems it any more"
-_REDEEMED: Final = "List what a promo code took off, the latest first"
+_MAKE, _LIST, _END = "Make a promo code", "List promo codes, newest first", "End a promo code, by its id or letters"
+_REDEEMED: Final = "List what a promo code took off, by its id or letters, the latest first"
 ROWS: Final = (  # of `table`
     Endpoint("POST", _PATH, MANAGERS, create, PromoCodeAnswer, _MAKE, PromoCodeBody, status=201, sells=True),
     Endpoint("GET", _PATH, MANAGERS, list_codes, Listing[PromoCodeAnswer], _LIST, query=PromoCodesQuery, sells=True),

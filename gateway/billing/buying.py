@@ -5,6 +5,7 @@ reconciler. A purchase's row is there before Stripe is asked, so that no payment
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -133,6 +134,10 @@ class Buying:
             return None
         return await self._promo_codes.discount(said, plan, seller, wallet, account_id)
 
+    async def offered(self, plan: Plan, wallet: WalletKey) -> Plan:
+        """A plan as this buyer would have it: of a seller's trials a buyer has one, ever."""
+        return _for_buyer(plan, await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, 1))
+
     def urls(self, seller: App | None, success_url: str | None, cancel_url: str | None, outcome: Outcome) -> tuple[str, str]:
         """Where a browser goes from a page at Stripe, done or not: where the caller says, else to pages of ours."""
         done = self._places.returned(outcome, seller) if success_url is None else url(success_url, "success_url")
@@ -211,8 +216,7 @@ class Buying:
         discount: Discount | None,
     ) -> Checkout:
         known = await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, _LIVE_MAX)
-        if known:  # one trial with a seller
-            plan = msgspec.structs.replace(plan, trial_days=0)
+        plan = _for_buyer(plan, known)
         for held in known:
             if held.state not in _OVER:
                 message = "There is a subscription already: change it, or end it first."
@@ -462,6 +466,10 @@ def _as_told(held: Subscription, facts: SubscriptionFacts) -> Subscription:
         period_end_ms=facts.period_end_ms,
         cancel_at_period_end=facts.cancel_at_period_end,
     )
+
+
+def _for_buyer(plan: Plan, known: Sequence[Subscription]) -> Plan:
+    return msgspec.structs.replace(plan, trial_days=0) if known else plan
 
 
 def _granted(plan: Plan, seller: App | None, amount_minor: int) -> int:

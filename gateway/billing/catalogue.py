@@ -25,6 +25,7 @@ from gateway.identity.registry import Registry
 _INTERVALS_MAX: Final = {Interval.DAY: 1095, Interval.WEEK: 156, Interval.MONTH: 36, Interval.YEAR: 3}
 _TRIAL_DAYS_MAX: Final = 730
 _LOT_DAYS_MAX: Final = 3650
+_SAID_CHARS_MAX: Final = 12  # of what was said, where a refusal repeats it
 
 
 class NewOverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,15 +146,22 @@ class Catalogue:
         return product_id
 
 
+def check_currency(currency: str) -> None:
+    """InvalidRequest for what Stripe does not charge in."""
+    if not minor_units.is_charged(currency):
+        raise InvalidRequest(
+            "`currency` must be one that Stripe charges in, as its three capital letters, such as USD; "
+            f"{currency[:_SAID_CHARS_MAX]!r} is none: {minor_units.LISTED_AT}",
+            param="currency",
+        )
+
+
 def _price(new: NewPlan) -> int:
-    try:
-        minor_units.decimals(new.currency)
-    except ValueError as wrong:
-        raise InvalidRequest("`currency` must be a currency's three capital letters, such as USD", param="currency") from wrong
+    check_currency(new.currency)
     if new.price_micro <= 0:
         raise InvalidRequest("`price_micro` must be above 0: what is free is granted, not sold", param="price_micro")
     try:
-        return minor_units.check(minor_units.minor_from_micro(new.price_micro, new.currency), new.currency)
+        return minor_units.price(minor_units.minor_from_micro(new.price_micro, new.currency), new.currency)
     except ValueError as wrong:
         raise InvalidRequest(f"`price_micro` is not a price in {new.currency}: {wrong}", param="price_micro") from wrong
 

@@ -24,6 +24,7 @@ from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.identity import rules
 from gateway.identity.model import ACTIVE, Actor, App, Role
 from gateway.identity.registry import Registry
+from gateway.ledger.model import WalletKey
 
 LINK_SECONDS_MAX: Final = 30 * 86_400
 _MAC_BYTES: Final = 24
@@ -125,11 +126,11 @@ class Links:
         return link, app
 
     async def plan(self, link: Link, app: App) -> Plan:
-        """What an opened link offers. NotFound; Conflict for what is not sold any more."""
+        """What an opened link offers its end user. NotFound; Conflict for what is not sold any more."""
         plan = await self._catalogue.plan(_buyer(link, app), link.plan_id)
         if plan.archived_at_ms is not None:
             raise Conflict("This plan is not offered any more.", param="plan_id")
-        return plan
+        return await self._buying.offered(plan, WalletKey(link.platform_user_id, link.enterprise_id))
 
     async def followed(self, link: Link, app: App) -> str:
         """The page at Stripe to which an opened link leads. As `Buying.checkout`; RateLimited."""

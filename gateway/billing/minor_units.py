@@ -17,13 +17,30 @@ _THREE: Final = frozenset(("BHD", "JOD", "KWD", "OMR", "TND"))
 # Counted in hundredths, though there are none; and in thousandths, of which the last must be 0.
 _WHOLE: Final = frozenset(("ISK", "UGX"))
 _STEP: Final = dict.fromkeys(_WHOLE, 100) | dict.fromkeys(_THREE, 10)
-# The least that Stripe charges (docs.stripe.com/currencies, "Minimum and maximum charge amounts"), in minor units; of any other
-# currency it takes about what half a dollar is worth, which is at least as many of its minor units.
+# What Stripe charges in (docs.stripe.com/currencies, "Supported presentment currencies"), of all countries: one that an
+# account's country does not have is Stripe's to refuse, at the first sale.
+_CHARGED: Final = frozenset(
+    [
+        "AED", "AFN", "ALL", "AMD", "ANG", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BGN", "BHD", "BIF", "BMD",
+        "BND", "BOB", "BRL", "BSD", "BWP", "BYN", "BZD", "CAD", "CDF", "CHF", "CLP", "CNY", "COP", "CRC", "CVE", "CZK", "DJF",
+        "DKK", "DOP", "DZD", "EGP", "ETB", "EUR", "FJD", "FKP", "GBP", "GEL", "GIP", "GMD", "GNF", "GTQ", "GYD", "HKD", "HNL",
+        "HTG", "HUF", "IDR", "ILS", "INR", "ISK", "JMD", "JOD", "JPY", "KES", "KGS", "KHR", "KMF", "KRW", "KWD", "KYD", "KZT",
+        "LAK", "LBP", "LKR", "LRD", "LSL", "MAD", "MDL", "MGA", "MKD", "MMK", "MNT", "MOP", "MUR", "MVR", "MWK", "MXN", "MYR",
+        "MZN", "NAD", "NGN", "NIO", "NOK", "NPR", "NZD", "OMR", "PAB", "PEN", "PGK", "PHP", "PKR", "PLN", "PYG", "QAR", "RON",
+        "RSD", "RUB", "RWF", "SAR", "SBD", "SCR", "SEK", "SGD", "SHP", "SLE", "SOS", "SRD", "STD", "SVC", "SZL", "THB", "TJS",
+        "TND", "TOP", "TRY", "TTD", "TWD", "TZS", "UAH", "UGX", "USD", "UYU", "UZS", "VND", "VUV", "WST", "XAF", "XCD", "XCG",
+        "XOF", "XPF", "YER", "ZAR", "ZMW"
+    ]
+)  # fmt: skip
+LISTED_AT: Final = "https://docs.stripe.com/currencies#presentment-currencies"
+# The least that Stripe charges (docs.stripe.com/currencies, "Minimum charge amount by currency"), in minor units, where an
+# account is paid out in the same currency; of any other currency it takes what such a least is worth, which only Stripe knows.
 _LEAST: Final = {
-    "AED": 200, "BGN": 100, "CZK": 1500, "DKK": 250, "GBP": 30, "HKD": 400, "HUF": 17_500, "MXN": 1000, "MYR": 200, "NOK": 300,
-    "PLN": 200, "RON": 200, "SEK": 300, "THB": 1000,
+    "AED": 200, "ARS": 50, "AUD": 50, "BGN": 100, "BRL": 50, "CAD": 50, "CHF": 50, "COP": 50, "CZK": 1500, "DKK": 250, "EUR": 50,
+    "GBP": 30, "HKD": 400, "HUF": 17_500, "IDR": 50, "ILS": 50, "INR": 50, "JPY": 50, "KRW": 50, "MXN": 1000, "MYR": 200,
+    "NOK": 300, "NZD": 50, "PHP": 50, "PLN": 200, "RON": 200, "RUB": 50, "SEK": 300, "SGD": 50, "THB": 1000, "USD": 50, "ZAR": 50,
 }  # fmt: skip
-_LEAST_OF_OTHERS: Final = 50
+_LEAST_OF_OTHERS: Final = 50  # half a dollar is at least as many minor units of any but the dearest
 AMOUNT_MINOR_MAX: Final = 99_999_999  # eight digits, which is what Stripe takes of most currencies
 
 
@@ -36,6 +53,11 @@ def decimals(currency: str) -> int:
     return 3 if currency in _THREE else 2
 
 
+def is_charged(currency: str) -> bool:
+    """Whether it is one of Stripe's currencies for buyers, which `LISTED_AT` has."""
+    return currency in _CHARGED
+
+
 def check(amount_minor: int, currency: str) -> int:
     """An amount that can be asked of a buyer: above 0, at most AMOUNT_MINOR_MAX, in the currency's steps. ValueError."""
     decimals(currency)
@@ -44,6 +66,18 @@ def check(amount_minor: int, currency: str) -> int:
     step = _STEP.get(currency, 1)
     if amount_minor % step:
         raise ValueError(f"amounts in {currency} are multiples of {shown(step, currency)}")
+    return amount_minor
+
+
+def price(amount_minor: int, currency: str) -> int:
+    """What a plan can cost, or what a promo code leaves of that: as `check`, and what Stripe charges at least. ValueError.
+
+    That is the currency's own least. An account that is paid out in another must reach the other's with what Stripe makes of it,
+    which is told when it sells; and a currency for which Stripe names none has none here.
+    """
+    least = _LEAST.get(currency, 0)
+    if check(amount_minor, currency) < least:
+        raise ValueError(f"Stripe charges {shown(least, currency)} at least")
     return amount_minor
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.billing import minor_units
 from gateway.billing.acts import act, currency_fits, managed_seller, op_of, told
-from gateway.billing.catalogue import Catalogue
+from gateway.billing.catalogue import Catalogue, check_currency
 from gateway.billing.model import Plan, PromoCode, PromoDuration, Redemption
 from gateway.billing.ports import Payments, PaymentsRefused
 from gateway.billing.promo_store import CodeTaken, PromoStore
@@ -27,7 +27,7 @@ from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.words import CostPolicy
 from gateway.identity import rules
-from gateway.identity.model import Actor, App, Page
+from gateway.identity.model import Actor, App, Page, Role
 from gateway.identity.registry import Registry
 from gateway.ledger.model import WalletKey
 
@@ -37,6 +37,7 @@ _MONTHS_MAX: Final = 36  # Stripe's longest period
 _REDEMPTIONS_MAX: Final = 1_000_000
 _PLANS_MAX: Final = 50
 _AHEAD_MS: Final = 5 * 365 * 86_400_000  # Stripe's, of what expires
+_CHOICES_MAX: Final = 20  # of codes of the same letters, where a refusal names them
 
 
 class NewPromoCode(msgspec.Struct, frozen=True):
@@ -91,7 +92,6 @@ class PromoCodes:
         at_ms = now_ms(self._clock)
         amount_off_minor = _taken_off(new)
         _check_terms(new, at_ms)
-        await self._check_plans(actor, seller, new)
         made = PromoCode(
             id=new_id("promo"),
             enterprise_id=new.enterprise_id,
@@ -108,34 +108,58 @@ class PromoCodes:
             plan_ids=tuple(dict.fromkeys(new.plan_ids)),
             expires_at_ms=new.expires_at_ms,
         )
+        await self._check_plans(actor, seller, made)
         line = act(actor, "promo_code.create", made.id, seller, after=told(msgspec.to_builtins(made)))
         try:
             await self._store.add(made, line)
         except CodeTaken as taken:
-            raise Conflict("There is such a code on this account: end it first, or take another.", param="code") from taken
+            other = await self._store.live(made.user_id, made.code)
+            whose = "" if other is None else f", {_named(other)}"
+            where = "at the platform" if seller is None else "among this creator's apps, which sell on one account at Stripe"
+            raise Conflict(f"There is such a code {where}{whose}: end it first, or take another.", param="code") from taken
         return made
 
-    async def _check_plans(self, actor: Actor, seller: App | None, new: NewPromoCode) -> None:
-        if len(new.plan_ids) > _PLANS_MAX:
+    async def _check_plans(self, actor: Actor, seller: App | None, made: PromoCode) -> None:
+        """And that it takes something off of each plan that it names, and may: who says it later is not the one to be told."""
+        if len(made.plan_ids) > _PLANS_MAX:
             raise InvalidRequest(f"A code is of at most {_PLANS_MAX} plans, or of all.", param="plan_ids")
-        if new.currency is not None and not currency_fits(new.currency, seller):
-            raise InvalidRequest("Nothing is sold here for that currency.", param="currency")
-        for plan_id in new.plan_ids:
+        if made.currency is not None and not currency_fits(made.currency, seller):
+            raise InvalidRequest(f"Nothing is sold here for {made.currency}.", param="currency")
+        if made.percent_bp == _BP and _is_paid_only(seller):
+            raise InvalidRequest(f"`percent_off` must be less than 100: {_UNPAID}", param="percent_off")
+        for plan_id in made.plan_ids:
             plan = await self._catalogue.plan(actor, plan_id)
-            if plan.enterprise_id != new.enterprise_id:
+            if plan.enterprise_id != made.enterprise_id:
                 raise InvalidRequest("A code is of plans of its own seller.", param="plan_ids")
-            if new.currency not in (None, plan.currency):
+            if made.currency not in (None, plan.currency):
                 raise InvalidRequest(f"Plan {plan.id} is sold for {plan.currency}.", param="currency")
+            try:
+                _left(made, plan, seller)
+            except ValueError as wrong:
+                raise InvalidRequest(f"This code could never be used for plan {plan.id}: {wrong}", param="plan_ids") from wrong
 
-    async def code(self, actor: Actor, promo_code_id: str) -> tuple[PromoCode, App | None]:
-        """One code that the actor may manage, ended or not, and its seller. NotFound, Forbidden."""
-        code = await self._store.code(promo_code_id)
+    async def code(self, actor: Actor, said: str) -> tuple[PromoCode, App | None]:
+        """One code that the actor may manage, by its id or its letters, ended or not, and its seller. NotFound, Forbidden.
+
+        Letters are of the code that has not ended; where all have, of the one that has. InvalidRequest where they are of several.
+        """
+        code = await self._store.code(said) or await self._lettered(actor, said.strip().upper())
         if code is None:
             raise NotFound(_UNKNOWN, param="promo_code_id")
         try:
             return code, await managed_seller(self._registry, actor, code.enterprise_id)
         except NotFound as others:
             raise NotFound(_UNKNOWN, param="promo_code_id") from others
+
+    async def _lettered(self, actor: Actor, upper: str) -> PromoCode | None:
+        if not _CODE.fullmatch(upper):
+            return None
+        found = await self._store.lettered(None if actor.role == Role.OPERATOR else actor.user_id or "", upper, _CHOICES_MAX)
+        found = [code for code in found if code.ended_at_ms is None] or found
+        if len(found) > 1:
+            which = "; ".join(_named(code) for code in found)
+            raise InvalidRequest(f"{upper} is of several codes. Say one of them by its id: {which}.", param="promo_code_id")
+        return found[0] if found else None
 
     async def listed(
         self, actor: Actor, enterprise_id: str | None, after: str | None, count: int, *, ended: bool = False
@@ -148,20 +172,20 @@ class PromoCodes:
         return Page(tuple(rows), found[count - 1].id if len(found) > count else None)
 
     async def redemptions(
-        self, actor: Actor, promo_code_id: str, after: str | None, count: int
+        self, actor: Actor, said: str, after: str | None, count: int
     ) -> tuple[PromoCode, Page[Redemption]]:
-        """What a code took off, the latest first. NotFound, Forbidden."""
-        code, _ = await self.code(actor, promo_code_id)
+        """What a code took off, the latest first. As `code`."""
+        code, _ = await self.code(actor, said)
         count = rules.page(after, count)
         found = await self._store.redemptions(code.enterprise_id, code.id, after, count + 1)
         return code, Page(tuple(found[:count]), found[count - 1].id if len(found) > count else None)
 
-    async def end(self, actor: Actor, promo_code_id: str) -> PromoCode:
-        """Nobody redeems it any more; subscriptions that have keep what it takes off. NotFound, Forbidden.
+    async def end(self, actor: Actor, said: str) -> PromoCode:
+        """Nobody redeems it any more; subscriptions that have keep what it takes off. As `code`.
 
         Here at once, and at Stripe before this returns: where Stripe does not answer, the same again does the rest.
         """
-        code, seller = await self.code(actor, promo_code_id)
+        code, seller = await self.code(actor, said)
         await self._store.end(code.id, now_ms(self._clock), act(actor, "promo_code.end", code.id, seller))
         for account_id, promotion_id in (await self._store.promotions(code.id)).items():
             try:
@@ -169,7 +193,7 @@ class PromoCodes:
             except PaymentsRefused as refused:  # of an account that the creator sells with no more
                 if not (refused.is_revoked or refused.code == "resource_missing"):
                     raise
-        return (await self.code(actor, promo_code_id))[0]
+        return (await self.code(actor, code.id))[0]
 
     # ---- redeeming -----------------------------------------------------------------------------
 
@@ -181,15 +205,10 @@ class PromoCodes:
         most = code.redemptions_max
         if most is not None and await self._store.redeemed(code.enterprise_id, code.id) >= most:
             raise PromoCodeRefused("This code was redeemed as often as it can be.")
-        off_minor = off(code, plan.price_minor)
-        left_minor = plan.price_minor - off_minor
-        if not left_minor and seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
-            raise PromoCodeRefused("In this app nothing is granted unpaid, and this code takes all of it off.")
-        if left_minor:
-            try:
-                minor_units.check(left_minor, plan.currency)
-            except ValueError as wrong:
-                raise PromoCodeRefused(f"With this code the plan costs what cannot be paid: {wrong}.") from wrong
+        try:
+            off_minor = plan.price_minor - _left(code, plan, seller)
+        except ValueError as wrong:
+            raise PromoCodeRefused(f"This code cannot be used here: {wrong}") from wrong
         return Discount(code.id, await self._promotion(code, account_id), off_minor, code.first_purchase_only)
 
     async def _live(self, said: str, plan: Plan, seller: App | None) -> PromoCode:
@@ -250,7 +269,33 @@ def off(code: PromoCode, price_minor: int) -> int:
     return min(code.amount_off_minor, price_minor)
 
 
-_UNKNOWN: Final = "There is no promo code of this id. An id is not the letters of a code: the list of codes has both."
+def _left(code: PromoCode, plan: Plan, seller: App | None) -> int:
+    """What a code leaves of a plan's price, in minor units. ValueError where that cannot be paid, or may not be nothing."""
+    left_minor = plan.price_minor - off(code, plan.price_minor)
+    if not left_minor and _is_paid_only(seller):
+        raise ValueError(_UNPAID)
+    if left_minor:
+        try:
+            minor_units.price(left_minor, plan.currency)
+        except ValueError as wrong:
+            left = minor_units.shown(left_minor, plan.currency)
+            raise ValueError(f"it leaves {left} to pay, and {wrong}.") from wrong
+    return left_minor
+
+
+def _is_paid_only(seller: App | None) -> bool:
+    """Whether a seller's grants are what money paid of their price."""
+    return seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS
+
+
+def _named(code: PromoCode) -> str:
+    return f"{code.id} ({'the platform' if code.enterprise_id is None else code.enterprise_id})"
+
+
+_UNPAID: Final = (
+    "in an app with cost_policy platform_pays nothing is granted unpaid, and this code would leave nothing to pay."
+)
+_UNKNOWN: Final = "There is no promo code of this id or these letters."
 
 
 def letters(said: str, param: str = "code") -> str:
@@ -272,8 +317,8 @@ def _taken_off(new: NewPromoCode) -> int | None:
         return None
     if new.currency is None:
         raise InvalidRequest("Say of which `currency` the amount is.", param="currency")
+    check_currency(new.currency)
     try:
-        minor_units.decimals(new.currency)
         return minor_units.check(minor_units.minor_from_micro(new.amount_off_micro, new.currency), new.currency)
     except ValueError as wrong:
         raise InvalidRequest(f"`amount_off_micro` cannot be taken off: {wrong}", param="amount_off_micro") from wrong

@@ -52,6 +52,15 @@ class PromoStore(Rows):
         of = promo_codes.c
         return await self._one(sa.and_(of.user_id == user_id, of.code == code, of.ended_at.is_(None)))
 
+    async def lettered(self, user_id: str | None, code: str, count: int) -> list[PromoCode]:
+        """Codes of these letters, of whose account sells or (None) of all: those that have not ended first, then the newest."""
+        of = promo_codes.c
+        query = sa.select(*of).where(of.code == code).order_by(of.ended_at.is_not(None), of.id.desc()).limit(count)
+        if user_id is not None:
+            query = query.where(of.user_id == user_id)
+        async with self._reading(None) as connection:
+            return [_code(row) for row in (await connection.execute(query)).mappings()]
+
     async def codes(self, enterprise_id: str | None, after: str | None, count: int, *, ended: bool) -> list[PromoCode]:
         """A seller's codes, newest first; `ended`: those that have ended among them."""
         of = promo_codes.c

@@ -47,17 +47,17 @@ def list_codes(as_json: bool, ended: bool, **query: Any) -> None:
 
 
 @codes.command("end")
-@click.argument("promo_code_id")
+@click.argument("promo_code_id", metavar="CODE")
 @json_option
 def end_code(promo_code_id: str, as_json: bool) -> None:
-    """End a promo code; subscriptions that redeemed it keep what it takes off."""
+    """End a promo code, by its letters or its id; subscriptions that redeemed it keep what it takes off."""
     show(request("DELETE", f"{_PATH}/{promo_code_id}"), as_json=as_json)
 
 
 @codes.command("redemptions")
-@click.argument("promo_code_id")
+@click.argument("promo_code_id", metavar="CODE")
 @page_options
 @json_option
 def redemptions(promo_code_id: str, as_json: bool, **query: Any) -> None:
-    """List what a promo code took off, the latest first."""
+    """List what a promo code took off, by its letters or its id, the latest first."""
     show(request("GET", f"{_PATH}/{promo_code_id}/redemptions", query=query), as_json=as_json)

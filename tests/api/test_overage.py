@@ -272,8 +272,8 @@ async def test_who_has_agreed_and_is_lent_nothing_is_told_why(api: Api) -> None:
     assert (gone["status"], gone["reason"]) == ("idle", "no_subscription")
     described = (await api.http.get("/api/openapi.json")).json()["components"]["schemas"]["AgreementAnswer"]["properties"]
     assert all(f"`{reason}`" in described["reason"]["description"] for reason in Idle)
-    readme = Path(__file__, "../../../README.md").resolve().read_text()
-    assert all(f"`{reason}`" in readme for reason in Idle)
+    selling = Path(__file__, "../../../docs/selling.md").resolve().read_text()
+    assert all(f"`{reason}`" in selling for reason in Idle)
 
 
 async def test_nobody_agrees_to_overage_where_the_platform_pays(api: Api) -> None:

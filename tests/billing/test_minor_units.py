@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.billing.minor_units import AMOUNT_MINOR_MAX, check, decimals, micro_from_minor, minor_from_micro
+from gateway.billing import minor_units
+from gateway.billing.minor_units import (
+    AMOUNT_MINOR_MAX,
+    check,
+    decimals,
+    is_charged,
+    least_charged,
+    micro_from_minor,
+    minor_from_micro,
+    price,
+)
 
 SCALES = {"USD": 10_000, "EUR": 10_000, "JPY": 1_000_000, "KWD": 1_000}
 
@@ -52,3 +62,24 @@ def test_an_amount_that_stripe_does_not_take_is_refused(amount_minor: int, curre
 @pytest.mark.parametrize(("amount_minor", "currency"), [(1, "USD"), (AMOUNT_MINOR_MAX, "JPY"), (1100, "ISK"), (1010, "KWD")])
 def test_an_amount_that_stripe_takes_is_taken(amount_minor: int, currency: str) -> None:
     assert check(amount_minor, currency) == amount_minor
+
+
+def test_only_what_stripe_charges_in_is_a_currency_for_prices() -> None:
+    assert all(map(is_charged, ["USD", "EUR", "JPY", "KWD", "UAH", "ISK"]))
+    assert not any(map(is_charged, ["ZZZ", "TOK", "usd", "XXX", "XTS", "BTC", "DEM", "US", "USDC", ""]))
+    for table in (minor_units._NONE, minor_units._THREE, minor_units._STEP, minor_units._LEAST):
+        assert all(map(is_charged, table))
+
+
+@pytest.mark.parametrize(("currency", "least"), [("USD", 50), ("GBP", 30), ("JPY", 50), ("HUF", 17_500), ("MXN", 1000)])
+def test_a_price_is_what_stripe_charges_at_least_in_its_currency(currency: str, least: int) -> None:
+    assert price(least, currency) == least_charged(currency) == least
+    assert check(least - 1, currency) == least - 1  # which a promo code may take off
+    with pytest.raises(ValueError, match=f"Stripe charges {minor_units.shown(least, currency)} at least"):
+        price(least - 1, currency)
+
+
+def test_a_currency_without_a_least_of_its_own_has_none_for_prices() -> None:
+    assert (price(1, "UAH"), price(10, "KWD"), least_charged("UAH")) == (1, 10, 50)
+    with pytest.raises(ValueError, match="amount"):
+        price(0, "UAH")

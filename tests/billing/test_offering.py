@@ -87,6 +87,8 @@ PERIODS = {"kind": "subscription", "interval": "month"}
         ({"price_micro": -5}, "price_micro"),
         ({"price_micro": 1_005_000}, "price_micro"),
         ({"price_micro": 10**18}, "price_micro"),
+        ({"price_micro": 490_000}, "price_micro"),  # less than Stripe charges
+        ({"kind": "subscription", "interval": "month", "trial_days": 7, "price_micro": 490_000}, "price_micro"),
         ({"grant_micro": 0}, "grant_micro"),
         ({"grant_micro": 2**53}, "grant_micro"),
         ({"currency": "EUR"}, "currency"),
@@ -168,6 +170,35 @@ async def test_an_app_of_tokens_sells_for_any_currency_at_its_own_scale(api: Api
     assert found == (400, "invalid_request", "plan_id")
 
 
+async def test_what_stripe_does_not_charge_is_refused_when_it_is_offered_and_with_its_words_when_only_it_can_know(
+    api: Api, control: Control
+) -> None:
+    await api.registry.create_app(OPERATOR, NewApp("tok", "alice", "Tok", asset="TOK"))
+    market = Market(api, control)
+    await market.connect()
+    wish = {**PACKAGE, "enterprise_id": "tok"}
+    for fields, param, says in (
+        ({"currency": "ZZZ"}, "currency", "'ZZZ' is none: https://docs.stripe.com/currencies#presentment-currencies"),
+        ({"currency": "dollars and cents"}, "currency", "'dollars and ' is none"),
+        ({"price_micro": 0}, "price_micro", "what is free is granted, not sold"),
+        ({"price_micro": 490_000}, "price_micro", "is not a price in USD: Stripe charges 0.50 USD at least"),
+        ({"price_micro": 49_000_000, "currency": "JPY"}, "price_micro", "Stripe charges 50 JPY at least"),
+    ):
+        refused = await market.call("POST", "/plans", {**wish, **fields})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+        assert says in refused.json()["error"]["message"]
+    code = {"code": "zzz", "enterprise_id": "tok", "amount_off_micro": 1_000_000, "currency": "ZZZ"}
+    assert await market.refused("POST", "/promo-codes", code) == (400, "invalid_request", "currency")
+    await market.plan(wish, currency="GBP", price_micro=300_000)
+    # For hryvnias Stripe names no least: what they are worth where the account is paid out, only Stripe knows.
+    plan_id = await market.plan(wish, currency="UAH", price_micro=19_990_000)
+    buy = {"plan_id": plan_id, "platform_user_id": "u1", **URLS}
+    refused = (await market.call("POST", "/checkout-sessions", buy, role=Role.CREATOR)).json()["error"]
+    assert (refused["code"], refused["stripe_code"]) == ("payment_refused", "amount_too_small")
+    assert refused["message"] == "Stripe refuses this: Amount must convert to at least 50 cents. 19.99 UAH does not."
+    assert [row["status"] for row in (await market.ok("GET", "/purchases", enterprise_id="tok"))["data"]] == ["failed"]
+
+
 async def test_plans_are_listed_for_those_who_may_buy_and_archived_ones_are_not_sold(market: Market) -> None:
     first, second = await market.plan(PACKAGE), await market.plan(MONTHLY)
     own = await market.plan({**PACKAGE, "enterprise_id": None})
@@ -241,7 +272,7 @@ async def test_a_creator_makes_plans_only_where_it_pays_for_what_they_sell(marke
         await market.ok(
             "POST", "/apps", {"enterprise_id": name, "user_id": "alice", "name": "A", "asset": "USD", "cost_policy": policy}, 201
         )
-        for body in ({**PACKAGE, "price_micro": 10_000, "grant_micro": 10**12}, {**MONTHLY, "trial_days": 730}):
+        for body in ({**PACKAGE, "price_micro": 500_000, "grant_micro": 10**12}, {**MONTHLY, "trial_days": 730}):
             made = await market.call("POST", "/plans", {**body, "enterprise_id": name}, role=Role.CREATOR)
             assert made.status_code == status, made.text
             theirs = await market.call("POST", "/plans", {**body, "enterprise_id": name})  # the operator's

@@ -50,7 +50,8 @@ async def test_a_link_leads_its_end_user_to_the_page_and_a_used_page_to_a_fresh_
     looks = [await browser.head(url), await browser.get(url)]
     assert [each.status_code for each in looks] == [200, 200]
     assert pages_open(market) == []
-    assert "<h1>Ten</h1><p>9.99 USD</p>" in looks[1].text
+    offered = "<h1>Ten</h1><p>9.99 USD</p><ul><li>Adds 10 USD to your balance.</li><li>It does not expire.</li></ul>"
+    assert offered in looks[1].text
     (form,) = re.findall(r"<form .*?</form>", looks[1].text)
     assert form == '<form method="post"><button>Continue to payment</button></form>'
     assert "form-action 'self' https:;" in looks[1].headers["content-security-policy"]
@@ -147,15 +148,58 @@ async def test_who_may_sign_links_and_for_what(market: Market, browser: httpx.As
     ] == 409
 
 
+async def included(market: Market, browser: httpx.AsyncClient, body: dict[str, object], **more: object) -> list[str]:
+    """What the page of a link says besides the name: the price, and what is included."""
+    plan_id = await market.plan({**body, **more})
+    made = await market.ok("POST", f"/apps/{body['enterprise_id']}/payment-links", {**WISH, "plan_id": plan_id}, 201)
+    return re.findall("<(?:p|li)>(.*?)</(?:p|li)>", (await browser.get(made["url"])).text)[1:]
+
+
+async def test_a_link_tells_what_is_included_in_the_apps_own_unit(market: Market, browser: httpx.AsyncClient) -> None:
+    shop, monthly = dict(PACKAGE), dict(MONTHLY)
+    assert await included(market, browser, shop, lot_days=30) == [
+        "9.99 USD", "Adds 10 USD to your balance.", "It can be used for 30 days.",
+    ]  # fmt: skip
+    assert await included(market, browser, monthly, grant_micro=12_500_000) == [
+        "30.00 USD every month", "Includes 12.5 USD every month.", "What is left is not carried over into the next month.",
+    ]  # fmt: skip
+    assert await included(market, browser, monthly, rollover_max_micro=4_000_000, interval_count=3, lot_days=120) == [
+        "30.00 USD every 3 months", "Includes 10 USD every 3 months, to be used within 120 days.",
+        "What is left goes on into the next 3 months, up to 4 USD.",
+    ]  # fmt: skip
+    new = {"enterprise_id": "tok", "user_id": "alice", "name": "Tok", "asset": "TOK", "cost_policy": "own_keys"}
+    await market.ok("POST", "/apps", new, 201)
+    tokens = {"enterprise_id": "tok", "grant_micro": 2_000_000_000_000, "rollover_max_micro": 500_000_000_000}
+    assert await included(market, browser, {**monthly, **tokens}, interval="week", trial_days=1) == [
+        "30.00 USD every week, the first day free", "Includes 2,000,000 tokens every week.",
+        "What is left goes on into the next week, up to 500,000 tokens.",
+    ]  # fmt: skip
+
+
+async def test_a_link_whose_code_cannot_be_used_says_so(market: Market, browser: httpx.AsyncClient) -> None:
+    url = await link(market, await market.plan(PACKAGE), promo_code="no-such")
+    refused = await browser.post(url)
+    assert (refused.status_code, "The promo code of this link cannot be used" in refused.text) == (400, True)
+    assert pages_open(market) == []
+
+
+async def test_a_link_offers_no_trial_to_who_had_one(market: Market, browser: httpx.AsyncClient) -> None:
+    plan_id = await market.plan(MONTHLY, trial_days=7)
+    url = await link(market, plan_id)
+    assert "the first 7 days free" in (await browser.get(url)).text
+    await market.subscribed(plan_id, "somebody-else")
+    assert "the first 7 days free" in (await browser.get(url)).text
+    await market.subscribed(plan_id, "u1")
+    assert "free" not in (await browser.get(url)).text
+
+
 async def test_a_link_tells_what_use_beyond_the_allowance_costs_who_agrees_to_it(
     market: Market, browser: httpx.AsyncClient
 ) -> None:
     beyond = {"max_micro": 20_000_000, "price_micro": 1_100_000, "per_micro": 1_000_000}
     offered = (await browser.get(await link(market, await market.plan(MONTHLY, overage=beyond, trial_days=7)))).text
-    assert (
-        "<p>30.00 USD every month, the first 7 days free. Beyond what is included: 1.1 USD for each 1 USD, "
-        "at most 20 USD unpaid, if you agree to it.</p>"
-    ) in offered
+    assert "<p>30.00 USD every month, the first 7 days free</p>" in offered
+    assert "<li>Beyond what is included: 1.1 USD for each 1 USD, at most 20 USD unpaid, if you agree to it.</li></ul>" in offered
     assert "Beyond" not in (await browser.get(await link(market, await market.plan(MONTHLY)))).text
     new = {"enterprise_id": "tok", "user_id": "alice", "name": "Tok", "asset": "TOK", "cost_policy": "own_keys"}
     await market.ok("POST", "/apps", new, 201)

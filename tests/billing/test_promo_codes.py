@@ -389,11 +389,82 @@ async def test_where_the_platform_pays_a_code_grants_what_was_paid(house: House,
         if done["subscription"]:
             own.api.subscriptions.cancel(done["subscription"], None, own.at)
     assert [given for _, _, given in await redeemed(house, said)] == [0, 0]
-    whole = await code(house, enterprise_id="theirs", percent_off="100")
+    whole = await code(house, enterprise_id="theirs", amount_off_micro=30_000_000, currency="USD")
     for plan in (package, monthly):
         assert await refused(house, plan, whole["code"]) == (400, "promo_code_refused", "promo_code")
     report = await audit(house.api.databases, ["shop", "second", "bobs", "theirs"], None)
     assert report.ok, [check.violations for check in report.checks if not check.ok]
+
+
+@pytest.mark.parametrize(
+    ("terms", "param", "says"),
+    [
+        ({"percent_off": "100"}, "percent_off", "must be less than 100: in an app with cost_policy platform_pays nothing"),
+        ({"percent_off": "100", "duration": "once"}, "percent_off", "nothing is granted unpaid"),
+        ({"amount_off_micro": 9_990_000, "currency": "USD"}, "plan_ids", "nothing is granted unpaid"),
+        ({"percent_off": "99.99"}, "plan_ids", "nothing is granted unpaid"),  # rounded, it is all of the price
+        ({"percent_off": "96"}, "plan_ids", "it leaves 0.40 USD to pay, and Stripe charges 0.50 USD at least."),
+    ],
+)
+async def test_a_code_that_could_never_be_used_is_refused_when_it_is_made(
+    house: House, terms: dict[str, Any], param: str, says: str
+) -> None:
+    made = {"enterprise_id": "theirs", "user_id": "alice", "name": "Theirs", "asset": "USD", "cost_policy": "platform_pays"}
+    await house.market.ok("POST", "/apps", made, 201)
+    plan = await house.market.plan({**PACKAGE, "enterprise_id": "theirs"})
+    wish = {"code": "never", "enterprise_id": "theirs", **terms, **({"plan_ids": [plan]} if param == "plan_ids" else {})}
+    refused = await house.market.call("POST", "/promo-codes", wish)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    assert says in refused.json()["error"]["message"]
+    assert (plan in refused.json()["error"]["message"]) is (param == "plan_ids")
+    # Of all plans there may be dearer ones; and who pays for its own usage may give it.
+    if param == "plan_ids":
+        assert (await house.market.call("POST", "/promo-codes", {**wish, "plan_ids": []})).status_code == 201
+    shops = await house.market.plan(PACKAGE)
+    own = await house.market.call("POST", "/promo-codes", {**wish, "code": "ever", "enterprise_id": "shop", "plan_ids": [shops]})
+    assert own.status_code == (400 if "0.40" in says else 201)
+
+
+async def test_a_code_that_leaves_less_than_stripe_charges_is_refused_with_what_it_leaves(house: House, own: Own) -> None:
+    for body in (PACKAGE, MONTHLY):
+        plan, left = await house.market.plan(body, price_micro=9_990_000), 490_000
+        said = await code(house, amount_off_micro=9_990_000 - left, currency="USD")
+        wish = {"plan_id": plan, "platform_user_id": f"u{next(KEYS)}", "promo_code": said["code"], **URLS}
+        error = (await house.market.call("POST", "/checkout-sessions", wish)).json()["error"]
+        assert (error["code"], error["param"]) == ("promo_code_refused", "promo_code")
+        assert error["message"] == (
+            "This code cannot be used here: it leaves 0.49 USD to pay, and Stripe charges 0.50 USD at least."
+        )
+    assert own.api.coupons.list(None, own.at).data == []
+
+
+async def test_a_code_is_found_by_its_letters_and_where_several_have_them_by_its_id(house: House) -> None:
+    letters = f"AUTUMN-{next(KEYS)}"
+    ours = await code(house, code=letters)
+    taken = {"code": letters, "enterprise_id": "second", "percent_off": "10"}
+    refused = await house.market.call("POST", "/promo-codes", taken)  # another app of the same creator, on one account
+    assert (refused.status_code, refused.json()["error"]["param"]) == (409, "code")
+    assert f"{ours['id']} (shop)" in refused.json()["error"]["message"]
+    path = f"/promo-codes/{letters.lower()}"
+    assert (await house.market.ok("GET", f"{path}/redemptions"))["data"] == []
+    platforms = await code(house, code=letters, enterprise_id=None)
+    bobs = await code(house, code=letters, enterprise_id="bobs")
+    for method, asked in (("DELETE", path), ("GET", f"{path}/redemptions")):
+        refused = await house.market.call(method, asked)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "promo_code_id")
+        named = (f"{ours['id']} (shop)", f"{platforms['id']} (the platform)", f"{bobs['id']} (bobs)")
+        assert all(name in refused.json()["error"]["message"] for name in named)
+    # Creators see their own alone, and what has ended stands back behind what has not.
+    assert (await house.market.ok("DELETE", path, role="bob"))["id"] == bobs["id"]
+    assert (await house.market.ok("DELETE", path, role=Role.CREATOR))["id"] == ours["id"]
+    assert (await house.market.ok("DELETE", path))["id"] == platforms["id"]
+    assert (await house.market.ok("DELETE", path, role="bob"))["ended_at"] is not None
+    again = await code(house, code=letters, enterprise_id="bobs")
+    assert (await house.market.ok("GET", f"{path}/redemptions", role="bob"))["data"] == []
+    assert (await house.market.ok("DELETE", path, role="bob"))["id"] == again["id"]
+    assert await house.market.refused("DELETE", path, role="bob") == (400, "invalid_request", "promo_code_id")
+    for none in ("NO-SUCH", "promo_none", "%C2%A7"):
+        assert await house.market.refused("DELETE", f"/promo-codes/{none}") == (404, "not_found", "promo_code_id")
 
 
 async def test_a_trial_redeems_nothing_and_what_is_paid_after_it_costs_less(house: House, own: Own) -> None:

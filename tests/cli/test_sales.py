@@ -73,6 +73,10 @@ def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> 
     assert "--price is not a price in USD: 0.001 USD is not a multiple of 0.01 USD" in refused
     assert "an amount is 0.01 USD to 999999.99 USD" in seller.refused(*wish, "USD", "--price", "5000000")
     assert "an amount is 1 JPY to 99999999 JPY" in seller.refused(*wish, "JPY", "--price", "100000000")
+    assert "--price is not a price in USD: Stripe charges 0.50 USD at least" in seller.refused(*wish, "USD", "--price", "0.49")
+    refused = seller.refused(*wish, "ZZZ", "--price", "5")
+    assert "--currency must be one that Stripe charges in" in refused
+    assert "'ZZZ' is none: https://docs.stripe.com/currencies" in refused
     assert "amounts in KWD are multiples of 0.010 KWD" in seller.refused(*wish, "KWD", "--price", "1.005")
     assert "--to must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--to", "2026-10-01")
     assert "--from must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--from", "2026-1")
@@ -164,7 +168,9 @@ def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str)
     (listed,) = seller.json("sales", "codes", "list", "--app", app)["data"]
     assert listed == {**made, "redemptions": 0}
     assert seller.json("sales", "codes", "redemptions", made["id"])["data"] == []
-    assert "An id is not the letters of a code" in seller.refused("sales", "codes", "redemptions", "SPRING-25")
+    assert seller.json("sales", "codes", "redemptions", "spring-25")["data"] == []
+    assert "no promo code of this id or these letters" in seller.refused("sales", "codes", "redemptions", "SPRING-26")
+    assert seller.json("sales", "codes", "end", "SPRING-25")["ended_at"]
     assert seller.json("sales", "codes", "end", made["id"])["ended_at"]
     assert seller.json("sales", "codes", "list", "--app", app)["data"] == []
     platforms = seller.json("sales", "codes", "create", "ten", "--amount-off", "10", "--currency", "USD")

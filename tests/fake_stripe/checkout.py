@@ -8,7 +8,7 @@ from .customers import attach, make_customer, method_of
 from .errors import StripeFault, bad
 from .routes import Call, collection, included, page, route
 from .spec import Obj, complete
-from .world import APPLICATION, DAY, Account, World, merge_metadata
+from .world import APPLICATION, DAY, Account, World, merge_metadata, minor
 
 
 @route("POST", "/v1/checkout/sessions")
@@ -64,6 +64,9 @@ def session_create(call: Call) -> Obj:
     account.add(session, params=params, lines=lines)
     if params.get("discounts"):
         _discount(world, account, session, params["discounts"])
+    if mode == "payment" and 0 < session["amount_total"] < invoices.LEAST.get(session["currency"], 50):
+        amount = minor(session["amount_total"], session["currency"])
+        raise bad(f"Amount must convert to at least 50 cents. {amount} does not.", code="amount_too_small")
     return session
 
 

@@ -17,7 +17,9 @@ from .routes import Call, collection, page, route
 from .spec import Obj, complete
 from .world import APPLICATION, DAY, Account, World, merge_metadata, rounded
 
-LEAST = {"gbp": 30, "czk": 1500, "dkk": 250, "hkd": 400, "huf": 17_500, "nok": 300, "pln": 200, "sek": 300}  # else 50
+LEAST = {  # else 50
+    "gbp": 30, "czk": 1500, "dkk": 250, "hkd": 400, "huf": 17_500, "nok": 300, "pln": 200, "sek": 300, "uah": 2000,
+}  # fmt: skip
 # Called with (world, account, invoice, what): what is paid, failed, action, voided, uncollectible.
 ON_INVOICE: list[Callable[[World, Account, Obj, str], None]] = []
 
