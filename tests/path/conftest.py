@@ -147,7 +147,7 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
     nine = {**sized, "model": "ok:tokens=9"}
     few = {**nine, "limits": {"rpm": 2}}
     down = {**sized, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1"}
-    hasty = {**sized, "first_byte_timeout_s": 0.3, "chunk_timeout_s": 0.3}
+    hasty = {**sized, "first_byte_timeout_s": 1.0, "chunk_timeout_s": 1.0}
     stand_ins = [{**nine, "prices": DEARER}, {**nine, "model": "ok:tokens=7"}]
     azure = {**nine, "provider": "azure", "api_base": upstream_url.removesuffix("/v1") + "/openai/deployments/prod"}
     azure |= {"api_version": "2024-10-21"}
