@@ -68,7 +68,7 @@ class Process:
 
 def plain_env(**extra: str) -> dict[str, str]:
     """This environment less anything that would configure the gateway."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MOZAIKS_", "OPENAI_"))}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MOZAIKS_", "OPENAI_", "SSL_CERT_"))}
     return {**env, **extra}
 
 
