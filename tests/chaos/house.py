@@ -235,8 +235,7 @@ class House:
     async def start_gateway(self) -> None:
         self._starts += 1
         self._started_ms = time.time_ns() // 1_000_000
-        command = [sys.executable, "-m", "gateway.cli.main", "serve"]
-        self.gateway = Process(command, self.env("gateway"), self.folder / f"gateway-{self._starts}.log")
+        self.gateway = Process(["gateway", "serve"], self.env("gateway"), self.folder / f"gateway-{self._starts}.log")
 
         async def ready() -> bool:
             assert self.gateway.child.poll() is None, self.gateway.log.read_text()
@@ -251,8 +250,8 @@ class House:
 
     async def start_worker(self) -> None:
         self._starts += 1
-        command = [sys.executable, "-m", "gateway.cli.main", "worker"]
-        self.worker = Process(command, self.env("worker") | self._worker_env, self.folder / f"worker-{self._starts}.log")
+        log = self.folder / f"worker-{self._starts}.log"
+        self.worker = Process(["gateway", "worker"], self.env("worker") | self._worker_env, log)
         self._reads_before = self.steps.seen["worker>redis XREADGROUP"]
 
     async def worker_is_up(self) -> None:

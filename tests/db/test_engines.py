@@ -150,6 +150,20 @@ async def test_idle_engines_above_the_limit_are_closed_and_busy_ones_are_not(url
         await databases.close()
 
 
+async def test_many_who_open_one_at_once_close_the_idle_ones_together(urls: tuple[str, str]) -> None:
+    now = 0.0
+    databases = Databases(*urls, app_engines_max=1, idle_s=10, monotonic=lambda: now)
+    try:
+        for name in ("one", "two", "three", "four"):
+            await databases.app(name)
+        now = 20.0
+        # Each of them looks for what is idle, while the one before waits until a connection is closed.
+        assert len({id(engine) for engine in await asyncio.gather(*[databases.app("five") for _ in range(3)])}) == 1
+        assert list(databases._open) == ["five"]
+    finally:
+        await databases.close()
+
+
 async def test_many_who_ask_at_once_open_an_app_once(databases: Databases) -> None:
     opened = await asyncio.gather(*[databases.app("busy") for _ in range(20)])
     assert len({id(engine) for engine in opened}) == 1

@@ -5,7 +5,7 @@ import pytest
 from gateway.db.engines import Databases
 from gateway.db.tables import apps, creators
 from gateway.ledger.service import Ledger
-from tests.db.conftest import databases as databases  # fixtures of both kinds of database
+from tests.db.conftest import prepared as prepared  # fixtures of both kinds of database
 from tests.db.conftest import urls as urls
 
 START_MS = 1_800_000_000_000
@@ -43,6 +43,11 @@ async def add_owners(databases: Databases) -> None:
                 "updated_at": 1,
             }
             await conn.execute(apps.insert().values(row))
+
+
+@pytest.fixture
+def databases(prepared: Databases) -> Databases:
+    return prepared
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from tests.ledger.conftest import APPS, START_MS, add_owners
 from tests.ledger.conftest import clock as clock
 from tests.ledger.conftest import databases as databases
 from tests.ledger.conftest import ledger as ledger
+from tests.ledger.conftest import prepared as prepared
 from tests.ledger.conftest import urls as urls
 from tests.ledger.values import grant_request
 

@@ -16,11 +16,12 @@ import httpx
 import pytest
 import yaml
 
-from tests.commands import run_command
+from tests.commands import Started, run_command, start_command
 
 ROOT = Path(__file__).parent.parent.parent
 OPERATOR = "operator-token-made-up-for-tests"
 PEPPER = "pepper-made-up-for-tests-only"
+PROGRAM = (sys.executable, "-m", "gateway.cli.main")  # instead of "gateway", which is forked: see tests/commands.py
 # What clients ask for, the prices (USD per million) and the sizes of each scripted model.
 FLAT = {"input": "0", "output": "0", "request": "0.00025"}  # USD a request: 250 micro-units
 PRICED = {"input": "1", "cached_input": "0.5", "output": "10"}
@@ -41,6 +42,10 @@ class Process:
 
     def __init__(self, args: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
+        self.child: subprocess.Popen[bytes] | Started
+        if args[0] == "gateway":
+            self.child = start_command(args[1:], env, log)
+            return
         with log.open("ab") as out:
             self.child = subprocess.Popen(args, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
 
@@ -68,7 +73,7 @@ class Process:
 
 def plain_env(**extra: str) -> dict[str, str]:
     """This environment less anything that would configure the gateway."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MOZAIKS_", "OPENAI_"))}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MOZAIKS_", "OPENAI_", "SSL_CERT_"))}
     return {**env, **extra}
 
 
@@ -147,7 +152,7 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
     nine = {**sized, "model": "ok:tokens=9"}
     few = {**nine, "limits": {"rpm": 2}}
     down = {**sized, "model": "ok", "api_base": f"http://127.0.0.1:{free_port()}/v1"}
-    hasty = {**sized, "first_byte_timeout_s": 0.3, "chunk_timeout_s": 0.3}
+    hasty = {**sized, "first_byte_timeout_s": 1.0, "chunk_timeout_s": 1.0}
     stand_ins = [{**nine, "prices": DEARER}, {**nine, "model": "ok:tokens=7"}]
     azure = {**nine, "provider": "azure", "api_base": upstream_url.removesuffix("/v1") + "/openai/deployments/prod"}
     azure |= {"api_version": "2024-10-21"}
@@ -186,8 +191,15 @@ def write_config(folder: Path, upstream_url: str, more_models: Sequence[dict[str
 
 
 def start_gateway(
-    folder: Path, upstream_url: str, *, log: str = "gateway.log", more_models: Sequence[dict[str, Any]] = (), **env: str
+    folder: Path,
+    upstream_url: str,
+    *,
+    log: str = "gateway.log",
+    more_models: Sequence[dict[str, Any]] = (),
+    program: Sequence[str] = ("gateway",),
+    **env: str,
 ) -> Stack:
+    """`gateway serve` in a process of its own, ready; `program` may be PROGRAM."""
     port = free_port()
     config = write_config(folder, upstream_url, more_models)
     full = plain_env(
@@ -198,7 +210,7 @@ def start_gateway(
         MOZAIKS_KEY_PEPPER=PEPPER,
         **env,
     )
-    process = Process([sys.executable, "-m", "gateway.cli.main", "serve"], full, folder / log)
+    process = Process([*program, "serve"], full, folder / log)
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     while True:
@@ -229,7 +241,7 @@ def upstream_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, upstream_url: str) -> Iterator[Stack]:
     """One gateway for the whole session; audited clean when everything has run."""
-    stack = start_gateway(tmp_path_factory.mktemp("stack"), upstream_url)
+    stack = start_gateway(tmp_path_factory.mktemp("stack"), upstream_url, program=PROGRAM)
     try:
         yield stack
         print(stack.cli("audit"))

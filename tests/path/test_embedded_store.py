@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from gateway.balance.embedded_redis import _socket_path
-from tests.path.conftest import Process, Stack, free_port, plain_env, start_gateway
+from tests.path.conftest import PROGRAM, Process, Stack, free_port, plain_env, start_gateway
 
 FUNDS = 1_000_000_000
 
@@ -89,7 +89,7 @@ def nobody_may_start(stack: Stack) -> Iterator[None]:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_store_that_is_killed_is_started_again_and_nothing_is_lost(tmp_path: Path, upstream_url: str, workers: str) -> None:
-    stack = start_gateway(tmp_path, upstream_url, MOZAIKS_WORKERS=workers)
+    stack = start_gateway(tmp_path, upstream_url, program=PROGRAM, MOZAIKS_WORKERS=workers)
     try:
         app = stack.app()
         stack.fund(app, "ann", FUNDS)

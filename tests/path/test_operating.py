@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.path.conftest import OPERATOR, Stack, start_gateway
+from tests.path.conftest import OPERATOR, PROGRAM, Stack, start_gateway
 
 SCRAPER = "scrape-token-made-up-for-tests"
 BODY = {"messages": [{"role": "user", "content": "one two three"}], "max_tokens": 20}
@@ -20,7 +20,8 @@ BODY = {"messages": [{"role": "user", "content": "one two three"}], "max_tokens"
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, upstream_url: str) -> Iterator[Stack]:
-    stack = start_gateway(tmp_path_factory.mktemp("two"), upstream_url, MOZAIKS_WORKERS="2", MOZAIKS_METRICS_TOKEN=SCRAPER)
+    folder = tmp_path_factory.mktemp("two")
+    stack = start_gateway(folder, upstream_url, program=PROGRAM, MOZAIKS_WORKERS="2", MOZAIKS_METRICS_TOKEN=SCRAPER)
     try:
         yield stack
     finally:

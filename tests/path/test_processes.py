@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.commands import run_command
-from tests.path.conftest import ROOT, Process, Stack, free_port, plain_env, start_gateway
+from tests.path.conftest import PROGRAM, ROOT, Process, Stack, free_port, plain_env, start_gateway
 
 BODY = {"model": "slow:800", "messages": [{"role": "user", "content": "one"}], "max_tokens": 50}
 
@@ -23,7 +23,7 @@ def ask(stack: Stack, key: str, model: str = "ok") -> httpx.Response:
 
 
 def test_sigterm_lets_the_requests_in_flight_finish_and_be_settled(tmp_path: Path, upstream_url: str) -> None:
-    stack = start_gateway(tmp_path, upstream_url)
+    stack = start_gateway(tmp_path, upstream_url, program=PROGRAM)
     app = stack.app()
     stack.fund(app, "ann", 1_000_000)
     key = stack.key(app)
@@ -40,8 +40,8 @@ def test_sigterm_lets_the_requests_in_flight_finish_and_be_settled(tmp_path: Pat
 
 
 def test_two_web_processes_and_a_worker_of_its_own_serve_one_set_of_wallets(tmp_path: Path, upstream_url: str) -> None:
-    stack = start_gateway(tmp_path, upstream_url, MOZAIKS_WORKERS="2", MOZAIKS_INLINE_WORKER="false")
-    worker = Process([sys.executable, "-m", "gateway.cli.main", "worker"], stack.env, tmp_path / "worker.log")
+    stack = start_gateway(tmp_path, upstream_url, program=PROGRAM, MOZAIKS_WORKERS="2", MOZAIKS_INLINE_WORKER="false")
+    worker = Process([*PROGRAM, "worker"], stack.env, tmp_path / "worker.log")
     try:
         app = stack.app()
         stack.fund(app, "ann", 1_000_000)
@@ -60,7 +60,7 @@ def test_two_web_processes_and_a_worker_of_its_own_serve_one_set_of_wallets(tmp_
 
 
 def test_a_gateway_killed_in_mid_request_gives_the_hold_back_and_its_books_stay_clean(tmp_path: Path, upstream_url: str) -> None:
-    stack = start_gateway(tmp_path, upstream_url)
+    stack = start_gateway(tmp_path, upstream_url, program=PROGRAM)
     app = stack.app()
     stack.fund(app, "ann", 1_000_000)
     key = stack.key(app)
@@ -78,7 +78,7 @@ def test_a_gateway_killed_in_mid_request_gives_the_hold_back_and_its_books_stay_
     stack.process.child.kill()
     stack.process.child.wait(60)
     running.join()
-    again = start_gateway(tmp_path, upstream_url, log="again.log")
+    again = start_gateway(tmp_path, upstream_url, program=PROGRAM, log="again.log")
     try:
         wallet = again.wallet(app, "ann")
         assert wallet["held_micro"] > 0  # until its deadline: the sweeper gives it back, never silently

@@ -19,8 +19,11 @@ import pytest
 from gateway.providers.health import FAILURES, REST_S
 from tests.path.conftest import OPERATOR, Stack
 
-MOODS = {"dies": "die-before-byte", "throttles": "status:429", "hangs": "hang", "breaks": "die-midstream"}
+# The one that throttles asks for as long a rest as the others get.
+MOODS = {"dies": "die-before-byte", "throttles": f"status:429,after={REST_S:.0f}", "hangs": "hang", "breaks": "die-midstream"}
+WELL = "ok:tokens=20,ms=50"  # a stream of a second, so that another request meets the probe
 FUNDS_MICRO = 1_000_000
+WAIT_S = 120  # longer than a client waits for an answer
 MESSAGES = [{"role": "user", "content": "one two three"}]
 TEXT = "".join(f" tok{number}" for number in range(9))
 PROMPT_TOKENS, OUTPUT_TOKENS = 9, 9  # as the scripted provider counts
@@ -100,16 +103,23 @@ class Caller:
         return read(surface, self.http.post(PATHS[surface], json=body))
 
 
-def played(stack: Stack, fault: str, together: threading.Barrier) -> Play:
-    app = stack.app()
-    stack.fund(app, "ann", FUNDS_MICRO)
-    play, caller, first, other = Play(fault, app), Caller(stack, app), f"three-{fault}", f"other-{fault}"
+def played(fault: str, stack: Stack, caller: Caller, app: str, together: threading.Barrier) -> Play:
+    """One fault from its beginning to its end. Whoever fails ends the wait of the others at once."""
+    try:
+        return _played(Play(fault, app), stack, caller, together)
+    except BaseException:
+        together.abort()
+        raise
+
+
+def _played(play: Play, stack: Stack, caller: Caller, together: threading.Barrier) -> Play:
+    app, first, other = play.app, f"three-{play.fault}", f"other-{play.fault}"
     play.sick = [caller.ask("chat", first), caller.ask("chat", first, stream=True), caller.ask("chat", first)]
     play.resting = [caller.ask("chat", first, stream=True)]
-    together.wait(60)  # all rest
+    together.wait(WAIT_S)  # all rest
     play.sick += [caller.ask("messages", other, stream=True), caller.ask("responses", other)]
-    together.wait(60)  # all have been asked enough, and the rest is over
-    together.wait(60)  # they are well again
+    together.wait(WAIT_S)  # all have been asked enough
+    together.wait(WAIT_S)  # the rest is over, and they are well again
     with caller.http.stream("POST", PATHS["chat"], json={"model": first, "messages": MESSAGES, "stream": True}) as probe:
         lines = probe.iter_lines()
         next(lines)
@@ -133,17 +143,29 @@ def plays(stack: Stack) -> Plays:
     mood_url = stack.upstream_url.removesuffix("/v1") + "/mood"
     names = [(set_of, fault) for set_of in ("three", "other") for fault in MOODS]
     httpx.put(mood_url, json={f"{set_of}-{fault}": MOODS[fault] for set_of, fault in names}).raise_for_status()
+    apps = {fault: stack.app() for fault in MOODS}
+    for app in apps.values():
+        stack.fund(app, "ann", FUNDS_MICRO)
+    callers = {fault: Caller(stack, apps[fault]) for fault in MOODS}
     metrics = [scraped(stack)]
     together = threading.Barrier(len(MOODS) + 1)
     with ThreadPoolExecutor(len(MOODS)) as pool:
-        found = {fault: pool.submit(played, stack, fault, together) for fault in MOODS}
-        together.wait(60)
-        metrics.append(scraped(stack))
-        time.sleep(REST_S)
-        together.wait(60)
-        httpx.put(mood_url, json={f"{set_of}-{fault}": "ok:tokens=20,ms=20" for set_of, fault in names}).raise_for_status()
-        together.wait(60)
-        by_fault = {fault: play.result() for fault, play in found.items()}
+        found = [pool.submit(played, fault, stack, callers[fault], apps[fault], together) for fault in MOODS]
+        try:
+            together.wait(WAIT_S)
+            metrics.append(scraped(stack))
+            together.wait(WAIT_S)
+            time.sleep(REST_S)
+            httpx.put(mood_url, json={f"{set_of}-{fault}": WELL for set_of, fault in names}).raise_for_status()
+            together.wait(WAIT_S)
+            by_fault = {play.fault: play for play in (each.result() for each in found)}
+        except BaseException:
+            together.abort()
+            # The first failure says why; that the others waited in vain says nothing.
+            for failure in [each.exception() for each in found]:
+                if failure is not None and not isinstance(failure, threading.BrokenBarrierError):
+                    raise failure from None
+            raise
     metrics.append(scraped(stack))
     return Plays(by_fault, metrics)
 
