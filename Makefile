@@ -32,9 +32,9 @@ unit: $(VENV)/installed-dev       ## the quick part of the suite
 
 long: $(VENV)/installed-dev       ## the random tests at length: a million operations and steps of money, a thousand kills, 250,000 requests
 	RANDOM_OPERATIONS=1000000 RANDOM_HISTORIES=1000000 CHAOS_KILLS=1000 RECOVERY_LOSSES=500 KEEPING_LOSSES=1000 LOST_REPLIES=100000 \
-	  EXACTLY_K_REPEATS=500 BILLING_KILLS_EVERY=1 BILLING_COPIES=10 SANDBOX_JOURNEYS=7 $(BIN)/python -m pytest -s \
+	  EXACTLY_K_REPEATS=500 RECOVERY_THINNED=1 RECOVERY_UNDONE=100 BILLING_KILLS_EVERY=1 BILLING_COPIES=10 SANDBOX_JOURNEYS=7 $(BIN)/python -m pytest -s \
 	  tests/balance/test_random_operations.py tests/balance/test_keeping.py tests/balance/test_lost_replies.py \
-	  tests/ledger/test_random_histories.py tests/chaos/test_kills.py tests/chaos/test_recovery.py tests/path/test_exactly_k.py \
+	  tests/ledger/test_random_histories.py tests/ledger/test_recovery.py tests/chaos/test_kills.py tests/chaos/test_recovery.py tests/path/test_exactly_k.py \
 	  tests/billing/test_inbox.py tests/billing/test_overage.py tests/billing/test_told.py tests/billing/test_sandbox.py
 
 sandbox: $(VENV)/installed-dev    ## the journeys of selling in a sandbox of Stripe, with its key: STRIPE_TEST_KEY=sk_test_... make sandbox
