@@ -191,6 +191,19 @@ def _period(op_id: str) -> tuple[str, int] | None:
     return (series, int(start)) if kind in ("allowance", "rollover") and start.isdecimal() else None
 
 
+async def granted_as(conn: Connection, books: Books, external_ref: str) -> str | None:
+    """`op_id` of the grant of a payment."""
+    lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
+    query = (
+        sa.select(txns.c.op_id)
+        .join_from(lots, entries, entries.c.lot_id == lots.c.id)
+        .join(txns, entries.c.txn_id == txns.c.id)
+        .where(lots.c.external_ref == external_ref, txns.c.kind == GRANT)
+    )
+    op_id: str | None = await conn.scalar(query.limit(1))
+    return op_id
+
+
 async def made_by(conn: Connection, books: Books, lot_id: str) -> str | None:
     """`op_id` of the roll-over that made a lot."""
     entries, txns = books["entries"], books["txns"]

@@ -362,6 +362,11 @@ class Payments(Books):
             found = await store.lot_of_payment(conn, store.books_of(enterprise_id), payment_ref)
         return None if found is None else found[1].owner
 
+    async def granted_as(self, enterprise_id: str | None, payment_ref: str) -> str | None:
+        """`op_id` of the grant that a payment is; None: it bought nothing."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await payment_queries.granted_as(conn, store.books_of(enterprise_id), payment_ref)
+
     async def series(self, enterprise_id: str | None, name: str) -> list[tuple[int, int, str]]:
         """(start, end, name) of every allowance of a series."""
         async with store.reading(await self.engine(enterprise_id)) as conn:

@@ -113,10 +113,14 @@ class OverageStore(Rows):
 
     async def restless(self, enterprise_id: str | None, now_ms: int, after: str, count: int) -> list[str]:
         """Owners, beyond one, with lines that something is to be done about."""
-        of = sales_of(enterprise_id)["overage_lines"].c
-        agreed = sales_of(enterprise_id)["overage_agreements"].c
+        table, agreed = sales_of(enterprise_id)["overage_lines"], sales_of(enterprise_id)["overage_agreements"].c
+        of, every = table.c, table.alias().c
+        # All that counts against the limit, as `Line.owed_micro` has it.
+        owed = sa.select(sa.func.sum(sa.func.coalesce(every.used_micro, every.lent_micro))).correlate(table)
+        owed = owed.where(every.owner == of.owner, every.state != LineState.DONE.value)
         # Nobody was told of its end, or of a lower limit, as a process ended at the wrong moment.
-        beyond = sa.exists().where(agreed.owner == of.owner, sa.or_(agreed.enabled == 0, agreed.limit_micro < of.lent_micro))
+        is_less = agreed.limit_micro < owed.scalar_subquery()
+        beyond = sa.exists().where(agreed.owner == of.owner, sa.or_(agreed.enabled == 0, is_less))
         over = sa.and_(of.state == LineState.OPEN.value, sa.or_(of.ends_at <= now_ms, of.lot_id.is_(None), beyond))
         unbilled = sa.and_(of.state == LineState.ENDED.value, of.bill_id.is_(None), of.due_at <= now_ms)
         rule = sa.or_(over, of.state == LineState.ENDING.value, unbilled)
@@ -167,12 +171,6 @@ class OverageStore(Rows):
         """One."""
         of = sales_of(enterprise_id)["overage_bills"].c
         return next(iter(await self._bills(enterprise_id, of.id == bill_id, 1)), None)
-
-    async def bill_of_payment(self, wallet: WalletKey, payment_id: str) -> OverageBill | None:
-        """The one that a payment paid."""
-        of = sales_of(wallet.enterprise_id)["overage_bills"].c
-        rule = sa.and_(of.owner == wallet.owner, of.payment_id == payment_id)
-        return next(iter(await self._bills(wallet.enterprise_id, rule, 1)), None)
 
     async def bills(self, enterprise_id: str | None, owner: str | None, after: str | None, count: int) -> list[OverageBill]:
         """Newest first; of one owner, or all."""
