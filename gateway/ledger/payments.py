@@ -379,10 +379,10 @@ class Payments(Books):
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
             return await payment_queries.granted_until(conn, store.books_of(wallet.enterprise_id), name, ends_at_ms)
 
-    async def paid_until(self, wallet: WalletKey, name: str, ends_at_ms: int) -> int:
-        """What of a series' allowances for the period that ends then money paid for, and has not gone back."""
-        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
-            return await payment_queries.paid_until(conn, store.books_of(wallet.enterprise_id), name, ends_at_ms)
+    async def paid_allowances(self, enterprise_id: str | None, owners: Sequence[str]) -> dict[tuple[str, int], int]:
+        """What of the allowances of these wallets money paid for, and has not gone back: by series and the end of its period."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await payment_queries.paid_allowances(conn, store.books_of(enterprise_id), owners)
 
     async def posted_as(self, enterprise_id: str | None, op_id: str) -> Txn | None:
         """What an operation posted in a book, as `dispute:<dispute>:closed`; None: nothing yet."""

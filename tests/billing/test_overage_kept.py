@@ -240,9 +240,9 @@ async def test_one_sellers_database_that_is_down_keeps_no_other_sellers_bills_wa
     house, buyers = on_postgres, []
     for app in ("shop", "second"):
         buyer = Subscriber(house, await house.market.plan({**PLAN, "enterprise_id": app}), app)
+        assert (await buyer.agree())["reason"] == "no_subscription"
         await buyer.subscribe()
-        await buyer.agree()
-        await buyer.use(ALLOWANCE + 5_000_000)
+        await buyer.use(ALLOWANCE + 5_000_000, left=MOST - 5_000_000)
         buyers.append(buyer)
     house.control.advance(MONTH)
     await buyers[0].told()

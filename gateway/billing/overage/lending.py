@@ -6,7 +6,7 @@ over the sellers that offer overage.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -46,9 +46,9 @@ class Overages:
         if subscription_id is not None and unbilled(await self._lines.follow(wallet, subscription_id)):
             self._noticed.add(wallet)
 
-    async def idle(self, agreement: Agreement) -> str:
-        """Why nothing is lent to who has agreed, in our word; "" where something can be."""
-        return await self._lines.idle(agreement, await self._with.sold.subscribers.of(agreement.wallet)) or ""
+    async def idle(self, agreements: Sequence[Agreement]) -> Mapping[WalletKey, str]:
+        """Why nothing is lent to a seller's buyers who have agreed, in our word; without those to whom something can be."""
+        return await self._lines.idle(agreements)
 
     async def stop(self, wallet: WalletKey, reason: str) -> None:
         """Nothing more is lent until it is agreed to again."""

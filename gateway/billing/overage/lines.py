@@ -14,6 +14,7 @@ Nothing is lent to who is in debt, as the debt would be paid with it.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -90,35 +91,37 @@ class Lines:
             if line.state == LineState.OPEN:
                 await self._end(await self._granted(line))
 
-    async def idle(self, agreed: Agreement, subscription_id: str | None) -> Idle | None:
-        """Why nothing is lent to who has agreed; None where something can be."""
-        wallet = agreed.wallet
-        held = None if subscription_id is None else await self._with.sold.subscription(wallet.enterprise_id, subscription_id)
-        plan = None if held is None or held.wallet != wallet else await self._with.store.plan(held.plan_id)
-        if held is None or plan is None or held.state in _ENDED:
-            return Idle.NO_SUBSCRIPTION
-        why = await self._refusal(held, plan)
-        if why is None and (await self._with.ledger.wallet(wallet)).debt_micro:
-            return Idle.IN_DEBT
-        if why is None and sum(line.owed_micro for line in await self._with.rows.lines(wallet)) >= most_of(agreed, plan):
-            return Idle.LIMIT_REACHED
-        return why
-
-    async def _refusal(self, held: Subscription, plan: Plan) -> Idle | None:
-        """Why nothing is lent to a subscriber, whatever it agreed to and has used."""
-        if plan.overage is None:
-            return Idle.PLAN_WITHOUT_OVERAGE
-        if held.state != SubscriptionState.ACTIVE:
-            return Idle.NOT_PAID_FOR
-        paid = await self._with.ledger.payments.paid_until(held.wallet, held.subscription_id, held.period_end_ms)
-        return None if paid else Idle.NOT_PAID_FOR
+    async def idle(self, agreements: Sequence[Agreement]) -> dict[WalletKey, Idle]:
+        """Why nothing is lent to those of a seller's buyers who have agreed; who is not in it can be lent something."""
+        if not agreements:
+            return {}
+        seller, owners = agreements[0].wallet.enterprise_id, [each.wallet.owner for each in agreements]
+        subscribers = await self._with.sold.subscriptions_of(seller, owners)
+        plans = await self._with.store.plans_named({held.plan_id for held in subscribers.values()})
+        paid = await self._with.ledger.payments.paid_allowances(seller, owners)
+        debts = await self._with.ledger.debts(seller, owners)
+        lines = await self._with.rows.lines_owed(seller, owners)
+        found: dict[WalletKey, Idle | None] = {}
+        for agreed in agreements:
+            wallet, held = agreed.wallet, subscribers.get(agreed.wallet.owner)
+            if held is None or held.wallet != wallet or held.state in _ENDED:
+                found[wallet] = Idle.NO_SUBSCRIPTION
+                continue
+            plan = plans[held.plan_id]
+            found[wallet] = _refusal(held, plan, paid)
+            if found[wallet] is None and wallet.owner in debts:
+                found[wallet] = Idle.IN_DEBT
+            if found[wallet] is None and sum(line.owed_micro for line in lines[wallet.owner]) >= most_of(agreed, plan):
+                found[wallet] = Idle.LIMIT_REACHED
+        return {wallet: why for wallet, why in found.items() if why is not None}
 
     async def _most(self, wallet: WalletKey, held: Subscription, plan: Plan) -> int:
         """What may be used and unpaid at any time."""
         agreed = await self._with.rows.agreement(wallet)
         if agreed is None or not agreed.is_enabled or await self._with.sellers.is_platforms_cost(wallet):
             return 0
-        return 0 if await self._refusal(held, plan) else most_of(agreed, plan)
+        paid = await self._with.ledger.payments.paid_allowances(wallet.enterprise_id, [wallet.owner])
+        return 0 if _refusal(held, plan, paid) else most_of(agreed, plan)
 
     def _goes_on(self, line: Line, held: Subscription, most: int) -> bool:
         """Whether it stays lent as it is."""
@@ -208,3 +211,11 @@ class Lines:
 def most_of(agreed: Agreement, plan: Plan) -> int:
     """What a buyer may use of a plan's overage and owe at any time, in the wallet's asset."""
     return 0 if plan.overage is None else min(agreed.limit_micro, plan.overage.max_micro)
+
+
+def _refusal(held: Subscription, plan: Plan, paid: Mapping[tuple[str, int], int]) -> Idle | None:
+    """Why nothing is lent to a subscriber, whatever it agreed to and has used; `paid` as `Payments.paid_allowances`."""
+    if plan.overage is None:
+        return Idle.PLAN_WITHOUT_OVERAGE
+    is_paid = paid.get((held.subscription_id, held.period_end_ms), 0) > 0
+    return None if held.state == SubscriptionState.ACTIVE and is_paid else Idle.NOT_PAID_FOR

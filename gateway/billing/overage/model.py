@@ -85,6 +85,11 @@ class Line(msgspec.Struct, frozen=True):
         return f"overage:{self.id}"
 
     @property
+    def is_lent(self) -> bool:
+        """Whether it can still be used, or requests in flight may use it."""
+        return self.state in (LineState.OPEN, LineState.ENDING)
+
+    @property
     def owed_micro(self) -> int:
         """What of it may be unpaid: all of it until it is known what was used."""
         if self.state == LineState.DONE:

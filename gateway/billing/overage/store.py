@@ -106,6 +106,14 @@ class OverageStore(Rows):
         rule = sa.and_(of.owner == wallet.owner, sa.or_(of.state != LineState.DONE.value, of.number == last))
         return await self._lines(wallet.enterprise_id, rule)
 
+    async def lines_owed(self, enterprise_id: str | None, owners: Collection[str]) -> dict[str, list[Line]]:
+        """Those that are not done, by owner; by their number."""
+        of = sales_of(enterprise_id)["overage_lines"].c
+        found: dict[str, list[Line]] = {owner: [] for owner in owners}
+        for line in await self._lines(enterprise_id, sa.and_(of.owner.in_(owners), of.state != LineState.DONE.value)):
+            found[line.wallet.owner].append(line)
+        return found
+
     async def lines_of_bill(self, bill: OverageBill) -> list[Line]:
         """What a bill is made of."""
         of = sales_of(bill.wallet.enterprise_id)["overage_lines"].c
@@ -178,14 +186,13 @@ class OverageStore(Rows):
         rule = sa.and_(sa.true() if owner is None else of.owner == owner, sa.true() if after is None else of.id < after)
         return await self._bills(enterprise_id, rule, count)
 
-    async def plan_of(self, wallet: WalletKey) -> str | None:
-        """The plan of a buyer's one subscription, also when it has ended."""
-        sales = sales_of(wallet.enterprise_id)
-        theirs, held = sales["subscribers"].c, sales["subscriptions"].c
-        query = sa.select(held.plan_id).where(theirs.owner == wallet.owner, held.subscription_id == theirs.subscription_id)
-        async with self._reading(wallet.enterprise_id) as conn:
-            plan_id: str | None = await conn.scalar(query)
-        return plan_id
+    async def plans_of(self, enterprise_id: str | None, owners: Collection[str]) -> dict[str, str]:
+        """The plan of each buyer's one subscription, by owner; also when it has ended."""
+        theirs, held = (sales_of(enterprise_id)[name].c for name in ("subscribers", "subscriptions"))
+        is_theirs = held.subscription_id == theirs.subscription_id
+        query = sa.select(theirs.owner, held.plan_id).where(theirs.owner.in_(owners), is_theirs)
+        async with self._reading(enterprise_id) as conn:
+            return {row.owner: row.plan_id for row in await conn.execute(query)}
 
     async def our_ids(self, enterprise_id: str | None, subscription_ids: Collection[str]) -> dict[str, str]:
         """Our ids of subscriptions, by Stripe's."""
