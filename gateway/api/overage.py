@@ -75,7 +75,8 @@ class AgreementAnswer(Answer, frozen=True):
 class OverageBillAnswer(Answer, frozen=True, omit_defaults=True):
     """`used_micro` of the wallet's asset was used beyond an allowance, and `amount_micro` of `currency` is asked for it.
 
-    End users and an app's servers are not shown the platform's share and the payment, by whose id it is refunded.
+    End users and an app's servers are not shown the platform's share and the payment, by whose id it is refunded: the first,
+    where several paid it.
     """
 
     id: str

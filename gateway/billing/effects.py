@@ -24,6 +24,7 @@ from gateway.billing.model import PLATFORM_ACCOUNT, Plan, Purchase, PurchaseStat
 from gateway.billing.oddities import Oddities
 from gateway.billing.overage.lending import Overages
 from gateway.billing.overage.model import DISPUTED
+from gateway.billing.overage.services import Services
 from gateway.billing.ports import (
     AccountFacts,
     CheckoutFacts,
@@ -76,7 +77,9 @@ class Effects:
         self._clock = clock
         self._sellers = Sellers(payments, store, ledger)
         self._redeeming = Redeeming(store, clock)
-        self.overages = Overages(payments, store, rows, wallets, ledger, self._sellers, clock, grace_days)
+        self.overages = Overages(
+            Services(payments, store, rows, rows.overages, wallets, ledger, self._sellers, clock), grace_days
+        )
         self._allowances = Allowances(payments, store, rows, wallets, ledger, self._sellers, self.overages, clock, grace_days)
         self.oddities = Oddities(payments, store, ledger)
         self._reversals = Reversals(payments, rows, wallets, ledger, self._sellers, self, clock)
@@ -236,9 +239,12 @@ class Effects:
     async def undone(self, wallet: WalletKey, payment_id: str) -> None:
         """What was bought by itself and is given back is not bought by itself again."""
         await self.overages.refunded(wallet, payment_id)
-        self.overages.noticed(wallet)
         if await self._rows.top_ups.bought(wallet, payment_id):
             await self._rows.top_ups.pause_wallet(wallet, "payment_refunded", now_ms(self._clock))
+
+    async def gone_back(self, wallet: WalletKey) -> None:
+        """What is lent is lent beside a period that money paid for."""
+        await self.overages.follow(wallet)
 
     async def account(self, account_id: str) -> None:
         """Whether a creator's account can sell: it cannot once its owner has taken our access away."""

@@ -58,6 +58,10 @@ class Sold(Protocol):
         """Told before anything is taken of a wallet for a payment's refund."""
         ...
 
+    async def gone_back(self, wallet: WalletKey) -> None:
+        """Told after a refund, or its failure, is in the books; however often."""
+        ...
+
 
 class Reversals:
     """Refunds and disputes. Raises as `Effects`."""
@@ -110,6 +114,7 @@ class Reversals:
                 fee_returned_micro=returned,
             )
             await self._wallets.deliver(await self._ledger.payments.refund(request))
+            await self._sold.gone_back(wallet)
 
     async def _fee(self, wallet: WalletKey, payment: PaymentFacts, facts: RefundFacts) -> int:
         """What of the platform's share went back with a refund: what Stripe returned, or else what we return now."""
@@ -155,6 +160,7 @@ class Reversals:
             wallet.enterprise_id, posted.id, f"refund:{facts.refund_id}:failed", _ACTOR, "the refund failed", fee_stays=True
         )
         await self._wallets.deliver(await self._ledger.payments.correct(request))
+        await self._sold.gone_back(wallet)
 
     async def dispute(self, account_id: str, facts: DisputeFacts) -> None:
         """A dispute, wherever it stands."""

@@ -4,7 +4,7 @@ Raises SqlDown, SqlRefused. Where a method takes an act, its line in the trail i
 which the change is: end users are named in their app's alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -72,6 +72,12 @@ class Store(Rows):
         async with self._reading(None) as connection:
             row = (await connection.execute(sa.select(*plans.c).where(plans.c.id == plan_id))).mappings().first()
         return None if row is None else _plan(row)
+
+    async def plans_named(self, plan_ids: Collection[str]) -> dict[str, Plan]:
+        """Plans, archived or not, by their ids."""
+        query = sa.select(*plans.c).where(plans.c.id.in_(plan_ids))
+        async with self._reading(None) as connection:
+            return {row["id"]: _plan(row) for row in (await connection.execute(query)).mappings()}
 
     async def plans(self, enterprise_id: str | None, after: str | None, count: int, *, archived: bool) -> list[Plan]:
         """A seller's plans, newest first; `archived`: those that are not offered any more among them."""

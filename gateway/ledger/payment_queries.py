@@ -96,19 +96,24 @@ async def granted_until(conn: Connection, books: Books, series: str, ends_at_ms:
     return int(await conn.scalar(granted) or 0)
 
 
-async def paid_until(conn: Connection, books: Books, series: str, ends_at_ms: int) -> int:
-    """What money paid for, and has not gone back to its payer, of a series' grants for the period that ends then."""
-    lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
-    of_series = txns.c.op_id.startswith(f"allowance:{series}:", autoescape=True)
-    of_period = txns.c.op_id.contains(f":{ends_at_ms:015d}:", autoescape=True)
-    made = (
-        sa.select(entries.c.lot_id)
-        .join(txns, entries.c.txn_id == txns.c.id)
-        .where(txns.c.kind == GRANT, of_series, of_period, entries.c.lot_id.is_not(None))
-    )
+async def paid_allowances(conn: Connection, books: Books, owners: Sequence[str]) -> dict[tuple[str, int], int]:
+    """What money paid for, and has not gone back to its payer, of all allowances of some owners, by (series, end)."""
+    lots, accounts, entries, txns = (books[name] for name in ("lots", "accounts", "entries", "txns"))
     stays = lots.c.granted_micro - lots.c.refunded_micro - lots.c.clawback_micro - lots.c.frozen_micro
-    query = sa.select(sa.func.sum(stays)).where(lots.c.id.in_(made), lots.c.source == LotSource.PAID.value)
-    return int(await conn.scalar(query) or 0)
+    query = (
+        sa.select(txns.c.op_id, stays)
+        .distinct()  # each has one lot, which several entries may name
+        .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
+        .join(entries, entries.c.lot_id == lots.c.id)
+        .join(txns, sa.and_(entries.c.txn_id == txns.c.id, txns.c.kind == GRANT))
+        .where(bulk.is_in(conn, accounts.c.owner, owners), accounts.c.kind == AVAILABLE)
+        .where(lots.c.source == LotSource.PAID.value, txns.c.op_id.startswith("allowance:"))
+    )
+    found: dict[tuple[str, int], int] = {}
+    for op_id, amount in await conn.execute(query):
+        _, series, _, end, _ = op_id.split(":", 4)
+        found[series, int(end)] = found.get((series, int(end)), 0) + int(amount)
+    return found
 
 
 async def left_of_lent(conn: Connection, books: Books, owner: str, asset: str) -> int:
@@ -212,6 +217,19 @@ def _period(op_id: str) -> tuple[str, int] | None:
     series, _, rest = rest.partition(":")
     start = rest.split(":")[0]
     return (series, int(start)) if kind in ("allowance", "rollover") and start.isdecimal() else None
+
+
+async def granted_as(conn: Connection, books: Books, external_ref: str) -> str | None:
+    """`op_id` of the grant of a payment."""
+    lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
+    query = (
+        sa.select(txns.c.op_id)
+        .join_from(lots, entries, entries.c.lot_id == lots.c.id)
+        .join(txns, entries.c.txn_id == txns.c.id)
+        .where(lots.c.external_ref == external_ref, txns.c.kind == GRANT)
+    )
+    op_id: str | None = await conn.scalar(query.limit(1))
+    return op_id
 
 
 async def made_by(conn: Connection, books: Books, lot_id: str) -> str | None:

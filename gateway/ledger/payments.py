@@ -363,6 +363,11 @@ class Payments(Books):
             found = await store.lot_of_payment(conn, store.books_of(enterprise_id), payment_ref)
         return None if found is None else found[1].owner
 
+    async def granted_as(self, enterprise_id: str | None, payment_ref: str) -> str | None:
+        """`op_id` of the grant that a payment is; None: it bought nothing."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await payment_queries.granted_as(conn, store.books_of(enterprise_id), payment_ref)
+
     async def series(self, enterprise_id: str | None, name: str) -> list[tuple[int, int, str]]:
         """(start, end, name) of every allowance of a series."""
         async with store.reading(await self.engine(enterprise_id)) as conn:
@@ -375,10 +380,10 @@ class Payments(Books):
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
             return await payment_queries.granted_until(conn, store.books_of(wallet.enterprise_id), name, ends_at_ms)
 
-    async def paid_until(self, wallet: WalletKey, name: str, ends_at_ms: int) -> int:
-        """What of a series' allowances for the period that ends then money paid for, and has not gone back."""
-        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
-            return await payment_queries.paid_until(conn, store.books_of(wallet.enterprise_id), name, ends_at_ms)
+    async def paid_allowances(self, enterprise_id: str | None, owners: Sequence[str]) -> dict[tuple[str, int], int]:
+        """What of the allowances of these wallets money paid for, and has not gone back: by series and the end of its period."""
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await payment_queries.paid_allowances(conn, store.books_of(enterprise_id), owners)
 
     async def posted_as(self, enterprise_id: str | None, op_id: str) -> Txn | None:
         """What an operation posted in a book, as `dispute:<dispute>:closed`; None: nothing yet."""

@@ -19,6 +19,7 @@ from gateway.ledger import store
 from gateway.ledger.journal import burn_order
 from gateway.ledger.model import (
     AVAILABLE,
+    DEBT,
     Account,
     AccountKey,
     Credit,
@@ -48,6 +49,13 @@ async def wallet_view(conn: store.Connection, wallet: WalletKey, asset: str) -> 
     available, debt, waiting, *_ = await store.owed(conn, wallet, asset)
     lots = (await store.open_lots(conn, books, [wallet.owner])).get(AccountKey(wallet.owner, AVAILABLE, asset), [])
     return WalletView(asset, available, -debt, waiting, tuple(sorted(lots, key=burn_order)))
+
+
+async def debts(conn: store.Connection, enterprise_id: str | None, owners: Sequence[str], asset: str) -> dict[str, int]:
+    """Owners who are in debt, and by how much."""
+    of = store.books_of(enterprise_id)["accounts"].c
+    theirs = sa.and_(bulk.is_in(conn, of.owner, owners), of.kind == DEBT, of.asset == asset, of.balance_micro < 0)
+    return {owner: -int(balance) for owner, balance in await conn.execute(sa.select(of.owner, of.balance_micro).where(theirs))}
 
 
 async def settled(conn: store.Connection, wallet: WalletKey, asset: str, now_ms: int) -> int:

@@ -197,6 +197,12 @@ class Ledger(Books):
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
             return await queries.wallet_view(conn, wallet, owner.asset)
 
+    async def debts(self, enterprise_id: str | None, owners: Sequence[str]) -> dict[str, int]:
+        """Of those of some owners of wallets in a book who are in debt, by how much."""
+        asset = PLATFORM_ASSET if enterprise_id is None else (await self.apps([enterprise_id]))[enterprise_id].asset
+        async with store.reading(await self.engine(enterprise_id)) as conn:
+            return await queries.debts(conn, enterprise_id, owners, asset)
+
     async def settled(self, wallet: WalletKey) -> int:
         """What a wallet has by the books, in which every grant is before it can be spent, and usage a moment later.
 

@@ -6,6 +6,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from gateway.billing.model import Subscription
 from gateway.billing.overage.model import BillState, Idle, Line, LineState, OverageBill
@@ -16,6 +17,7 @@ from gateway.identity.model import NewApp, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.lending import PRIORITY
 from gateway.ledger.model import GrantRequest, WalletKey
+from gateway.ledger.payments import allowance_op
 from gateway.trail.service import Trail
 
 from .conftest import OPERATOR, Api
@@ -50,7 +52,7 @@ def line(number: int, state: LineState, wallet: WalletKey = U1, used_micro: int 
 
 async def paid(api: Api, wallet: WalletKey) -> None:
     """The allowance of the subscription's period, which money paid for."""
-    op_id = f"allowance:sub_at_{wallet.owner}:{2:015d}:paid"
+    op_id = allowance_op(f"sub_at_{wallet.owner}", 1, 2, "paid")
     request = GrantRequest(wallet, 25_000_000, "USD", LotSource.PAID, op_id, "stripe", external_ref=f"pi_{wallet.owner}")
     await api.wallets.grant(request, op_id)
 
@@ -301,6 +303,29 @@ async def test_agreements_are_listed_by_owner_page_by_page(api: Api) -> None:
             break
         cursor = {"cursor": page["next_cursor"]}
     assert pages == [["u1", "u2"], ["u3", "u4"], ["u5"]]
+
+
+async def test_a_page_of_agreements_is_as_many_reads_as_one(api: Api) -> None:
+    asked = list[str]()
+    for owner in ("u1", "u2", "u3", "u4"):
+        await subscribed(api, WalletKey(owner, "shop"))
+        if owner == "u1":  # to whom something is lent
+            await paid(api, WalletKey(owner, "shop"))
+        await api.ok("PUT", "/overage", {**TEN, "platform_user_id": owner}, role=Role.APP_SERVER)
+
+    def note(*given: Any) -> None:
+        asked.append(given[2])
+
+    engines = [api.databases.platform.sync_engine, (await api.databases.app("shop")).sync_engine]
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", note)
+    counts = []
+    for limit in (2, 4):
+        asked.clear()
+        page = await api.ok("GET", "/overage", role=Role.APP_SERVER, limit=limit)
+        assert [row["reason"] for row in page["data"]] == ["", *["not_paid_for"] * (limit - 1)]
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 5
 
 
 async def test_bills_are_listed_newest_first_with_the_share_for_who_has_it(api: Api) -> None:

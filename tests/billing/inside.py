@@ -86,8 +86,11 @@ class House:
         stripe: Any = payments or self.payments
         return BillingReconciler(stripe, self.rows, self.effects(payments), self.api.registry.enterprise_ids, self.clock)
 
-    async def told(self, *types: str, account: str = "") -> int:
-        """Receive what the fake has to tell of these types, of one account or all, since the last time; how many it were."""
+    async def told(self, *types: str, account: str | None = "") -> int:
+        """Receive what the fake has to tell of these types since the last time; how many it were.
+
+        Of one account (None: the platform's), or of all.
+        """
         events = self.control.events()
         wanted = [each for each in events[self.seen :] if each["type"] in types and account in ("", each.get("account"))]
         self.seen = len(events)

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.billing.model import PLATFORM_ACCOUNT
 from gateway.billing.overage.model import BillState
 from gateway.billing.webhooks.inbox import _EFFECTS
 from gateway.core.ids import shard_of
 from gateway.core.money import AMOUNT_MICRO_MAX
+from gateway.core.words import Level
 from gateway.identity.model import NewToken, Role
 from gateway.ledger.audit import audit
 from gateway.ledger.lending import Lent
@@ -36,42 +38,57 @@ BROKE, VISA = "pm_card_chargeCustomerFail", "pm_card_visa"
 class Subscriber:
     """Somebody who subscribes at the market."""
 
-    def __init__(self, house: House, plan: str) -> None:
-        self.house, self.plan, self.owner = house, plan, f"u{next(KEYS)}"
-        self.wallet = WalletKey(self.owner, "shop")
+    def __init__(self, house: House, plan: str, app: str | None = "shop") -> None:
+        """Of alice's `app`, or (None) alice herself at the platform."""
+        self.house, self.plan, self.app = house, plan, app
+        self.owner = "alice" if app is None else f"u{next(KEYS)}"
+        in_app: dict[str, Any] = {"platform_user_id": self.owner, "enterprise_id": app}
+        self.names = {"user_id": "alice"} if app is None else in_app
+        self.account = PLATFORM_ACCOUNT if app is None else house.market.account
+        self.at: Any = {} if app is None else {"stripe_account": self.account}
+        self.wallet = WalletKey(self.owner, app)
         self.subscription = ""
 
     async def subscribe(self, card: str = VISA) -> "Subscriber":
-        session = await self.house.market.checkout(self.plan, role=Role.OPERATOR, platform_user_id=self.owner)
-        done = self.house.control.pay(self.house.market.account, session["id"], card)["session"]
+        who: Any = {name: value for name, value in self.names.items() if name != "enterprise_id"}
+        session = await self.house.market.checkout(self.plan, role=Role.OPERATOR, **who)
+        done = self.house.control.pay(self.account, session["id"], card)["session"]
         self.subscription = str(done["subscription"])
-        await told(self.house)
+        await self.told()
         return self
 
-    async def agree(self, limit: int = MOST, actor: str = Role.APP_SERVER) -> Any:
-        body = {"limit_micro": limit, "platform_user_id": self.owner}
-        return await self.house.market.ok("PUT", "/overage", body, role=actor)
+    async def agree(self, limit: int = MOST) -> Any:
+        role = Role.APP_SERVER if self.app == "shop" else Role.CREATOR
+        return await self.house.market.ok("PUT", "/overage", {"limit_micro": limit, **self.names}, role=role)
 
     async def use(self, amount: int, *, left: int | None = None) -> None:
         """A request that was served: it is in the hot wallet and in the books."""
-        api, number = self.house.api, next(KEYS)
-        row = posting(number, self.house.clock() // 1_000_000, end_user=self.owner)
-        row = msgspec.structs.replace(row, row=msgspec.structs.replace(row.row, amount_micro=amount))
+        api, number, level = self.house.api, next(KEYS), Level.PLATFORM if self.app is None else Level.APP_USAGE
+        row = posting(number, self.house.clock() // 1_000_000, level=level, end_user=self.owner, app=self.app or "shop")
+        paid = {"amount_micro": amount, "creator_micro": 0 if self.app else amount}
+        row = msgspec.structs.replace(row, row=msgspec.structs.replace(row.row, **paid))
         await api.balance.credit(f"used {number}", shard_of("alice"), self.wallet.name, -amount)
-        await api.ledger.post_app_usage("shop", [row])
+        await api.ledger.post_app_usage(row.enterprise_id, [row])
         await api.ledger.post_platform_usage([row])
         if left is not None:
             assert await self.available() == left
 
     async def available(self) -> int:
-        return await self.house.available(self.owner)
+        return (await self.house.api.wallets.view(self.wallet)).available_micro
+
+    async def stands(self) -> Any:
+        """Its agreement, as it is shown."""
+        return (await self.house.market.ok("GET", "/overage", **self.names))["data"][0]
+
+    async def told(self) -> None:
+        await told(self.house, self.account or None)
 
     async def lent(self) -> Lent:
         return await self.house.api.ledger.lending.standing(self.wallet)
 
     async def bills(self) -> list[tuple[str, int, int]]:
         """(state, minor units, used) of this wallet's, the oldest first."""
-        found = await self.house.rows.overages.bills("shop", self.owner, None, 100)
+        found = await self.house.rows.overages.bills(self.app, self.owner, None, 100)
         return [(bill.state, bill.amount_minor, bill.used_micro) for bill in reversed(found)]
 
     async def work(self) -> None:
@@ -80,33 +97,34 @@ class Subscriber:
 
     async def next_period(self) -> None:
         self.house.control.advance(MONTH)
-        await told(self.house)
+        await self.told()
         await self.work()
-        await told(self.house)
+        await self.told()
         await self.house.api.wallets.expire_lots()
 
     def card(self, card: str) -> None:
         api: Any = self.house.control.client().v1
-        at: Any = {"stripe_account": self.house.market.account}
-        customer = api.subscriptions.retrieve(self.subscription, None, at).customer
-        method = api.payment_methods.attach(card, {"customer": customer}, at)
-        api.subscriptions.update(self.subscription, {"default_payment_method": method.id}, at)
+        method = api.payment_methods.attach(card, {"customer": self.customer()}, self.at)
+        api.subscriptions.update(self.subscription, {"default_payment_method": method.id}, self.at)
+
+    def customer(self) -> str:
+        api: Any = self.house.control.client().v1
+        return str(api.subscriptions.retrieve(self.subscription, None, self.at).customer)
 
     def cancel(self) -> None:
         api: Any = self.house.control.client().v1
-        api.subscriptions.cancel(self.subscription, None, {"stripe_account": self.house.market.account})
+        api.subscriptions.cancel(self.subscription, None, self.at)
 
     def invoices(self) -> list[Any]:
         """The bills of this buyer at Stripe."""
         api: Any = self.house.control.client().v1
-        at: Any = {"stripe_account": self.house.market.account}
-        rows = [row.to_dict() for row in api.invoices.list({"limit": 100}, at).data]
+        rows = [row.to_dict() for row in api.invoices.list({"limit": 100}, self.at).data]
         return [row for row in rows if "mozaiks_bill" in row["metadata"] and row["metadata"]["mozaiks_owner"] == self.owner]
 
 
-async def told(house: House) -> None:
-    """Everything that Stripe tells, acted upon."""
-    await house.told(*KINDS, account=house.market.account)
+async def told(house: House, account: str | None = "") -> None:
+    """Everything that Stripe tells of an account (None: the platform's; by default the seller's), acted upon."""
+    await house.told(*KINDS, account=house.market.account if account == "" else account)
     await house.inbox.work()
     failed = await house.rows.events("failed", None, 50)
     assert not failed, [(row.type, row.reason) for row in failed]
@@ -122,7 +140,7 @@ class Hot:
         return await self._house.api.balance.read(shard, wallets)
 
     async def names(self) -> AsyncIterator[str]:
-        for enterprise_id in (None, "shop"):
+        for enterprise_id in (None, "shop", "second"):
             async for _, wallet, _ in self._house.api.ledger.wallets_owed(enterprise_id):
                 yield wallet.name
 
@@ -133,8 +151,11 @@ async def clean(house: House) -> None:
     assert not house.control.audit()
     state = house.control.state()["acct_1FakePlatform00"]["application_fee"]
     at_stripe = sum(row["amount"] - row["amount_refunded"] for row in state if row["account"] == house.market.account)
-    rows = (await house.market.ok("GET", "/ledger/accounts", enterprise_id="shop", limit=200))["data"]
-    assert sum(row["balance_micro"] for row in rows if row["account"] == "due_to_platform") == at_stripe * 10_000
+    due = 0
+    for app in ("shop", "second"):
+        rows = (await house.market.ok("GET", "/ledger/accounts", enterprise_id=app, limit=200))["data"]
+        due += sum(row["balance_micro"] for row in rows if row["account"] == "due_to_platform")
+    assert due == at_stripe * 10_000
 
 
 @pytest.fixture
@@ -222,7 +243,7 @@ async def test_an_invoice_that_is_void_is_a_gift_and_one_that_is_uncollectible_a
         assert (await buyer.lent()).used_micro == 0
         await clean(house)
     assert await buyer.available() == 0
-    standing = (await house.market.ok("GET", "/overage", enterprise_id="shop", platform_user_id=buyer.owner))["data"][0]
+    standing = await buyer.stands()
     assert (standing["status"], standing["reason"]) == ("paused", "unpaid")
     house.api.credentials["buyer"] = await token(house, buyer)
     refused = await house.market.refused("PUT", "/overage", {"limit_micro": MOST}, role="buyer")
@@ -407,10 +428,9 @@ async def test_killed_at_any_step_the_next_process_ends_it_with_the_same_books(h
 
 def _mortal(overages: Any, steps: "itertools.count[int]", fatal: int) -> None:
     """Its rows and wallets die, too."""
+    mortal = {name: Mortal(getattr(overages._with, name), steps, fatal) for name in ("rows", "wallets")}
     for part in (overages._lines, overages._bills):
-        part._overages = Mortal(part._overages, steps, fatal)
-        part._wallets = Mortal(part._wallets, steps, fatal)
-        part._payments = Mortal(overages._bills._payments, steps, fatal) if hasattr(part, "_payments") else None
+        part._with = msgspec.structs.replace(part._with, **mortal)
 
 
 async def test_who_agrees_and_ends_it_at_once_from_many_places_is_lent_what_was_said_last(house: House, ann: Subscriber) -> None:
@@ -423,7 +443,7 @@ async def test_who_agrees_and_ends_it_at_once_from_many_places_is_lent_what_was_
         assert await ann.lent() == Lent(0, last)
         assert await ann.available() == ALLOWANCE + last
     stale = overages[0]
-    read = stale._rows.agreement
+    read = stale._with.rows.agreement
 
     async def slow(wallet: WalletKey) -> Any:
         """It ends after it was read, and before anything is lent for it."""
@@ -439,7 +459,7 @@ async def test_who_agrees_and_ends_it_at_once_from_many_places_is_lent_what_was_
     assert held is not None
     on = msgspec.structs.replace(held, is_enabled=True, reason="")
     await house.rows.overages.agree(on, Act("overage.agree", "end_user", ann.owner, ann.owner, "alice", "shop"), lifts=True)
-    late: Any = stale._lines._overages
+    late: Any = stale._with.rows
     late.agreement = slow
     await stale.follow(ann.wallet)
     assert await ann.lent() == Lent(0, 0)

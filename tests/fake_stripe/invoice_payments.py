@@ -90,8 +90,9 @@ def attach(world: World, account: Account, invoice: Obj, params: Obj) -> None:
         if intent["status"] != "succeeded":
             raise bad("The fake attaches payment intents that have succeeded only", "payment_intent")
         took, name = intent["amount_received"], {"payment_intent": intent["id"]}
-    if invoice["collection_method"] == "charge_automatically" and took < invoice["amount_remaining"]:
-        raise bad("Partial payments are not supported for invoices that are charged automatically.")
+    is_collected = invoice["collection_method"] == "charge_automatically" and invoice["parent"] is not None
+    if is_collected and took < invoice["amount_remaining"]:  # docs.stripe.com/invoicing/partial-payments
+        raise bad("Partial payments are not supported for subscription invoices that are charged automatically.")
     used = [row["amount_paid"] or 0 for row in account.of("invoice_payment").values() if name.items() <= row["payment"].items()]
     took = min(took - sum(used), invoice["amount_remaining"])
     if took <= 0:

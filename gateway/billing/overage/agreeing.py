@@ -5,14 +5,14 @@ wallet, not of one subscription, so that an app may ask for it before or after t
 plans; a plan without overage lends nothing whatever was agreed to.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from gateway.billing.acts import Named, asset_of, buyer_of, owner_seen, sale_act, seller_of, told
 from gateway.billing.model import Plan
 from gateway.billing.overage.lines import most_of
-from gateway.billing.overage.model import Agreement, LineState, OverageBill
+from gateway.billing.overage.model import Agreement, Line, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
@@ -60,7 +60,8 @@ class Agreeing:
         self._registry = registry
         self._clock = clock
         self.changed: Callable[[WalletKey], Awaitable[None]] = _nobody  # told of an agreement that is another one
-        self.why_idle: Callable[[Agreement], Awaitable[str]] = _unknown  # asked for why nothing is lent
+        # Asked for why nothing is lent to buyers of one seller who have agreed.
+        self.why_idle: Callable[[Sequence[Agreement]], Awaitable[Mapping[WalletKey, str]]] = _unknown
 
     async def agree(self, actor: Actor, enterprise_id: str | None, buyer: Named, limit_micro: int) -> Standing:
         """Agree to use so much beyond allowances and pay later, at most. What is lent follows at once.
@@ -101,7 +102,7 @@ class Agreeing:
         owner = await owner_seen(self._registry, actor, seller, buyer)
         count = rules.page(after, count)
         found = await self._rows.agreements(seller.enterprise_id if seller else None, owner, after or "", count + 1)
-        shown = [await self._shown(each, seller) for each in found[:count]]
+        shown = await self._shown(found[:count], seller)
         return Page(tuple(shown), found[count - 1].wallet.owner if len(found) > count else None)
 
     async def bills(
@@ -118,7 +119,8 @@ class Agreeing:
         return Page(rows, found[count - 1].id if len(found) > count else None)
 
     async def _of(self, wallet: WalletKey, seller: App | None) -> Standing:
-        return await self._shown(await self._held(wallet), seller)
+        (shown,) = await self._shown([await self._held(wallet)], seller)
+        return shown
 
     async def _held(self, wallet: WalletKey) -> Agreement:
         held = await self._rows.agreement(wallet)
@@ -135,28 +137,42 @@ class Agreeing:
             await self.changed(wallet)
         return done
 
-    async def _shown(self, agreement: Agreement, seller: App | None) -> Standing:
-        wallet = agreement.wallet
-        plan_id = await self._rows.plan_of(wallet)
-        plan = None if plan_id is None else await self._store.plan(plan_id)
-        lines = await self._rows.lines(wallet)
-        lent = sum(line.owed_micro for line in lines if line.state in (LineState.OPEN, LineState.ENDING))
-        ended = [line for line in lines if line.state == LineState.ENDED]
-        unpaid = sum(line.owed_micro for line in ended if line.bill_id is not None)
-        status, reason = "on" if lent else "idle", agreement.reason
-        if not agreement.is_enabled:
-            status = "paused" if reason else "off"
-        elif not lent:
-            reason = await self.why_idle(agreement)
-        most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
-        unbilled = sum(line.owed_micro for line in ended) - unpaid
-        return Standing(agreement, asset_of(seller), plan, most, lent, unbilled, unpaid, status, reason)
+    async def _shown(self, agreements: Sequence[Agreement], seller: App | None) -> list[Standing]:
+        """How buyers of one seller stand: as many reads for all of them as for one."""
+        if not agreements:
+            return []
+        of, owners = agreements[0].wallet.enterprise_id, [each.wallet.owner for each in agreements]
+        plan_ids = await self._rows.plans_of(of, owners)
+        plans = await self._store.plans_named(set(plan_ids.values()))
+        lines = await self._rows.lines_owed(of, owners)
+        is_lent = {owner: any(line.is_lent for line in theirs) for owner, theirs in lines.items()}
+        why = await self.why_idle([each for each in agreements if each.is_enabled and not is_lent[each.wallet.owner]])
+        return [
+            _standing(each, asset_of(seller), plans.get(plan_ids.get(each.wallet.owner, "")), lines[each.wallet.owner], why)
+            for each in agreements
+        ]
+
+
+def _standing(
+    agreement: Agreement, asset: str, plan: Plan | None, lines: Sequence[Line], why: Mapping[WalletKey, str]
+) -> Standing:
+    lent = sum(line.owed_micro for line in lines if line.is_lent)
+    ended = [line for line in lines if line.state == LineState.ENDED]
+    unpaid = sum(line.owed_micro for line in ended if line.bill_id is not None)
+    status, reason = "on" if lent else "idle", agreement.reason
+    if not agreement.is_enabled:
+        status = "paused" if reason else "off"
+    elif not lent:
+        reason = why.get(agreement.wallet, "")
+    most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
+    unbilled = sum(line.owed_micro for line in ended) - unpaid
+    return Standing(agreement, asset, plan, most, lent, unbilled, unpaid, status, reason)
 
 
 async def _nobody(_: WalletKey) -> None:
     """Nothing that lends runs in this process."""
 
 
-async def _unknown(_: Agreement) -> str:
+async def _unknown(_: Sequence[Agreement]) -> Mapping[WalletKey, str]:
     """The same."""
-    return ""
+    return {}

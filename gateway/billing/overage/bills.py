@@ -20,26 +20,23 @@ from typing import Final
 
 import msgspec
 
-from gateway.balance.wallets import Wallets
 from gateway.billing import minor_units
 from gateway.billing.admission import ENDED
 from gateway.billing.believed import check_attached
 from gateway.billing.fees import fee_minor
 from gateway.billing.model import Subscription
 from gateway.billing.overage.lines import ACTOR
-from gateway.billing.overage.model import UNPAID, BillState, Line, LineState, OverageBill
-from gateway.billing.overage.store import Changed, OverageStore
-from gateway.billing.ports import Bill, InvoiceFacts, Metadata, PaymentFacts, Payments, PaymentsDown, PaymentsRefused
-from gateway.billing.sellers import NotOurs, Rejected, Sellers, micro, paid_for
-from gateway.billing.store import Store
-from gateway.billing.webhooks.store import InboxStore
-from gateway.core.clock import Clock, now_ms
+from gateway.billing.overage.model import UNPAID, BillState, Line, LineState, OverageBill, bill_of
+from gateway.billing.overage.services import Services
+from gateway.billing.overage.store import Changed
+from gateway.billing.ports import Bill, InvoiceFacts, Metadata, PaymentFacts, PaymentsDown, PaymentsRefused
+from gateway.billing.sellers import NotOurs, Rejected, micro, paid_for
+from gateway.core.clock import now_ms
 from gateway.core.errors import Conflict, GatewayError
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
 from gateway.ledger.lending import WriteOffRequest
 from gateway.ledger.model import OVERAGE, Fees, GrantRequest, WalletKey
-from gateway.ledger.service import Ledger
 
 _HOUR_MS: Final = 3_600_000
 _REMEMBERED_MS: Final = 23 * _HOUR_MS  # Stripe forgets the name of an operation after a day
@@ -52,34 +49,17 @@ _log = logging.getLogger(__name__)
 class OverageBills:
     """Makes bills, sends them, and follows what becomes of them. Raises as `Effects`."""
 
-    def __init__(
-        self,
-        payments: Payments,
-        store: Store,
-        rows: InboxStore,
-        overages: OverageStore,
-        wallets: Wallets,
-        ledger: Ledger,
-        sellers: Sellers,
-        clock: Clock,
-    ) -> None:
-        self._payments = payments
-        self._store = store
-        self._rows = rows
-        self._overages = overages
-        self._wallets = wallets
-        self._ledger = ledger
-        self._sellers = sellers
-        self._clock = clock
+    def __init__(self, services: Services) -> None:
+        self._with = services
 
     # ---- making --------------------------------------------------------------------------------
 
     async def make(self, wallet: WalletKey, lines: list[Line]) -> None:
         """A bill of each subscription's lines that have ended and whose time to be billed has come; the others wait."""
         waiting = unbilled(lines)
-        await self._overages.put_lines_off(waiting, now_ms(self._clock) + _LOOK_AGAIN_MS)
+        await self._with.rows.put_lines_off(waiting, now_ms(self._with.clock) + _LOOK_AGAIN_MS)
         for subscription_id in sorted({line.subscription_id for line in waiting}):
-            held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
+            held = await self._with.sold.subscription(wallet.enterprise_id, subscription_id)
             due = [line for line in waiting if line.subscription_id == subscription_id and self._is_due(line, held)]
             for currency, of_it in (await self._by_currency(due)).items():
                 try:
@@ -89,7 +69,7 @@ class OverageBills:
 
     def _is_due(self, line: Line, held: Subscription | None) -> bool:
         """Whether its period is over, by Stripe's word, or by ours where nobody has heard of the next."""
-        if held is None or held.state in ENDED or line.ends_at_ms <= now_ms(self._clock):
+        if held is None or held.state in ENDED or line.ends_at_ms <= now_ms(self._with.clock):
             return True
         return line.period_end_ms <= held.period_start_ms
 
@@ -97,7 +77,7 @@ class OverageBills:
         """Lines with what each costs, in micro-units of its plan's currency."""
         found: dict[str, list[tuple[Line, int]]] = {}
         for line in lines:
-            plan = await self._store.plan(line.plan_id)
+            plan = await self._with.store.plan(line.plan_id)
             assert plan is not None, "plans stay"
             assert plan.overage is not None
             found.setdefault(plan.currency, []).append((line, plan.overage.cost_micro(line.used_micro or 0)))
@@ -109,7 +89,7 @@ class OverageBills:
         is_too_little = amount_minor < minor_units.least_charged(currency)
         if is_too_little and not is_last:
             return
-        now, line = now_ms(self._clock), lines[0][0]
+        now, line = now_ms(self._with.clock), lines[0][0]
         bill = OverageBill(
             id=new_id("bill"),
             wallet=wallet,
@@ -125,20 +105,20 @@ class OverageBills:
             reason="",
             created_at_ms=now,
         )
-        await self._overages.add_bill(bill, [each for each, _ in lines])
+        await self._with.rows.add_bill(bill, [each for each, _ in lines])
 
     async def _share(self, wallet: WalletKey) -> int:
         """Basis points of what is billed now."""
         if wallet.enterprise_id is None:
             return 0
-        user_id = (await self._ledger.apps([wallet.enterprise_id]))[wallet.enterprise_id].user_id
-        return await self._store.fee_bp(user_id, wallet.enterprise_id, now_ms(self._clock))
+        user_id = (await self._with.ledger.apps([wallet.enterprise_id]))[wallet.enterprise_id].user_id
+        return await self._with.store.fee_bp(user_id, wallet.enterprise_id, now_ms(self._with.clock))
 
     # ---- asking --------------------------------------------------------------------------------
 
     async def send(self, wallet: WalletKey) -> None:
         """A wallet's open bills that are due to be looked at: sent where they are not, else looked at."""
-        for bill in await self._overages.open_bills(wallet, now_ms(self._clock)):
+        for bill in await self._with.rows.open_bills(wallet, now_ms(self._with.clock)):
             reason, again_ms = "", min(_AGAIN_MS << min(bill.attempts, 20), _AGAIN_MAX_MS)
             try:
                 facts = await self._asked(bill)
@@ -150,7 +130,7 @@ class OverageBills:
             except (PaymentsRefused, Rejected, NotOurs, GatewayError) as refused:  # it keeps no other bill waiting
                 reason = str(refused)
                 _log.warning("bill %s: %s", bill.id, refused)
-            await self._overages.put_off(bill, reason, now_ms(self._clock) + again_ms)
+            await self._with.rows.put_off(bill, reason, now_ms(self._with.clock) + again_ms)
 
     async def _asked(self, bill: OverageBill) -> InvoiceFacts | None:
         """The bill's invoice, sent. None where there is none to send."""
@@ -159,15 +139,15 @@ class OverageBills:
             return None
         invoice_id = bill.invoice_id
         if invoice_id is None:
-            customer_id = await self._store.customer(bill.wallet, bill.account_id)
-            subscription = await self._payments.subscription(bill.account_id, bill.subscription_id)
+            customer_id = await self._with.store.customer(bill.wallet, bill.account_id)
+            subscription = await self._with.payments.subscription(bill.account_id, bill.subscription_id)
             facts = None
-            if now_ms(self._clock) - bill.created_at_ms > _REMEMBERED_MS:
-                facts = await self._payments.bills.find(
+            if now_ms(self._with.clock) - bill.created_at_ms > _REMEMBERED_MS:
+                facts = await self._with.payments.bills.find(
                     bill.account_id, customer_id or subscription.customer_id, bill.id, bill.created_at_ms
                 )
             if facts is None:
-                line = (await self._overages.lines_of_bill(bill))[0]
+                line = (await self._with.rows.lines_of_bill(bill))[0]
                 wish = Bill(
                     bill_id=bill.id,
                     customer_id=subscription.customer_id,
@@ -178,28 +158,28 @@ class OverageBills:
                     text="Usage beyond the subscription's allowance",
                     metadata=Metadata(bill.wallet.enterprise_id, bill.wallet.owner, line.plan_id, bill_id=bill.id),
                 )
-                facts = await self._payments.bills.draft(bill.id, bill.account_id, wish)
+                facts = await self._with.payments.bills.draft(bill.id, bill.account_id, wish)
             invoice_id = facts.invoice_id
-            await self._overages.set_invoice(bill, invoice_id)
+            await self._with.rows.set_invoice(bill, invoice_id)
             bill = msgspec.structs.replace(bill, invoice_id=invoice_id)
         try:
-            facts = await self._payments.invoice(bill.account_id, invoice_id)
+            facts = await self._with.payments.invoice(bill.account_id, invoice_id)
         except PaymentsRefused as refused:
             if refused.code != "resource_missing" or refused.is_revoked:
                 raise
             await self._give_up(bill, BillState.GIVEN, bill.used_micro, "its invoice was deleted")
             return None
         if facts.status in ("draft", "open"):
-            facts = await self._payments.bills.send(bill.id, bill.account_id, invoice_id)
+            facts = await self._with.payments.bills.send(bill.id, bill.account_id, invoice_id)
         return facts
 
     # ---- what becomes of it --------------------------------------------------------------------
 
     async def invoice(self, account_id: str, facts: InvoiceFacts) -> bool:
         """An invoice that carries the name of a bill, as far as it has come. Whether it is paid only now."""
-        wallet = await self._sellers.wallet_of(account_id, facts.metadata)
+        wallet = await self._with.sellers.wallet_of(account_id, facts.metadata)
         assert facts.metadata is not None
-        bill = await self._overages.bill(wallet.enterprise_id, facts.metadata.bill_id)
+        bill = await self._with.rows.bill(wallet.enterprise_id, facts.metadata.bill_id)
         if bill is None or (bill.wallet, bill.account_id) != (wallet, account_id):
             raise Rejected(f"there is no bill {facts.metadata.bill_id} of that buyer on that account")
         if facts.status in ("draft", "open"):
@@ -207,6 +187,13 @@ class OverageBills:
         if bill.invoice_id is None:
             raise PaymentsDown("its bill does not know of it yet")
         return await self._follow(bill, facts)
+
+    async def of_payment(self, wallet: WalletKey, payment_id: str) -> OverageBill | None:
+        """The bill that a payment paid, alone or beside others: by the books, which have a grant for each."""
+        op_id = await self._with.ledger.payments.granted_as(wallet.enterprise_id, payment_id)
+        bill_id = None if op_id is None else bill_of(op_id)
+        bill = None if bill_id is None else await self._with.rows.bill(wallet.enterprise_id, bill_id)
+        return bill if bill is not None and bill.wallet == wallet else None
 
     async def _follow(self, bill: OverageBill, facts: InvoiceFacts) -> bool:
         if facts.invoice_id != bill.invoice_id:
@@ -224,7 +211,8 @@ class OverageBills:
             return False
         if (facts.total_minor, facts.currency) != (bill.amount_minor, bill.currency):
             raise Rejected(f"it is of {facts.total_minor} {facts.currency}, and bill {bill.id} of {bill.amount_minor}")
-        taken = [(await self._payments.payment(bill.account_id, part.payment_id), part.amount_minor) for part in facts.payments]
+        payments = self._with.payments
+        taken = [(await payments.payment(bill.account_id, part.payment_id), part.amount_minor) for part in facts.payments]
         if not taken:
             await self._give_up(bill, BillState.GIVEN, bill.used_micro, "no money paid it")
             return False
@@ -235,12 +223,12 @@ class OverageBills:
         if share < least:
             raise Rejected(f"the platform's share of it is {share} {bill.currency}, and bill {bill.id} has {least} at least")
         is_first = [await self._repaid(bill, place, *each) for place, each in enumerate(_shares(bill, taken))]
-        await self._overages.end_bill(bill, BillState.PAID, now_ms(self._clock), taken[0][0].payment_id)
+        await self._with.rows.end_bill(bill, BillState.PAID, now_ms(self._with.clock), taken[0][0].payment_id)
         return any(is_first)
 
     async def _check_free(self, bill: OverageBill, payments: list[PaymentFacts]) -> None:
         """Each payment took money, in the bill's currency, and has bought nothing else. Rejected."""
-        books, seller = self._ledger.payments, bill.wallet.enterprise_id
+        books, seller = self._with.ledger.payments, bill.wallet.enterprise_id
         for place, payment in enumerate(payments):
             if payment.status != "succeeded" or payment.currency != bill.currency:
                 raise Rejected(f"its payment {payment.payment_id} is {payment.status}, in {payment.currency}")
@@ -252,10 +240,10 @@ class OverageBills:
         self, bill: OverageBill, place: int, payment: PaymentFacts, amount_micro: int, given_micro: int
     ) -> bool:
         """One payment of it: what was used and is paid by that, some of it given."""
-        wallet, asset = bill.wallet, await self._sellers.asset_of(bill.wallet)
-        await self._sellers.bind(bill.account_id, payment.payment_id, wallet, now_ms(self._clock))
+        wallet, asset = bill.wallet, await self._with.sellers.asset_of(bill.wallet)
+        await self._with.sellers.bind(bill.account_id, payment.payment_id, wallet, now_ms(self._with.clock))
         op_id = _paid_as(bill, place, payment)
-        granted = await self._wallets.grant(
+        granted = await self._with.wallets.grant(
             GrantRequest(
                 wallet=wallet,
                 amount_micro=amount_micro,
@@ -276,7 +264,7 @@ class OverageBills:
         )
         if payment.stripe_fee_minor:
             kept = micro(payment.stripe_fee_minor, bill.currency)
-            await self._ledger.payments.processing_fee(wallet, payment.payment_id, kept, ACTOR)
+            await self._with.ledger.payments.processing_fee(wallet, payment.payment_id, kept, ACTOR)
         return granted.first
 
     async def _give_up(self, bill: OverageBill, state: BillState, amount_micro: int, reason: str) -> None:
@@ -292,12 +280,12 @@ class OverageBills:
             unless_op=bill.op_id,
         )
         try:
-            await self._wallets.deliver(await self._ledger.lending.write_off(request))
+            await self._with.wallets.deliver(await self._with.ledger.lending.write_off(request))
         except Conflict:
             return  # another process has seen it paid, and ends it
         if state == BillState.LOST:  # before it has ended: whoever goes on after a crash pauses it too
-            await self._overages.pause(bill.wallet, UNPAID, now_ms(self._clock))
-        await self._overages.end_bill(bill, state, now_ms(self._clock), reason=reason)
+            await self._with.rows.pause(bill.wallet, UNPAID, now_ms(self._with.clock))
+        await self._with.rows.end_bill(bill, state, now_ms(self._with.clock), reason=reason)
 
 
 def unbilled(lines: Sequence[Line]) -> list[Line]:

@@ -6,23 +6,20 @@ over the sellers that offer overage.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from gateway.balance.wallets import Wallets
 from gateway.billing.overage.bills import OverageBills, unbilled
 from gateway.billing.overage.lines import Lines
 from gateway.billing.overage.model import Agreement
-from gateway.billing.ports import InvoiceFacts, Payments, PaymentsDown, PaymentsRefused
-from gateway.billing.sellers import NotOurs, Rejected, Sellers
-from gateway.billing.store import Store
-from gateway.billing.webhooks.store import InboxStore
-from gateway.core.clock import Clock, now_ms
+from gateway.billing.overage.services import Services
+from gateway.billing.ports import InvoiceFacts, PaymentsDown, PaymentsRefused
+from gateway.billing.sellers import NotOurs, Rejected
+from gateway.core.clock import now_ms
 from gateway.core.errors import GatewayError
 from gateway.db.faults import SqlDown, SqlRefused
 from gateway.ledger.model import WalletKey
-from gateway.ledger.service import Ledger
 
 _EVERY_S: Final = 5.0
 _PAGE: Final = 500
@@ -33,50 +30,33 @@ _log = logging.getLogger(__name__)
 class Overages:
     """Any number of processes may have one. Raises as `Effects`."""
 
-    def __init__(
-        self,
-        payments: Payments,
-        store: Store,
-        rows: InboxStore,
-        wallets: Wallets,
-        ledger: Ledger,
-        sellers: Sellers,
-        clock: Clock,
-        grace_days: int,
-    ) -> None:
-        overages = rows.overages
+    def __init__(self, services: Services, grace_days: int) -> None:
         self._noticed: set[WalletKey] = set()  # something is to be billed, and nobody else has told
         self._free = asyncio.Semaphore(_AT_ONCE)
-        self._rows = overages
-        self._subscribers = rows.subscribers
-        self._clock = clock
-        self._lines = Lines(store, rows, overages, wallets, ledger, sellers, clock, grace_days)
-        self._bills = OverageBills(payments, store, rows, overages, wallets, ledger, sellers, clock)
+        self._with = services
+        self._lines = Lines(services, grace_days)
+        self._bills = OverageBills(services)
 
     async def follow(self, wallet: WalletKey) -> None:
         """A subscription, what was paid for one, or an agreement is another one: what is lent follows, at once.
 
         It follows the buyer's one subscription, whichever was told of: an older one that has ended ends nothing.
         """
-        subscription_id = await self._subscribers.of(wallet)
+        subscription_id = await self._with.sold.subscribers.of(wallet)
         if subscription_id is not None and unbilled(await self._lines.follow(wallet, subscription_id)):
             self._noticed.add(wallet)
 
-    async def idle(self, agreement: Agreement) -> str:
-        """Why nothing is lent to who has agreed, in our word; "" where something can be."""
-        return await self._lines.idle(agreement, await self._subscribers.of(agreement.wallet)) or ""
-
-    def noticed(self, wallet: WalletKey) -> None:
-        """Something that was paid for goes back in a moment: what is lent beside it is looked at at the next walk."""
-        self._noticed.add(wallet)
+    async def idle(self, agreements: Sequence[Agreement]) -> Mapping[WalletKey, str]:
+        """Why nothing is lent to a seller's buyers who have agreed, in our word; without those to whom something can be."""
+        return await self._lines.idle(agreements)
 
     async def stop(self, wallet: WalletKey, reason: str) -> None:
         """Nothing more is lent until it is agreed to again."""
         await self._lines.stop(wallet, reason)
 
     async def refunded(self, wallet: WalletKey, payment_id: str) -> None:
-        """Of who has a bill paid back nothing more is lent."""
-        if await self._rows.bill_of_payment(wallet, payment_id) is not None:
+        """Of who has a bill paid back nothing more is lent, whichever of its payments it was."""
+        if await self._bills.of_payment(wallet, payment_id) is not None:
             await self._lines.stop(wallet, "payment_refunded")
 
     async def invoice(self, account_id: str, facts: InvoiceFacts) -> bool:
@@ -99,7 +79,7 @@ class Overages:
             noticed, self._noticed = self._noticed, set()
             await self._steps(noticed)
             try:
-                sellers = await self._rows.sellers()
+                sellers = await self._with.rows.sellers()
             except SqlDown as down:
                 _log.warning("overage waits: %s", down)
                 sellers = []
@@ -112,9 +92,9 @@ class Overages:
                 await asyncio.wait_for(stop.wait(), _EVERY_S)
 
     async def _walk(self, enterprise_id: str | None) -> None:
-        for waiting in (self._rows.restless, self._rows.owing):
+        for waiting in (self._with.rows.restless, self._with.rows.owing):
             after = ""
-            while owners := await waiting(enterprise_id, now_ms(self._clock), after, _PAGE):
+            while owners := await waiting(enterprise_id, now_ms(self._with.clock), after, _PAGE):
                 await self._steps([WalletKey(owner, enterprise_id) for owner in owners])
                 after = owners[-1]
 

@@ -14,24 +14,21 @@ Nothing is lent to who is in debt, as the debt would be paid with it.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from gateway.balance.wallets import Wallets
 from gateway.billing.model import Plan, Subscription, SubscriptionState
 from gateway.billing.overage.model import Agreement, Idle, Line, LineState
-from gateway.billing.overage.store import Changed, OverageStore
-from gateway.billing.sellers import Sellers
-from gateway.billing.store import Store
-from gateway.billing.webhooks.store import InboxStore
-from gateway.core.clock import Clock, now_ms
+from gateway.billing.overage.services import Services
+from gateway.billing.overage.store import Changed
+from gateway.core.clock import now_ms
 from gateway.core.errors import InvalidRequest
 from gateway.core.ids import new_id
 from gateway.core.words import LotSource
 from gateway.ledger.lending import PRIORITY
 from gateway.ledger.model import GrantRequest, WalletKey
-from gateway.ledger.service import Ledger
 
 ACTOR: Final = "overage"
 _DAY_MS: Final = 86_400_000
@@ -44,25 +41,9 @@ _log = logging.getLogger(__name__)
 class Lines:
     """Lends and ends. Any number of processes may, beside each other. Raises SqlDown."""
 
-    def __init__(
-        self,
-        store: Store,
-        rows: InboxStore,
-        overages: OverageStore,
-        wallets: Wallets,
-        ledger: Ledger,
-        sellers: Sellers,
-        clock: Clock,
-        grace_days: int,
-    ) -> None:
+    def __init__(self, services: Services, grace_days: int) -> None:
         """`grace_days` is how long a line outlives its period where nobody hears of the next one."""
-        self._store = store
-        self._rows = rows
-        self._overages = overages
-        self._wallets = wallets
-        self._ledger = ledger
-        self._sellers = sellers
-        self._clock = clock
+        self._with = services
         self._grace_ms = grace_days * _DAY_MS
 
     async def follow(self, wallet: WalletKey, subscription_id: str) -> list[Line]:
@@ -72,11 +53,11 @@ class Lines:
         """
         lines: list[Line] = []
         for _ in range(_LOOKS):
-            held = await self._rows.subscription(wallet.enterprise_id, subscription_id)
-            plan = None if held is None or held.wallet != wallet else await self._store.plan(held.plan_id)
+            held = await self._with.sold.subscription(wallet.enterprise_id, subscription_id)
+            plan = None if held is None or held.wallet != wallet else await self._with.store.plan(held.plan_id)
             if held is None or plan is None:
                 return []
-            lines = await self._overages.lines(wallet)
+            lines = await self._with.rows.lines(wallet)
             if plan.overage is None and not lines:
                 return []
             most = await self._most(wallet, held, plan)
@@ -101,44 +82,46 @@ class Lines:
 
     async def settle(self, wallet: WalletKey) -> list[Line]:
         """A wallet's lines, as far as they have come."""
-        return [await self._settled(line) for line in await self._overages.lines(wallet)]
+        return [await self._settled(line) for line in await self._with.rows.lines(wallet)]
 
     async def stop(self, wallet: WalletKey, reason: str) -> None:
         """Nothing more is lent to a wallet until its owner, or who sells to it, agrees again; what is lent ends."""
-        await self._overages.pause(wallet, reason, now_ms(self._clock))
-        for line in await self._overages.lines(wallet):
+        await self._with.rows.pause(wallet, reason, now_ms(self._with.clock))
+        for line in await self._with.rows.lines(wallet):
             if line.state == LineState.OPEN:
                 await self._end(await self._granted(line))
 
-    async def idle(self, agreed: Agreement, subscription_id: str | None) -> Idle | None:
-        """Why nothing is lent to who has agreed; None where something can be."""
-        wallet = agreed.wallet
-        held = None if subscription_id is None else await self._rows.subscription(wallet.enterprise_id, subscription_id)
-        plan = None if held is None or held.wallet != wallet else await self._store.plan(held.plan_id)
-        if held is None or plan is None or held.state in _ENDED:
-            return Idle.NO_SUBSCRIPTION
-        why = await self._refusal(held, plan)
-        if why is None and (await self._ledger.wallet(wallet)).debt_micro:
-            return Idle.IN_DEBT
-        if why is None and sum(line.owed_micro for line in await self._overages.lines(wallet)) >= most_of(agreed, plan):
-            return Idle.LIMIT_REACHED
-        return why
-
-    async def _refusal(self, held: Subscription, plan: Plan) -> Idle | None:
-        """Why nothing is lent to a subscriber, whatever it agreed to and has used."""
-        if plan.overage is None:
-            return Idle.PLAN_WITHOUT_OVERAGE
-        if held.state != SubscriptionState.ACTIVE:
-            return Idle.NOT_PAID_FOR
-        paid = await self._ledger.payments.paid_until(held.wallet, held.subscription_id, held.period_end_ms)
-        return None if paid else Idle.NOT_PAID_FOR
+    async def idle(self, agreements: Sequence[Agreement]) -> dict[WalletKey, Idle]:
+        """Why nothing is lent to those of a seller's buyers who have agreed; who is not in it can be lent something."""
+        if not agreements:
+            return {}
+        seller, owners = agreements[0].wallet.enterprise_id, [each.wallet.owner for each in agreements]
+        subscribers = await self._with.sold.subscriptions_of(seller, owners)
+        plans = await self._with.store.plans_named({held.plan_id for held in subscribers.values()})
+        paid = await self._with.ledger.payments.paid_allowances(seller, owners)
+        debts = await self._with.ledger.debts(seller, owners)
+        lines = await self._with.rows.lines_owed(seller, owners)
+        found: dict[WalletKey, Idle | None] = {}
+        for agreed in agreements:
+            wallet, held = agreed.wallet, subscribers.get(agreed.wallet.owner)
+            if held is None or held.wallet != wallet or held.state in _ENDED:
+                found[wallet] = Idle.NO_SUBSCRIPTION
+                continue
+            plan = plans[held.plan_id]
+            found[wallet] = _refusal(held, plan, paid)
+            if found[wallet] is None and wallet.owner in debts:
+                found[wallet] = Idle.IN_DEBT
+            if found[wallet] is None and sum(line.owed_micro for line in lines[wallet.owner]) >= most_of(agreed, plan):
+                found[wallet] = Idle.LIMIT_REACHED
+        return {wallet: why for wallet, why in found.items() if why is not None}
 
     async def _most(self, wallet: WalletKey, held: Subscription, plan: Plan) -> int:
         """What may be used and unpaid at any time."""
-        agreed = await self._overages.agreement(wallet)
-        if agreed is None or not agreed.is_enabled or await self._sellers.is_platforms_cost(wallet):
+        agreed = await self._with.rows.agreement(wallet)
+        if agreed is None or not agreed.is_enabled or await self._with.sellers.is_platforms_cost(wallet):
             return 0
-        return 0 if await self._refusal(held, plan) else most_of(agreed, plan)
+        paid = await self._with.ledger.payments.paid_allowances(wallet.enterprise_id, [wallet.owner])
+        return 0 if _refusal(held, plan, paid) else most_of(agreed, plan)
 
     def _goes_on(self, line: Line, held: Subscription, most: int) -> bool:
         """Whether it stays lent as it is."""
@@ -148,9 +131,9 @@ class Lines:
 
     async def _lend(self, held: Subscription, amount_micro: int, last: int) -> bool:
         """Whether it did. Changed where another process lent in between."""
-        now = now_ms(self._clock)
+        now = now_ms(self._with.clock)
         ends_ms = max(held.period_end_ms + self._grace_ms, now + _DAY_MS)  # heard of too late: a day all the same
-        if amount_micro <= 0 or (await self._ledger.wallet(held.wallet)).debt_micro:
+        if amount_micro <= 0 or (await self._with.ledger.wallet(held.wallet)).debt_micro:
             return False
         line = Line(
             id=new_id("ovr"),
@@ -165,7 +148,7 @@ class Lines:
             ends_at_ms=ends_ms,
             created_at_ms=now,
         )
-        await self._overages.add_line(line)
+        await self._with.rows.add_line(line)
         await self._granted(line)
         return True
 
@@ -176,7 +159,7 @@ class Lines:
         request = GrantRequest(
             wallet=line.wallet,
             amount_micro=line.lent_micro,
-            asset=await self._sellers.asset_of(line.wallet),
+            asset=await self._with.sellers.asset_of(line.wallet),
             source=LotSource.OVERAGE,
             op_id=line.op_id,
             actor=ACTOR,
@@ -186,18 +169,18 @@ class Lines:
             role="system",
         )
         try:
-            lot_id = (await self._wallets.grant(request, fingerprint=line.op_id)).lot.id
+            lot_id = (await self._with.wallets.grant(request, fingerprint=line.op_id)).lot.id
             changed = msgspec.structs.replace(line, lot_id=lot_id)
         except InvalidRequest as refused:  # its time has passed since, or the wallet can hold no more
             _log.warning("%s was not lent: %s", line.id, refused)
             changed = msgspec.structs.replace(line, state=LineState.DONE, used_micro=0)
-        return changed if await self._overages.put_line(line, changed) else await self._again(line)
+        return changed if await self._with.rows.put_line(line, changed) else await self._again(line)
 
     async def _end(self, line: Line) -> None:
         if line.lot_id is None or line.state != LineState.OPEN:
             return
         ending = msgspec.structs.replace(line, state=LineState.ENDING)  # first: whoever goes on after a crash ends the lot
-        if await self._overages.put_line(line, ending):
+        if await self._with.rows.put_line(line, ending):
             await self._settled(ending)
 
     async def _settled(self, line: Line) -> Line:
@@ -205,26 +188,34 @@ class Lines:
         line = await self._granted(line)
         if line.state not in (LineState.OPEN, LineState.ENDING) or line.lot_id is None:
             return line
-        if line.state == LineState.OPEN and line.ends_at_ms > now_ms(self._clock):
+        if line.state == LineState.OPEN and line.ends_at_ms > now_ms(self._with.clock):
             return line
         if line.state == LineState.ENDING:
-            await self._ledger.lending.end(line.wallet, line.lot_id)
-        lot = await self._ledger.lending.lot(line.wallet, line.lot_id)
+            await self._with.ledger.lending.end(line.wallet, line.lot_id)
+        lot = await self._with.ledger.lending.lot(line.wallet, line.lot_id)
         if lot.left_micro or lot.expiring:
-            await self._wallets.expire(line.wallet, lot)
-            lot = await self._ledger.lending.lot(line.wallet, line.lot_id)
+            await self._with.wallets.expire(line.wallet, lot)
+            lot = await self._with.ledger.lending.lot(line.wallet, line.lot_id)
         if lot.left_micro or lot.expiring:
             return line  # requests in flight may use it
         state = LineState.ENDED if lot.spent_micro else LineState.DONE
         ended = msgspec.structs.replace(line, state=state, used_micro=lot.spent_micro)
-        return ended if await self._overages.put_line(line, ended) else await self._again(line)
+        return ended if await self._with.rows.put_line(line, ended) else await self._again(line)
 
     async def _again(self, line: Line) -> Line:
         """What another process made of it meanwhile."""
-        found = {each.id: each for each in await self._overages.lines(line.wallet)}
+        found = {each.id: each for each in await self._with.rows.lines(line.wallet)}
         return found.get(line.id, msgspec.structs.replace(line, state=LineState.DONE, used_micro=0))
 
 
 def most_of(agreed: Agreement, plan: Plan) -> int:
     """What a buyer may use of a plan's overage and owe at any time, in the wallet's asset."""
     return 0 if plan.overage is None else min(agreed.limit_micro, plan.overage.max_micro)
+
+
+def _refusal(held: Subscription, plan: Plan, paid: Mapping[tuple[str, int], int]) -> Idle | None:
+    """Why nothing is lent to a subscriber, whatever it agreed to and has used; `paid` as `Payments.paid_allowances`."""
+    if plan.overage is None:
+        return Idle.PLAN_WITHOUT_OVERAGE
+    is_paid = paid.get((held.subscription_id, held.period_end_ms), 0) > 0
+    return None if held.state == SubscriptionState.ACTIVE and is_paid else Idle.NOT_PAID_FOR

@@ -12,6 +12,7 @@ from gateway.ledger.model import WalletKey
 UNPAID: Final = "unpaid"
 DISPUTED: Final = "payment_disputed"
 HELD: Final = (UNPAID, DISPUTED)
+_BILL: Final = "bill"
 
 
 class Idle(StrEnum):
@@ -84,6 +85,11 @@ class Line(msgspec.Struct, frozen=True):
         return f"overage:{self.id}"
 
     @property
+    def is_lent(self) -> bool:
+        """Whether it can still be used, or requests in flight may use it."""
+        return self.state in (LineState.OPEN, LineState.ENDING)
+
+    @property
     def owed_micro(self) -> int:
         """What of it may be unpaid: all of it until it is known what was used."""
         if self.state == LineState.DONE:
@@ -116,5 +122,11 @@ class OverageBill(msgspec.Struct, frozen=True):
 
     @property
     def op_id(self) -> str:
-        """Of the grant that its payment is, and, with a word behind, of its being given up."""
-        return f"bill:{self.id}"
+        """Of the grant that its first payment is; with its id behind, of each further one; with a word, of its being given up."""
+        return f"{_BILL}:{self.id}"
+
+
+def bill_of(op_id: str) -> str | None:
+    """The id of the bill that an operation is of; None: it is of none."""
+    kind, _, rest = op_id.partition(":")
+    return rest.partition(":")[0] if kind == _BILL else None

@@ -106,6 +106,14 @@ class OverageStore(Rows):
         rule = sa.and_(of.owner == wallet.owner, sa.or_(of.state != LineState.DONE.value, of.number == last))
         return await self._lines(wallet.enterprise_id, rule)
 
+    async def lines_owed(self, enterprise_id: str | None, owners: Collection[str]) -> dict[str, list[Line]]:
+        """Those that are not done, by owner; by their number."""
+        of = sales_of(enterprise_id)["overage_lines"].c
+        found: dict[str, list[Line]] = {owner: [] for owner in owners}
+        for line in await self._lines(enterprise_id, sa.and_(of.owner.in_(owners), of.state != LineState.DONE.value)):
+            found[line.wallet.owner].append(line)
+        return found
+
     async def lines_of_bill(self, bill: OverageBill) -> list[Line]:
         """What a bill is made of."""
         of = sales_of(bill.wallet.enterprise_id)["overage_lines"].c
@@ -113,10 +121,14 @@ class OverageStore(Rows):
 
     async def restless(self, enterprise_id: str | None, now_ms: int, after: str, count: int) -> list[str]:
         """Owners, beyond one, with lines that something is to be done about."""
-        of = sales_of(enterprise_id)["overage_lines"].c
-        agreed = sales_of(enterprise_id)["overage_agreements"].c
+        table, agreed = sales_of(enterprise_id)["overage_lines"], sales_of(enterprise_id)["overage_agreements"].c
+        of, every = table.c, table.alias().c
+        # All that counts against the limit, as `Line.owed_micro` has it.
+        owed = sa.select(sa.func.sum(sa.func.coalesce(every.used_micro, every.lent_micro))).correlate(table)
+        owed = owed.where(every.owner == of.owner, every.state != LineState.DONE.value)
         # Nobody was told of its end, or of a lower limit, as a process ended at the wrong moment.
-        beyond = sa.exists().where(agreed.owner == of.owner, sa.or_(agreed.enabled == 0, agreed.limit_micro < of.lent_micro))
+        is_less = agreed.limit_micro < owed.scalar_subquery()
+        beyond = sa.exists().where(agreed.owner == of.owner, sa.or_(agreed.enabled == 0, is_less))
         over = sa.and_(of.state == LineState.OPEN.value, sa.or_(of.ends_at <= now_ms, of.lot_id.is_(None), beyond))
         unbilled = sa.and_(of.state == LineState.ENDED.value, of.bill_id.is_(None), of.due_at <= now_ms)
         rule = sa.or_(over, of.state == LineState.ENDING.value, unbilled)
@@ -168,26 +180,19 @@ class OverageStore(Rows):
         of = sales_of(enterprise_id)["overage_bills"].c
         return next(iter(await self._bills(enterprise_id, of.id == bill_id, 1)), None)
 
-    async def bill_of_payment(self, wallet: WalletKey, payment_id: str) -> OverageBill | None:
-        """The one that a payment paid."""
-        of = sales_of(wallet.enterprise_id)["overage_bills"].c
-        rule = sa.and_(of.owner == wallet.owner, of.payment_id == payment_id)
-        return next(iter(await self._bills(wallet.enterprise_id, rule, 1)), None)
-
     async def bills(self, enterprise_id: str | None, owner: str | None, after: str | None, count: int) -> list[OverageBill]:
         """Newest first; of one owner, or all."""
         of = sales_of(enterprise_id)["overage_bills"].c
         rule = sa.and_(sa.true() if owner is None else of.owner == owner, sa.true() if after is None else of.id < after)
         return await self._bills(enterprise_id, rule, count)
 
-    async def plan_of(self, wallet: WalletKey) -> str | None:
-        """The plan of a buyer's one subscription, also when it has ended."""
-        sales = sales_of(wallet.enterprise_id)
-        theirs, held = sales["subscribers"].c, sales["subscriptions"].c
-        query = sa.select(held.plan_id).where(theirs.owner == wallet.owner, held.subscription_id == theirs.subscription_id)
-        async with self._reading(wallet.enterprise_id) as conn:
-            plan_id: str | None = await conn.scalar(query)
-        return plan_id
+    async def plans_of(self, enterprise_id: str | None, owners: Collection[str]) -> dict[str, str]:
+        """The plan of each buyer's one subscription, by owner; also when it has ended."""
+        theirs, held = (sales_of(enterprise_id)[name].c for name in ("subscribers", "subscriptions"))
+        is_theirs = held.subscription_id == theirs.subscription_id
+        query = sa.select(theirs.owner, held.plan_id).where(theirs.owner.in_(owners), is_theirs)
+        async with self._reading(enterprise_id) as conn:
+            return {row.owner: row.plan_id for row in await conn.execute(query)}
 
     async def our_ids(self, enterprise_id: str | None, subscription_ids: Collection[str]) -> dict[str, str]:
         """Our ids of subscriptions, by Stripe's."""

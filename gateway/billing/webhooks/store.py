@@ -267,6 +267,14 @@ class InboxStore(Rows):
             row = (await conn.execute(query)).mappings().first()
         return None if row is None else _subscription(enterprise_id, row)
 
+    async def subscriptions_of(self, enterprise_id: str | None, owners: Collection[str]) -> dict[str, Subscription]:
+        """Each buyer's one subscription, by owner; also when it has ended, until another takes its place."""
+        theirs, held = (sales_of(enterprise_id)[name] for name in ("subscribers", "subscriptions"))
+        query = sa.select(theirs.c.owner.label("buyer"), *held.c).join(held, held.c.subscription_id == theirs.c.subscription_id)
+        async with self._reading(enterprise_id) as conn:
+            rows = (await conn.execute(query.where(theirs.c.owner.in_(owners)))).mappings().all()
+        return {row["buyer"]: _subscription(enterprise_id, {each.name: row[each.name] for each in held.c}) for row in rows}
+
     async def put_subscription(self, held: Subscription | None, now: Subscription) -> bool:
         """Insert or change; False when the row is not what `held` says: somebody looked at Stripe in between."""
         table, values = sales_of(now.wallet.enterprise_id)["subscriptions"], _columns(now)
