@@ -104,7 +104,7 @@ async def paid_allowances(conn: Connection, books: Books, owners: Sequence[str])
         sa.select(txns.c.op_id, stays)
         .distinct()  # each has one lot, which several entries may name
         .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
-        .join(entries, entries.c.lot_id == lots.c.id)
+        .join(entries, sa.and_(entries.c.account_id == lots.c.account_id, entries.c.lot_id == lots.c.id))
         .join(txns, sa.and_(entries.c.txn_id == txns.c.id, txns.c.kind == GRANT))
         .where(bulk.is_in(conn, accounts.c.owner, owners), accounts.c.kind == AVAILABLE)
         .where(lots.c.source == LotSource.PAID.value, txns.c.op_id.startswith("allowance:"))
@@ -224,7 +224,7 @@ async def granted_as(conn: Connection, books: Books, external_ref: str) -> str |
     lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
     query = (
         sa.select(txns.c.op_id)
-        .join_from(lots, entries, entries.c.lot_id == lots.c.id)
+        .join_from(lots, entries, sa.and_(entries.c.account_id == lots.c.account_id, entries.c.lot_id == lots.c.id))
         .join(txns, entries.c.txn_id == txns.c.id)
         .where(lots.c.external_ref == external_ref, txns.c.kind == GRANT)
     )
