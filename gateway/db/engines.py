@@ -33,8 +33,8 @@ from gateway.core.limits import APP_ENGINES_MAX, CONNECT_TIMEOUT_S
 from gateway.db.faults import SqlDown, SqlRefused, named_faults
 from gateway.db.names import POSTGRES_NAME_BYTES_MAX, postgres_name, sqlite_name
 
-PLATFORM_HEAD: Final = "0015"  # newest revision of each tree: a test compares them with the files
-APP_HEAD: Final = "0010"
+PLATFORM_HEAD: Final = "0016"  # newest revision of each tree: a test compares them with the files
+APP_HEAD: Final = "0011"
 _HEADS: Final = {"platform": PLATFORM_HEAD, "app": APP_HEAD}
 
 _PLACE: Final = "{enterprise_id}"

@@ -30,7 +30,7 @@ from gateway.ledger.model import (
     Txn,
 )
 from gateway.ledger.recovery import Family, Place
-from gateway.ledger.store import LOT_COLUMNS, Books, Connection
+from gateway.ledger.store import LOT_COLUMNS, Books, Connection, naming
 
 PAYING: Final = (GRANT, REFUND, DISPUTE_LOST, REINSTATE, CORRECTION)  # kinds in which money of a payment moves
 _MOVING: Final = (GRANT, EXPIRY, ROLLOVER, RECOVERY)  # kinds in which lots are made, and end
@@ -42,12 +42,11 @@ _OF_RENEWAL: Final = 2  # colons in the name of a renewal; what went on again ha
 async def exchanged(conn: Connection, books: Books, lot_id: str) -> Exchanged | None:
     """How the payment of a lot stands, where something else was granted than paid."""
     txns, entries, accounts = books["txns"], books["entries"], books["accounts"]
-    naming = sa.select(entries.c.txn_id).where(entries.c.lot_id == lot_id)
     query = (
         sa.select(txns.c.kind, accounts.c.kind, accounts.c.asset, sa.func.sum(entries.c.amount_micro))
         .join_from(entries, txns, entries.c.txn_id == txns.c.id)
         .join(accounts, entries.c.account_id == accounts.c.id)
-        .where(txns.c.id.in_(naming), txns.c.kind.in_(PAYING), accounts.c.kind.in_((*MONEY, EXCHANGE, PROMO)))
+        .where(txns.c.id.in_(naming(books, lot_id)), txns.c.kind.in_(PAYING), accounts.c.kind.in_((*MONEY, EXCHANGE, PROMO)))
         .group_by(txns.c.kind, accounts.c.kind, accounts.c.asset)
     )
     rows = [(row[0], row[1], row[2], int(row[3])) for row in await conn.execute(query)]
@@ -67,9 +66,9 @@ async def lots_of_series(conn: Connection, books: Books, owner: str, series: str
     query = (
         sa.select(txns.c.op_id, *[lots.c[name] for name in LOT_COLUMNS])
         .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
-        .join(entries, sa.and_(entries.c.lot_id == lots.c.id, entries.c.amount_micro > 0))
+        .join(entries, _of_lot(entries, lots))
         .join(txns, sa.and_(entries.c.txn_id == txns.c.id, txns.c.kind.in_((GRANT, ROLLOVER)), made))
-        .where(accounts.c.owner == owner, lots.c.left_micro > 0)
+        .where(accounts.c.owner == owner, lots.c.left_micro > 0, entries.c.amount_micro > 0)
         .order_by(lots.c.id)
     )
     return [(int(row[0].split(":")[2]), Lot(*row[1:])) for row in await conn.execute(query)]
@@ -77,15 +76,14 @@ async def lots_of_series(conn: Connection, books: Books, owner: str, series: str
 
 async def allowances(conn: Connection, books: Books, series: str) -> list[str]:
     """`op_id` of every grant of a series."""
-    txns = books["txns"]
-    query = sa.select(txns.c.op_id).where(txns.c.op_id.startswith(f"allowance:{series}:", autoescape=True))
+    query = sa.select(books["txns"].c.op_id).where(_named(conn, books, f"allowance:{series}:"))
     return list((await conn.execute(query)).scalars())
 
 
 async def granted_until(conn: Connection, books: Books, series: str, ends_at_ms: int) -> int:
     """The sum of a series' grants for the period that ends then; see `payments.allowance_op`."""
     lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
-    of_series = txns.c.op_id.startswith(f"allowance:{series}:", autoescape=True)
+    of_series = _named(conn, books, f"allowance:{series}:")
     of_period = txns.c.op_id.contains(f":{ends_at_ms:015d}:", autoescape=True)
     made = (
         sa.select(entries.c.lot_id)
@@ -104,7 +102,7 @@ async def paid_allowances(conn: Connection, books: Books, owners: Sequence[str])
         sa.select(txns.c.op_id, stays)
         .distinct()  # each has one lot, which several entries may name
         .join_from(lots, accounts, lots.c.account_id == accounts.c.id)
-        .join(entries, sa.and_(entries.c.account_id == lots.c.account_id, entries.c.lot_id == lots.c.id))
+        .join(entries, _of_lot(entries, lots))
         .join(txns, sa.and_(entries.c.txn_id == txns.c.id, txns.c.kind == GRANT))
         .where(bulk.is_in(conn, accounts.c.owner, owners), accounts.c.kind == AVAILABLE)
         .where(lots.c.source == LotSource.PAID.value, txns.c.op_id.startswith("allowance:"))
@@ -138,12 +136,17 @@ async def family(conn: Connection, books: Books, owner: str, asset: str) -> Fami
         .order_by(lots.c.created_at, lots.c.id)
     )
     found = {row[0]: Lot(*row) for row in await conn.execute(theirs)}
-    undone = txns.alias()
+    mine, whose, undone = entries.alias(), accounts.alias(), txns.alias()
+    of_owner = (
+        sa.select(mine.c.txn_id)
+        .join(whose, mine.c.account_id == whose.c.id)
+        .where(whose.c.owner == owner, whose.c.kind == AVAILABLE, whose.c.asset == asset, mine.c.lot_id.is_not(None))
+    )
     moves = (
         sa.select(txns.c.op_id, txns.c.kind, accounts.c.kind, entries.c.lot_id, entries.c.amount_micro)
-        .join_from(entries, txns, entries.c.txn_id == txns.c.id)
+        .join_from(txns, entries, entries.c.txn_id == txns.c.id)
         .join(accounts, entries.c.account_id == accounts.c.id)
-        .where(txns.c.kind.in_(_MOVING), bulk.is_in(conn, entries.c.lot_id, list(found)))
+        .where(txns.c.id.in_(of_owner), txns.c.kind.in_(_MOVING), entries.c.lot_id.is_not(None))
         .where(~sa.exists().where(undone.c.reverses == txns.c.id))
     )
     expired: dict[str, int] = {}
@@ -170,9 +173,9 @@ async def family(conn: Connection, books: Books, owner: str, asset: str) -> Fami
 
 
 async def clawed_back_since(
-    conn: Connection, books: Books, txn_id: str, without: Sequence[Txn], lot_ids: Sequence[str]
+    conn: Connection, books: Books, owner: str, txn_id: str, without: Sequence[Txn]
 ) -> list[tuple[str, int]]:
-    """(lot, what refunds and lost disputes of it made a debt after a transaction), but for some, and those that were undone."""
+    """(lot, what refunds and lost disputes of it made its owner's debt after a transaction), but for some, and those undone."""
     entries, accounts, txns = books["entries"], books["accounts"], books["txns"]
     mine, undone = txns.alias(), txns.alias()
     last = sa.select(sa.func.max(entries.c.id)).where(entries.c.txn_id == txn_id).scalar_subquery()
@@ -181,8 +184,8 @@ async def clawed_back_since(
         .join(accounts, entries.c.account_id == accounts.c.id)
         .join(mine, entries.c.txn_id == mine.c.id)
         .where(mine.c.kind.in_((REFUND, DISPUTE_LOST)), entries.c.id > last, entries.c.amount_micro < 0)
-        .where(bulk.is_in(conn, entries.c.lot_id, list(lot_ids)))
-        .where(accounts.c.kind == DEBT, entries.c.txn_id.not_in([each.id for each in without]))
+        .where(accounts.c.owner == owner, accounts.c.kind == DEBT, entries.c.lot_id.is_not(None))
+        .where( entries.c.txn_id.not_in([each.id for each in without]))
         .where(~sa.exists().where(undone.c.reverses == entries.c.txn_id))
         .group_by(entries.c.lot_id)
         .order_by(sa.func.min(entries.c.id))
@@ -192,12 +195,10 @@ async def clawed_back_since(
 
 async def _renewals(conn: Connection, books: Books, series: set[str]) -> list[tuple[str, int, int]]:
     """(series, start of the period that it began, when it was posted) of every renewal; also of one that moved nothing."""
-    if not series:
-        return []
-    txns = books["txns"]
-    made = sa.or_(*[txns.c.op_id.startswith(f"rollover:{name}:", autoescape=True) for name in sorted(series)])
-    query = sa.select(txns.c.op_id, txns.c.at).where(txns.c.kind == ROLLOVER, made)
-    named = [(op_id, _period(op_id), at) for op_id, at in await conn.execute(query)]
+    txns, named = books["txns"], []
+    for name in sorted(series):
+        query = sa.select(txns.c.op_id, txns.c.at).where(txns.c.kind == ROLLOVER, _named(conn, books, f"rollover:{name}:"))
+        named += [(op_id, _period(op_id), at) for op_id, at in await conn.execute(query)]
     return [(*period, at) for op_id, period, at in named if period is not None and op_id.count(":") == _OF_RENEWAL]
 
 
@@ -224,7 +225,7 @@ async def granted_as(conn: Connection, books: Books, external_ref: str) -> str |
     lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
     query = (
         sa.select(txns.c.op_id)
-        .join_from(lots, entries, sa.and_(entries.c.account_id == lots.c.account_id, entries.c.lot_id == lots.c.id))
+        .join_from(lots, entries, _of_lot(entries, lots))
         .join(txns, entries.c.txn_id == txns.c.id)
         .where(lots.c.external_ref == external_ref, txns.c.kind == GRANT)
     )
@@ -234,8 +235,22 @@ async def granted_as(conn: Connection, books: Books, external_ref: str) -> str |
 
 async def made_by(conn: Connection, books: Books, lot_id: str) -> str | None:
     """`op_id` of the roll-over that made a lot."""
-    entries, txns = books["entries"], books["txns"]
-    query = sa.select(txns.c.op_id).join(entries, entries.c.txn_id == txns.c.id)
-    rule = sa.and_(txns.c.kind == ROLLOVER, entries.c.lot_id == lot_id, entries.c.amount_micro > 0)
-    op_id: str | None = await conn.scalar(query.where(rule))
+    lots, entries, txns = (books[name] for name in ("lots", "entries", "txns"))
+    query = (
+        sa.select(txns.c.op_id)
+        .join_from(lots, entries, _of_lot(entries, lots))
+        .join(txns, entries.c.txn_id == txns.c.id)
+        .where(lots.c.id == lot_id, txns.c.kind == ROLLOVER, entries.c.amount_micro > 0)
+    )
+    op_id: str | None = await conn.scalar(query)
     return op_id
+
+
+def _of_lot(entries: sa.Table, lots: sa.Table) -> sa.ColumnElement[bool]:
+    """The entries of a lot on its own account, which has an index where lots have none: usage would pay for one."""
+    return sa.and_(entries.c.account_id == lots.c.account_id, entries.c.lot_id == lots.c.id)
+
+
+def _named(conn: Connection, books: Books, prefix: str) -> sa.ColumnElement[bool]:
+    """Transactions of money whose names begin with a prefix, as their index has them (`ix_txns_named`)."""
+    return sa.and_(bulk.begins(conn, books["txns"].c.op_id, prefix), sa.text("txns.kind <> 'usage'"))

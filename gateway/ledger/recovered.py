@@ -38,7 +38,7 @@ async def expired_again(
     family = await payment_queries.family(conn, books, wallet.owner, head.asset)
     owed = await debt_of(conn, wallet, head.asset) - sum(e.amount_micro for e in by.txn.entries if e.account.kind == DEBT)
     debts: dict[str, int] = {}
-    for lot_id, micro in await payment_queries.clawed_back_since(conn, books, came[0].id, undone, list(family.lots)):
+    for lot_id, micro in await payment_queries.clawed_back_since(conn, books, wallet.owner, came[0].id, undone):
         debts[lot_id] = min(micro, owed)
         owed -= debts[lot_id]
     return recovery.expired_again(head, family, by.lots[0], given, debts)

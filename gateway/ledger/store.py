@@ -249,14 +249,26 @@ async def reversed_by(conn: Connection, books: Books, txn_id: str) -> str | None
     return None if row is None else str(row[0])
 
 
+def naming(books: Books, lot_id: str) -> sa.Select[tuple[str]]:
+    """The transactions that name a lot for its owner: by the entries of its owner's accounts, as lots have no index there."""
+    entries, lots = books["entries"], books["lots"]
+    whose, theirs = books["accounts"].alias(), books["accounts"].alias()
+    return (
+        sa.select(entries.c.txn_id)
+        .join(theirs, entries.c.account_id == theirs.c.id)
+        .join(whose, theirs.c.owner == whose.c.owner)
+        .join(lots, lots.c.account_id == whose.c.id)
+        .where(lots.c.id == lot_id, entries.c.lot_id == lot_id)
+    )
+
+
 async def fees_of_lot(conn: Connection, books: Books, lot_id: str, kind: str) -> int:
     """What stands on the book's account of `kind` from the transactions that name a lot."""
     entries, accounts = books["entries"], books["accounts"]
-    naming = sa.select(entries.c.txn_id).where(entries.c.lot_id == lot_id)
     query = (
         sa.select(sa.func.coalesce(sa.func.sum(entries.c.amount_micro), 0))
         .join(accounts, entries.c.account_id == accounts.c.id)
-        .where(entries.c.txn_id.in_(naming), accounts.c.kind == kind)
+        .where(entries.c.txn_id.in_(naming(books, lot_id)), accounts.c.kind == kind)
     )
     return int((await conn.execute(query)).scalar_one())
 
