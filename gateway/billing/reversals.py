@@ -178,7 +178,8 @@ class Reversals:
             if closed is None:
                 await self._wallets.deliver(await books.dispute_opened(request))
         elif facts.status == "lost" and facts.withdrawn_minor:
-            if closed is not None and closed.kind != DISPUTE_LOST:
+            back = await books.posted_as(wallet.enterprise_id, f"{name}:reinstated")
+            if back is not None or (closed is not None and closed.kind != DISPUTE_LOST):
                 raise Rejected("it was won, and is lost now: this takes a person to see to it")
             await self._wallets.deliver(await books.dispute_closed(request, won=False))
         elif closed is not None and closed.kind == DISPUTE_LOST:

@@ -160,7 +160,7 @@ def expired_again(head: Head, family: Family, lot: Lot, gave: Sequence[Gave], de
     for each in reversed(gave):  # what is wanted takes the oldest first
         amount = each.amount_micro
         if not each.is_expired and not each.is_spendable:
-            moves.moved_back(each.lot.id, lot.id, amount)
+            moves.unspent_again(each.lot.id, lot.id, amount)
         if not each.is_expired:
             continue
         for name in owed:
@@ -227,6 +227,12 @@ class _Moves:
             other, left_micro=other.left_micro - amount, expired_micro=other.expired_micro + amount
         )
 
+    def unspent_again(self, other_id: str, lot_id: str, amount_micro: int) -> None:
+        """What was left of a lot that had ended is left of it again; but for what a debt of its own refunds stands for since."""
+        other = self.lots[other_id]
+        may = other.spent_micro + other.expired_micro - other.clawback_micro if other.clawback_micro else amount_micro
+        self.moved_back(other_id, lot_id, min(amount_micro, may))
+
     def moved_back(self, other_id: str, lot_id: str, amount_micro: int) -> int:
         """The reverse of `_moved`, by the way that it came; how much."""
         if other_id == lot_id:
@@ -241,6 +247,8 @@ class _Moves:
         on = min(amount, other.refunded_micro if is_rollover else other.expired_micro - self._expired.get(other_id, 0))
         spent = min(amount - on, other.spent_micro)
         amount = on + spent
+        if amount <= 0:  # what it stood for was taken back by another since: it stays where it is
+            return 0
         self.lots[from_id] = _change(
             lot,
             left_micro=lot.left_micro - amount,

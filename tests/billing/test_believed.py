@@ -7,6 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.billing.model import Account
+from gateway.billing.ports import DisputeFacts
+from gateway.billing.sellers import Rejected
 from gateway.db.tables import APP_SALES, billing_accounts
 from gateway.trail.model import Act
 from tests.billing.inside import House
@@ -306,3 +308,16 @@ async def test_what_was_paid_on_an_account_that_its_owner_replaced_is_refunded_t
     assert await own.reasons() == set()
     assert await house.available(owner) == 0
     await house.market.write(sa.delete(billing_accounts).where(billing_accounts.c.account_id == new.account_id), None)
+
+
+async def test_a_dispute_that_was_lost_and_won_and_is_lost_again_takes_a_person(house: House, own: Own) -> None:
+    owner = f"ann{next(KEYS)}"
+    intent = await house.buy(await house.market.plan(PACKAGE), owner)
+    assert await own.reasons() == set()
+    effects = house.effects()
+    for status, minor, left in (("needs_response", 999, 0), ("lost", 999, 0), ("won", 0, 10_000_000)):
+        await effects.dispute(own.account, DisputeFacts("du_again", intent, 999, "USD", status, minor, ()))
+        assert await house.available(owner) == left
+    with pytest.raises(Rejected, match="takes a person"):
+        await effects.dispute(own.account, DisputeFacts("du_again", intent, 999, "USD", "lost", 999, ()))
+    assert await house.available(owner) == 10_000_000

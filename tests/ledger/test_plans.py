@@ -38,10 +38,11 @@ async def scanned(databases: Databases, statement: str, parameters: Any) -> list
     """The large tables that a statement reads through. Postgres is told to do so only where no index serves."""
     async with (await databases.app(APP)).connect() as conn:
         if conn.dialect.name == "sqlite":
-            rows = (await conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all()
-            return [row[3] for row in rows if row[3].split()[0] == "SCAN" and row[3].split()[1] in names_of(statement)]
+            rows = (await conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).mappings()
+            steps = [str(row["detail"]).split() for row in rows]
+            return [" ".join(step) for step in steps if step[0] == "SCAN" and step[1] in names_of(statement)]
         await conn.exec_driver_sql("SET enable_seqscan = off")
-        (plan,) = (await conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)).one()
+        plan = (await conn.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)).scalar_one()
         return list(read_through(json.loads(plan) if isinstance(plan, str) else plan))
 
 

@@ -362,6 +362,55 @@ async def test_what_had_expired_pays_the_debt_of_a_refund_that_came_in_between(
     assert (await audit(databases, list(APPS), None)).ok
 
 
+@pytest.mark.parametrize("how", ["won", "reinstated", "failed"])
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_what_is_undone_beside_the_refund_of_the_next_period_is_given_back(
+    databases: Databases, ledger: Ledger, clock: Clock, how: str
+) -> None:
+    """That took the roll-over in place of what had expired, so nothing of it is there to go back to its lot."""
+    ann = Subscriber(ledger, clock, "ann", 1)
+    for number in range(PERIODS):
+        await ann.period(number)
+        await ann.expire()
+    if how == "failed":
+        failing = await ann.refund(0, GRANT)
+    else:
+        await ann.dispute(0, GRANT)
+        if how == "reinstated":
+            await ann.dispute(0, GRANT, lost=True)
+    await ann.refund(1, GRANT)
+    if how == "failed":
+        await ann.failed(failing)
+    elif how == "won":
+        await ann.dispute(0, GRANT, lost=False)
+    else:
+        await ann.reinstate(0)
+    await ann.expire()
+    books, left = await stands(databases, ann)
+    assert (books["stripe_clearing/USD"], "user.frozen/USD" in books, "disputes/USD" in books) == (-2 * GRANT, False, False)
+    assert ("paid", GRANT) in left
+    assert (await audit(databases, list(APPS), None)).ok
+
+
+@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+async def test_a_refund_that_fails_leaves_what_another_made_a_debt_of_a_lot_that_ended(
+    databases: Databases, ledger: Ledger, clock: Clock
+) -> None:
+    ann = Subscriber(ledger, clock, "ann", 1)
+    await ann.period(0, GRANT, 0)
+    await ann.spend("req-0", GRANT)
+    await ann.period(1, GRANT, 0)
+    await ann.period(2, GRANT, 0)  # the one before has ended, and is not swept
+    failing = await ann.refund(0, GRANT)
+    await ann.refund(1, GRANT)
+    await ann.failed(failing)
+    assert (await audit(databases, list(APPS), None)).ok
+    await ann.expire()
+    view = await ledger.wallet(ann.wallet)
+    assert (view.available_micro, view.debt_micro) == (GRANT, 0)
+    assert (await audit(databases, list(APPS), None)).ok
+
+
 @pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
 async def test_what_had_expired_pays_no_debt_of_a_refund_that_came_before(
     databases: Databases, ledger: Ledger, clock: Clock
