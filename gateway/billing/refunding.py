@@ -3,13 +3,13 @@
 import msgspec
 
 from gateway.billing import minor_units
-from gateway.billing.acts import managed_seller, op_of, sale_act
+from gateway.billing.acts import managed_seller, missing, op_of, sale_act
 from gateway.billing.connect import Connect
 from gateway.billing.model import PurchaseState
 from gateway.billing.ports import Payments, PaymentsRefused, RefundFacts
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from gateway.core.errors import Conflict, Forbidden, InvalidRequest
 from gateway.core.limits import REASON_CHARS_MAX
 from gateway.core.words import CostPolicy
 from gateway.identity.model import Actor, App, Role
@@ -60,7 +60,7 @@ class Refunding:
         if len(reason) > REASON_CHARS_MAX:
             raise InvalidRequest(f"`reason` may have at most {REASON_CHARS_MAX} characters", param="reason")
         if purchase_id is not None and payment_id is None:
-            paid = await self._purchase(enterprise_id, purchase_id)
+            paid = await self._purchase(seller, purchase_id)
         elif payment_id is not None and purchase_id is None:
             paid = await self._payment(seller, payment_id)
         else:
@@ -73,10 +73,10 @@ class Refunding:
         await self._store.note(enterprise_id, line, now_ms(self._clock))
         return paid, facts
 
-    async def _purchase(self, enterprise_id: str | None, purchase_id: str) -> Paid:
-        found = await self._store.purchase(enterprise_id, purchase_id)
+    async def _purchase(self, seller: App | None, purchase_id: str) -> Paid:
+        found = await self._store.purchase(seller.enterprise_id if seller else None, purchase_id)
         if found is None:
-            raise NotFound("There is no such purchase.", param="purchase_id")
+            raise missing(seller, "purchase")
         if found.state != PurchaseState.PAID or found.payment_id is None:
             raise Conflict(f"This purchase is {found.state}: there is nothing to refund.", param="purchase_id")
         has_fee = found.fee_minor > 0
@@ -85,19 +85,18 @@ class Refunding:
 
     async def _payment(self, seller: App | None, payment_id: str) -> Paid:
         """A creator's account takes the payments of all its apps, and of whatever else it sells: what we wrote on each tells."""
-        missing = NotFound("There is no such payment.", param="payment_id")
         account_id = await self._connect.existing_account(seller)
         try:
             found = await self._payments.payment(account_id, payment_id)
         except PaymentsRefused as refused:
             if refused.code == "resource_missing":
-                raise missing from refused
+                raise missing(seller, "payment") from refused
             raise
         metadata = found.metadata
         if found.invoice_id is not None:
             metadata = (await self._payments.invoice(account_id, found.invoice_id)).metadata
         if metadata is None or metadata.enterprise_id != (seller.enterprise_id if seller else None):
-            raise missing
+            raise missing(seller, "payment")
         if found.status != "succeeded":
             raise Conflict("This payment has not succeeded: there is nothing to refund.", param="payment_id")
         wallet = WalletKey(metadata.owner, metadata.enterprise_id)

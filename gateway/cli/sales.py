@@ -48,11 +48,14 @@ def key_option(command: F) -> F:
 @click.option("--overage-max", "overage_max_micro", type=AMOUNT, help="What may be used beyond a grant and be unpaid.")
 @click.option("--overage-price", "overage_price_micro", type=AMOUNT, help="What --overage-per costs, in --currency.")
 @click.option("--overage-per", "overage_per_micro", type=AMOUNT, help="So much of the wallet's asset; both: default 1 for 1.")
-@click.option("--lot-days", type=COUNT, help="Days after which what was bought expires; default: never.")
+@click.option("--lot-days", type=COUNT, help="Days after which what a package put there expires; default: never.")
 @json_option
 def create_plan(as_json: bool, **body: Any) -> None:
     """Offer a plan."""
     overage = {part: body.pop(f"overage_{part}") for part in ("max_micro", "price_micro", "per_micro")}
+    for part, flag in (("price_micro", "--overage-price"), ("per_micro", "--overage-per")):
+        if overage[part] is not None and overage["max_micro"] is None:
+            raise click.UsageError(f"--overage-max is wanted with {flag}: what may be used beyond a grant and be unpaid.")
     body["overage"] = {part: value for part, value in overage.items() if value is not None} or None
     show(request("POST", "/api/v1/plans", body), as_json=as_json)
 
