@@ -120,14 +120,17 @@ async def list_purchases(context: ApiContext, call: Call) -> Listing[PurchaseAns
     buying = context.sales.buying
     page = await buying.purchases(call.actor, query.enterprise_id, _buyer(query), query.cursor, query.limit)
     whole = call.actor.role in (Role.OPERATOR, Role.CREATOR)
-    return listing(page.rows, page.next_cursor, lambda purchase: _purchase(purchase, whole=whole))
+    refunded = await context.sales.refunding.refunded(page.rows)
+    return listing(
+        page.rows, page.next_cursor, lambda each: _purchase(each, refunded.get(each.payment_id or "", 0), whole=whole)
+    )
 
 
 async def create_refund(context: ApiContext, call: Call) -> RefundAnswer:
     """POST refunds."""
     body = call.body
     assert call.idempotency_key is not None
-    paid, made = await context.sales.refunding.refund(
+    done = await context.sales.refunding.refund(
         call.actor,
         body.enterprise_id,
         call.idempotency_key,
@@ -136,6 +139,7 @@ async def create_refund(context: ApiContext, call: Call) -> RefundAnswer:
         amount_micro=body.amount_micro,
         reason=body.reason,
     )
+    paid, made, effect = done.paid, done.facts, done.effect
     return RefundAnswer(
         id=made.refund_id,
         payment_id=paid.payment_id,
@@ -144,6 +148,10 @@ async def create_refund(context: ApiContext, call: Call) -> RefundAnswer:
         currency=made.currency,
         amount_micro=micro_from_minor(made.amount_minor, made.currency),
         fee_returned_micro=micro_from_minor(made.fee_returned_minor, made.currency),
+        asset=done.asset,
+        taken_micro=None if effect is None else effect.taken_micro,
+        debt_micro=None if effect is None else effect.debt_micro,
+        applied=effect is not None and effect.is_posted,
     )
 
 
@@ -231,18 +239,21 @@ def _subscription(held: Subscription) -> SubscriptionAnswer:
     )
 
 
-def _purchase(purchase: Purchase, *, whole: bool) -> PurchaseAnswer:
+def _purchase(purchase: Purchase, refunded_micro: int, *, whole: bool) -> PurchaseAnswer:
+    amount_micro = micro_from_minor(purchase.amount_minor, purchase.currency)
     answer = PurchaseAnswer(
         id=purchase.id,
         wallet=_wallet(purchase.wallet),
         plan_id=purchase.plan_id,
         status=PurchaseState(purchase.state),
         currency=purchase.currency,
-        amount_micro=micro_from_minor(purchase.amount_minor, purchase.currency),
+        amount_micro=amount_micro,
         grant_micro=purchase.grant_micro,
         automatic=purchase.is_automatic,
         created_at=rfc3339(purchase.created_at_ms),
         ended_at=_time(purchase.ended_at_ms),
+        refunded_micro=refunded_micro,
+        refund=None if not refunded_micro else "full" if refunded_micro >= amount_micro else "partial",
     )
     if purchase.promo_code_id is not None:
         discount_micro = micro_from_minor(purchase.discount_minor, purchase.currency)

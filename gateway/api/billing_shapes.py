@@ -4,7 +4,7 @@ Whose sales: an app's (`enterprise_id`), whose buyers are its end users (`platfo
 whose buyers are creators (`user_id`).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -163,7 +163,10 @@ class SubscriptionPatch(Body, frozen=True, omit_defaults=True):
 
 
 class PurchaseAnswer(Answer, frozen=True, omit_defaults=True):
-    """A payment for a package; `discount_micro` is what a promo code took off. End users are not shown the platform's share."""
+    """A payment for a package; `discount_micro` is what a promo code took off. End users are not shown the platform's share.
+
+    `refunded_micro` is what went back of it, as the books have it: all of it (`full`), a part, or (null) nothing.
+    """
 
     id: str
     wallet: WalletName
@@ -175,6 +178,8 @@ class PurchaseAnswer(Answer, frozen=True, omit_defaults=True):
     automatic: bool
     created_at: Stamp
     ended_at: Stamp | None
+    refunded_micro: Micro
+    refund: Literal["partial", "full"] | None
     promo_code_id: str | UnsetType | None = UNSET
     discount_micro: Micro | UnsetType = UNSET
     fee_micro: Micro | UnsetType = UNSET
@@ -182,7 +187,10 @@ class PurchaseAnswer(Answer, frozen=True, omit_defaults=True):
 
 
 class RefundBody(Body, frozen=True):
-    """What to give back: a purchase, or any payment by Stripe's id, such as a subscription's; all, or `amount_micro` of it."""
+    """What to give back: a purchase, or any payment by Stripe's id, such as a subscription's.
+
+    Without `amount_micro` it is all that can still go back.
+    """
 
     purchase_id: str | None = None
     payment_id: str | None = None
@@ -192,7 +200,12 @@ class RefundBody(Body, frozen=True):
 
 
 class RefundAnswer(Answer, frozen=True):
-    """A refund as Stripe has it: `pending` can stay so for days. The wallet's part follows when Stripe tells of it."""
+    """A refund as Stripe has it: `pending` can stay so for days.
+
+    The wallet's part follows when Stripe tells of it (`applied`). In its `asset`, `taken_micro` goes of what it has, and
+    `debt_micro`, which was spent, becomes a debt that stops service until it is paid: as the books have it, or before it is
+    applied as they would have it now. Both are null where the books do not know the payment, or the refund has failed.
+    """
 
     id: str
     payment_id: str
@@ -201,6 +214,10 @@ class RefundAnswer(Answer, frozen=True):
     currency: str
     amount_micro: Micro
     fee_returned_micro: Micro
+    asset: str
+    taken_micro: Micro | None
+    debt_micro: Micro | None
+    applied: bool
 
 
 class AccountBody(Body, frozen=True):

@@ -130,6 +130,13 @@ def check_own(actor: Actor, wallet: WalletKey, what: str) -> None:
         raise NotFound(f"There is no such {what}.", param=f"{what}_id")
 
 
+def missing(seller: App | None, what: str) -> NotFound:
+    """That a seller has no such thing, and where nobody named an app, which may have it, how one is named."""
+    if seller is not None:
+        return NotFound(f"There is no such {what}.", param=f"{what}_id")
+    return NotFound(f"The platform has no such {what}: name `enterprise_id` for an app's.", param=f"{what}_id")
+
+
 def told(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What the trail says of something new: what is not empty."""
     return {name: value for name, value in fields.items() if value not in (None, "", 0)}

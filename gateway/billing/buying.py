@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.billing.acts import Named, buyer_of, check_own, op_of, owner_seen, sale_act, seller_of, told, url
+from gateway.billing.acts import Named, buyer_of, check_own, missing, op_of, owner_seen, sale_act, seller_of, told, url
 from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect, email
 from gateway.billing.fees import Fees, fee_minor
@@ -430,7 +430,7 @@ class Buying:
         seller = await seller_of(self._registry, actor, enterprise_id)
         held = await self._store.subscription(seller.enterprise_id if seller else None, subscription_id)
         if held is None:
-            raise NotFound("There is no such subscription.", param="subscription_id")
+            raise missing(seller, "subscription")
         check_own(actor, held.wallet, "subscription")
         return seller, held
 

@@ -99,8 +99,8 @@ class Catalogue:
         await self._store.add_plan(plan, act(actor, "plan.create", plan.id, seller, after=told(msgspec.to_builtins(plan))))
         return plan
 
-    async def plan(self, actor: Actor, plan_id: str) -> Plan:
-        """One plan that the actor may see, archived or not. NotFound."""
+    async def plan(self, actor: Actor, plan_id: str, *, param: str = "plan_id") -> Plan:
+        """One plan that the actor may see, archived or not. NotFound, of the field that named it."""
         plan = await self._store.plan(plan_id)
         if plan is not None and not (plan.enterprise_id is None and actor.enterprise_id is not None):
             try:
@@ -109,7 +109,7 @@ class Catalogue:
                 plan = None
             else:
                 return plan
-        raise NotFound("There is no such plan.", param="plan_id")
+        raise NotFound("There is no such plan.", param=param)
 
     async def listed(
         self, actor: Actor, enterprise_id: str | None, after: str | None, count: int, *, archived: bool = False
@@ -217,6 +217,11 @@ def _check_kind(new: NewPlan) -> None:
         if new.interval_count != 1:
             raise InvalidRequest("A package is paid once: it has no `interval_count`.", param="interval_count")
         return
+    if new.lot_days is not None:  # it would outlive its period, and go on beyond what `rollover_max_micro` lets go on
+        raise InvalidRequest(
+            "A subscription's allowance ends with its period, and `rollover_max_micro` of it goes on: it has no `lot_days`.",
+            param="lot_days",
+        )
     if new.interval is None:
         raise InvalidRequest("A subscription has an `interval`: day, week, month or year", param="interval")
     rules.number(new.interval_count, "interval_count", _INTERVALS_MAX[new.interval], 1)

@@ -53,7 +53,10 @@ class Connect:
         self._clock = clock
 
     async def create(self, actor: Actor, user_id: str, given_email: str, country: str | None) -> Account:
-        """A creator's account; the one that it has, unless its owner took our access to it away. InvalidRequest, NotFound."""
+        """A creator's account; the one that it has, unless its owner took our access to it away. InvalidRequest, NotFound.
+
+        Conflict `account_exists` where the one that it has is of another address or country.
+        """
         creator = await self._registry.creator(actor, user_id)
         address = email(given_email)
         if not address:
@@ -62,6 +65,7 @@ class Connect:
             raise InvalidRequest("`country` must be a country's two capital letters", param="country")
         held = await self._store.account(user_id)
         if held is not None and held.state != AccountState.DEAUTHORIZED:
+            await self._check_same(held, address, country)
             return held
         at_ms = now_ms(self._clock)
         op_id = op_of("account", user_id, held.account_id if held else "", creator.name, address, country or "")
@@ -71,6 +75,23 @@ class Connect:
         made = act(actor, "billing_account.create", facts.account_id, None, user_id=user_id, after={"state": state.value})
         await self._store.put_account(account, made)
         return account
+
+    async def _check_same(self, held: Account, address: str, country: str | None) -> None:
+        """Nobody is to believe that an account was made, or changed, as it was asked for. Conflict."""
+        try:
+            facts = await self._payments.account(held.account_id)
+        except PaymentsRefused as refused:
+            if not refused.is_revoked:
+                raise
+            return
+        for name, said, there in (("email", address, facts.email), ("country", country, facts.country)):
+            if said and there and said.casefold() != there.casefold():
+                raise Conflict(
+                    f"This creator has an account already, {held.account_id}, and its {name} is {there}: nothing was changed. "
+                    "Its owner changes it at Stripe.",
+                    code="account_exists",
+                    param=name,
+                )
 
     async def status(self, actor: Actor, user_id: str) -> Account:
         """A creator's account, as Stripe has it now. NotFound."""

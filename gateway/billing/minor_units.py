@@ -105,11 +105,13 @@ def micro_from_minor(amount_minor: int, currency: str) -> int:
 
 
 def minor_from_micro(amount_micro: int, currency: str) -> int:
-    """Minor units of an amount of micro-units. ValueError when it is not a whole number of them."""
+    """Minor units of an amount of micro-units. ValueError when it is not a whole number of them, or beyond AMOUNT_MICRO_MAX."""
     amount_minor, rest = divmod(amount_micro, _micro_per_minor(currency))
-    if rest or abs(amount_micro) > AMOUNT_MICRO_MAX:
-        amount = f"{decimal_from_micro(amount_micro)} {currency}"
-        raise ValueError(f"{amount} is not a multiple of {shown(1, currency)}, or far too much")
+    amount = f"{decimal_from_micro(amount_micro)} {currency}"
+    if abs(amount_micro) > AMOUNT_MICRO_MAX:
+        raise ValueError(f"{amount} is more than {decimal_from_micro(AMOUNT_MICRO_MAX)} {currency}")
+    if rest:
+        raise ValueError(f"{amount} is not a multiple of {shown(1, currency)}")
     return amount_minor
 
 

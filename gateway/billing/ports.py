@@ -50,6 +50,8 @@ class AccountFacts(msgspec.Struct, frozen=True):
     account_id: str
     can_charge: bool
     wanted: tuple[str, ...]
+    email: str = ""  # where Stripe writes to; "" where it does not say
+    country: str = ""  # two capital letters; likewise
 
 
 class CheckoutFacts(msgspec.Struct, frozen=True):
@@ -163,6 +165,7 @@ class RefundFacts(msgspec.Struct, frozen=True):
     currency: str
     status: str  # pending, requires_action, succeeded, failed, canceled
     fee_returned_minor: int = 0
+    asked: str = ""  # of one of ours: the operation that asked for it, and how much it asked for
 
 
 class DisputeFacts(msgspec.Struct, frozen=True):
@@ -383,8 +386,13 @@ class Payments(Protocol):
         """Ends it now, without money back. One that has ended is left as it is."""
         ...
 
-    async def refund(self, op_id: str, account_id: str, payment_id: str, amount_minor: int, *, return_fee: bool) -> RefundFacts:
-        """Gives money back; `return_fee`: and the platform's share of it. PaymentsRefused when there is no fee to return."""
+    async def refund(
+        self, op_id: str, account_id: str, payment_id: str, amount_minor: int, *, return_fee: bool, asked: str = ""
+    ) -> RefundFacts:
+        """Gives money back; `return_fee`: and the platform's share of it. PaymentsRefused when there is no fee to return.
+
+        `asked` stands on it for who looks for it later.
+        """
         ...
 
     async def return_fee(self, op_id: str, fee_id: str, amount_minor: int, refund_id: str) -> None:
@@ -415,6 +423,10 @@ class Payments(Protocol):
 
     async def refund_of(self, account_id: str, refund_id: str) -> RefundFacts:
         """A refund as it stands."""
+        ...
+
+    def refunds_of(self, account_id: str, payment_id: str) -> AsyncIterator[RefundFacts]:
+        """Every refund of a payment, the failed ones too."""
         ...
 
     async def dispute(self, account_id: str, dispute_id: str) -> DisputeFacts:

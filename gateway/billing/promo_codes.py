@@ -128,7 +128,7 @@ class PromoCodes:
         if made.percent_bp == _BP and _is_paid_only(seller):
             raise InvalidRequest(f"`percent_off` must be less than 100: {_UNPAID}", param="percent_off")
         for plan_id in made.plan_ids:
-            plan = await self._catalogue.plan(actor, plan_id)
+            plan = await self._catalogue.plan(actor, plan_id, param="plan_ids")
             if plan.enterprise_id != made.enterprise_id:
                 raise InvalidRequest("A code is of plans of its own seller.", param="plan_ids")
             if made.currency not in (None, plan.currency):

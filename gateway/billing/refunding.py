@@ -1,20 +1,27 @@
 """Refunds that a seller asks for. Stripe makes them; what they take from the wallet is posted when Stripe tells of them."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import msgspec
 
 from gateway.billing import minor_units
-from gateway.billing.acts import managed_seller, op_of, sale_act
+from gateway.billing.acts import asset_of, managed_seller, missing, op_of, sale_act
 from gateway.billing.connect import Connect
-from gateway.billing.model import PurchaseState
+from gateway.billing.model import Purchase, PurchaseState
 from gateway.billing.ports import Payments, PaymentsRefused, RefundFacts
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from gateway.core.errors import Conflict, Forbidden, InvalidRequest
 from gateway.core.limits import REASON_CHARS_MAX
 from gateway.core.words import CostPolicy
 from gateway.identity.model import Actor, App, Role
 from gateway.identity.registry import Registry
-from gateway.ledger.model import WalletKey
+from gateway.ledger.model import RefundRequest, WalletKey
+from gateway.ledger.refunds import RefundEffect, Refunds
+
+_FAILED: Final = ("failed", "canceled")
+_USED: Final = "This Idempotency-Key was used for another request."
 
 
 class Paid(msgspec.Struct, frozen=True):
@@ -29,14 +36,26 @@ class Paid(msgspec.Struct, frozen=True):
     purchase_id: str | None = None
 
 
+class Refunded(msgspec.Struct, frozen=True):
+    """A refund as Stripe has it, and what it does to the wallet, in `asset`; None where the books cannot tell."""
+
+    paid: Paid
+    facts: RefundFacts
+    asset: str
+    effect: RefundEffect | None
+
+
 class Refunding:
     """Raises PaymentsDown and PaymentsRefused besides what each method says."""
 
-    def __init__(self, store: Store, registry: Registry, payments: Payments, connect: Connect, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, payments: Payments, connect: Connect, refunds: Refunds, clock: Clock
+    ) -> None:
         self._store = store
         self._registry = registry
         self._payments = payments
         self._connect = connect
+        self._refunds = refunds
         self._clock = clock
 
     async def refund(
@@ -49,9 +68,9 @@ class Refunding:
         payment_id: str | None = None,
         amount_micro: int | None = None,
         reason: str = "",
-    ) -> tuple[Paid, RefundFacts]:
-        """Ask Stripe to give back a purchase or, by Stripe's id, any payment to this seller: all of it or a part, with the
-        platform's share of it. InvalidRequest, NotFound, Forbidden, Conflict.
+    ) -> Refunded:
+        """Ask Stripe to give back a purchase or, by Stripe's id, any payment to this seller: all that is left of it or a part,
+        with the platform's share of it. InvalidRequest, NotFound, Forbidden, Conflict.
         """
         seller = await managed_seller(self._registry, actor, enterprise_id)
         if actor.role != Role.OPERATOR and seller is not None and seller.cost_policy == CostPolicy.PLATFORM_PAYS:
@@ -60,23 +79,60 @@ class Refunding:
         if len(reason) > REASON_CHARS_MAX:
             raise InvalidRequest(f"`reason` may have at most {REASON_CHARS_MAX} characters", param="reason")
         if purchase_id is not None and payment_id is None:
-            paid = await self._purchase(enterprise_id, purchase_id)
+            paid = await self._purchase(seller, purchase_id)
         elif payment_id is not None and purchase_id is None:
             paid = await self._payment(seller, payment_id)
         else:
             raise InvalidRequest("Name either `purchase_id` or `payment_id`.", param="purchase_id")
-        amount_minor = _amount(paid, amount_micro)
-        op_id = op_of("refund", actor.role, paid.payment_id, key)
-        facts = await self._payments.refund(op_id, paid.account_id, paid.payment_id, amount_minor, return_fee=paid.has_fee)
-        after = {"payment_id": paid.payment_id, "amount_minor": amount_minor, "currency": paid.currency}
+        wanted_minor = None if amount_micro is None else _amount(paid, amount_micro)
+        facts = await self._ask(paid, op_of("refund", actor.role, paid.payment_id, key), wanted_minor)
+        after = {"payment_id": paid.payment_id, "amount_minor": facts.amount_minor, "currency": paid.currency}
         line = sale_act(actor, "refund.ask", facts.refund_id, seller, paid.wallet, reason=reason, after=after)
         await self._store.note(enterprise_id, line, now_ms(self._clock))
-        return paid, facts
+        return Refunded(paid, facts, asset_of(seller), await self._effect(paid, facts))
 
-    async def _purchase(self, enterprise_id: str | None, purchase_id: str) -> Paid:
-        found = await self._store.purchase(enterprise_id, purchase_id)
+    async def _ask(self, paid: Paid, op_id: str, wanted_minor: int | None) -> RefundFacts:
+        """So much of what is left of a payment, or all of that; what the operation was given before, when it is repeated.
+
+        Stripe forgets within a day what was asked under a name, and what is left is less once it was given: so the refund itself
+        says what asked for it. Nothing is asked that Stripe would refuse. InvalidRequest, Conflict.
+        """
+        asked, left_minor = f"{op_id}:{'rest' if wanted_minor is None else wanted_minor}", paid.amount_minor
+        async for each in self._payments.refunds_of(paid.account_id, paid.payment_id):
+            if each.asked == asked:
+                return each
+            if each.asked.startswith(f"{op_id}:"):
+                raise Conflict(_USED, param="Idempotency-Key")
+            left_minor -= 0 if each.status in _FAILED else each.amount_minor
+        if left_minor <= 0:
+            raise Conflict("All of this payment went back already: nothing is left to refund.", code="nothing_left")
+        if wanted_minor is not None and wanted_minor > left_minor:
+            raise InvalidRequest(f"{minor_units.shown(left_minor, paid.currency)} are left to refund.", param="amount_micro")
+        amount_minor = left_minor if wanted_minor is None else wanted_minor
+        try:
+            return await self._payments.refund(
+                op_id, paid.account_id, paid.payment_id, amount_minor, return_fee=paid.has_fee, asked=asked
+            )
+        except PaymentsRefused as refused:
+            if refused.code == "idempotency_error":  # two at once
+                raise Conflict(_USED, param="Idempotency-Key") from refused
+            raise
+
+    async def _effect(self, paid: Paid, facts: RefundFacts) -> RefundEffect | None:
+        if facts.status in _FAILED:
+            return None
+        amount_micro = minor_units.micro_from_minor(facts.amount_minor, facts.currency)
+        return await self._refunds.effect(RefundRequest(paid.wallet, paid.payment_id, facts.refund_id, amount_micro, "refund"))
+
+    async def refunded(self, purchases: Sequence[Purchase]) -> dict[str, int]:
+        """What refunds gave back of purchases of one seller, by their payments: micro-units of the currency that was paid."""
+        named = [each.payment_id for each in purchases if each.payment_id is not None]
+        return await self._refunds.refunded(purchases[0].wallet.enterprise_id, named) if named else {}
+
+    async def _purchase(self, seller: App | None, purchase_id: str) -> Paid:
+        found = await self._store.purchase(seller.enterprise_id if seller else None, purchase_id)
         if found is None:
-            raise NotFound("There is no such purchase.", param="purchase_id")
+            raise missing(seller, "purchase")
         if found.state != PurchaseState.PAID or found.payment_id is None:
             raise Conflict(f"This purchase is {found.state}: there is nothing to refund.", param="purchase_id")
         has_fee = found.fee_minor > 0
@@ -85,19 +141,18 @@ class Refunding:
 
     async def _payment(self, seller: App | None, payment_id: str) -> Paid:
         """A creator's account takes the payments of all its apps, and of whatever else it sells: what we wrote on each tells."""
-        missing = NotFound("There is no such payment.", param="payment_id")
         account_id = await self._connect.existing_account(seller)
         try:
             found = await self._payments.payment(account_id, payment_id)
         except PaymentsRefused as refused:
             if refused.code == "resource_missing":
-                raise missing from refused
+                raise missing(seller, "payment") from refused
             raise
         metadata = found.metadata
         if found.invoice_id is not None:
             metadata = (await self._payments.invoice(account_id, found.invoice_id)).metadata
         if metadata is None or metadata.enterprise_id != (seller.enterprise_id if seller else None):
-            raise missing
+            raise missing(seller, "payment")
         if found.status != "succeeded":
             raise Conflict("This payment has not succeeded: there is nothing to refund.", param="payment_id")
         wallet = WalletKey(metadata.owner, metadata.enterprise_id)
@@ -107,13 +162,11 @@ class Refunding:
         )
 
 
-def _amount(paid: Paid, amount_micro: int | None) -> int:
-    if amount_micro is None:
-        return paid.amount_minor
+def _amount(paid: Paid, amount_micro: int) -> int:
     try:
         amount_minor = minor_units.minor_from_micro(amount_micro, paid.currency)
     except ValueError as wrong:
         raise InvalidRequest(f"`amount_micro` is no amount of {paid.currency}: {wrong}", param="amount_micro") from wrong
-    if not 0 < amount_minor <= paid.amount_minor:
-        raise InvalidRequest("A refund is above 0 and at most what was paid.", param="amount_micro")
+    if amount_minor <= 0:
+        raise InvalidRequest("A refund is above 0, and at most what is left to refund.", param="amount_micro")
     return amount_minor

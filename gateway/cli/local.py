@@ -14,6 +14,7 @@ import msgspec
 from gateway.app import management
 from gateway.balance.embedded_redis import EmbeddedRedisFailed
 from gateway.balance.model import BalanceUnavailable
+from gateway.cli.values import Span
 from gateway.compose import Services, opened
 from gateway.core.errors import GatewayError
 from gateway.core.ids import new_id
@@ -187,14 +188,20 @@ async def _next_command(services: Services, error: Mapping[str, Any]) -> str:
 
 
 def _as_typed(message: str, param: str) -> str:
-    """A refusal with the field that it names as the option that was given for it, and bounds of amounts as decimals."""
+    """A refusal with the field that it names as the option that was given for it, and bounds as they are typed there: of amounts
+    as decimals, of spans of time as spans.
+    """
     context = click.get_current_context(silent=True)
     params = [] if context is None else context.command.params
     typed = {each.name or "": max(each.opts, key=len) for each in params if isinstance(each, click.Option)}
-    typed |= {each.name or "": each.metavar for each in params if isinstance(each, click.Argument) and each.metavar}
+    typed |= {each.name or "": each.metavar or (each.name or "").upper() for each in params if isinstance(each, click.Argument)}
     named = _option(param, typed)
     if "_micro" in param:
         message = _BOUNDS.sub(lambda found: f"{found[1]}{_decimal(found[2])} to {_decimal(found[3])}", message)
+    elif any(each.name == param and isinstance(each.type, Span) for each in params):
+        message = _BOUNDS.sub(lambda found: f"{found[1]}{Span.shown(int(found[2]))} to {Span.shown(int(found[3]))}", message)
+        if context is not None and context.params.get(param) == 0:
+            message += ", and 0 is no time at all"
     if named:
         marked = f"`{param}`"
         message = message.replace(marked, named) if marked in message else re.sub(rf"\b{re.escape(param)}\b", named, message)

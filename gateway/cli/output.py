@@ -62,8 +62,8 @@ def _in_decimals(value: Any) -> Any:
         return value
     found: dict[str, Any] = {}
     for name, each in value.items():
-        if "_micro" in name and isinstance(each, int):
-            found[name.replace("_micro", "")] = decimal_from_micro(each)
+        if "_micro" in name and (each is None or isinstance(each, int)):
+            found[name.replace("_micro", "")] = None if each is None else decimal_from_micro(each)
         else:
             found[name] = _in_decimals(each)
     return found

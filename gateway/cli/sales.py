@@ -1,6 +1,6 @@
 """Commands about what is sold: plans, and `sales` with all that comes of them. Each is one call of the REST API."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -9,6 +9,7 @@ from gateway.cli.local import request
 from gateway.cli.options import json_option, page_options
 from gateway.cli.output import show
 from gateway.cli.values import AMOUNT, COUNT, MOMENT, MOMENT_HELP
+from gateway.core.money import decimal_from_micro
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,11 +49,14 @@ def key_option(command: F) -> F:
 @click.option("--overage-max", "overage_max_micro", type=AMOUNT, help="What may be used beyond a grant and be unpaid.")
 @click.option("--overage-price", "overage_price_micro", type=AMOUNT, help="What --overage-per costs, in --currency.")
 @click.option("--overage-per", "overage_per_micro", type=AMOUNT, help="So much of the wallet's asset; both: default 1 for 1.")
-@click.option("--lot-days", type=COUNT, help="Days after which what was bought expires; default: never.")
+@click.option("--lot-days", type=COUNT, help="Days after which what a package put there expires; default: never.")
 @json_option
 def create_plan(as_json: bool, **body: Any) -> None:
     """Offer a plan."""
     overage = {part: body.pop(f"overage_{part}") for part in ("max_micro", "price_micro", "per_micro")}
+    for part, flag in (("price_micro", "--overage-price"), ("per_micro", "--overage-per")):
+        if overage[part] is not None and overage["max_micro"] is None:
+            raise click.UsageError(f"--overage-max is wanted with {flag}: what may be used beyond a grant and be unpaid.")
     body["overage"] = {part: value for part, value in overage.items() if value is not None} or None
     show(request("POST", "/api/v1/plans", body), as_json=as_json)
 
@@ -143,13 +147,29 @@ def purchases(as_json: bool, **query: Any) -> None:
 @click.argument("purchase_id", required=False)
 @click.option("--payment", "payment_id", help="Instead of a purchase: any payment by Stripe's id, such as a subscription's.")
 @seller_option
-@click.option("--amount", "amount_micro", type=AMOUNT, help="In the currency that was paid; default: all of it.")
+@click.option("--amount", "amount_micro", type=AMOUNT, help="In the currency that was paid; default: all that is left of it.")
 @click.option("--reason", help="Why; it stands in the trail.")
 @key_option
 @json_option
 def refund(as_json: bool, idempotency_key: str | None, **body: Any) -> None:
-    """Give back what was paid for a package, or a period of a subscription."""
-    show(request("POST", "/api/v1/refunds", body, idempotency_key=idempotency_key), as_json=as_json)
+    """Give back what was paid for a package, or a period of a subscription.
+
+    What the buyer has left of it is taken; what was spent of it becomes a debt, which stops service until it is paid.
+    """
+    made = request("POST", "/api/v1/refunds", body, idempotency_key=idempotency_key)
+    show(made, as_json=as_json)
+    if not as_json:
+        click.echo(_told_of(made))
+
+
+def _told_of(refund: Mapping[str, Any]) -> str:
+    """What a refund does to the wallet, in a sentence."""
+    if refund["taken_micro"] is None:
+        return "The wallet's part follows when Stripe tells of it."
+    taken, debt = (f"{decimal_from_micro(refund[name])} {refund['asset']}" for name in ("taken_micro", "debt_micro"))
+    if refund["applied"]:
+        return f"{taken} were taken of what the wallet had, and {debt} of it became a debt."
+    return f"Once Stripe tells of it, {taken} are taken of what the wallet has, and {debt} that were spent become a debt."
 
 
 @sales.command("account")

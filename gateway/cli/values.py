@@ -75,6 +75,13 @@ class Span(_Value):
             raise ValueError(f"{text!r} is not a span: write 90m, 12h, 30d, or 0")
         return 0 if span is None else int(span[1]) * _MS[span[2]] // 1000
 
+    @staticmethod
+    def shown(seconds: int) -> str:
+        """Seconds as they are typed, in the largest unit that is exact; rounded up to a minute, the smallest that can be said."""
+        minutes = -(-seconds // 60)
+        unit = next(unit for unit in "dhm" if minutes * 60_000 % _MS[unit] == 0)
+        return f"{minutes * 60_000 // _MS[unit]}{unit}"
+
 
 class Moment(_Value):
     """A time, as RFC 3339 text: such a time, a date (midnight UTC), or a span from now, or before now where `ago`."""

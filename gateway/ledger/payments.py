@@ -85,7 +85,7 @@ class Payments(Books):
         wallet, print_ = request.wallet, fingerprint_of(request)
         owner = await self.owner_of(wallet)
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
-            lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
+            lot, exchanged = await lot_paid(conn, wallet, request.payment_ref)
             asset = owner.asset if exchanged is None else exchanged.asset
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
                 return done, asset
@@ -111,7 +111,7 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_, _implied(request)):
                 return done
-            lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
+            lot, exchanged = await lot_paid(conn, wallet, request.payment_ref)
             head = self._head(op_id, wallet, owner, request.actor, request.reason, print_)
             part = endings.share(lot, endings.still_paid(lot, request.amount_micro, exchanged), exchanged, "disputed")
             before, lot = await recovered.recovered(conn, wallet, head, lot, part - lot.left_micro)
@@ -131,7 +131,7 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
                 return done
-            lot, exchanged = await _lot_paid(conn, wallet, request.payment_ref)
+            lot, exchanged = await lot_paid(conn, wallet, request.payment_ref)
             opened = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "opened"))
             if opened is None:
                 first = self._head(_dispute_op(request, "opened"), wallet, owner, request.actor, _CLOSED_FIRST, _implied(request))
@@ -161,7 +161,7 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, print_):
                 return done
-            lot, _ = await _lot_paid(conn, wallet, request.payment_ref)
+            lot, _ = await lot_paid(conn, wallet, request.payment_ref)
             opened = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "opened"))
             lost = await _txn_of(conn, wallet.enterprise_id, _dispute_op(request, "closed"))
             if lost is None or lost.kind != DISPUTE_LOST:
@@ -338,7 +338,7 @@ class Payments(Books):
         async with store.writing(await self.engine(wallet.enterprise_id)) as conn:
             if done := await repeated(conn, wallet.enterprise_id, op_id, payment_ref):
                 return done
-            _, exchanged = await _lot_paid(conn, wallet, payment_ref)
+            _, exchanged = await lot_paid(conn, wallet, payment_ref)
             money = owner.asset if exchanged is None else exchanged.asset
             txn = endings.processing(self._head(op_id, wallet, owner, actor, "", payment_ref), money, amount_micro)
             await _post(conn, wallet.enterprise_id, txn)
@@ -349,7 +349,7 @@ class Payments(Books):
         owner = await self.owner_of(wallet)
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
             try:
-                lot, exchanged = await _lot_paid(conn, wallet, payment_ref)
+                lot, exchanged = await lot_paid(conn, wallet, payment_ref)
             except NotFound:
                 return None
             fee = -await store.fees_of_lot(conn, store.books_of(wallet.enterprise_id), lot.id, FEE_EXPENSE)
@@ -448,7 +448,7 @@ def allowance_op(series: str, starts_at_ms: int, ends_at_ms: int, name: str) -> 
     return f"allowance:{series}:{starts_at_ms:015d}:{ends_at_ms:015d}:{name}"
 
 
-async def _lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str) -> tuple[Lot, Exchanged | None]:
+async def lot_paid(conn: store.Connection, wallet: WalletKey, payment_ref: str) -> tuple[Lot, Exchanged | None]:
     """The lot that a payment made in this wallet; where something else was granted than paid, how the payment stands."""
     found = await store.lot_of_payment(conn, store.books_of(wallet.enterprise_id), payment_ref)
     if found is None or found[1].owner != wallet.owner or found[0].source != LotSource.PAID:

@@ -45,6 +45,7 @@ from gateway.ledger.model import (
     WalletView,
 )
 from gateway.ledger.payments import Payments
+from gateway.ledger.refunds import Refunds
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
@@ -59,6 +60,7 @@ class Ledger(Books):
         """`clock` gives the time of postings."""
         super().__init__(databases, clock)
         self.payments = Payments(databases, clock)
+        self.refunds = Refunds(databases, clock)
         self.expiries = Expiries(databases, clock)
         self.lending = Lending(databases, clock)
 

@@ -1,5 +1,7 @@
 """Amounts go to Stripe and come back as what they were, in currencies of every kind."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,3 +85,12 @@ def test_a_currency_without_a_least_of_its_own_has_none_for_prices() -> None:
     assert (price(1, "UAH"), price(10, "KWD"), least_charged("UAH")) == (1, 10, 50)
     with pytest.raises(ValueError, match="amount"):
         price(0, "UAH")
+
+
+def test_a_wrong_amount_is_told_for_the_one_thing_that_is_wrong_with_it() -> None:
+    for amount_micro, says in (
+        (1_005_000, "1.005 USD is not a multiple of 0.01 USD"),
+        (9_007_199_254_750_000, "9007199254.75 USD is more than 9007199254.740991 USD"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+            minor_from_micro(amount_micro, "USD")

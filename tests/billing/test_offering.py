@@ -99,6 +99,7 @@ PERIODS = {"kind": "subscription", "interval": "month"}
         ({"interval_count": 2}, "interval_count"),
         ({"rollover_max_micro": 5}, "rollover_max_micro"),
         ({"lot_days": 0}, "lot_days"),
+        ({**PERIODS, "lot_days": 5}, "lot_days"),  # its allowance ends with its period
         ({"kind": "subscription"}, "interval"),
         ({"kind": "subscription", "interval": "year", "interval_count": 4}, "interval_count"),
         ({"kind": "subscription", "interval": "month", "trial_days": 731}, "trial_days"),

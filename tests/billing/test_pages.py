@@ -163,8 +163,8 @@ async def test_a_link_tells_what_is_included_in_the_apps_own_unit(market: Market
     assert await included(market, browser, monthly, grant_micro=12_500_000) == [
         "30.00 USD every month", "Includes 12.5 USD every month.", "What is left is not carried over into the next month.",
     ]  # fmt: skip
-    assert await included(market, browser, monthly, rollover_max_micro=4_000_000, interval_count=3, lot_days=120) == [
-        "30.00 USD every 3 months", "Includes 10 USD every 3 months, to be used within 120 days.",
+    assert await included(market, browser, monthly, rollover_max_micro=4_000_000, interval_count=3) == [
+        "30.00 USD every 3 months", "Includes 10 USD every 3 months.",
         "What is left goes on into the next 3 months, up to 4 USD.",
     ]  # fmt: skip
     new = {"enterprise_id": "tok", "user_id": "alice", "name": "Tok", "asset": "TOK", "cost_policy": "own_keys"}

@@ -77,6 +77,8 @@ def test_bounds_of_amounts_are_told_as_they_are_typed(seller: Cli, app: str) -> 
     refused = seller.refused(*wish, "ZZZ", "--price", "5")
     assert "--currency must be one that Stripe charges in" in refused
     assert "'ZZZ' is none: https://docs.stripe.com/currencies" in refused
+    refused = seller.refused(*wish, "USD", "--price", "9.995")
+    assert refused.endswith("--price is not a price in USD: 9.995 USD is not a multiple of 0.01 USD")
     assert "amounts in KWD are multiples of 0.010 KWD" in seller.refused(*wish, "KWD", "--price", "1.005")
     assert "--to must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--to", "2026-10-01")
     assert "--from must be a month such as 2026-10" in seller.refused("sales", "fee-income", "--from", "2026-1")
@@ -97,7 +99,7 @@ def test_overage_of_a_plan_is_said_and_shown_in_decimals(seller: Cli, app: str) 
     for one in ("--overage-price", "--overage-per"):
         refused = seller.refused(*monthly, "--overage-max", "5", one, "1")
         assert "Say with --overage-price how many USD overage costs, and with --overage-per for how many USD: both or" in refused
-    assert "--overage-max" in seller.refused(*monthly, "--overage-price", "1")
+        assert f"--overage-max is wanted with {one}:" in seller.refused(*monthly, one, "1")
     assert "has no --overage-max" in seller.refused(*wish, "--overage-max", "5")
 
 
@@ -112,8 +114,30 @@ def test_what_a_cost_policy_stands_in_the_way_of_says_which_app_to_make(seller: 
         assert out in refused
 
 
+PRICED = ("--name", "n", "--price", "5", "--currency", "USD", "--grant", "5")
+
+
+def test_what_an_app_has_is_not_looked_for_at_the_platform_without_a_word(seller: Cli, app: str) -> None:
+    for command in (("refund", "pur_1"), ("change", "sub_1", "--cancel")):
+        what = "purchase" if command[0] == "refund" else "subscription"
+        assert f"The platform has no such {what}: name --app for an app's." in seller.refused("sales", *command)
+        assert f"There is no such {what}." in seller.refused("sales", *command, "--app", app)
+
+
+def test_bounds_of_spans_are_told_as_they_are_typed(seller: Cli, app: str, plan: str) -> None:
+    link = ("sales", "link", app, "customer-42", plan, "--expires-in")
+    assert seller.refused(*link, "31d").endswith("--expires-in must be 1m to 30d")
+    assert seller.refused(*link, "0").endswith("--expires-in must be 1m to 30d, and 0 is no time at all")
+
+
 def test_refusals_name_what_was_typed(seller: Cli, app: str) -> None:
     assert "PERCENT must be 0 to 100" in seller.refused("sales", "set-fee", "acme", "101", "--app", app)
+    assert "Name either PURCHASE_ID or --payment." in seller.refused("sales", "refund", "--app", app)
+    refused = seller.refused("sales", "codes", "create", "AUTUMN", "--app", app, "--percent-off", "5", "--plan", "plan_nosuch")
+    assert refused.endswith("There is no such plan. (--plan)")
+    refused = seller.refused("plans", "create", "--kind", "subscription", "--interval", "day", "--lot-days", "5", *PRICED)
+    assert "it has no --lot-days" in refused
+    assert "and --rollover-max of it goes on" in refused
     refused = seller.refused("sales", "codes", "create", "AUTUMN", "--app", app)
     assert "Say either --percent-off or --amount-off." in refused
     refused = seller.refused("sales", "codes", "create", "AUTUMN", "--app", app, "--amount-off", "5")
@@ -170,7 +194,9 @@ def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str)
     assert seller.json("sales", "codes", "redemptions", made["id"])["data"] == []
     assert seller.json("sales", "codes", "redemptions", "spring-25")["data"] == []
     assert "no promo code of this id or these letters" in seller.refused("sales", "codes", "redemptions", "SPRING-26")
-    assert seller.json("sales", "codes", "end", "SPRING-25")["ended_at"]
+    ended = seller.text("sales", "codes", "end", "SPRING-25")
+    assert "amount_off_micro" not in ended
+    assert "\namount_off\n" in ended
     assert seller.json("sales", "codes", "end", made["id"])["ended_at"]
     assert seller.json("sales", "codes", "list", "--app", app)["data"] == []
     platforms = seller.json("sales", "codes", "create", "ten", "--amount-off", "10", "--currency", "USD")

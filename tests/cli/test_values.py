@@ -69,6 +69,12 @@ def test_a_count_is_plain_digits(said: str) -> None:
     assert values.COUNT.convert("7", None, None) == 7
 
 
+@pytest.mark.parametrize(("seconds", "shown"), [(1, "1m"), (60, "1m"), (5_400, "90m"), (43_200, "12h"), (2_592_000, "30d")])
+def test_seconds_are_shown_as_a_span_that_can_be_typed(seconds: int, shown: str) -> None:
+    assert values.Span.shown(seconds) == shown
+    assert values.SPAN.convert(shown, None, None) == max(seconds, 60)
+
+
 def test_none_is_null_where_it_may_be_said_and_nothing_elsewhere() -> None:
     for kind in (values.COUNT_OR_NONE, values.AMOUNT_OR_NONE, values.MOMENT_OR_NONE):
         assert kind.convert("none", None, None) is values.NONE

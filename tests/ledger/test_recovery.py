@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
 from typing import Any, Final
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -97,7 +98,10 @@ class Subscriber:
     async def refund(self, number: int, amount: int, name: str = "") -> str:
         ref = f"re-{self.name}-{number}{name}"
         request = RefundRequest(self.wallet, self.payment(number), ref, amount * self.unit, "tester")
+        foretold = await self.ledger.refunds.effect(request)
         posted = await self.ledger.payments.refund(request)
+        assert foretold is not None
+        assert await self.ledger.refunds.effect(request) == msgspec.structs.replace(foretold, is_posted=True)
         return posted.txn_id
 
     async def dispute(self, number: int, amount: int, which: int = 0, *, lost: bool | None = None) -> None:

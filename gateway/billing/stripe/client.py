@@ -41,7 +41,7 @@ _PAGE: Final = 100  # which is the most
 _SIGNATURE_AGE_S: Final = 300
 _PAYMENT: Final = ("latest_charge.balance_transaction",)
 _INVOICE: Final = ("payments", "discounts")
-_ACCOUNT: Final = ("configuration.merchant", "requirements")
+_ACCOUNT: Final = ("configuration.merchant", "identity", "requirements")
 _log = logging.getLogger(__name__)
 
 stripe.enable_telemetry = False  # it would tell Stripe how long our requests took
@@ -280,11 +280,15 @@ class Stripe:
                 raise
             return await self.subscription(account_id, subscription_id)
 
-    async def refund(self, op_id: str, account_id: str, payment_id: str, amount_minor: int, *, return_fee: bool) -> RefundFacts:
+    async def refund(
+        self, op_id: str, account_id: str, payment_id: str, amount_minor: int, *, return_fee: bool, asked: str = ""
+    ) -> RefundFacts:
         """POST /v1/refunds."""
         wish: dict[str, Any] = {"payment_intent": payment_id, "amount": amount_minor, "expand": ["balance_transaction"]}
         if return_fee:
             wish["refund_application_fee"] = True
+        if asked:
+            wish["metadata"] = shapes.asked_as(asked)
         return shapes.refund(await self._ask(self._api.v1.refunds.create_async, account_id=account_id, params=wish, op_id=op_id))
 
     async def return_fee(self, op_id: str, fee_id: str, amount_minor: int, refund_id: str) -> None:
@@ -329,6 +333,12 @@ class Stripe:
         """GET /v1/refunds/{id}."""
         wish = {"expand": ["balance_transaction"]}
         return shapes.refund(await self._ask(self._api.v1.refunds.retrieve_async, refund_id, account_id=account_id, params=wish))
+
+    async def refunds_of(self, account_id: str, payment_id: str) -> AsyncIterator[RefundFacts]:
+        """GET /v1/refunds of a payment intent."""
+        wish = {"payment_intent": payment_id, "expand": ["data.balance_transaction"]}
+        async for raw in self._walk(self._api.v1.refunds.list_async, account_id=account_id, params=wish):
+            yield shapes.refund(raw)
 
     async def dispute(self, account_id: str, dispute_id: str) -> DisputeFacts:
         """GET /v1/disputes/{id}."""

@@ -24,6 +24,7 @@ _PLAN: Final = "mozaiks_plan"
 _PURCHASE: Final = "mozaiks_purchase"
 _BILL: Final = "mozaiks_bill"
 _REFUND: Final = "mozaiks_refund"
+_ASKED: Final = "mozaiks_asked"
 _MS: Final = 1000
 
 T = TypeVar("T")
@@ -113,6 +114,7 @@ class Refund(Object, frozen=True):
     status: str | None = None
     payment_intent: Reference = None
     balance_transaction: BalanceTransaction | str | None = None
+    metadata: dict[str, str] | None = None
 
 
 class Dispute(Object, frozen=True):
@@ -174,10 +176,18 @@ class Requirements(msgspec.Struct, frozen=True):
     entries: list[Requirement] | None = None
 
 
-class Account(Object, frozen=True):
-    """See docs.stripe.com/api/v2/core/accounts; `configuration` and `requirements` only where they were asked for."""
+class Identity(msgspec.Struct, frozen=True):
+    """Whose an account is."""
 
+    country: str | None = None
+
+
+class Account(Object, frozen=True):
+    """See docs.stripe.com/api/v2/core/accounts; `configuration`, `identity` and `requirements` only where they were asked for."""
+
+    contact_email: str | None = None
     configuration: Configuration | None = None
+    identity: Identity | None = None
     requirements: Requirements | None = None
 
 
@@ -221,7 +231,9 @@ def account(raw: dict[str, Any]) -> AccountFacts:
     cards = merchant.capabilities.card_payments if merchant and merchant.capabilities else None
     entries = (found.requirements.entries if found.requirements else None) or []
     wanted = tuple(dict.fromkeys(entry.description for entry in entries if entry.awaiting_action_from == "user"))
-    return AccountFacts(found.id, cards is not None and cards.status == "active", wanted)
+    country = (found.identity.country if found.identity else None) or ""
+    can_charge = cards is not None and cards.status == "active"
+    return AccountFacts(found.id, can_charge, wanted, found.contact_email or "", country.upper())
 
 
 def checkout(raw: dict[str, Any]) -> CheckoutFacts:
@@ -286,7 +298,13 @@ def refund(raw: dict[str, Any]) -> RefundFacts:
         currency=found.currency.upper(),
         status=found.status or "",
         fee_returned_minor=returned,
+        asked=(found.metadata or {}).get(_ASKED, ""),
     )
+
+
+def asked_as(asked: str) -> dict[str, str]:
+    """What stands on a refund of ours."""
+    return {_ASKED: asked}
 
 
 def fee_refund(raw: dict[str, Any], refund_id: str) -> tuple[int, bool]:
