@@ -103,6 +103,8 @@ def application(settings: Settings) -> DataPlane:
                 services.tasks.spawn(_metered(services, traffic, exchange, app).run(), "metrics"),
                 services.tasks.spawn(_renewal(services, exchange, counter).run(), "renew holds"),
             ]
+            if services.receiving is not None:
+                until_it_ends.append(services.tasks.spawn(services.receiving.inbox.keep_counted(), "count webhooks"))
             keeping = services.tasks.spawn(services.keeper.run(), "keep what the books do not have")
             stop = asyncio.Event()
             working = services.tasks.spawn(_work(services, stop), "worker") if settings.inline_worker else None

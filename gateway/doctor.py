@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.balance.condition import Condition, condition
 from gateway.balance.model import BalanceUnavailable
-from gateway.billing.model import PLATFORM_ACCOUNT
+from gateway.billing.model import PLATFORM_ACCOUNT, InboxState
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.compose import Services, setting_names
 from gateway.core.clock import now_ms, rfc3339
@@ -60,7 +60,8 @@ AskProvider = Callable[[Deployment], Awaitable[int | str]]
 async def examine(services: Services, ask: AskProvider | None = None) -> list[Finding]:
     """Everything, in the order in which a request needs it. `ask` gives a provider's HTTP status, or what went wrong."""
     found = [*await _store(services), *await _databases(services), *_web(services), *_configuration(services), *_prices(services)]
-    return [*found, *await _providers(services, ask or ask_for_models), *await _payments(services)]
+    found += await _providers(services, ask or ask_for_models)
+    return [*found, *await _payments(services), *await _webhooks(services)]
 
 
 async def _store(services: Services) -> list[Finding]:
@@ -149,6 +150,22 @@ async def _payments(services: Services) -> list[Finding]:
             text = f"{PREFIX}{name.upper()} is not set: what Stripe tells that endpoint is not taken."
             found.append(Finding(about, Verdict.WARNING, text))
     return found
+
+
+async def _webhooks(services: Services) -> list[Finding]:
+    """What Stripe told and was not done. Nothing where nothing is sold, or the database does not answer, as is told elsewhere."""
+    if services.receiving is None:
+        return []
+    try:
+        counts = await services.receiving.inbox.counts()
+    except (SqlDown, SqlRefused):
+        return []
+    failed, waiting = counts[InboxState.FAILED], counts[InboxState.WAITING]
+    if not failed:
+        return [Finding("webhooks", Verdict.OK, f"None failed; {waiting} wait.")]
+    told = "1 webhook event of Stripe failed" if failed == 1 else f"{failed} webhook events of Stripe failed"
+    text = f"{told}: what was paid or given back may not be in the books. `gateway webhooks list --state failed` says why."
+    return [Finding("webhooks", Verdict.WARNING, text)]
 
 
 async def _database_clock(services: Services) -> Finding:

@@ -52,6 +52,7 @@ _FAMILIES: Final = {
     "mozaiks_database_up": ("gauge", "1 when the platform's database answers."),
     "mozaiks_events_waiting": ("gauge", "Usage events that are not in the books yet."),
     "mozaiks_drain_lag_seconds": ("gauge", "Age of the oldest usage event that is not in the books yet."),
+    "mozaiks_webhook_events": ("gauge", "Webhook events of Stripe that failed, or wait; counted every few seconds."),
 }
 
 
@@ -194,6 +195,9 @@ class Metrics:
             found["mozaiks_drain_lag_seconds"] = age_ms / 1000
             found["mozaiks_balance_store_up"] = 1.0
         found["mozaiks_database_up"] = float(await self._services.databases.answers())
+        receiving = self._services.receiving
+        for state, count in ((receiving.inbox.counted if receiving else None) or {}).items():
+            found[_sample("mozaiks_webhook_events", state=state.value)] = count
         return found
 
 

@@ -50,7 +50,8 @@ NAMES: Final = {
     "log_level": "debug, info, warning or error; default info",
 }
 # Without these nobody knows where the books are, and who may do what with them.
-_STORES: Final = ("data_dir", "database_url", "app_database_url", "redis_url", "operator_token", "key_pepper", "mode")
+_OF_BOOKS: Final = ("data_dir", "database_url", "app_database_url", "redis_url", "operator_token", "key_pepper", "mode")
+_STORES: Final = (*_OF_BOOKS, "public_url")  # with which the links begin that a command signs
 _MODELS: Final = "models"
 _MARKUP: Final = "platform_markup_percent"
 _FILE: Final = "the whole file"
@@ -238,6 +239,9 @@ def _build(
             raise _wrong(name, "must start with sqlite+aiosqlite: or postgresql+asyncpg:.")
     if given["redis_url"] and urlsplit(str(given["redis_url"])).scheme not in ("redis", "rediss", "unix"):
         raise _wrong("redis_url", "must start with redis://, rediss:// or unix://.")
+    public_url = str(given["public_url"]).strip()
+    if public_url and not _is_address(public_url):
+        raise _wrong("public_url", "must be an http or https URL with a host, such as https://gateway.example.")
     host = str(given["host"] or "127.0.0.1")
     port = _whole("port", given["port"] or 8080, 0, 65535)
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
@@ -265,7 +269,7 @@ def _build(
         redis_url=str(given["redis_url"]),
         operator_token=operator_token,
         key_pepper=key_pepper,
-        public_url=str(given["public_url"] or f"http://{shown_host}:{port}").rstrip("/"),
+        public_url=(public_url or f"http://{shown_host}:{port}").rstrip("/"),
         demo=_flag("demo", given["demo"], embedded and config is None),
         inline_worker=_flag("inline_worker", given["inline_worker"], True),
         grace_days=_whole("grace_days", given["grace_days"] or 3, 1, 30),
@@ -294,6 +298,9 @@ def _stripe(given: dict[str, Any]) -> dict[str, str]:
     for name, value in found.items():
         if value and not key:
             raise _wrong(name, f"is of no use without {PREFIX}STRIPE_SECRET_KEY.")
+    for name in ("stripe_webhook_secret", "stripe_connect_webhook_secret"):
+        if found[name] and not found[name].startswith("whsec_"):
+            raise _wrong(name, "must be the signing secret of a webhook endpoint at Stripe: whsec_....")
     base = found["stripe_api_base"]
     if base and not _is_address(base):
         raise _wrong("stripe_api_base", "must be an http or https URL.")
@@ -303,7 +310,7 @@ def _stripe(given: dict[str, Any]) -> dict[str, str]:
 def _is_address(url: str) -> bool:
     try:
         found = urlsplit(url)
-        return found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0
+        return found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0 and not re.search(r"\s", url)
     except ValueError:
         return False
 

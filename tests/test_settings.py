@@ -172,6 +172,8 @@ _WITH_KEY = {"MOZAIKS_STRIPE_SECRET_KEY": "rk_test_made_up"}
         ({"stripe_api_base": "${NOT_THERE}"}, {}, "stripe_api_base refers to"),
         ({"stripe_api_bse": "http://127.0.0.1:9"}, {}, "stripe_api_bse is not a setting"),
         ({"stripe_webhook_secret": ["s"]}, {}, "stripe_webhook_secret must be a single value"),
+        ({}, {"MOZAIKS_STRIPE_WEBHOOK_SECRET": "oops"}, "MOZAIKS_STRIPE_WEBHOOK_SECRET must be the signing secret of a webhook"),
+        ({"stripe_connect_webhook_secret": "sk_test_x"}, {}, "MOZAIKS_STRIPE_CONNECT_WEBHOOK_SECRET must be the signing secret"),
         ("stripe_api_base: [", {}, "is not valid YAML"),
     ],
 )
@@ -191,3 +193,20 @@ def test_what_else_is_wrong_leaves_stripe_as_it_is(tmp_path: Path) -> None:
     found = load({**env, "MOZAIKS_STRIPE_API_BASE": "http://127.0.0.1:9"}, needs=Part.ANY)
     assert len(found.faults) == 1
     assert (found.stripe_fault, found.stripe_api_base, found.stripe_secret_key) == ("", "http://127.0.0.1:9", "rk_test_made_up")
+
+
+@pytest.mark.parametrize(
+    "said", ["gateway.example", "//gateway.example", "https://", "ftp://gateway.example", "https://a b", "http://x:abc"]
+)
+def test_an_address_that_nobody_could_follow_stops_the_start_and_every_command(tmp_path: Path, said: str) -> None:
+    env = {"MOZAIKS_DATA_DIR": str(tmp_path)}
+    for given in ({**env, "MOZAIKS_PUBLIC_URL": said}, written(tmp_path, {"public_url": said}, **env)):
+        for needs in Part:
+            with pytest.raises(SettingsError, match="MOZAIKS_PUBLIC_URL must be an http or https URL with a host"):
+                load(given, needs=needs)
+
+
+def test_an_address_is_kept_without_what_would_make_its_slashes_two(tmp_path: Path) -> None:
+    env = {"MOZAIKS_DATA_DIR": str(tmp_path)}
+    assert load({**env, "MOZAIKS_PUBLIC_URL": "https://gateway.example/llm/"}).public_url == "https://gateway.example/llm"
+    assert load({**env, "MOZAIKS_PORT": "81"}).public_url == "http://127.0.0.1:81"

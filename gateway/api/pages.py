@@ -14,6 +14,7 @@ from decimal import Decimal
 from html import escape
 from typing import Annotated, Final
 
+import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +26,8 @@ from gateway.balance.model import BalanceUnavailable
 from gateway.balance.places import Full
 from gateway.billing import minor_units
 from gateway.billing.links import Link
-from gateway.billing.model import Branding, Overage, Plan
+from gateway.billing.model import Branding, Overage, Plan, PromoDuration
+from gateway.billing.offers import Offer
 from gateway.billing.pages import PAY, RETURNED, logo_origin
 from gateway.billing.ports import PaymentsDown, PaymentsRefused
 from gateway.billing.promo_codes import PromoCodeRefused
@@ -160,8 +162,9 @@ class _Pages:
             looks = await self._context.sales.pages.of(app)
             if request.method != "POST":
                 # Mail filters and messengers fetch every link that they carry: who only looks opens nothing at Stripe.
-                plan = await links.plan(link, app)
-                return _page(looks, plan.name, _price(plan), 200, points=_included(plan, app.asset), has_button=True)
+                offer = await links.offer(link, app)
+                was, price, points = _priced(offer, app.asset)
+                return _page(looks, offer.plan.name, price, 200, was=was, points=points, has_button=True)
             await self._count(link)
             return Response(status_code=303, headers={**_headers(), "location": await links.followed(link, app)})
         except RateLimited as often:
@@ -201,6 +204,29 @@ class _Pages:
         except (GatewayError, SqlDown, SqlRefused) as down:  # who has paid is told so, without the colours
             _log.warning("a page is shown without its looks: %s", down)
         return _page(looks, *texts, 200)
+
+
+def _priced(offer: Offer, asset: str) -> tuple[str, str, list[str]]:
+    """A price that is not to be paid ("" for none), what is (while a code takes something off, too), and what is included."""
+    plan, code = offer.plan, offer.code
+    if code is None:
+        return "", _price(plan), _included(plan, asset)
+    was, left = (minor_units.shown(amount, plan.currency) for amount in (plan.price_minor, offer.amount_minor))
+    if plan.interval is None:
+        return was, f"{left} with {code.code}", _included(msgspec.structs.replace(plan, grant_micro=offer.grant_micro), asset)
+    period, points = _period(plan), _included(plan, asset)
+    if offer.grant_micro != plan.grant_micro:
+        points.append(f"While {code.code} takes something off, {_amount(offer.grant_micro, asset)} are included.")
+    free = _price(plan).removeprefix(f"{was} every {period}")
+    if code.duration == PromoDuration.FOREVER:
+        return was, f"{left} every {period} with {code.code}{free}", points
+    if code.duration == PromoDuration.REPEATING:
+        months = "month" if code.duration_months == 1 else f"{code.duration_months} months"
+        return was, f"{left} every {period} with {code.code} in the first {months}, then {_price(plan)}", points
+    if free:
+        off = minor_units.shown(plan.price_minor - offer.amount_minor, plan.currency)
+        return "", _price(plan), [f"{code.code} takes {off} off the first invoice.", *points]
+    return was, f"{left} with {code.code} for the first {period}, then {_price(plan)}", points
 
 
 def _price(plan: Plan) -> str:
@@ -258,9 +284,16 @@ def _why(error: GatewayError) -> tuple[str, str]:
 
 
 def _page(
-    looks: Branding | None, heading: str, text: str, status: int, *, points: Sequence[str] = (), has_button: bool = False
+    looks: Branding | None,
+    heading: str,
+    text: str,
+    status: int,
+    *,
+    was: str = "",
+    points: Sequence[str] = (),
+    has_button: bool = False,
 ) -> Response:
-    """`points`: a list below the text; `has_button`: one that sends the page's own address."""
+    """`was`: struck through before the text; `points`: a list below it; `has_button`: one that sends the page's own address."""
     accent = (looks.accent if looks else None) or _ACCENT
     background = (looks.background if looks else None) or _BACKGROUND
     style = (
@@ -275,12 +308,13 @@ def _page(
     logo = looks.logo_url if looks else None
     shown = f'<img src="{escape(logo)}" alt="{name}" referrerpolicy="no-referrer">' if logo else f"<p>{name}</p>" if name else ""
     said = f"<ul>{''.join(f'<li>{escape(point)}</li>' for point in points)}</ul>" if points else ""
+    struck = f"<s>{escape(was)}</s> " if was else ""
     form = '<form method="post"><button>Continue to payment</button></form>' if has_button else ""
     document = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
         f"<title>{escape(heading)}{' - ' + name if name else ''}</title><style>{style}</style></head>"
-        f"<body><main>{shown}<h1>{escape(heading)}</h1><p>{escape(text)}</p>{said}{form}</main></body></html>"
+        f"<body><main>{shown}<h1>{escape(heading)}</h1><p>{struck}{escape(text)}</p>{said}{form}</main></body></html>"
     )
     return Response(document, status, _headers(style, logo, has_form=has_button), media_type="text/html")
 

@@ -123,7 +123,7 @@ class Allowances:
         whole = [(line, plan) for line, plan in ours if not line.is_proration]
         begins = _begins(facts)
         if not ours or begins is None:
-            raise NotOurs("no line of it is of a plan")
+            raise await self._of_no_plan(wallet, facts)
         ends = max(line.period_end_ms for line, _ in ours)
         is_platforms_cost = await self._sellers.is_platforms_cost(wallet)
         taken = await self._taken(account_id, wallet, facts, is_platforms_cost)
@@ -154,6 +154,18 @@ class Allowances:
         if taken:
             await self._overages.follow(wallet)
         return is_first
+
+    async def _of_no_plan(self, wallet: WalletKey, facts: InvoiceFacts) -> NotOurs | Rejected:
+        """What an invoice without a line of a plan is: of a subscription of ours, as after its price was changed at Stripe, money
+        came for which nothing was granted."""
+        assert facts.subscription_id is not None
+        is_ours = await self._rows.subscription(wallet.enterprise_id, facts.subscription_id) is not None
+        if not is_ours and facts.metadata is not None:
+            is_ours = await self._store.plan(facts.metadata.plan_id) is not None
+        if not is_ours or facts.amount_paid_minor <= 0:
+            return NotOurs("no line of it is of a plan")
+        paid = minor_units.shown(facts.amount_paid_minor, facts.currency)
+        return Rejected(f"{paid} was paid and nothing granted: no line of it is of a plan")
 
     async def _granted(
         self,

@@ -5,7 +5,6 @@ reconciler. A purchase's row is there before Stripe is asked, so that no payment
 """
 
 import hashlib
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -15,7 +14,8 @@ from gateway.billing.catalogue import Catalogue
 from gateway.billing.connect import Connect, email
 from gateway.billing.fees import Fees, fee_minor
 from gateway.billing.first_purchases import FirstPurchases
-from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subscription, SubscriptionState
+from gateway.billing.model import Plan, PlanKind, Purchase, PurchaseState, Subscription
+from gateway.billing.offers import OVER, Offers, check_offered, granted
 from gateway.billing.open_pages import SubscriptionPages
 from gateway.billing.pages import Outcome, Places
 from gateway.billing.ports import CheckoutFacts, Metadata, Payments, PaymentsRefused, SubscriptionFacts
@@ -25,15 +25,12 @@ from gateway.core.clock import Clock, now_ms
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.core.ids import new_id
 from gateway.core.limits import OPEN_PURCHASES_MAX
-from gateway.core.words import CostPolicy
 from gateway.identity import rules
-from gateway.identity.model import ACTIVE, Actor, App, Page
+from gateway.identity.model import Actor, App, Page
 from gateway.identity.registry import Registry
 from gateway.ledger.model import WalletKey
 
-_OVER: Final = (SubscriptionState.CANCELED, SubscriptionState.INCOMPLETE_EXPIRED)
 _DAY_MS: Final = 86_400_000  # how long a page is open
-_LIVE_MAX: Final = 50  # of one buyer's subscriptions that are looked through for one that goes on
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -86,6 +83,7 @@ class Buying:
         self._places = places
         self._promo_codes = promo_codes
         self._clock = clock
+        self.offers = Offers(store, registry, catalogue, connect, promo_codes)
         self._pages = SubscriptionPages(store, payments, clock)
         self._firsts = FirstPurchases(store, payments, clock)
 
@@ -108,11 +106,7 @@ class Buying:
             cancel_url=cancel_url,
             email=email(wish.email),
         )
-        if plan.archived_at_ms is not None:
-            raise Conflict("This plan is not offered any more.", param="plan_id")
-        if seller is not None and seller.status != ACTIVE:
-            raise Conflict("The app is suspended.", code="selling_blocked")
-        account_id = await self._connect.selling_account(seller)
+        account_id = await self.offers.account(plan, seller)
         op_id = op_of("checkout", actor.role, plan.enterprise_id or "", wallet.owner, key)
         fee_bp = 0 if seller is None else await self._fees.in_force(seller.user_id, seller.enterprise_id)
         sell = self._package if plan.kind == PlanKind.PACKAGE else self._subscription
@@ -133,10 +127,6 @@ class Buying:
         if known is not None and known.purchase.session_id is not None:
             return None
         return await self._promo_codes.discount(said, plan, seller, wallet, account_id)
-
-    async def offered(self, plan: Plan, wallet: WalletKey) -> Plan:
-        """A plan as this buyer would have it: of a seller's trials a buyer has one, ever."""
-        return _for_buyer(plan, await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, 1))
 
     def urls(self, seller: App | None, success_url: str | None, cancel_url: str | None, outcome: Outcome) -> tuple[str, str]:
         """Where a browser goes from a page at Stripe, done or not: where the caller says, else to pages of ours."""
@@ -169,7 +159,7 @@ class Buying:
             amount_minor=amount_minor,
             currency=plan.currency,
             fee_minor=fee_minor(amount_minor, fee_bp),
-            grant_micro=_granted(plan, seller, amount_minor),
+            grant_micro=granted(plan, seller, amount_minor),
             created_at_ms=at_ms,
             promo_code_id=None if discount is None else discount.promo_code_id,
             discount_minor=off_minor,
@@ -215,12 +205,7 @@ class Buying:
         op_id: str,
         discount: Discount | None,
     ) -> Checkout:
-        known = await self._store.subscriptions(wallet.enterprise_id, wallet.owner, None, _LIVE_MAX)
-        plan = _for_buyer(plan, known)
-        for held in known:
-            if held.state not in _OVER:
-                message = "There is a subscription already: change it, or end it first."
-                raise Conflict(message, code="subscription_exists", details={"subscription_id": held.id})
+        plan, known = await self.offers.subscribable(plan, wallet)
         try:
             facts = await self._firsts.page(
                 wallet,
@@ -267,10 +252,9 @@ class Buying:
             )
         right = fee_minor(asked, fee_bp)
         off_minor = purchase.discount_minor + purchase.amount_minor - asked
-        granted = _granted(plan, seller, asked)
         await self._store.reprice(
             msgspec.structs.replace(
-                purchase, amount_minor=asked, fee_minor=right, discount_minor=off_minor, grant_micro=granted
+                purchase, amount_minor=asked, fee_minor=right, discount_minor=off_minor, grant_micro=granted(plan, seller, asked)
             )
         )
         if right == fee:
@@ -350,7 +334,7 @@ class Buying:
         seller, held = await self._held(actor, enterprise_id, subscription_id)
         if (plan_id is None) == (cancel_at_period_end is None):
             raise InvalidRequest("Say either `plan_id` or `cancel_at_period_end`.", param="plan_id")
-        if held.state in _OVER:
+        if held.state in OVER:
             raise Conflict("This subscription has ended.", param="subscription_id")
         op_id = op_of("change", actor.role, held.id, key)
         if plan_id is None:
@@ -416,8 +400,7 @@ class Buying:
         plan, now = await self._catalogue.plan(actor, plan_id), await self._catalogue.plan(actor, held.plan_id)
         if plan.enterprise_id != held.wallet.enterprise_id or plan.kind != PlanKind.SUBSCRIPTION:
             raise InvalidRequest("A subscription changes to another subscription of the same seller.", param="plan_id")
-        if plan.archived_at_ms is not None:
-            raise Conflict("This plan is not offered any more.", param="plan_id")
+        check_offered(plan)
         if plan.currency != now.currency:
             raise InvalidRequest(f"A subscription keeps its currency, which is {now.currency}.", param="plan_id")
         if (plan.interval, plan.interval_count) != (now.interval, now.interval_count):
@@ -466,17 +449,6 @@ def _as_told(held: Subscription, facts: SubscriptionFacts) -> Subscription:
         period_end_ms=facts.period_end_ms,
         cancel_at_period_end=facts.cancel_at_period_end,
     )
-
-
-def _for_buyer(plan: Plan, known: Sequence[Subscription]) -> Plan:
-    return msgspec.structs.replace(plan, trial_days=0) if known else plan
-
-
-def _granted(plan: Plan, seller: App | None, amount_minor: int) -> int:
-    """What a package grants for this much of its price: all of it, but where the platform pays for it only what was paid."""
-    if seller is None or seller.cost_policy != CostPolicy.PLATFORM_PAYS:
-        return plan.grant_micro
-    return max(plan.grant_micro * amount_minor // plan.price_minor, 1)
 
 
 def _sold(purchase: Purchase) -> dict[str, object]:

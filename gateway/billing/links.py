@@ -16,7 +16,7 @@ import msgspec
 from gateway.billing.acts import Named, buyer_of, url
 from gateway.billing.buying import Buying, Wish
 from gateway.billing.catalogue import Catalogue
-from gateway.billing.model import Plan
+from gateway.billing.offers import Offer, check_offered
 from gateway.billing.pages import Places
 from gateway.billing.promo_codes import letters
 from gateway.core.clock import Clock, now_ms
@@ -24,7 +24,6 @@ from gateway.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from gateway.identity import rules
 from gateway.identity.model import ACTIVE, Actor, App, Role
 from gateway.identity.registry import Registry
-from gateway.ledger.model import WalletKey
 
 LINK_SECONDS_MAX: Final = 30 * 86_400
 _MAC_BYTES: Final = 24
@@ -90,17 +89,19 @@ class Links:
         cancel_url: str | None,
         promo_code: str | None = None,
     ) -> Made:
-        """A link for one end user and one plan of the app, perhaps with a promo code, which must be good when it is followed.
+        """A link for one end user and one plan of the app, perhaps with a promo code, which must be good now and when it is used.
 
-        InvalidRequest, NotFound, Forbidden, Conflict."""
+        InvalidRequest, PromoCodeRefused, NotFound, Forbidden, Conflict."""
         app = await self._registry.app(actor, enterprise_id)
         wallet = await buyer_of(self._registry, actor, app, Named(platform_user_id))
         plan = await self._catalogue.plan(actor, plan_id)
         if plan.enterprise_id != app.enterprise_id:
             raise InvalidRequest("The plan is not this app's.", param="plan_id")
-        if plan.archived_at_ms is not None:
-            raise Conflict("This plan is not offered any more.", param="plan_id")
+        check_offered(plan)
         rules.number(expires_in_s, "expires_in_seconds", LINK_SECONDS_MAX, 1)
+        if promo_code is not None:
+            promo_code = letters(promo_code, "promo_code")
+            await self._buying.offers.check_code(promo_code, plan, app, wallet)
         link = Link(
             enterprise_id=app.enterprise_id,
             platform_user_id=wallet.owner,
@@ -108,7 +109,7 @@ class Links:
             expires_at=now_ms(self._clock) // 1000 + expires_in_s,
             success_url=None if success_url is None else url(success_url, "success_url"),
             cancel_url=None if cancel_url is None else url(cancel_url, "cancel_url"),
-            promo_code=None if promo_code is None else letters(promo_code, "promo_code"),
+            promo_code=promo_code,
         )
         inside = msgspec.json.encode(link)
         token = base64.urlsafe_b64encode(self._mac(inside) + inside).rstrip(b"=").decode()
@@ -125,12 +126,9 @@ class Links:
             raise LinkInvalid("This link is not valid.") from gone
         return link, app
 
-    async def plan(self, link: Link, app: App) -> Plan:
-        """What an opened link offers its end user. NotFound; Conflict for what is not sold any more."""
-        plan = await self._catalogue.plan(_buyer(link, app), link.plan_id)
-        if plan.archived_at_ms is not None:
-            raise Conflict("This plan is not offered any more.", param="plan_id")
-        return await self._buying.offered(plan, WalletKey(link.platform_user_id, link.enterprise_id))
+    async def offer(self, link: Link, app: App) -> Offer:
+        """What an opened link offers its end user; what could not be bought is refused as by `followed`."""
+        return await self._buying.offers.offer(_buyer(link, app), link.plan_id, Named(), link.promo_code)
 
     async def followed(self, link: Link, app: App) -> str:
         """The page at Stripe to which an opened link leads. As `Buying.checkout`; RateLimited."""

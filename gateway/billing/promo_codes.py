@@ -198,18 +198,25 @@ class PromoCodes:
     # ---- redeeming -----------------------------------------------------------------------------
 
     async def discount(self, said: str, plan: Plan, seller: App | None, wallet: WalletKey, account_id: str) -> Discount:
-        """What a code takes off a plan for a buyer. PromoCodeRefused; Conflict where Stripe has another of these letters."""
+        """What a code takes off a plan for a buyer; it is at Stripe then. As `terms`; Conflict: other such letters are there."""
+        code, left_minor = await self.terms(said, plan, seller, wallet)
+        off_minor = plan.price_minor - left_minor
+        return Discount(code.id, await self._promotion(code, account_id), off_minor, code.first_purchase_only)
+
+    async def terms(self, said: str, plan: Plan, seller: App | None, wallet: WalletKey) -> tuple[PromoCode, int]:
+        """A code, and what it leaves of a plan's price for a buyer, in minor units. Asks nothing of Stripe. PromoCodeRefused."""
         code = await self._live(said, plan, seller)
-        if code.first_purchase_only and await self._store.has_bought(wallet):
-            raise PromoCodeRefused("This code is for a first purchase.")
+        if code.first_purchase_only:
+            first = await self._store.first_purchase(wallet)
+            if (first is not None and first.redeemed_at_ms is not None) or await self._store.has_bought(wallet):
+                raise PromoCodeRefused("This code is for a first purchase.")
         most = code.redemptions_max
         if most is not None and await self._store.redeemed(code.enterprise_id, code.id) >= most:
             raise PromoCodeRefused("This code was redeemed as often as it can be.")
         try:
-            off_minor = plan.price_minor - _left(code, plan, seller)
+            return code, _left(code, plan, seller)
         except ValueError as wrong:
             raise PromoCodeRefused(f"This code cannot be used here: {wrong}") from wrong
-        return Discount(code.id, await self._promotion(code, account_id), off_minor, code.first_purchase_only)
 
     async def _live(self, said: str, plan: Plan, seller: App | None) -> PromoCode:
         upper, user_id = said.strip().upper(), "" if seller is None else seller.user_id

@@ -5,17 +5,20 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import pytest
+import sqlalchemy as sa
 from starlette.routing import Router
 
 from gateway.api.pages import page_routes
 from gateway.billing.links import Links
 from gateway.billing.pages import Places
 from gateway.core.limits import END_USER_SALES_RPM
+from gateway.db.tables import APP_SALES
 from gateway.identity.model import Role
 from tests.billing.market import MONTHLY, PACKAGE, URLS, Counted, Market
 
@@ -176,11 +179,107 @@ async def test_a_link_tells_what_is_included_in_the_apps_own_unit(market: Market
     ]  # fmt: skip
 
 
-async def test_a_link_whose_code_cannot_be_used_says_so(market: Market, browser: httpx.AsyncClient) -> None:
-    url = await link(market, await market.plan(PACKAGE), promo_code="no-such")
-    refused = await browser.post(url)
-    assert (refused.status_code, "The promo code of this link cannot be used" in refused.text) == (400, True)
+async def code(market: Market, said: str, app: str = "shop", **terms: object) -> str:
+    wish = {"code": said, "enterprise_id": app, **({} if "amount_off_micro" in terms else {"percent_off": "50"}), **terms}
+    return str((await market.ok("POST", "/promo-codes", wish, 201))["id"])
+
+
+async def told(browser: httpx.AsyncClient, url: str) -> str:
+    """What a page says of the price."""
+    return str(re.findall("<p>(.*?)</p>", (await browser.get(url)).text)[1])
+
+
+async def test_a_link_shows_what_its_code_takes_off_and_for_how_long(market: Market, browser: httpx.AsyncClient) -> None:
+    await code(market, "FIVE", amount_off_micro=5_000_000, currency="USD")
+    await code(market, "EVER", duration="forever")
+    await code(market, "QUARTER", duration="repeating", duration_months=3)
+    await code(market, "WHOLE", percent_off="100", first_purchase_only=True)
+    package, monthly = await market.plan(PACKAGE), await market.plan(MONTHLY)
+    trial = await market.plan(MONTHLY, trial_days=7)
+    half = "<s>30.00 USD</s> 15.00 USD every month"
+    for plan_id, said, price in (
+        (package, "five", "<s>9.99 USD</s> 4.99 USD with FIVE"),
+        (package, "WHOLE", "<s>9.99 USD</s> 0.00 USD with WHOLE"),
+        (monthly, "FIVE", "<s>30.00 USD</s> 25.00 USD with FIVE for the first month, then 30.00 USD every month"),
+        (monthly, "EVER", f"{half} with EVER"),
+        (monthly, "QUARTER", f"{half} with QUARTER in the first 3 months, then 30.00 USD every month"),
+        (trial, "EVER", f"{half} with EVER, the first 7 days free"),
+        (trial, "FIVE", "30.00 USD every month, the first 7 days free"),
+    ):
+        url = await link(market, plan_id, promo_code=said)
+        assert await told(browser, url) == price
+        page = await browser.get(url)
+        assert "<button>" in page.text
+        assert ("<li>FIVE takes 5.00 USD off the first invoice.</li>" in page.text) == (plan_id == trial and said == "FIVE")
+    assert "Adds 10 USD to your balance." in (await browser.get(await link(market, package, promo_code="FIVE"))).text
     assert pages_open(market) == []
+    assert not market.control.state()[market.account].get("promotion_code")  # to look makes none
+    assert (await browser.post(await link(market, package, promo_code="FIVE"))).status_code == 303
+    (session,) = pages_open(market)
+    assert market.at_stripe("checkout.sessions", session).amount_total == 499
+
+
+async def test_a_link_shows_what_a_code_leaves_of_the_grant_where_only_money_buys(
+    market: Market, browser: httpx.AsyncClient
+) -> None:
+    new = {"enterprise_id": "paid", "user_id": "alice", "name": "Paid", "asset": "USD", "cost_policy": "platform_pays"}
+    await market.ok("POST", "/apps", new, 201)
+    await code(market, "HALF", "paid")
+    while_it_does = "While HALF takes something off, 5 USD are included."
+    for body, says in ((PACKAGE, "Adds 4.994994 USD to your balance."), (MONTHLY, while_it_does)):
+        plan_id = await market.plan(body, enterprise_id="paid")
+        made = await market.ok("POST", "/apps/paid/payment-links", {**WISH, "plan_id": plan_id, "promo_code": "HALF"}, 201)
+        assert f"<li>{says}</li>" in (await browser.get(made["url"])).text
+
+
+async def test_what_a_link_would_be_refused_is_told_before_its_button_is_there(
+    market: Market, browser: httpx.AsyncClient
+) -> None:
+    package, monthly = await market.plan(PACKAGE), await market.plan(MONTHLY)
+    ended, used = await code(market, "ENDED"), await code(market, "USED", max_redemptions=1)
+    await code(market, "FIRST", first_purchase_only=True)
+    links = [await link(market, package, promo_code=said) for said in ("ENDED", "USED", "FIRST")]
+    subscribes = await link(market, monthly)
+    for url in (*links, subscribes):
+        assert "<button>" in (await browser.get(url)).text
+    await market.ok("DELETE", f"/promo-codes/{ended}")
+    row: dict[str, Any] = {"id": "red_1", "promo_code_id": used, "subject": "pur_1", "ref": "pur_1", "owner": "u2"}
+    row |= {"plan_id": package}
+    row |= {"currency": "USD", "discount_minor": 1, "paid_minor": 1, "given_micro": 1, "created_at": 1, "number": 1}
+    await market.write(sa.insert(APP_SALES["promo_redemptions"]).values(**row))
+    await market.subscribed(monthly, "u1")
+    before = pages_open(market)
+    for url in links:
+        for answer in (await browser.get(url), await browser.post(url)):
+            assert (answer.status_code, "Code not valid" in answer.text, "<button>" in answer.text) == (400, True, False)
+            assert "9.99" not in answer.text
+    for answer in (await browser.get(subscribes), await browser.post(subscribes)):
+        assert (answer.status_code, "You have it already" in answer.text, "<button>" in answer.text) == (409, True, False)
+    assert pages_open(market) == before
+
+
+async def test_a_link_of_who_cannot_take_charges_yet_says_so_before_its_button_is_there(
+    market: Market, browser: httpx.AsyncClient
+) -> None:
+    await market.ok("POST", "/billing-accounts", {"user_id": "bob", "email": "bob@example.com"}, 201)
+    plan_id = await market.plan(PACKAGE, enterprise_id="bobs")
+    made = await market.ok("POST", "/apps/bobs/payment-links", {**WISH, "plan_id": plan_id}, 201)
+    for answer in (await browser.get(made["url"]), await browser.post(made["url"])):
+        assert (answer.status_code, "Not just now" in answer.text, "<button>" in answer.text) == (409, True, False)
+
+
+async def test_no_link_is_signed_with_a_code_that_takes_nothing_off(market: Market) -> None:
+    package, monthly = await market.plan(PACKAGE), await market.plan(MONTHLY)
+    await code(market, "MONTHLY", plan_ids=[monthly])
+    await code(market, "NEARLY", amount_off_micro=9_900_000, currency="USD")
+    await code(market, "OTHERS", "second")
+    ended = await code(market, "ENDED")
+    await market.ok("DELETE", f"/promo-codes/{ended}")
+    refused = dict.fromkeys(("NOPE", "MONTHLY", "NEARLY", "OTHERS", "ENDED"), "promo_code_refused")
+    for said, why in {**refused, "no such": "invalid_request"}.items():
+        wish = {**WISH, "plan_id": package, "promo_code": said}
+        got = await market.refused("POST", "/apps/shop/payment-links", wish, role=Role.APP_SERVER)
+        assert got == (400, why, "promo_code"), said
 
 
 async def test_a_link_offers_no_trial_to_who_had_one(market: Market, browser: httpx.AsyncClient) -> None:
@@ -190,7 +289,8 @@ async def test_a_link_offers_no_trial_to_who_had_one(market: Market, browser: ht
     await market.subscribed(plan_id, "somebody-else")
     assert "the first 7 days free" in (await browser.get(url)).text
     await market.subscribed(plan_id, "u1")
-    assert "free" not in (await browser.get(url)).text
+    await market.write(sa.update(APP_SALES["subscriptions"]).values(state="canceled"))
+    assert await told(browser, url) == "30.00 USD every month"
 
 
 async def test_a_link_tells_what_use_beyond_the_allowance_costs_who_agrees_to_it(

@@ -5,6 +5,7 @@ STRIPE_TEST_KEY the journeys are made in that sandbox of Stripe, but for those t
 """
 
 import contextlib
+import json
 import os
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from gateway.core.limits import END_USER_SALES_RPM
 from tests.billing import sandbox
 from tests.billing.at_stripe import AtStripe, OnFake, processing
 from tests.billing.house import DAY, PATHS, SECRETS, URLS, House, Shop
+from tests.commands import run_command
 from tests.fake_stripe.control import running
 from tests.path.conftest import Stack, start_gateway
 from tests.path.conftest import upstream_url as upstream_url
@@ -582,3 +584,49 @@ def test_a_webhook_that_failed_is_listed_with_its_reason_and_replayed_when_that_
     assert waiting[0]["event_id"] in listed
     assert house.stack.post(f"/webhooks/{waiting[0]['event_id']}/replay", {}, 200)["id"] in [row["id"] for row in waiting]
     assert house.stack.admin.get("/webhooks", headers={"authorization": "Bearer nobody"}).status_code == 401
+
+
+@fake_alone("its clock is moved for all")
+def test_money_for_a_price_of_no_plan_is_a_failed_webhook_that_doctor_and_metrics_tell_of(house: House) -> None:
+    shop = house.shop(clock=True)
+    subscription = shop.buy(shop.monthly(10_000_000, 1000), "ann")
+    house.deliver()
+    held = shop.api.subscriptions.retrieve(subscription, None, shop.at)
+    (item,) = held.items.data
+    recurring = {"interval": "month", "interval_count": 1}
+    made = {"currency": "usd", "unit_amount": 700, "recurring": recurring, "product": item.price.product}
+    price = shop.api.prices.create(made, shop.at).id
+    wish = {"items": [{"id": item.id, "price": price}], "proration_behavior": "none"}
+    shop.api.subscriptions.update(subscription, wish, shop.at)
+    stranger = {"customer": held.customer, "items": [{"price": price}], "default_payment_method": held.default_payment_method}
+    stranger |= {"metadata": {"mozaiks_owner": "ann", "mozaiks_app": shop.app, "mozaiks_plan": "plan_elsewhere"}}
+    shop.api.subscriptions.create(stranger, shop.at)
+    house.stripe.advance(shop.account, 32 * DAY)
+    house.deliver()
+
+    def told(state: str) -> set[str]:
+        return {
+            row["reason"]
+            for row in house.webhooks(state)
+            if row["account_id"] == shop.account and row["type"] == "invoice.paid"
+        }
+
+    assert told("failed") == {"7.00 USD was paid and nothing granted: no line of it is of a plan"}
+    assert "no line of it is of a plan" in told("ignored")  # the stranger's
+    assert shop.lots("ann") == [("paid", 1000)]
+    failed = len(house.webhooks("failed"))
+    deadline = time.monotonic() + 60
+    while f'mozaiks_webhook_events{{state="failed"}} {failed}' not in (seen := metrics(house.stack)):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.2)
+    assert 'mozaiks_webhook_events{state="waiting"} 0' in seen
+    doctor = json.loads(run_command(["doctor", "--json"], house.stack.env).stdout)
+    (found,) = [each for each in doctor if each["about"] == "webhooks"]
+    assert found["verdict"] == "warning"
+    assert found["says"].startswith(f"{failed} webhook events of Stripe failed")
+    assert "gateway webhooks list --state failed" in found["says"]
+
+
+def metrics(stack: Stack) -> list[str]:
+    token = stack.admin.headers["authorization"]
+    return httpx.get(f"{stack.url}/metrics", headers={"authorization": token}).text.splitlines()

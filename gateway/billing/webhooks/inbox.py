@@ -43,6 +43,7 @@ _SHARE: Final = 8  # of them, for one account
 _CANDIDATES: Final = 64
 _SECONDS_MAX: Final = 1 << 40
 _LOOK_EVERY_S: Final = 0.5
+_COUNT_EVERY_S: Final = 5.0
 _ID_CHARS_MAX: Final = 255
 
 
@@ -82,6 +83,7 @@ class Inbox:
         """`endpoints`: those that have a secret; the others do not exist. `look_every_s`: for what nobody told of."""
         self.tell: Callable[[], Awaitable[None]] | None = None  # wakes the workers of other processes
         self.look_every_s = look_every_s
+        self.counted: Mapping[InboxState, int] | None = None  # as `counts`, a few seconds ago; None: not known
         self._rows = rows
         self._payments = payments
         self._effects = effects
@@ -243,6 +245,19 @@ class Inbox:
             _log.warning("account %s: %s", account_id, failed)
 
     # ---- for operators -------------------------------------------------------------------------
+
+    async def counts(self) -> Mapping[InboxState, int]:
+        """How many failed and were not acted upon again since, and how many wait. Raises SqlDown, SqlRefused."""
+        return await self._rows.counts()
+
+    async def keep_counted(self) -> None:
+        """Keep `counted`, until cancelled: who reads it often asks no database."""
+        while True:
+            try:
+                self.counted = await self.counts()
+            except (SqlDown, SqlRefused):
+                self.counted = None
+            await asyncio.sleep(_COUNT_EVERY_S)
 
     async def events(self, state: str | None, after: str | None, count: int) -> list[InboxEvent]:
         """Newest first; one more than `count` where there are more. InvalidRequest for a state that there is not."""

@@ -171,6 +171,14 @@ class InboxStore(Rows):
         async with self._reading(None) as conn:
             return [_event(row) for row in (await conn.execute(query)).mappings()]
 
+    async def counts(self) -> dict[InboxState, int]:
+        """How many failed, and how many wait."""
+        counted = (InboxState.FAILED, InboxState.WAITING)
+        query = sa.select(webhooks.c.state, sa.func.count()).where(webhooks.c.state.in_([state.value for state in counted]))
+        async with self._reading(None) as conn:
+            found = {InboxState(state): int(count) for state, count in await conn.execute(query.group_by(webhooks.c.state))}
+        return dict.fromkeys(counted, 0) | found
+
     async def forget(self, before_ms: int) -> int:
         """Drop what was done, or ignored, and due before then; how many it were. What failed stays for an operator."""
         over = webhooks.c.state.in_((InboxState.DONE.value, InboxState.IGNORED.value))
