@@ -35,6 +35,7 @@ from gateway.core.clock import now_ms
 from gateway.core.errors import GatewayError, InvalidRequest, NotFound, Unauthenticated
 from gateway.core.ids import new_id
 from gateway.core.limits import DRAIN_ON_SHUTDOWN_S, FORM_BYTES_MAX, SETTLE_ON_SHUTDOWN_S
+from gateway.db.faults import SqlDown
 from gateway.ledger import queries
 from gateway.ledger.model import wallet_from_name
 from gateway.metering.counting import Counter
@@ -217,22 +218,7 @@ def _routes(
         places=services.places,
     )
 
-    async def find_usage(enterprise_id: str, request_id: str, whole: bool) -> Mapping[str, Any] | None:
-        row = await queries.usage_by_id(services.databases, enterprise_id, request_id)
-        return None if row is None else msgspec.to_builtins(usage_event(enterprise_id, row, whole=whole))
-
-    async def peek(wallet: str) -> WalletState:
-        key = wallet_from_name(wallet)
-        assert key is not None
-        found = await services.wallets.view(key)
-        return WalletState(found.available_micro - found.debt_micro, found.held_micro)
-
-    def models() -> tuple[Listed, ...]:
-        return services.listed_models
-
-    account = Account(
-        gate, services.balance, services.wallets, peek, services.catalog, models, find_usage, services.clock, _uncharged(services)
-    )
+    account = _account(services)
     ids = ResponseIds(services.settings.key_pepper.encode())
     hot = _hot(services, upstream, traffic, exchange, counter, ids)
     data_plane: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
@@ -256,6 +242,44 @@ def _routes(
 
     health: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz)]
     return exchange, hot, [*data_plane, *health, *_management(services)]
+
+
+def _account(services: Services) -> Account:
+    """What callers may ask about themselves."""
+
+    async def find_usage(enterprise_id: str, request_id: str, whole: bool) -> Mapping[str, Any] | None:
+        row = await queries.usage_by_id(services.databases, enterprise_id, request_id)
+        return None if row is None else msgspec.to_builtins(usage_event(enterprise_id, row, whole=whole))
+
+    async def peek(wallet: str) -> WalletState:
+        key = wallet_from_name(wallet)
+        assert key is not None
+        found = await services.wallets.view(key)
+        return WalletState(found.available_micro - found.debt_micro, found.held_micro)
+
+    async def lent_left(wallet: str) -> int | None:
+        key = wallet_from_name(wallet)
+        assert key is not None
+        try:
+            return await services.ledger.lending.left(key)
+        except SqlDown:
+            return None
+
+    def models() -> tuple[Listed, ...]:
+        return services.listed_models
+
+    return Account(
+        gate=services.identity,
+        balance=services.balance,
+        opener=services.wallets,
+        peek=peek,
+        lent_left=lent_left,
+        prices=services.catalog,
+        listed_models=models,
+        find_usage=find_usage,
+        clock=services.clock,
+        uncharged=_uncharged(services),
+    )
 
 
 def _hot(

@@ -123,12 +123,16 @@ async def _check_book(context: ApiContext, call: Call) -> None:
 async def _wallet(context: ApiContext, key: WalletKey) -> WalletAnswer:
     status = await context.wallets.view(key)
     lots = await queries.lots_shown(context.databases, key, status.asset, now_ms(context.clock))
+    left_micro, spendable_micro = sum(lot.left_micro for lot in lots), status.available_micro - status.debt_micro
     return WalletAnswer(
         asset=status.asset,
         available_micro=status.available_micro,
         held_micro=status.held_micro,
         debt_micro=status.debt_micro,
         pending_micro=status.pending_micro,
+        left_micro=left_micro,
+        owed_micro=status.owed_micro,
+        undrained_micro=left_micro - status.owed_micro - status.held_micro - status.pending_micro - spendable_micro,
         lots=tuple(_lot(lot) for lot in lots),
     )
 

@@ -17,10 +17,10 @@ from gateway.core.clock import rfc3339
 from gateway.identity.model import Role
 from gateway.ledger.model import WalletKey
 
-_STATUS = "`on`, `idle` (agreed to, and nothing is lent now), `paused` or `off`; `reason` says why it is idle or paused"
+_STATUS = "`on`, `idle` (agreed to, and nothing can be used now), `paused` or `off`; `reason` says why it is idle or paused"
 _REASON = (
     "Why it is idle: `no_subscription`, `plan_without_overage`, `not_paid_for` (the period: a trial, a gift, past due or paid "
-    "back), `in_debt` (the wallet) or `limit_reached` (what was used before and is not paid takes all of it). Why it is paused: "
+    "back), `in_debt` (the wallet) or `limit_reached` (what was used and is not paid takes all of it). Why it is paused: "
     "`payment_refunded` until it is agreed to again, `payment_disputed` or `unpaid` until its seller agrees. Else \"\", also "
     "where something is lent in a moment."
 )
@@ -52,9 +52,11 @@ class AgreementQuery(Body, frozen=True):
 class AgreementAnswer(Answer, frozen=True):
     """What a buyer agreed to and where it stands, in micro-units of the wallet's asset, which is `asset`.
 
-    `most_micro`: what of the limit the plan allows to be unpaid. `lent_micro`: what can be used now, or was used of that.
-    `unbilled_micro`: used before, and to be billed; `unpaid_micro`: billed, and not paid. `plan_id`, its `currency` and its
-    terms (`overage`) are those of the buyer's latest subscription; null without one, `overage` also where the plan has none.
+    `most_micro`: what of the limit the plan allows to be unpaid. `lent_micro`: what can be used now, or was used of that, which
+    is `used_micro`, by the books: requests of the last moment are not in it yet. `unbilled_micro`: used before, and to be
+    billed; `unpaid_micro`: billed, and not paid. `cost_micro`: what used and unbilled cost so far, in micro-units of `currency`,
+    as a bill would ask for it now. `plan_id`, its `currency` and its terms (`overage`) are those of the buyer's latest
+    subscription; null without one, `overage` also where the plan has none.
     """
 
     wallet: WalletName
@@ -62,8 +64,10 @@ class AgreementAnswer(Answer, frozen=True):
     limit_micro: Micro
     most_micro: Micro
     lent_micro: Micro
+    used_micro: Micro
     unbilled_micro: Micro
     unpaid_micro: Micro
+    cost_micro: Micro | None
     plan_id: str | None
     currency: str | None
     overage: OverageAnswer | None
@@ -138,8 +142,10 @@ def _standing(found: Standing) -> AgreementAnswer:
         limit_micro=agreed.limit_micro,
         most_micro=found.most_micro,
         lent_micro=found.lent_micro,
+        used_micro=found.used_micro,
         unbilled_micro=found.unbilled_micro,
         unpaid_micro=found.unpaid_micro,
+        cost_micro=found.cost_micro,
         plan_id=None if plan is None else plan.id,
         currency=None if plan is None else plan.currency,
         overage=None if terms is None else OverageAnswer(**msgspec.structs.asdict(terms)),

@@ -343,8 +343,12 @@ class LotAnswer(Answer, frozen=True):
 
 
 class WalletAnswer(Answer, frozen=True):
-    """A wallet. `pending_micro` was granted but cannot be spent yet.
+    """A wallet: left - owed - held - pending - undrained = available - debt.
 
+    `available_micro` can be spent now; `debt_micro` is what is missing where a debt is more than all that is left.
+    `left_micro` is the sum of what is left in `lots`, `owed_micro` all of the debt (`receivable.clawback`), both by the books;
+    `held_micro` is set aside for requests in flight, `pending_micro` was granted but cannot be spent yet, and `undrained_micro`
+    was used or taken and is not in the books yet: 0 in a moment.
     `lots` are those with something left or frozen, in the order in which they burn, and after them what became of those
     whose time ended within 30 days. One that was spent before is in the ledger's transactions alone.
     """
@@ -354,6 +358,9 @@ class WalletAnswer(Answer, frozen=True):
     held_micro: Micro
     debt_micro: Micro
     pending_micro: Micro
+    left_micro: Micro
+    owed_micro: Micro
+    undrained_micro: Micro
     lots: tuple[LotAnswer, ...]
 
 

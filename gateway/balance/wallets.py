@@ -70,15 +70,16 @@ async def never_lapsed(key: WalletKey, now_ms: int) -> bool:
 class WalletStatus(msgspec.Struct, frozen=True):
     """A wallet as its owner sees it; micro-units of `asset`.
 
-    `available_micro`, `held_micro` and `debt_micro` are the hot store's, to the moment (the books' while
-    the wallet has not been used yet). `pending_micro` was granted but cannot be spent yet. `lots` are the
-    books' and follow a moment later, in the order in which they burn.
+    `available_micro`, `held_micro` and `debt_micro` (what is available below zero) are the hot store's, to the moment (the
+    books' while the wallet has not been used yet). `pending_micro` was granted but cannot be spent yet. `owed_micro`, all of
+    the debt, and `lots` are the books' and follow a moment later; `lots` in the order in which they burn.
     """
 
     asset: str
     available_micro: int
     held_micro: int
     debt_micro: int
+    owed_micro: int
     pending_micro: int
     lots: tuple[Lot, ...]
 
@@ -302,6 +303,7 @@ class Wallets:
             available_micro=max(hot.available_micro, 0),
             held_micro=hot.held_micro,
             debt_micro=max(-hot.available_micro, 0),
+            owed_micro=books.debt_micro,
             pending_micro=books.pending_micro,
             lots=books.lots,
         )

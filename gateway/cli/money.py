@@ -47,7 +47,11 @@ def wallets() -> None:
 @wallet_options
 @json_option
 def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id: str | None, as_json: bool) -> None:
-    """Show a wallet's balance, holds, debt and lots: those with something left, and those whose time ended within 30 days."""
+    """Show what can be spent of a wallet, and its lots: those with something left, and those whose time ended within 30 days.
+
+    What is left in the lots, less the debt, what requests in flight hold, and, where there is any, what is pending (granted,
+    and cannot be spent yet) and undrained (used, and not in the books yet) is what is available.
+    """
     wallet = named_wallet(user_id, enterprise_id, platform_user_id)
     path = f"/api/v1/wallets/{user_id}" if "user_id" in wallet else f"/api/v1/apps/{enterprise_id}/wallets/{platform_user_id}"
     answer = request("GET", path)
@@ -58,7 +62,15 @@ def show_wallet(user_id: str | None, enterprise_id: str | None, platform_user_id
         click.echo("There is no such wallet yet: nothing was ever granted to it.")
         return
     lots = answer.pop("lots")
-    show(answer, as_json=False)
+    spendable_micro = answer["available_micro"] - answer["debt_micro"]
+    left_micro, owed_micro = answer["left_micro"], answer["owed_micro"]
+    parts = {"left_micro": left_micro, "debt_micro": owed_micro, "held_micro": answer["held_micro"]}
+    parts |= {name: answer[name] for name in ("pending_micro", "undrained_micro") if answer[name]}
+    show({"asset": answer["asset"], **parts, "available_micro": spendable_micro}, as_json=False)
+    missing_micro = owed_micro + answer["pending_micro"] - left_micro
+    if owed_micro and missing_micro >= 0:
+        debt = f"{decimal_from_micro(missing_micro)} more than" if missing_micro else "as much as"
+        click.echo(f"Nothing can be spent: the debt is {debt} what is left.")
     click.echo("\nlots" if lots else "\nno lots")
     if lots:
         rows([{**lot, "source": "overage, to be billed"} if lot["source"] == "overage" else lot for lot in lots])

@@ -56,6 +56,12 @@ class Lending(Books):
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
             return await standing(conn, wallet, owner.asset)
 
+    async def left(self, wallet: WalletKey) -> int:
+        """What is left of what is lent to a wallet, by the books. NotFound as `standing`."""
+        owner = await self.owner_of(wallet)
+        async with store.reading(await self.engine(wallet.enterprise_id)) as conn:
+            return await payment_queries.left_of_lent(conn, store.books_of(wallet.enterprise_id), wallet.owner, owner.asset)
+
     async def lot(self, wallet: WalletKey, lot_id: str) -> Lot:
         """A lot that was lent to this wallet. NotFound."""
         async with store.reading(await self.engine(wallet.enterprise_id)) as conn:

@@ -21,6 +21,7 @@ from gateway.proxy.uncharged import Uncharged
 
 ListedModels = Callable[[], Sequence[Listed]]
 Peek = Callable[[str], Awaitable[WalletState]]
+LentLeft = Callable[[str], Awaitable[int | None]]
 FindUsage = Callable[[str, str, bool], Awaitable[Mapping[str, Any] | None]]
 _RECORD_WAITS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)  # the drain is a moment behind the answer
 
@@ -34,6 +35,7 @@ class Account:
         balance: Balance,
         opener: Opener,
         peek: Peek,
+        lent_left: LentLeft,
         prices: Prices,
         listed_models: ListedModels,
         find_usage: FindUsage,
@@ -42,7 +44,8 @@ class Account:
     ) -> None:
         """What it asks of the rooms below.
 
-        `peek(wallet)` is a wallet as the books have it; `listed_models` gives every model that can be listed;
+        `peek(wallet)` is a wallet as the books have it, `lent_left(wallet)` what is left there of what is lent beyond
+        allowances (None: they do not answer); `listed_models` gives every model that can be listed;
         `find_usage(enterprise_id, request_id, whole)` the record as JSON-ready fields, not `whole` what an
         end user may see.
         """
@@ -50,6 +53,7 @@ class Account:
         self._balance = balance
         self._opener = opener
         self._peek = peek
+        self._lent_left = lent_left
         self._prices = prices
         self._listed_models = listed_models
         self._find_usage = find_usage
@@ -136,9 +140,18 @@ class Account:
                 "available": decimal_from_micro(state.available_micro),
                 "available_micro": state.available_micro,
                 "held_micro": state.held_micro,
+                **await self._overage(wallet, state),
             }
         answer["remaining"] = await self._remaining(principal, end_user or "", app.enforcement != Enforcement.ANALYTICS_ONLY)
         return wire.encode_json(answer)
+
+    async def _overage(self, wallet: str, state: WalletState) -> dict[str, Any]:
+        """The part of what is available that is overage, to be billed: as it burns last, whatever is not drained yet."""
+        left = await self._lent_left(wallet) if state.available_micro > 0 else 0
+        if left is None:
+            return {"overage": None, "overage_micro": None}
+        overage = min(left, max(state.available_micro, 0))
+        return {"overage": decimal_from_micro(overage), "overage_micro": overage}
 
     async def _remaining(self, principal: Principal, end_user: str, charged: bool) -> dict[str, dict[str, int]]:
         """What is left of each limit, under the name that the answer has its owner's limits by."""

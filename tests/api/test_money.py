@@ -1,11 +1,15 @@
 """Grants, wallets, books and usage over HTTP: once per key, both stores agree, nobody sees another's money."""
 
+import msgspec
 import pytest
 
+from gateway.balance.model import Admitted, Charge, HoldRequest
 from gateway.core.ids import shard_of
 from gateway.core.units import Usage
 from gateway.identity.model import Role
-from gateway.ledger.model import UsagePosting, UsageRow
+from gateway.ledger.audit import audit
+from gateway.ledger.model import GrantRequest, RefundRequest, UsagePosting, UsageRow, WalletKey
+from tests.balance.server import handle
 
 from .conftest import Api
 
@@ -97,7 +101,52 @@ async def test_a_grant_for_later_is_pending_until_then(api: Api) -> None:
 
 async def test_a_wallet_never_used_is_empty_not_missing(api: Api) -> None:
     shown = await api.ok("GET", "/apps/shop/wallets/newcomer")
-    assert shown == {"asset": "USD", "available_micro": 0, "held_micro": 0, "debt_micro": 0, "pending_micro": 0, "lots": []}
+    nothing = ("available", "held", "debt", "pending", "left", "owed", "undrained")
+    assert shown == {"asset": "USD", **{f"{name}_micro": 0 for name in nothing}, "lots": []}
+
+
+async def test_what_is_shown_of_a_wallet_adds_up_whatever_it_owes_holds_and_waits_for(api: Api) -> None:
+    wallet, shard = WalletKey("u1", "shop"), shard_of("alice")
+
+    async def shown(*expected: int) -> None:
+        """(left, owed, held, pending, undrained, available, debt)."""
+        found = await api.ok("GET", "/apps/shop/wallets/u1", role=Role.END_USER)
+        left, owed, held, pending, undrained, available, debt = (
+            found[f"{name}_micro"] for name in ("left", "owed", "held", "pending", "undrained", "available", "debt")
+        )
+        assert (left, owed, held, pending, undrained, available, debt) == expected
+        assert left == sum(lot["left_micro"] for lot in found["lots"])
+        assert left - owed - held - pending - undrained == available - debt
+
+    async def use(number: int, amount_micro: int) -> None:
+        row = posting(number, 1)
+        await post(api, msgspec.structs.replace(row, row=msgspec.structs.replace(row.row, amount_micro=amount_micro)))
+
+    for number in (1, 2):
+        request = GrantRequest(wallet, 1000, "USD", "paid", f"buy {number}", "stripe", external_ref=f"pi_{number}")
+        await api.wallets.grant(request, f"buy {number}")
+    await shown(2000, 0, 0, 0, 0, 2000, 0)
+    hold = HoldRequest("req_held", shard, (Charge(wallet.name, 100, 100),), (), 60_000, b"{}")
+    assert isinstance(await api.balance.reserve(hold), Admitted)
+    await shown(2000, 0, 100, 0, 0, 1900, 0)
+    await api.balance.credit("used", shard, wallet.name, -1045)  # it is not drained yet
+    await shown(2000, 0, 100, 0, 1045, 855, 0)
+    await use(1, 1045)
+    await shown(955, 0, 100, 0, 0, 855, 0)
+    await api.grant(U1, 7, "later", effective_at="2099-01-01T00:00:00Z")
+    await shown(962, 0, 100, 7, 0, 855, 0)
+    await api.wallets.deliver(await api.ledger.payments.refund(RefundRequest(wallet, "pi_1", "re_1", 400, "tester")))
+    await shown(962, 400, 100, 7, 0, 455, 0)  # a debt that what is left covers
+    await api.wallets.deliver(await api.ledger.payments.refund(RefundRequest(wallet, "pi_1", "re_2", 600, "tester")))
+    await shown(962, 1000, 100, 7, 0, 0, 145)
+    assert await api.balance.release(handle(hold))
+    await shown(962, 1000, 0, 7, 0, 0, 45)
+    await api.grant(U1, 50, "more")  # it pays the debt
+    await shown(962, 950, 0, 7, 0, 5, 0)
+    owed = (await api.ok("GET", "/ledger/accounts", enterprise_id="shop", owner="u1", kind="receivable.clawback"))["data"]
+    assert [row["balance_micro"] for row in owed] == [-950]
+    report = await audit(api.databases, ["shop"], api.balance)
+    assert report.ok, [check.violations for check in report.checks if not check.ok]
 
 
 async def test_each_sees_its_own_wallets_only(api: Api) -> None:

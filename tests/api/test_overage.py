@@ -43,10 +43,10 @@ async def subscribed(api: Api, wallet: WalletKey = U1, **plan: Any) -> str:
     return plan_id
 
 
-def line(number: int, state: LineState, wallet: WalletKey = U1, used_micro: int | None = None) -> Line:
+def line(number: int, state: LineState, wallet: WalletKey = U1, used_micro: int | None = None, plan_id: str = "plan_1") -> Line:
     name = f"ovr_{wallet.owner}_{number}"
     return Line(
-        name, wallet, number, f"sub_at_{wallet.owner}", "acct_1", "plan_1", state, 7_000_000, 2, 3, 1, f"lot_{name}", used_micro
+        name, wallet, number, f"sub_at_{wallet.owner}", "acct_1", plan_id, state, 7_000_000, 2, 3, 1, f"lot_{name}", used_micro
     )
 
 
@@ -101,9 +101,9 @@ async def test_a_buyer_agrees_sees_how_it_stands_and_ends_it(api: Api) -> None:
     made = await api.ok("PUT", "/overage", TEN, role=Role.END_USER)
     assert made == {
         "wallet": {"user_id": None, "enterprise_id": "shop", "platform_user_id": "u1"},
-        "asset": "USD", "limit_micro": 10_000_000, "most_micro": 0, "lent_micro": 0, "unbilled_micro": 0, "unpaid_micro": 0,
-        "plan_id": None, "currency": None, "overage": None, "status": "idle", "reason": "no_subscription",
-        "updated_at": made["updated_at"],
+        "asset": "USD", "limit_micro": 10_000_000, "most_micro": 0, "lent_micro": 0, "used_micro": 0,
+        "unbilled_micro": 0, "unpaid_micro": 0, "cost_micro": None, "plan_id": None, "currency": None, "overage": None,
+        "status": "idle", "reason": "no_subscription", "updated_at": made["updated_at"],
     }  # fmt: skip
     await check_described(api, "put", "/api/v1/overage", made)
     plan_id = await subscribed(api)
@@ -111,15 +111,16 @@ async def test_a_buyer_agrees_sees_how_it_stands_and_ends_it(api: Api) -> None:
         more = await api.ok("PUT", "/overage", {"limit_micro": limit_micro}, role=Role.END_USER)
         assert (more["limit_micro"], more["most_micro"], more["status"]) == (limit_micro, most_micro, "idle")
     rows = OverageStore(api.databases)
-    await rows.add_line(line(1, LineState.DONE, used_micro=900))
-    await rows.add_line(line(2, LineState.ENDED, used_micro=3_000_000))
+    await rows.add_line(line(1, LineState.DONE, used_micro=900, plan_id=plan_id))
+    await rows.add_line(line(2, LineState.ENDED, used_micro=3_000_000, plan_id=plan_id))
     await billed(api, "bill_1", used_micro=2_000_000)
-    lent = line(4, LineState.OPEN)
+    lent = line(4, LineState.OPEN, plan_id=plan_id)
     lot_id = (await api.wallets.grant(overage(7_000_000, lent.op_id), lent.op_id)).lot.id
     await rows.add_line(msgspec.structs.replace(lent, lot_id=lot_id))
     (stands,) = (await api.ok("GET", "/overage", role=Role.END_USER))["data"]
     assert (stands["most_micro"], stands["lent_micro"]) == (10_000_000, 7_000_000)
     assert (stands["unbilled_micro"], stands["unpaid_micro"], stands["status"]) == (3_000_000, 2_000_000, "on")
+    assert (stands["used_micro"], stands["cost_micro"]) == (0, 3_300_000)  # what is on a bill is not told twice
     assert (stands["plan_id"], stands["currency"], stands["overage"]) == (plan_id, "USD", TERMS)
     off = await api.ok("DELETE", "/overage", role=Role.END_USER)
     assert (off["status"], off["reason"], off["most_micro"], off["unpaid_micro"]) == ("off", "", 0, 2_000_000)

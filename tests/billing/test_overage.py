@@ -259,6 +259,37 @@ async def test_an_invoice_that_is_void_is_a_gift_and_one_that_is_uncollectible_a
     await clean(house)
 
 
+async def test_what_was_used_is_seen_with_its_cost_before_it_is_billed(house: House, ann: Subscriber) -> None:
+    ann.plan = await house.market.plan({**PLAN, "overage": {**OVERAGE, "price_micro": 1_102_999}})
+    await ann.subscribe()
+    await ann.agree()
+    shown = ("status", "reason", "lent_micro", "used_micro", "unbilled_micro", "cost_micro")
+
+    async def stands() -> tuple[Any, ...]:
+        found = await ann.stands()
+        return tuple(found[name] for name in shown)
+
+    await ann.use(ALLOWANCE)
+    assert await stands() == ("on", "", MOST, 0, 0, 0)
+    await ann.use(5_000_000)
+    assert await stands() == ("on", "", MOST, 5_000_000, 0, 5_510_000)
+    await ann.agree(8_000_000)  # what was lent ends, and what is left of the limit is lent anew
+    await ann.work()
+    assert await stands() == ("on", "", 3_000_000, 0, 5_000_000, 5_510_000)
+    await ann.use(2_700_000)
+    assert await stands() == ("on", "", 3_000_000, 2_700_000, 5_000_000, 8_490_000)
+    await ann.use(300_000, left=0)
+    assert await stands() == ("idle", "limit_reached", 3_000_000, 3_000_000, 5_000_000, 8_820_000)
+    await ann.use(50)  # of a request beyond its hold
+    assert (await stands())[:2] == ("idle", "limit_reached")
+    await clean(house)
+    ann.card(BROKE)
+    await ann.next_period()
+    assert await ann.bills() == [("open", 882, 8_000_000)]  # as much as was seen
+    assert await stands() == ("idle", "not_paid_for", 0, 0, 0, 0)
+    await clean(house)
+
+
 async def test_a_limit_is_changed_at_once_and_what_was_used_stays_owed(house: House, ann: Subscriber) -> None:
     await ann.subscribe()
     await ann.agree(1_000_000)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -49,6 +50,16 @@ def agree(shop: Shop, key: str, end_user: str, limit: int = MOST) -> None:
     assert answer.status_code == 200, answer.text
 
 
+def balance(shop: Shop, key: str, end_user: str) -> tuple[int, int]:
+    """(available, what of it is overage), as the app's server asks for it."""
+    headers = {"authorization": f"Bearer {key}", "x-platform-user-id": end_user}
+    answer = httpx.get(shop.house.stack.url + "/v1/balance", headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    wallet = answer.json()["wallet"]
+    assert Decimal(wallet["overage"]) * 1_000_000 == wallet["overage_micro"]
+    return wallet["available_micro"], wallet["overage_micro"]
+
+
 def subscriber(house: House) -> tuple[Shop, str]:
     """A shop with a subscriber who has agreed, and the app's key."""
     shop = house.shop("USD")
@@ -61,12 +72,22 @@ def subscriber(house: House) -> tuple[Shop, str]:
 
 def test_requests_beyond_the_allowance_are_served_up_to_the_limit_and_billed_after_the_period(house: House) -> None:
     shop, key = subscriber(house)
-    assert [ask(house.stack, key, "ann") for _ in range(7)] == [200] * 6 + [402]
+    assert balance(shop, key, "ann") == (ALLOWANCE + MOST, MOST)
+    for number in range(1, 7):
+        assert ask(house.stack, key, "ann") == 200
+        left = ALLOWANCE + MOST - 250 * number
+        assert balance(shop, key, "ann") == (left, min(left, MOST))  # drained or not: it burns last
+    assert ask(house.stack, key, "ann") == 402
     house.stack.events(shop.app, 6)
+    (stands,) = house.stack.get("/overage", enterprise_id=shop.app)["data"]
+    assert (stands["status"], stands["reason"]) == ("idle", "limit_reached")
+    assert (stands["lent_micro"], stands["used_micro"], stands["cost_micro"]) == (MOST, MOST, 2_000_000)
+    house.stack.fund(shop.app, "ann", 40)
+    assert balance(shop, key, "ann") == (40, 0)  # none of it is lent
     house.control.advance(MONTH)
     (bill,) = settled(shop, "ann", "paid")
     assert (bill["used_micro"], bill["amount_micro"], bill["fee_micro"]) == (MOST, 2_000_000, 250_000)
-    assert shop.available("ann") >= ALLOWANCE + MOST  # what was left of before goes within a minute
+    assert shop.available("ann") >= ALLOWANCE + MOST + 40  # what was left of before goes within a minute
     assert ask(house.stack, key, "ann") == 200
     shop.check()
     accounts = shop.accounts()

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from gateway.billing.model import Subscription
@@ -9,10 +10,12 @@ from gateway.billing.overage.model import BillState, Line, LineState, OverageBil
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.webhooks.store import InboxStore
 from gateway.compose import opened
+from gateway.core.ids import shard_of
 from gateway.core.words import LotSource
 from gateway.ledger.lending import PRIORITY
-from gateway.ledger.model import GrantRequest, WalletKey
+from gateway.ledger.model import GrantRequest, RefundRequest, WalletKey
 from gateway.settings import Part, load
+from tests.api.test_money import posting
 
 from .conftest import Cli
 
@@ -182,6 +185,50 @@ def test_overage_is_agreed_to_ended_and_listed_with_its_bills(seller: Cli, app: 
     shown = seller.text("wallets", "show", "--app", app, "--end-user", "u1").splitlines()
     assert "available  0.7" in shown
     assert "  overage, to be billed  1000000   0.7 " in shown[-1]
+
+
+async def buy_use_and_refund(cli: Cli, wallet: WalletKey) -> None:
+    """Two packages of 10 are bought, 10.45 is used, and the first is paid back."""
+    async with opened(load(cli.env, needs=Part.STORES), Part.STORES) as services:
+        for number in (1, 2):
+            op_id = f"{wallet.name} {number}"
+            bought = GrantRequest(wallet, 10_000_000, "USD", LotSource.PAID, op_id, "stripe", external_ref=f"pi {op_id}")
+            await services.wallets.grant(bought, op_id)
+        used = posting(1, 1, end_user=wallet.owner, app=str(wallet.enterprise_id))
+        row = msgspec.structs.replace(used.row, request_id=f"req {wallet.name}", user_id="acme", amount_micro=10_450_000)
+        used = msgspec.structs.replace(used, row=row)
+        await services.balance.credit(f"used {wallet.name}", shard_of("acme"), wallet.name, -10_450_000)
+        await services.ledger.post_app_usage(used.enterprise_id, [used])
+        await services.ledger.post_platform_usage([used])
+        refund = RefundRequest(wallet, f"pi {wallet.name} 1", f"re {wallet.name}", 10_000_000, "tester")
+        await services.wallets.deliver(await services.ledger.payments.refund(refund))
+
+
+def test_a_wallet_in_debt_adds_up_in_sight_and_says_why_nothing_can_be_spent(cli: Cli, app: str) -> None:
+    asyncio.run(buy_use_and_refund(cli, WalletKey("u1", app)))
+    of = ("--app", app, "--end-user", "u1")
+    assert cli.text("wallets", "show", *of).splitlines()[:7] == [
+        "asset      USD",
+        "left       9.55",
+        "debt       10",
+        "held       0",
+        "available  -0.45",
+        "Nothing can be spent: the debt is 0.45 more than what is left.",
+        "",
+    ]
+    cli.text("grants", "create", *of, "--amount", "0.45", "--reason", "r")  # it pays some of the debt
+    shown = cli.text("wallets", "show", *of).splitlines()
+    assert shown[1:6] == [
+        "left       9.55",
+        "debt       9.55",
+        "held       0",
+        "available  0",
+        "Nothing can be spent: the debt is as much as what is left.",
+    ]
+    cli.text("grants", "create", *of, "--amount", "5", "--reason", "r")
+    shown = cli.text("wallets", "show", *of).splitlines()
+    assert shown[1:6] == ["left       9.55", "debt       4.55", "held       0", "available  5", ""]
+    assert cli.json("audit")["ok"]
 
 
 def test_promo_codes_are_made_listed_and_ended(seller: Cli, app: str, plan: str) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 
 from gateway.billing.acts import Named, asset_of, buyer_of, owner_seen, sale_act, seller_of, told
+from gateway.billing.minor_units import micro_from_minor
 from gateway.billing.model import Plan
 from gateway.billing.overage.lines import most_of
-from gateway.billing.overage.model import Agreement, Line, LineState, OverageBill
+from gateway.billing.overage.model import Agreement, Line, LineState, OverageBill, asked_minor
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.store import Store
 from gateway.core.clock import Clock, now_ms
@@ -22,15 +23,17 @@ from gateway.core.words import CostPolicy
 from gateway.identity import rules
 from gateway.identity.model import Actor, App, Page, Role
 from gateway.identity.registry import Registry
-from gateway.ledger.model import WalletKey
+from gateway.ledger.model import Lot, WalletKey
 
 
 class Standing(msgspec.Struct, frozen=True):
     """A buyer's overage. Micro-units of the wallet's asset; the plan is that of the subscription that goes on, if there is one.
 
     `limit_micro` was agreed to, `most_micro` of it is what the plan allows; `lent_micro` is what can be used now, or was used
-    of that; `unbilled_micro` was used before and is not billed, `unpaid_micro` is billed and not paid. `status`: `on`, `idle`
-    (agreed to, and nothing is lent now), `paused` or `off`; `reason` says why it is idle (a word of `Idle`) or paused.
+    of that: `used_micro` of it, by the books; `unbilled_micro` was used before and is not billed, `unpaid_micro` is billed and
+    not paid. `cost_micro`, in the plan's currency: what bills of used and unbilled would ask for now (None: there is no plan).
+    `status`: `on`, `idle` (agreed to, and nothing can be used now), `paused` or `off`; `reason` says why it is idle (a word of
+    `Idle`) or paused.
     """
 
     agreement: Agreement
@@ -38,8 +41,10 @@ class Standing(msgspec.Struct, frozen=True):
     plan: Plan | None
     most_micro: int
     lent_micro: int
+    used_micro: int
     unbilled_micro: int
     unpaid_micro: int
+    cost_micro: int | None
     status: str
     reason: str
 
@@ -143,30 +148,76 @@ class Agreeing:
             return []
         of, owners = agreements[0].wallet.enterprise_id, [each.wallet.owner for each in agreements]
         plan_ids = await self._rows.plans_of(of, owners)
-        plans = await self._store.plans_named(set(plan_ids.values()))
         lines = await self._rows.lines_owed(of, owners)
-        is_lent = {owner: any(line.is_lent for line in theirs) for owner, theirs in lines.items()}
-        why = await self.why_idle([each for each in agreements if each.is_enabled and not is_lent[each.wallet.owner]])
+        every = [line for theirs in lines.values() for line in theirs]
+        plans = await self._store.plans_named({*plan_ids.values(), *(line.plan_id for line in every)})
+        lots = await self._rows.lots(of, every)
+        used = {owner: _used(theirs, lots) for owner, theirs in lines.items()}
+        why = await self.why_idle([each for each in agreements if each.is_enabled and not used[each.wallet.owner].left_micro])
         return [
-            _standing(each, asset_of(seller), plans.get(plan_ids.get(each.wallet.owner, "")), lines[each.wallet.owner], why)
+            _standing(each, asset_of(seller), plans.get(plan_ids.get(each.wallet.owner, "")), used[each.wallet.owner], plans, why)
             for each in agreements
         ]
 
 
+class _Used(msgspec.Struct, frozen=True):
+    """A buyer's lines that are not done, and of each what was used of it so far; what is left of those that are lent."""
+
+    lines: Sequence[tuple[Line, int]]
+    left_micro: int
+
+    def micro(self, *, is_lent: bool, is_billed: bool = False) -> int:
+        """What was used of those that are lent, or of those that have ended and are on a bill or on none."""
+        kind = (is_lent, is_billed)
+        return sum(used for line, used in self.lines if (line.is_lent, line.bill_id is not None) == kind)
+
+    def cost_micro(self, currency: str, plans: Mapping[str, Plan]) -> int:
+        """What bills of what is on none would ask for, as `OverageBills.make` makes them: one a subscription and currency."""
+        costs: dict[str, int] = {}
+        for line, used in self.lines:
+            if line.bill_id is not None:
+                continue
+            plan = plans[line.plan_id]
+            assert plan.overage is not None, "nothing is lent under a plan without overage"
+            if plan.currency == currency:
+                costs[line.subscription_id] = costs.get(line.subscription_id, 0) + plan.overage.cost_micro(used)
+        return sum(micro_from_minor(asked_minor(cost, currency), currency) for cost in costs.values())
+
+
+def _used(lines: Sequence[Line], lots: Mapping[str, Lot]) -> _Used:
+    """`lots` as the books have them; a line whose lot they do not have yet is lent in a moment."""
+    lent = [(line, lots.get(line.lot_id or "")) for line in lines if line.is_lent]
+    used = [(line, lot.spent_micro if lot else 0) for line, lot in lent]
+    ended = [(line, line.used_micro or 0) for line in lines if line.state == LineState.ENDED]
+    return _Used([*used, *ended], sum(lot.left_micro if lot else line.lent_micro for line, lot in lent))
+
+
 def _standing(
-    agreement: Agreement, asset: str, plan: Plan | None, lines: Sequence[Line], why: Mapping[WalletKey, str]
+    agreement: Agreement,
+    asset: str,
+    plan: Plan | None,
+    used: _Used,
+    plans: Mapping[str, Plan],
+    why: Mapping[WalletKey, str],
 ) -> Standing:
-    lent = sum(line.owed_micro for line in lines if line.is_lent)
-    ended = [line for line in lines if line.state == LineState.ENDED]
-    unpaid = sum(line.owed_micro for line in ended if line.bill_id is not None)
-    status, reason = "on" if lent else "idle", agreement.reason
+    status, reason = "on" if used.left_micro else "idle", agreement.reason
     if not agreement.is_enabled:
         status = "paused" if reason else "off"
-    elif not lent:
+    elif not used.left_micro:
         reason = why.get(agreement.wallet, "")
-    most = most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0
-    unbilled = sum(line.owed_micro for line in ended) - unpaid
-    return Standing(agreement, asset, plan, most, lent, unbilled, unpaid, status, reason)
+    return Standing(
+        agreement=agreement,
+        asset=asset,
+        plan=plan,
+        most_micro=most_of(agreement, plan) if plan is not None and agreement.is_enabled else 0,
+        lent_micro=sum(line.owed_micro for line, _ in used.lines if line.is_lent),
+        used_micro=used.micro(is_lent=True),
+        unbilled_micro=used.micro(is_lent=False),
+        unpaid_micro=used.micro(is_lent=False, is_billed=True),
+        cost_micro=None if plan is None else used.cost_micro(plan.currency, plans),
+        status=status,
+        reason=reason,
+    )
 
 
 async def _nobody(_: WalletKey) -> None:

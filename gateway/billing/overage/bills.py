@@ -26,7 +26,7 @@ from gateway.billing.believed import check_attached
 from gateway.billing.fees import fee_minor
 from gateway.billing.model import Subscription
 from gateway.billing.overage.lines import ACTOR
-from gateway.billing.overage.model import UNPAID, BillState, Line, LineState, OverageBill, bill_of
+from gateway.billing.overage.model import UNPAID, BillState, Line, LineState, OverageBill, asked_minor, bill_of
 from gateway.billing.overage.services import Services
 from gateway.billing.overage.store import Changed
 from gateway.billing.ports import Bill, InvoiceFacts, Metadata, PaymentFacts, PaymentsDown, PaymentsRefused
@@ -84,8 +84,7 @@ class OverageBills:
         return found
 
     async def _bill(self, wallet: WalletKey, currency: str, lines: list[tuple[Line, int]], *, is_last: bool) -> None:
-        amount_minor = minor_units.floor_from_micro(sum(cost for _, cost in lines), currency)
-        amount_minor = min(amount_minor, minor_units.bounds(currency)[1])
+        amount_minor = asked_minor(sum(cost for _, cost in lines), currency)
         is_too_little = amount_minor < minor_units.least_charged(currency)
         if is_too_little and not is_last:
             return

@@ -92,7 +92,7 @@ class Lines:
                 await self._end(await self._granted(line))
 
     async def idle(self, agreements: Sequence[Agreement]) -> dict[WalletKey, Idle]:
-        """Why nothing is lent to those of a seller's buyers who have agreed; who is not in it can be lent something."""
+        """Why those of a seller's buyers who have agreed can use nothing of it; who is not in it can be lent something."""
         if not agreements:
             return {}
         seller, owners = agreements[0].wallet.enterprise_id, [each.wallet.owner for each in agreements]
@@ -109,10 +109,10 @@ class Lines:
                 continue
             plan = plans[held.plan_id]
             found[wallet] = _refusal(held, plan, paid)
-            if found[wallet] is None and wallet.owner in debts:
-                found[wallet] = Idle.IN_DEBT
             if found[wallet] is None and sum(line.owed_micro for line in lines[wallet.owner]) >= most_of(agreed, plan):
                 found[wallet] = Idle.LIMIT_REACHED
+            if found[wallet] is None and wallet.owner in debts:
+                found[wallet] = Idle.IN_DEBT
         return {wallet: why for wallet, why in found.items() if why is not None}
 
     async def _most(self, wallet: WalletKey, held: Subscription, plan: Plan) -> int:

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.billing import minor_units
 from gateway.ledger.model import WalletKey
 
 # Why an agreement is off that its seller alone turns on again: a bill that nobody paid, a payment that is disputed. The buyer
@@ -16,13 +17,13 @@ _BILL: Final = "bill"
 
 
 class Idle(StrEnum):
-    """Why nothing is lent to who has agreed."""
+    """Why who has agreed can use nothing now."""
 
     NO_SUBSCRIPTION = "no_subscription"
     PLAN_WITHOUT_OVERAGE = "plan_without_overage"
     NOT_PAID_FOR = "not_paid_for"  # the period: a trial, a gift, past due, or paid back
     IN_DEBT = "in_debt"  # the wallet
-    LIMIT_REACHED = "limit_reached"  # what was used before and is not paid takes all of it
+    LIMIT_REACHED = "limit_reached"  # what was used and is not paid takes all of it
 
 
 class LineState(StrEnum):
@@ -124,6 +125,11 @@ class OverageBill(msgspec.Struct, frozen=True):
     def op_id(self) -> str:
         """Of the grant that its first payment is; with its id behind, of each further one; with a word, of its being given up."""
         return f"{_BILL}:{self.id}"
+
+
+def asked_minor(cost_micro: int, currency: str) -> int:
+    """What a bill of lines that cost so much together asks for, in minor units: rounded down, once, to what can be charged."""
+    return min(minor_units.floor_from_micro(cost_micro, currency), minor_units.bounds(currency)[1])
 
 
 def bill_of(op_id: str) -> str | None:

@@ -1,6 +1,6 @@
 """Overage as rows, in the seller's database. Raises SqlDown, SqlRefused."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +11,8 @@ from gateway.billing.overage.model import HELD, UNPAID, Agreement, BillState, Li
 from gateway.billing.rows import Rows, sales_of
 from gateway.db.faults import SqlRefused
 from gateway.db.tables import plans
-from gateway.ledger.model import WalletKey
+from gateway.ledger import store as ledger
+from gateway.ledger.model import Lot, WalletKey
 from gateway.trail import store as trail
 from gateway.trail.model import Act
 
@@ -113,6 +114,15 @@ class OverageStore(Rows):
         for line in await self._lines(enterprise_id, sa.and_(of.owner.in_(owners), of.state != LineState.DONE.value)):
             found[line.wallet.owner].append(line)
         return found
+
+    async def lots(self, enterprise_id: str | None, lines: Iterable[Line]) -> dict[str, Lot]:
+        """What the books have of what is lent, by the lot's id; requests that are not drained yet are missing there."""
+        wanted = [line.lot_id for line in lines if line.is_lent and line.lot_id is not None]
+        if not wanted:
+            return {}
+        async with self._reading(enterprise_id) as conn:
+            found = await ledger.lots_of(conn, ledger.books_of(enterprise_id), wanted)
+        return {lot_id: lot for lot_id, (lot, _) in found.items()}
 
     async def lines_of_bill(self, bill: OverageBill) -> list[Line]:
         """What a bill is made of."""
