@@ -162,8 +162,8 @@ class InboxStore(Rows):
         return _event({**rows[0], **values})
 
     async def ignore(self, name: str, now_ms: int, act: Act) -> list[InboxEvent]:
-        """Those of this name, as `replay` has it, that failed count as failed no more, and keep their reason. All of it,
-        as it was before.
+        """Those of this name, as `replay` has it, that failed count as failed no more, and keep their reason. Gives
+        all of this name, as they were before.
         """
         rule = sa.or_(webhooks.c.id == name, webhooks.c.event_id == name)
         failed = sa.and_(rule, webhooks.c.state == InboxState.FAILED.value)
