@@ -452,6 +452,15 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "Act upon a webhook once more",
         sells=True,
     ),
+    Endpoint(
+        "POST",
+        f"{_V1}/webhooks/{{webhook_id}}/ignore",
+        OPERATOR,
+        webhooks.ignore,
+        webhooks.WebhookAnswer,
+        "Count a webhook that failed as failed no more",
+        sells=True,
+    ),
     *revenue.ROWS,
     # Usage
     Endpoint("GET", f"{_V1}/usage", MANAGERS, usage.totals, Listing[UsageTotalAnswer], "Add usage up", query=UsageQuery),

@@ -65,6 +65,13 @@ async def replay(context: ApiContext, call: Call) -> WebhookAnswer:
     return _shown(await _inbox(context).replay(webhook_id, act))
 
 
+async def ignore(context: ApiContext, call: Call) -> WebhookAnswer:
+    """POST webhooks/{webhook_id}/ignore."""
+    webhook_id = call.path["webhook_id"]
+    act = Act("webhook.ignore", call.actor.role, call.actor.name, webhook_id)
+    return _shown(await _inbox(context).ignore(webhook_id, act))
+
+
 def _inbox(context: ApiContext) -> Inbox:
     assert context.receiving is not None
     return context.receiving.inbox

@@ -33,3 +33,11 @@ def replay(webhook_id: str, as_json: bool) -> None:
     What it did already is not done again.
     """
     show(request("POST", f"/api/v1/webhooks/{webhook_id}/replay"), as_json=as_json, columns=_COLUMNS)
+
+
+@webhooks.command("ignore")
+@click.argument("webhook_id")
+@json_option
+def ignore(webhook_id: str, as_json: bool) -> None:
+    """Count a webhook that failed as failed no more, by our id or Stripe's (evt_...): what it told of was seen to otherwise."""
+    show(request("POST", f"/api/v1/webhooks/{webhook_id}/ignore"), as_json=as_json, columns=_COLUMNS)

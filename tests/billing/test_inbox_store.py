@@ -64,6 +64,26 @@ async def test_a_webhook_is_there_once_and_claimed_by_one_until_its_lease_ends(d
     assert (await Trail(databases).verify(None)).broken is None
 
 
+async def test_one_that_failed_is_counted_until_somebody_says_that_it_needs_nobody(databases: Databases) -> None:
+    rows = InboxStore(databases)
+    assert await rows.counts() == {"failed": 0, "waiting": 0}
+    for number, state in enumerate(("failed", "failed", "done", "ignored", "waiting")):
+        await rows.add(webhook(number, state=state, reason="why"))
+    assert await rows.counts() == {"failed": 2, "waiting": 1}
+    act = Act("webhook.ignore", "operator", "operator", "")
+    for name, state in (("whk_00", "failed"), ("evt_1", "failed"), ("whk_02", "done"), ("whk_04", "waiting")):
+        (before,) = await rows.ignore(name, 300, act)
+        assert before.state == state
+    assert await rows.ignore("whk_none", 1, act) == []
+    assert await rows.counts() == {"failed": 0, "waiting": 1}
+    held = {event.id: event for event in await rows.events("ignored", None, 9)}
+    assert sorted(held) == ["whk_00", "whk_01", "whk_03"]
+    assert (held["whk_00"].reason, held["whk_00"].handled_at_ms) == ("why", 300)
+    told, _ = await Trail(databases).page(None, 50, None)
+    assert [row.line.act for row in told] == ["webhook.ignore"] * 2
+    assert (await Trail(databases).verify(None)).broken is None
+
+
 async def test_all_that_waits_about_one_object_is_one_claim_and_ends_together(databases: Databases) -> None:
     rows = InboxStore(databases)
     for number in range(6):

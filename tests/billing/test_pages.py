@@ -247,6 +247,9 @@ async def test_what_a_link_would_be_refused_is_told_before_its_button_is_there(
     row |= {"plan_id": package}
     row |= {"currency": "USD", "discount_minor": 1, "paid_minor": 1, "given_micro": 1, "created_at": 1, "number": 1}
     await market.write(sa.insert(APP_SALES["promo_redemptions"]).values(**row))
+    first: dict[str, Any] = {"owner": "u1", "promo_code_id": used, "ref": "sub_0", "account_id": market.account, "claimed_at": 1}
+    await market.write(sa.insert(APP_SALES["first_purchases"]).values(**first, redeemed_at=1))
+    assert "Code not valid" in (await browser.get(links[2])).text
     await market.subscribed(monthly, "u1")
     before = pages_open(market)
     for url in links:

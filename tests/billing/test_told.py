@@ -625,6 +625,12 @@ def test_money_for_a_price_of_no_plan_is_a_failed_webhook_that_doctor_and_metric
     assert found["verdict"] == "warning"
     assert found["says"].startswith(f"{failed} webhook events of Stripe failed")
     assert "gateway webhooks list --state failed" in found["says"]
+    ours = [row["id"] for row in house.webhooks("failed") if row["account_id"] == shop.account]
+    for name in ours:
+        assert "ignored" in house.stack.cli("webhooks", "ignore", name)
+    assert len(house.webhooks("failed")) == failed - len(ours) < failed
+    again = house.stack.admin.post(f"/webhooks/{ours[0]}/ignore", json={})
+    assert (again.status_code, again.json()["error"]["param"]) == (409, "webhook_id")
 
 
 def metrics(stack: Stack) -> list[str]:

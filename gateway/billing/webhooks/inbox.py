@@ -25,7 +25,7 @@ from gateway.billing.model import PLATFORM_ACCOUNT, Claim, InboxEvent, InboxStat
 from gateway.billing.ports import Payments, PaymentsDown, PaymentsRefused
 from gateway.billing.webhooks.store import InboxStore
 from gateway.core.clock import Clock, now_ms
-from gateway.core.errors import GatewayError, InvalidRequest, NotFound
+from gateway.core.errors import Conflict, GatewayError, InvalidRequest, NotFound
 from gateway.core.ids import new_id
 from gateway.core.limits import PAGE_ROWS_MAX
 from gateway.db.faults import SqlDown, SqlRefused
@@ -272,6 +272,17 @@ class Inbox:
             raise NotFound(f"There is no webhook {event_id}.", param="webhook_id")
         await self._wake()
         return event
+
+    async def ignore(self, event_id: str, act: Act) -> InboxEvent:
+        """One that failed needs nobody any more: by our id, or by Stripe's. NotFound; Conflict for one that did not fail."""
+        now = now_ms(self._clock)
+        found = await self._rows.ignore(event_id, now, act)
+        if not found:
+            raise NotFound(f"There is no webhook {event_id}.", param="webhook_id")
+        failed = [event for event in found if event.state == InboxState.FAILED]
+        if not failed:
+            raise Conflict(f"This webhook has not failed: it is {found[0].state}.", param="webhook_id")
+        return msgspec.structs.replace(failed[0], state=InboxState.IGNORED, handled_at_ms=now, due_at_ms=now)
 
 
 Effect = Callable[[Effects, InboxEvent], Awaitable[None]]

@@ -161,6 +161,23 @@ class InboxStore(Rows):
             await trail.append(conn, trail.trail_of(None), line, now_ms)
         return _event({**rows[0], **values})
 
+    async def ignore(self, name: str, now_ms: int, act: Act) -> list[InboxEvent]:
+        """Those of this name, as `replay` has it, that failed count as failed no more, and keep their reason. Gives
+        all of this name, as they were before.
+        """
+        rule = sa.or_(webhooks.c.id == name, webhooks.c.event_id == name)
+        failed = sa.and_(rule, webhooks.c.state == InboxState.FAILED.value)
+        async with self._writing(None) as conn:
+            query = sa.select(*webhooks.c).where(rule).order_by(webhooks.c.id).with_for_update()
+            found = (await conn.execute(query)).mappings().all()
+            values = {"state": InboxState.IGNORED.value, "handled_at": now_ms, "due_at": now_ms}
+            changed = (await conn.execute(sa.update(webhooks).where(failed).values(**values).returning(webhooks.c.id))).scalars()
+            for webhook_id in sorted(changed):
+                before = {"state": InboxState.FAILED.value}
+                line = msgspec.structs.replace(act, subject=webhook_id, before=before)
+                await trail.append(conn, trail.trail_of(None), line, now_ms)
+        return [_event(row) for row in found]
+
     async def events(self, state: str | None, after: str | None, count: int) -> list[InboxEvent]:
         """Newest first, by our id; of one state, or all."""
         query = sa.select(*webhooks.c).order_by(webhooks.c.id.desc()).limit(count)
