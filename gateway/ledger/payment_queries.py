@@ -239,3 +239,24 @@ async def made_by(conn: Connection, books: Books, lot_id: str) -> str | None:
     rule = sa.and_(txns.c.kind == ROLLOVER, entries.c.lot_id == lot_id, entries.c.amount_micro > 0)
     op_id: str | None = await conn.scalar(query.where(rule))
     return op_id
+
+
+async def refunded(conn: Connection, books: Books, payment_refs: Sequence[str]) -> dict[str, int]:
+    """What refunds gave back of payments, in what was paid: of those of which something went, without refunds that failed."""
+    lots, entries, txns, accounts = (books[name] for name in ("lots", "entries", "txns", "accounts"))
+    undone, naming, money = txns.alias(), entries.alias(), entries.alias()
+    theirs = (
+        sa.select(lots.c.external_ref, txns.c.id)
+        .distinct()  # one that leaves a debt names its lot twice
+        .join_from(lots, naming, naming.c.lot_id == lots.c.id)
+        .join(txns, sa.and_(naming.c.txn_id == txns.c.id, txns.c.kind == REFUND))
+        .where(bulk.is_in(conn, lots.c.external_ref, list(payment_refs)))
+        .where(~sa.exists().where(undone.c.reverses == txns.c.id))
+    ).subquery()
+    query = (
+        sa.select(theirs.c.external_ref, sa.func.sum(money.c.amount_micro))
+        .join_from(theirs, money, money.c.txn_id == theirs.c.id)
+        .join(accounts, sa.and_(money.c.account_id == accounts.c.id, accounts.c.kind == STRIPE))
+        .group_by(theirs.c.external_ref)
+    )
+    return {row[0]: int(row[1]) for row in await conn.execute(query)}

@@ -72,7 +72,7 @@ async def test_what_is_left_of_a_payment_goes_back_and_no_more_is_asked_of_strip
     assert (await refund(house, key=f"rest-{owner}", **what))["id"] == rest["id"]
     asked = len(house.control.requests())
     error = await refund(house, 409, **what)
-    assert error["code"] == "nothing_left"
+    assert error["code"] == "conflict"
     assert error["message"] == "All of this payment went back already: nothing is left to refund."
     assert [line for line in house.control.requests()[asked:] if line["method"] == "POST"] == []
     await acted(house)
