@@ -27,7 +27,8 @@ class OverageBody(Body, frozen=True):
 
 
 class PlanBody(Body, frozen=True):
-    """A new plan. `interval` makes a subscription's period, `interval_count` of them; without `lot_days` what is bought lasts.
+    """A new plan. `interval` makes a subscription's period, `interval_count` of them; without `lot_days` what a package puts
+    there lasts, and a subscription has none: its allowance ends with its period.
 
     `currency` is one that Stripe charges in, and `price_micro` at least what Stripe charges in it.
     `rollover_max_micro` of a subscription's grant goes on into the next period at most; `overage` is for subscriptions too.

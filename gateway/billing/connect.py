@@ -55,7 +55,7 @@ class Connect:
     async def create(self, actor: Actor, user_id: str, given_email: str, country: str | None) -> Account:
         """A creator's account; the one that it has, unless its owner took our access to it away. InvalidRequest, NotFound.
 
-        Conflict `account_exists` where the one that it has is of another address or country.
+        Conflict where the one that it has is of another address or country.
         """
         creator = await self._registry.creator(actor, user_id)
         address = email(given_email)
@@ -89,7 +89,6 @@ class Connect:
                 raise Conflict(
                     f"This creator has an account already, {held.account_id}, and its {name} is {there}: nothing was changed. "
                     "Its owner changes it at Stripe.",
-                    code="account_exists",
                     param=name,
                 )
 

@@ -105,7 +105,7 @@ class Refunding:
                 raise Conflict(_USED, param="Idempotency-Key")
             left_minor -= 0 if each.status in _FAILED else each.amount_minor
         if left_minor <= 0:
-            raise Conflict("All of this payment went back already: nothing is left to refund.", code="nothing_left")
+            raise Conflict("All of this payment went back already: nothing is left to refund.")
         if wanted_minor is not None and wanted_minor > left_minor:
             raise InvalidRequest(f"{minor_units.shown(left_minor, paid.currency)} are left to refund.", param="amount_micro")
         amount_minor = left_minor if wanted_minor is None else wanted_minor

@@ -159,10 +159,10 @@ def refund(as_json: bool, idempotency_key: str | None, **body: Any) -> None:
     made = request("POST", "/api/v1/refunds", body, idempotency_key=idempotency_key)
     show(made, as_json=as_json)
     if not as_json:
-        click.echo(_told_of(made))
+        click.echo(told_of_refund(made))
 
 
-def _told_of(refund: Mapping[str, Any]) -> str:
+def told_of_refund(refund: Mapping[str, Any]) -> str:
     """What a refund does to the wallet, in a sentence."""
     if refund["taken_micro"] is None:
         return "The wallet's part follows when Stripe tells of it."

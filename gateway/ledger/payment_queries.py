@@ -246,6 +246,30 @@ async def made_by(conn: Connection, books: Books, lot_id: str) -> str | None:
     return op_id
 
 
+async def refunded(conn: Connection, books: Books, payment_refs: Sequence[str]) -> dict[str, int]:
+    """What refunds gave back of payments, in what was paid: of those of which something went, without refunds that failed."""
+    lots, entries, txns, accounts = (books[name] for name in ("lots", "entries", "txns", "accounts"))
+    undone, naming, money = txns.alias(), entries.alias(), entries.alias()
+    whose, of_owner = accounts.alias(), accounts.alias()
+    theirs = (
+        sa.select(lots.c.external_ref, txns.c.id)
+        .distinct()  # one that leaves a debt names its lot twice
+        .join_from(lots, whose, lots.c.account_id == whose.c.id)
+        .join(of_owner, of_owner.c.owner == whose.c.owner)
+        .join(naming, sa.and_(naming.c.account_id == of_owner.c.id, naming.c.lot_id == lots.c.id))
+        .join(txns, sa.and_(naming.c.txn_id == txns.c.id, txns.c.kind == REFUND))
+        .where(bulk.is_in(conn, lots.c.external_ref, list(payment_refs)), lots.c.refunded_micro + lots.c.clawback_micro > 0)
+        .where(~sa.exists().where(undone.c.reverses == txns.c.id))
+    ).subquery()
+    query = (
+        sa.select(theirs.c.external_ref, sa.func.sum(money.c.amount_micro))
+        .join_from(theirs, money, money.c.txn_id == theirs.c.id)
+        .join(accounts, sa.and_(money.c.account_id == accounts.c.id, accounts.c.kind == STRIPE))
+        .group_by(theirs.c.external_ref)
+    )
+    return {row[0]: int(row[1]) for row in await conn.execute(query)}
+
+
 def _of_lot(entries: sa.Table, lots: sa.Table) -> sa.ColumnElement[bool]:
     """The entries of a lot on its own account, which has an index where lots have none: usage would pay for one."""
     return sa.and_(entries.c.account_id == lots.c.account_id, entries.c.lot_id == lots.c.id)

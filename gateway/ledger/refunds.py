@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 
 import msgspec
-import sqlalchemy as sa
 
 from gateway.core.errors import InvalidRequest, NotFound
 from gateway.core.ids import new_id
-from gateway.db import bulk
-from gateway.ledger import endings, recovered, recovery, store
+from gateway.ledger import endings, payment_queries, recovered, recovery, store
 from gateway.ledger.books import Books
-from gateway.ledger.model import AVAILABLE, DEBT, REFUND, STRIPE, RefundRequest, Txn
+from gateway.ledger.model import AVAILABLE, DEBT, REFUND, RefundRequest, Txn
 from gateway.ledger.payments import lot_paid
 
 
@@ -55,25 +53,8 @@ class Refunds(Books):
 
     async def refunded(self, enterprise_id: str | None, payment_refs: Sequence[str]) -> dict[str, int]:
         """What refunds gave back of payments, in what was paid: of those of which something went, without what failed."""
-        books = store.books_of(enterprise_id)
-        lots, entries, txns, accounts = (books[name] for name in ("lots", "entries", "txns", "accounts"))
-        undone, naming, money = txns.alias(), entries.alias(), entries.alias()
         async with store.reading(await self.engine(enterprise_id)) as conn:
-            theirs = (
-                sa.select(lots.c.external_ref, txns.c.id)
-                .distinct()  # one that leaves a debt names its lot twice
-                .join_from(lots, naming, naming.c.lot_id == lots.c.id)
-                .join(txns, sa.and_(naming.c.txn_id == txns.c.id, txns.c.kind == REFUND))
-                .where(bulk.is_in(conn, lots.c.external_ref, list(payment_refs)))
-                .where(~sa.exists().where(undone.c.reverses == txns.c.id))
-            ).subquery()
-            query = (
-                sa.select(theirs.c.external_ref, sa.func.sum(money.c.amount_micro))
-                .join_from(theirs, money, money.c.txn_id == theirs.c.id)
-                .join(accounts, sa.and_(money.c.account_id == accounts.c.id, accounts.c.kind == STRIPE))
-                .group_by(theirs.c.external_ref)
-            )
-            return {row[0]: int(row[1]) for row in await conn.execute(query)}
+            return await payment_queries.refunded(conn, store.books_of(enterprise_id), payment_refs)
 
 
 def _effect(txns: Sequence[Txn], *, is_posted: bool) -> RefundEffect:

@@ -31,6 +31,15 @@ async def test_nothing_is_sold_until_the_creators_account_takes_charges(api: Api
     made = await market.ok("POST", "/billing-accounts", wish_account, 201, role=Role.CREATOR)
     assert made["status"] == "onboarding"
     assert await market.ok("POST", "/billing-accounts", wish_account, 201, role=Role.CREATOR) == made
+    for fields, param in (({"email": "other@example.com"}, "email"), ({"country": "FR"}, "country")):
+        found = await market.call("POST", "/billing-accounts", {**wish_account, **fields}, role=Role.CREATOR)
+        error = found.json()["error"]
+        assert (found.status_code, error["code"], error["param"]) == (409, "conflict", param)
+        assert error["message"] == (
+            f"This creator has an account already, {made['account_id']}, and its {param} is {wish_account[param]}: nothing was "
+            "changed. Its owner changes it at Stripe."
+        )
+    assert await market.ok("POST", "/billing-accounts", {"email": "Alice@example.com"}, 201, role=Role.CREATOR) == made
     links = "/billing-accounts/alice/onboarding-links"
     assert (await market.ok("POST", links, {"return_url": URLS["success_url"]}, 201))["url"].startswith("https://")
     assert (await market.refused("POST", links, {"return_url": "javascript:alert(1)"}))[2] == "return_url"

@@ -4,7 +4,9 @@ from typing import Any
 
 import msgspec
 
+from gateway.billing.acts import op_of
 from gateway.core.ids import shard_of
+from gateway.identity.model import Role
 from gateway.ledger.model import WalletKey
 from tests.api.test_money import posting
 from tests.billing.inside import House
@@ -72,11 +74,22 @@ async def test_what_is_left_of_a_payment_goes_back_and_no_more_is_asked_of_strip
     assert (await refund(house, key=f"rest-{owner}", **what))["id"] == rest["id"]
     asked = len(house.control.requests())
     error = await refund(house, 409, **what)
-    assert error["code"] == "nothing_left"
+    assert error["code"] == "conflict"
     assert error["message"] == "All of this payment went back already: nothing is left to refund."
     assert [line for line in house.control.requests()[asked:] if line["method"] == "POST"] == []
     await acted(house)
     assert await stands(house, owner) == (0, 0)
+
+
+async def test_a_key_that_stripe_knows_for_another_refund_is_a_conflict_of_ours(house: House) -> None:
+    """As of two at once, of which neither finds the other."""
+    owner, intent = await bought(house, PACKAGE)
+    named: Any = {"stripe_account": house.market.account, "idempotency_key": op_of("refund", Role.OPERATOR, intent, owner)}
+    house.control.client().v1.refunds.create({"payment_intent": intent, "amount": 100}, named)
+    error = await refund(house, 409, key=owner, payment_id=intent, amount_micro=2_000_000)
+    assert (error["code"], error["param"]) == ("conflict", "Idempotency-Key")
+    assert error["message"] == "This Idempotency-Key was used for another request."
+    await acted(house)
 
 
 async def test_a_refund_that_failed_can_be_asked_for_again(house: House) -> None:

@@ -85,6 +85,10 @@ def test_the_commands_sell_and_say_so_where_nothing_is_sold(tmp_path: Path, cont
         assert on.json("sales", "branding", "desk", "--accent", "#1A73E8")["accent_color"] == "#1a73e8"
         assert on.json("sales", "branding", "desk")["accent_color"] == "#1a73e8"
         assert on.json("sales", "branding", "desk", "--reset")["accent_color"] is None
+        [payment] = control.client().v1.payment_intents.list(None, {"stripe_account": account["account_id"]}).data
+        back = ("sales", "refund", "--payment", payment.id, "--app", "desk", "--amount")
+        assert "The wallet's part follows when Stripe tells of it." in on.text(*back, "1")
+        assert "8.99 USD are left to refund. (--amount)" in on.refused(*back, "9.99")
         assert on.json("plans", "archive", made["id"])["archived_at"]
         told = on.run("doctor").output
         assert "Stripe answers, in test mode." in told

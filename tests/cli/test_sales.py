@@ -9,6 +9,7 @@ from gateway.billing.model import Subscription
 from gateway.billing.overage.model import BillState, Line, LineState, OverageBill
 from gateway.billing.overage.store import OverageStore
 from gateway.billing.webhooks.store import InboxStore
+from gateway.cli.sales import told_of_refund
 from gateway.compose import opened
 from gateway.core.ids import shard_of
 from gateway.core.words import LotSource
@@ -115,6 +116,16 @@ def test_what_a_cost_policy_stands_in_the_way_of_says_which_app_to_make(seller: 
         refused = seller.refused(*monthly, flag, "7")
         assert f"{flag}: in an app with cost_policy platform_pays nothing is granted or used unpaid." in refused
         assert out in refused
+
+
+def test_a_refund_says_before_and_after_what_the_wallet_loses_and_owes(seller: Cli) -> None:
+    help_text = " ".join(seller.text("sales", "refund", "--help").split())
+    assert "what was spent of it becomes a debt, which stops service until it is paid." in help_text
+    assert "default: all that is left of it." in help_text
+    refund = {"asset": "USD", "taken_micro": 3_000_000, "debt_micro": 1_990_000, "applied": True}
+    assert told_of_refund(refund) == "3 USD were taken of what the wallet had, and 1.99 USD of it became a debt."
+    later = "Once Stripe tells of it, 3 USD are taken of what the wallet has, and 1.99 USD that were spent become a debt."
+    assert told_of_refund({**refund, "applied": False}) == later
 
 
 PRICED = ("--name", "n", "--price", "5", "--currency", "USD", "--grant", "5")

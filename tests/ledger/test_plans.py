@@ -85,6 +85,7 @@ async def test_renewals_refunds_and_disputes_read_no_book_through(databases: Dat
             await ledger.payments.granted_until(one.wallet, one.series, clock.ms)
             await ledger.payments.series(APP, one.series)
         await ledger.payments.paid_allowances(APP, ["ann", "bob"])
+        await ledger.refunds.refunded(APP, [ann.payment(0), bob.payment(0)])
     assert len(statements) > 10, list(statements)
     for statement, given in statements.items():
         assert not await scanned(databases, statement, given), statement

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
 from typing import Any, Final
 
-import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -33,6 +32,7 @@ from gateway.ledger.model import (
     WalletKey,
 )
 from gateway.ledger.payments import allowance_op
+from gateway.ledger.refunds import RefundEffect
 from gateway.ledger.service import Ledger
 from tests.ledger.conftest import APPS, START_MS, Clock
 from tests.ledger.values import expire_all, grant_request, posting
@@ -98,10 +98,7 @@ class Subscriber:
     async def refund(self, number: int, amount: int, name: str = "") -> str:
         ref = f"re-{self.name}-{number}{name}"
         request = RefundRequest(self.wallet, self.payment(number), ref, amount * self.unit, "tester")
-        foretold = await self.ledger.refunds.effect(request)
         posted = await self.ledger.payments.refund(request)
-        assert foretold is not None
-        assert await self.ledger.refunds.effect(request) == msgspec.structs.replace(foretold, is_posted=True)
         return posted.txn_id
 
     async def dispute(self, number: int, amount: int, which: int = 0, *, lost: bool | None = None) -> None:
@@ -307,6 +304,28 @@ async def test_what_is_undone_leaves_the_books_of_a_history_without_it(
     for name in names:
         history = History(name)
         assert await play_orders(databases, ledger, clock, history, map(history.undone, history.orders())) == ORDERS
+
+
+async def test_what_a_refund_will_take_and_leave_as_a_debt_is_told_as_it_comes(ledger: Ledger, clock: Clock) -> None:
+    """Of a period that is over: what of it expired was nobody's to spend, what went on is, and the rest was spent."""
+    ann = Subscriber(ledger, clock, "ann", 1)
+    await ann.period(0)
+    await ann.spend("req-0", SPENT)
+    await ann.period(1)
+    await ann.expire()
+    paid, refs = [ann.payment(0), ann.payment(1)], ["re-ann-0-a", "re-ann-0-b"]
+    for ref, amount, taken, debt in zip(refs, (600, 400), (100, 200), (0, 200), strict=True):
+        request = RefundRequest(ann.wallet, paid[0], ref, amount, "tester")
+        for is_posted in (False, True):
+            assert await ledger.refunds.effect(request) == RefundEffect(taken, debt, is_posted)
+            assert is_posted or await ann.refund(0, amount, ref[-2:])
+    assert await ledger.refunds.refunded(APP, paid) == {paid[0]: 1000}
+    for request in (RefundRequest(ann.wallet, paid[0], "re-more", 1, "t"), RefundRequest(ann.wallet, "pi_none", "re-no", 1, "t")):
+        assert await ledger.refunds.effect(request) is None
+    half = await ann.refund(1, 500)
+    assert await ledger.refunds.refunded(APP, paid) == {paid[0]: 1000, paid[1]: 500}
+    await ann.failed(half)
+    assert await ledger.refunds.refunded(APP, paid) == {paid[0]: 1000}
 
 
 @pytest.mark.parametrize("how", ["won", "lost for less", "failed", "reinstated"])
