@@ -261,8 +261,9 @@ def _account(services: Services) -> Account:
         key = wallet_from_name(wallet)
         assert key is not None
         try:
-            return await services.ledger.lending.left(key)
-        except SqlDown:
+            async with asyncio.timeout(_BOOKS_WAIT_S):
+                return await services.ledger.lending.left(key)
+        except (SqlDown, TimeoutError):
             return None
 
     def models() -> tuple[Listed, ...]:
@@ -352,6 +353,7 @@ async def _work(services: Services, stop: asyncio.Event) -> None:
 
 
 _WORKER_TURN_S: Final = 2.0
+_BOOKS_WAIT_S: Final = 2.0  # what a balance is told without the books waits for them
 # Requests make few cycles, and young objects die by their counts: look for cycles fifty times less often.
 _COLLECT: Final = (50_000, 20, 50)
 

@@ -36,6 +36,18 @@ async def refused(house: House) -> None:
         assert error["request_id"] == answer.headers["x-request-id"]
 
 
+async def overage_told(house: House) -> int | None:
+    """What a balance says is lent: it is told also without the books, which alone know that."""
+    headers = {"authorization": f"Bearer {house.key}", "x-platform-user-id": "user-0"}
+    limit = aiohttp.ClientTimeout(60)
+    async with aiohttp.ClientSession(timeout=limit) as http, http.get(house.gateway_url + "/v1/balance", headers=headers) as told:
+        assert told.status == 200
+        wallet = (await told.json())["wallet"]
+    assert wallet["available_micro"] > 0
+    overage: int | None = wallet["overage_micro"]
+    return overage
+
+
 @pytest.mark.timeout(300)
 async def test_while_sql_is_down_usage_waits_up_to_a_bound_then_requests_are_refused_and_nothing_is_lost(house: House) -> None:
     """First the server dies, then it stands still without an answer, which looks different to whoever waits for it."""
@@ -46,6 +58,8 @@ async def test_while_sql_is_down_usage_waits_up_to_a_bound_then_requests_are_ref
         async with Clients(house.url, house.key, chance, name, CLIENTS) as clients:
             await until(lambda: clients.told()[200] > 20, "the load runs")
             await house.worker_is_up()
+            # Several at once leave connections behind that stand still with the server.
+            assert await asyncio.gather(*[overage_told(house) for _ in range(CLIENTS)]) == [0] * CLIENTS
             if name == "dead":
                 house.kill("postgres")
             else:
@@ -61,6 +75,7 @@ async def test_while_sql_is_down_usage_waits_up_to_a_bound_then_requests_are_ref
             # Each request that was under way may add its event, also of a client that left and asked anew.
             assert BACKLOG <= most <= BACKLOG + 3 * CLIENTS
             await refused(house)
+            assert await asyncio.gather(*[overage_told(house) for _ in range(CLIENTS)]) == [None] * CLIENTS
             at = asyncio.get_running_loop().time()
             if name == "dead":
                 await house.restart("postgres")
