@@ -153,7 +153,7 @@ async def test_who_does_not_fit_a_codes_terms_is_refused(house: House, own: Own)
         ({"percent_off": "10", "duration_months": 3}, "duration_months"),
         ({"percent_off": "10", "max_redemptions": 0}, "max_redemptions"),
         ({"percent_off": "10", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
-        ({"percent_off": "10", "plan_ids": ["plan_none"]}, "plan_id"),
+        ({"percent_off": "10", "plan_ids": ["plan_none"]}, "plan_ids"),
         ({"percent_off": "10", "code": "a b"}, "code"),
     ],
 )
