@@ -18,7 +18,8 @@ from gateway.core.words import CostPolicy
 from gateway.identity.model import Actor, App, Role
 from gateway.identity.registry import Registry
 from gateway.ledger.model import RefundRequest, WalletKey
-from gateway.ledger.refunds import RefundEffect, Refunds
+from gateway.ledger.refunds import RefundEffect
+from gateway.ledger.service import Ledger
 
 _FAILED: Final = ("failed", "canceled")
 _USED: Final = "This Idempotency-Key was used for another request."
@@ -49,13 +50,13 @@ class Refunding:
     """Raises PaymentsDown and PaymentsRefused besides what each method says."""
 
     def __init__(
-        self, store: Store, registry: Registry, payments: Payments, connect: Connect, refunds: Refunds, clock: Clock
+        self, store: Store, registry: Registry, payments: Payments, connect: Connect, ledger: Ledger, clock: Clock
     ) -> None:
         self._store = store
         self._registry = registry
         self._payments = payments
         self._connect = connect
-        self._refunds = refunds
+        self._ledger = ledger
         self._clock = clock
 
     async def refund(
@@ -81,7 +82,7 @@ class Refunding:
         if purchase_id is not None and payment_id is None:
             paid = await self._purchase(seller, purchase_id)
         elif payment_id is not None and purchase_id is None:
-            paid = await self._payment(seller, payment_id)
+            paid = await self._payment(actor, seller, payment_id)
         else:
             raise InvalidRequest("Name either `purchase_id` or `payment_id`.", param="purchase_id")
         wanted_minor = None if amount_micro is None else _amount(paid, amount_micro)
@@ -122,12 +123,13 @@ class Refunding:
         if facts.status in _FAILED:
             return None
         amount_micro = minor_units.micro_from_minor(facts.amount_minor, facts.currency)
-        return await self._refunds.effect(RefundRequest(paid.wallet, paid.payment_id, facts.refund_id, amount_micro, "refund"))
+        asked = RefundRequest(paid.wallet, paid.payment_id, facts.refund_id, amount_micro, "refund")
+        return await self._ledger.refunds.effect(asked)
 
     async def refunded(self, purchases: Sequence[Purchase]) -> dict[str, int]:
         """What refunds gave back of purchases of one seller, by their payments: micro-units of the currency that was paid."""
         named = [each.payment_id for each in purchases if each.payment_id is not None]
-        return await self._refunds.refunded(purchases[0].wallet.enterprise_id, named) if named else {}
+        return await self._ledger.refunds.refunded(purchases[0].wallet.enterprise_id, named) if named else {}
 
     async def _purchase(self, seller: App | None, purchase_id: str) -> Paid:
         found = await self._store.purchase(seller.enterprise_id if seller else None, purchase_id)
@@ -139,8 +141,12 @@ class Refunding:
         amount = found.amount_minor
         return Paid(found.wallet, found.account_id, found.payment_id, amount, found.currency, has_fee, found.id)
 
-    async def _payment(self, seller: App | None, payment_id: str) -> Paid:
-        """A creator's account takes the payments of all its apps, and of whatever else it sells: what we wrote on each tells."""
+    async def _payment(self, actor: Actor, seller: App | None, payment_id: str) -> Paid:
+        """A creator's account takes the payments of all its apps, and of whatever else it sells: the books tell whose one is.
+
+        What is written on a payment its account's owner can change: by that a payment of an app whose usage the platform pays for
+        would be given back as one of another app, with the platform's share. So it is believed for an operator alone.
+        """
         account_id = await self._connect.existing_account(seller)
         try:
             found = await self._payments.payment(account_id, payment_id)
@@ -151,15 +157,22 @@ class Refunding:
         metadata = found.metadata
         if found.invoice_id is not None:
             metadata = (await self._payments.invoice(account_id, found.invoice_id)).metadata
-        if metadata is None or metadata.enterprise_id != (seller.enterprise_id if seller else None):
+        whose = await self._store.seller_of(account_id, found.payment_id)
+        owner = None if whose is None else await self._ledger.payments.payer(whose or None, found.payment_id)
+        if owner is not None:
+            wallet = WalletKey(owner, whose or None)
+        elif metadata is not None:
+            wallet = WalletKey(metadata.owner, metadata.enterprise_id)
+        else:
+            raise missing(seller, "payment")
+        if wallet.enterprise_id != (seller.enterprise_id if seller else None):
             raise missing(seller, "payment")
         if found.status != "succeeded":
             raise Conflict("This payment has not succeeded: there is nothing to refund.", param="payment_id")
-        wallet = WalletKey(metadata.owner, metadata.enterprise_id)
-        has_fee = found.fee_minor > 0
-        return Paid(
-            wallet, account_id, found.payment_id, found.amount_minor, found.currency, has_fee, metadata.purchase_id or None
-        )
+        if owner is None and actor.role != Role.OPERATOR:
+            raise Conflict("This payment is not in the books yet: name the purchase, or ask the operator.", param="payment_id")
+        purchase_id = metadata.purchase_id or None if metadata is not None else None
+        return Paid(wallet, account_id, found.payment_id, found.amount_minor, found.currency, found.fee_minor > 0, purchase_id)
 
 
 def _amount(paid: Paid, amount_micro: int) -> int:

@@ -55,7 +55,7 @@ class Billing:
         top_ups = TopUpStore(databases)
         self.top_ups = TopUps(self.store, top_ups, registry, payments, self.catalogue, self.connect, self.buying, clock)
         self.overage = Agreeing(self.store, OverageStore(databases), registry, clock)
-        self.refunding = Refunding(self.store, registry, payments, self.connect, Ledger(databases, clock).refunds, clock)
+        self.refunding = Refunding(self.store, registry, payments, self.connect, Ledger(databases, clock), clock)
         rows = RevenueStore(databases)
         self.revenue = Revenue(self.store, rows, registry, payments, clock)
         self.papers = Papers(self.store, rows, registry, payments, self.connect)

@@ -82,3 +82,26 @@ async def test_its_operator_refunds_and_a_refund_of_its_creators_keeps_the_platf
         kept.append([fee["amount"] - fee["amount_refunded"] for fee in fees if fee["account"] == own.account][-1])
     assert kept == [0, 100]
     await clean(house)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_payment_that_its_creator_names_as_another_apps_is_not_refunded_as_that(
+    house: House, own: Own, is_known: bool
+) -> None:
+    """With the platform's share. Before the books have it, what is written on it is believed for an operator alone."""
+    intent = await house.buy(await house.market.plan({**PACKAGE, "enterprise_id": "theirs"}), f"crony{next(KEYS)}")
+    if is_known:
+        assert await own.reasons() == set()
+    own.api.payment_intents.update(intent, {"metadata": {"mozaiks_app": "shop"}}, own.at)
+    asked = {"enterprise_id": "shop", "payment_id": intent}
+    refused = await house.market.refused("POST", "/refunds", asked, role="creator")
+    assert refused[:2] == ((404, "not_found") if is_known else (409, "conflict"))
+    assert own.api.refunds.list({"payment_intent": intent}, own.at).data == []
+    await house.buy(await house.market.plan(MONTHLY), f"ann{next(KEYS)}")
+    assert (await own.reasons() == set()) == is_known
+    paid = own.api.payment_intents.list({"limit": 1}, own.at).data[0]
+    asked = {"enterprise_id": "shop", "payment_id": paid.id}
+    back = await house.market.ok("POST", "/refunds", asked, 201, role="creator")
+    assert (back["amount_micro"], back["applied"]) == (paid.amount * 10_000, False)
+    assert await own.reasons() == set()
+    await clean(house)
