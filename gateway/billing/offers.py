@@ -1,6 +1,6 @@
 """What a buyer can buy just now, and for how much: asked by who opens a page to pay on, and by who shows what is offered.
 
-Nothing is claimed or made by asking, here or at Stripe.
+Nothing is claimed or made by asking; an account that could not sell is looked at again at Stripe, and kept as it stands.
 """
 
 from collections.abc import Sequence

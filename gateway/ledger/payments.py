@@ -121,7 +121,7 @@ class Payments(Books):
     async def dispute_closed(self, request: DisputeRequest, *, won: bool) -> Posted:
         """The end of a dispute. Won: exactly what was frozen is available again. Lost: it is gone, and the rest is a debt.
 
-        What is free again goes on again, as far as it had (`_go_on_again`), for as long at least as it had when it was frozen.
+        What is free again goes on again, as far as it had (`_undo`), for as long at least as it had when it was frozen.
         One that was not opened is opened with it. Conflict when it was closed the other way.
         """
         _check_dispute(request)
